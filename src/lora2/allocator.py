@@ -1,0 +1,311 @@
+"""Prunes singular values by importance to a global budget (section 3.3 and Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.config import Lora2Config
+from lora2.errors import UserError
+from lora2.layers.base import Lora2Layer
+from lora2.mathematics.allocation import keep_most_important
+from lora2.mathematics.importance import (
+    full_importance,
+    reduced_importance,
+    sensitivity,
+    update_averages,
+)
+from lora2.mathematics.schedule import BudgetShape, budget_at
+from lora2.penalty import adapted_layers, group_by_shape
+
+_AVERAGE, _UNCERTAINTY = "average", "uncertainty"
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """A budget schedule in whole optimizer steps, checked against their number."""
+
+    total_steps: int
+    warmup_steps: int
+    final_steps: int
+    interval: int
+    initial: int
+    target: int
+    shape: BudgetShape
+
+    def at(self, step: int) -> int:
+        """Budget once `step` optimizer steps are done."""
+        return budget_at(
+            step,
+            total_steps=self.total_steps,
+            initial=self.initial,
+            target=self.target,
+            warmup_steps=self.warmup_steps,
+            final_steps=self.final_steps,
+            interval=self.interval,
+            shape=self.shape,
+        )
+
+    @property
+    def last_change(self) -> int:
+        """The step after which the kept set stays as it is."""
+        return self.total_steps - self.final_steps
+
+
+def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> BudgetPlan:
+    """Return the plan for matrices of the given numbers of singular values.
+
+    Raises:
+        UserError: the schedule does not fit into `total_steps`.
+    """
+    warmup = _steps(config.tinit, total_steps)
+    final = _steps(config.tfinal, total_steps)
+    if warmup + final >= total_steps:
+        raise UserError(
+            f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
+            f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
+            "or train longer."
+        )
+    initial = sum(ranks)
+    target = initial
+    if config.prunes and config.target_r is not None:
+        target = max(1, min(initial, round(config.target_r * len(ranks))))
+    return BudgetPlan(
+        total_steps=total_steps,
+        warmup_steps=warmup,
+        final_steps=final,
+        interval=max(1, _steps(config.deltaT, total_steps)),
+        initial=initial,
+        target=target,
+        shape=config.budget_schedule,
+    )
+
+
+def _steps(steps_or_fraction: float, total_steps: int) -> int:
+    if steps_or_fraction >= 1:
+        return int(steps_or_fraction)
+    return round(steps_or_fraction * total_steps)
+
+
+class RankAllocator:
+    """Keeps the most important singular values of one adapter, over all its matrices.
+
+    Call `step()` once after every `optimizer.step()`, before `zero_grad()`. Pruned values are
+    exactly zero after each step; until the last change of the kept set one of them comes back
+    when it has become important again.
+
+    Args:
+        model: any model with LoRA² layers.
+        total_steps: optimizer steps of the whole training (not micro-batches).
+        adapter_name: the adapter to prune.
+        config: its config; taken from `model.peft_config` by default.
+        resumable: save pruned values too, even once the schedule is over (trainer checkpoints,
+            whose optimizer state has their size).
+
+    Raises:
+        UserError: the model has no such adapter, or the schedule does not fit `total_steps`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        adapter_name: str = "default",
+        *,
+        config: Lora2Config | None = None,
+        resumable: bool = False,
+    ) -> None:
+        self.adapter_name = adapter_name
+        self._layers = adapted_layers(model, adapter_name)
+        if not self._layers:
+            raise UserError(
+                f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name; "
+                "wrap it with get_peft_model(model, Lora2Config(...)) first."
+            )
+        if config is None:
+            config = model.peft_config[adapter_name]  # type: ignore[index]
+        self.config: Lora2Config = config  # type: ignore[assignment]
+        self._ranks = [len(self._parameters(layer)["lam"]) for layer in self._layers.values()]
+        self.plan = plan_budget(self.config, self._ranks, total_steps)
+        self.resumable = resumable
+        self.completed_steps = 0
+        self._groups = self._new_groups()
+        self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
+        for layer in self._layers.values():
+            layer.lora2_allocated.add(adapter_name)
+            layer.lora2_finished.discard(adapter_name)
+
+    @property
+    def budget(self) -> int:
+        """Singular values to keep at the present step, over all matrices."""
+        return self.plan.at(self.completed_steps)
+
+    @property
+    def kept(self) -> int:
+        """Singular values kept now, over all matrices."""
+        return int(self._mask.sum())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the schedule are done."""
+        return self.completed_steps >= self.plan.total_steps
+
+    def kept_by_module(self) -> dict[str, int]:
+        """Singular values kept now, by module name."""
+        parts = self._mask.split(self._ranks)
+        return {name: int(part.sum()) for name, part in zip(self._layers, parts, strict=True)}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Score, allocate if it is time, and set pruned values to zero.
+
+        Raises:
+            UserError: no adapter parameter has a gradient.
+        """
+        self.completed_steps += 1
+        if self.plan.target < self.plan.initial:
+            if self.completed_steps <= self.plan.last_change:
+                self._score()
+                self._allocate()
+            self._apply_mask()
+        if self.finished and not self.resumable:
+            for layer in self._layers.values():
+                layer.lora2_finished.add(self.adapter_name)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return averages, mask and step; all that `load_state_dict` needs to go on."""
+        state = {
+            "completed_steps": torch.tensor(self.completed_steps),
+            "mask": self._mask.clone(),
+        }
+        for index, group in enumerate(self._groups):
+            state |= {f"group{index}.{key}": value for key, value in group.state.items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            UserError: the state is of another adapter.
+        """
+        own = self.state_dict()
+        if {key: value.shape for key, value in own.items()} != {
+            key: value.shape for key, value in state.items()
+        }:
+            raise UserError(
+                f"The allocator state is of an adapter of other sizes than {self.adapter_name!r}: "
+                "resume with the model and config that the checkpoint was made with."
+            )
+        self.completed_steps = int(state["completed_steps"])
+        self._mask = state["mask"].to(self._device)
+        for index, group in enumerate(self._groups):
+            group.state = {
+                key: state[f"group{index}.{key}"].to(value.device, value.dtype)
+                for key, value in group.state.items()
+            }
+
+    # Scoring, batched over the matrices of a shape
+
+    def _new_groups(self) -> list[_Group]:
+        layers = list(self._layers.values())
+        symbols = ["lam", "u", "U"] + (["v", "V"] if self.config.importance == "full" else [])
+        return [
+            _Group([layers[i] for i in positions], positions, symbols, self.adapter_name)
+            for positions in group_by_shape(layers, self.adapter_name).values()
+        ]
+
+    def _score(self) -> None:
+        has_gradient = [
+            group.update(self.config.beta1, self.config.beta2) for group in self._groups
+        ]
+        if not any(has_gradient):
+            raise UserError(
+                f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
+                "optimizer.step() and before zero_grad()."
+            )
+
+    def _allocate(self) -> None:
+        plan, step = self.plan, self.completed_steps
+        due = (step - plan.warmup_steps) % plan.interval == 0 or step == plan.last_change
+        if step <= plan.warmup_steps or not due:
+            return
+        by_layer: list[Tensor] = [torch.empty(0)] * len(self._layers)
+        for group in self._groups:
+            for position, importance in zip(group.positions, group.importance(), strict=True):
+                by_layer[position] = importance
+        self._mask = keep_most_important(torch.cat(by_layer), plan.at(step))
+
+    def _apply_mask(self) -> None:
+        parts = self._mask.split(self._ranks)
+        for layer, part in zip(self._layers.values(), parts, strict=True):
+            self._parameters(layer)["lam"].mul_(part)
+
+    def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
+        return layer.parameters_of(self.adapter_name)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters(next(iter(self._layers.values())))["lam"].device
+
+
+class _Group:
+    """Layers of one shape, whose sensitivities are one stacked tensor per factor."""
+
+    def __init__(
+        self, layers: list[Lora2Layer], positions: list[int], symbols: list[str], adapter_name: str
+    ) -> None:
+        self.positions = positions
+        self._layers = layers
+        self._symbols = symbols
+        self._adapter_name = adapter_name
+        self.state: dict[str, Tensor] = {
+            f"{symbol}.{kind}": torch.zeros_like(weight, dtype=torch.float32)
+            for symbol, weight in self._stacked(lambda parameter: parameter.data).items()
+            for kind in (_AVERAGE, _UNCERTAINTY)
+        }
+
+    def update(self, beta1: float, beta2: float) -> bool:
+        """Take in the present weights and gradients; False if none of the layers has one."""
+        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+        weights = self._stacked(lambda parameter: parameter.data)
+        gradients = self._stacked(_gradient_or_zero)
+        for symbol in self._symbols:
+            average, uncertainty = f"{symbol}.{_AVERAGE}", f"{symbol}.{_UNCERTAINTY}"
+            self.state[average], self.state[uncertainty] = update_averages(
+                self.state[average],
+                self.state[uncertainty],
+                weights[symbol],
+                gradients[symbol],
+                beta1=beta1,
+                beta2=beta2,
+            )
+        return any(p.grad is not None for factors in parameters for p in factors.values())
+
+    def importance(self) -> Tensor:
+        """Importance of every singular value, [layers, r]."""
+        scores = {
+            symbol: sensitivity(
+                self.state[f"{symbol}.{_AVERAGE}"], self.state[f"{symbol}.{_UNCERTAINTY}"]
+            )
+            for symbol in self._symbols
+        }
+        if "v" in scores:
+            return full_importance(
+                scores["lam"], scores["u"], scores["U"], scores["v"], scores["V"]
+            )
+        return reduced_importance(scores["lam"], scores["u"], scores["U"])
+
+    def _stacked(self, take: Any) -> dict[str, Tensor]:
+        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+        return {
+            symbol: torch.stack([take(factors[symbol]) for factors in parameters])
+            for symbol in self._symbols
+        }
+
+
+def _gradient_or_zero(parameter: nn.Parameter) -> Tensor:
+    # A matrix that a batch did not reach has no gradient: for this step it is not sensitive.
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,172 @@
+"""Which columns of a user's table are texts and labels, and what is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+
+from lora2.data.table_files import Table
+from lora2.data.task import Kind
+from lora2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
+_DECIMAL = re.compile(r"[+-]?\d*\.\d+")
+_WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
+_INTEGER = re.compile(r"[+-]?\d+")
+
+
+def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the text columns the user named or, if there is one obvious choice, that one.
+
+    Raises:
+        UserError: a number of names other than one or two, or no or several obvious choices.
+    """
+    if named is not None:
+        if len(named) not in (1, 2) or len(set(named)) != len(named):
+            raise UserError(
+                f"text_columns: got {', '.join(named) or 'nothing'}; name one column, or two "
+                f"different ones for pairs of texts."
+            )
+        return tuple(named)
+    present = [
+        names for names in _GUESSED_TEXT_COLUMNS if all(n in table.column_names for n in names)
+    ]
+    if len(present) != 1:
+        found = "several text columns" if present else "no column called text or sentence"
+        raise UserError(
+            f"text_columns: {table.source} has {found}; name the one or two text columns among "
+            f"{', '.join(table.column_names)}."
+        )
+    logger.info("Reading the texts of %s from %s.", table.source, " and ".join(present[0]))
+    return present[0]
+
+
+def read_texts(table: Table, names: Sequence[str]) -> list[list[str]]:
+    """Return the one or two columns of texts.
+
+    Raises:
+        UserError: a column is missing, or holds nulls, only blanks, or values that are no text.
+    """
+    return [_read_text_column(table, name) for name in names]
+
+
+def _read_text_column(table: Table, name: str) -> list[str]:
+    values = table.column(name, "text_columns")
+    _refuse_missing(table, name, "text_columns", values)
+    texts: list[str] = []
+    for row, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise UserError(
+                f"text_columns: column {name!r} of {table.source} holds {value!r} in row {row}, "
+                f"which is no text; name a column of texts."
+            )
+        texts.append(value)
+    if not any(text.strip() for text in texts):
+        raise UserError(
+            f"text_columns: all {len(texts)} texts in column {name!r} of {table.source} are blank; "
+            f"name a column with texts."
+        )
+    return texts
+
+
+def _refuse_missing(table: Table, name: str, role: str, values: Sequence[object]) -> None:
+    missing = [row for row, value in enumerate(values, start=1) if _is_missing(value)]
+    if missing:
+        what = "only empty values" if len(missing) == len(values) else "empty values"
+        raise UserError(
+            f"{role}: column {name!r} of {table.source} has {what}, {len(missing)} of "
+            f"{len(values)} rows (first: row {missing[0]}); fill or remove these rows, or name "
+            f"another column."
+        )
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def read_labels(table: Table, name: str, kind: Kind) -> list[str] | list[float]:
+    """Return the labels as class names (classification) or floats (regression).
+
+    Raises:
+        UserError: the column is missing, has nulls, or its values do not fit `kind`.
+    """
+    values = table.column(name, "label_column")
+    _refuse_missing(table, name, "label_column", values)
+    if kind == "regression":
+        return [_number(table, name, row, value) for row, value in enumerate(values, start=1)]
+    names = [_class_name(table, name, row, value) for row, value in enumerate(values, start=1)]
+    if any(map(_DECIMAL.fullmatch, names)) and all(map(_is_number, names)):
+        example = next(filter(_DECIMAL.fullmatch, names))
+        raise UserError(
+            f"kind: column {name!r} of {table.source} holds fractions such as {example}, which "
+            f"are no class labels; use kind=regression or name another label column."
+        )
+    return names
+
+
+def _number(table: Table, name: str, row: int, value: object) -> float:
+    # bool is an int to Python, but true and false are two classes, not a scale.
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise UserError(
+        f"kind: column {name!r} of {table.source} holds {value!r} in row {row}, which is no "
+        f"number; regression needs numbers, so use kind=classification or another label column."
+    )
+
+
+def _class_name(table: Table, name: str, row: int, value: object) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise UserError(
+            f"label_column: column {name!r} of {table.source} holds {value!r} in row {row}; a "
+            f"class label is one word or one whole number."
+        )
+    text = str(value)
+    # A column of integers that once had a gap is stored as 0.0, 1.0 by pandas and spreadsheets.
+    whole = _WHOLE_DECIMAL.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _is_number(text: str) -> bool:
+    return bool(_DECIMAL.fullmatch(text) or _INTEGER.fullmatch(text))
+
+
+def sorted_label_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the distinct class names, in numerical order if all are whole numbers ("2", "10")."""
+    names = set(labels)
+    if all(map(_INTEGER.fullmatch, names)):
+        # The spelling breaks ties between "1" and "01".
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def encode_labels(
+    table: Table, column: str, labels: Sequence[str], label_names: Sequence[str]
+) -> list[int]:
+    """Return each label's index in `label_names`.
+
+    Raises:
+        UserError: a label that is not among them.
+    """
+    index = {name: position for position, name in enumerate(label_names)}
+    unknown = sorted(set(labels) - set(index))
+    if unknown:
+        raise UserError(
+            f"label_column: column {column!r} of {table.source} has the label {unknown[0]!r} "
+            f"(row {list(labels).index(unknown[0]) + 1}), which the training data lacks; its "
+            f"labels are {_shortened(label_names)}, so mend the label or add training rows with it."
+        )
+    return [index[label] for label in labels]
+
+
+def _shortened(names: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

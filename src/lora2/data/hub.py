@@ -1,0 +1,68 @@
+"""Datasets from the Hugging Face hub (or its cache, when offline)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora2.data.table_files import Table
+from lora2.errors import UserError
+from lora2.extras import require
+
+# "test" is not among them: a test set is not to be looked at while training.
+_VALIDATION_SPLITS = ("validation", "valid", "dev")
+
+
+def load_from_hub(name: str, configuration: str | None = None) -> Any:
+    """Return all splits of a hub dataset, as a `datasets.DatasetDict`.
+
+    Raises:
+        UserError: it does not exist, has no such configuration, or cannot be reached.
+    """
+    datasets = require("datasets", extra="train")
+    try:
+        return datasets.load_dataset(name, configuration)
+    except (OSError, ValueError, RuntimeError) as error:
+        of = f" (configuration {configuration})" if configuration else ""
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(
+            f"dataset: {name}{of} could not be loaded from the hub ({reason}); check the name and "
+            f"the network, or give local files."
+        ) from error
+
+
+def hub_tables(name: str, configuration: str | None) -> tuple[Table, Table | None]:
+    """Return the training table of a hub dataset and its validation table, if it has one.
+
+    Raises:
+        UserError: it cannot be loaded or has no split `train`.
+    """
+    splits = load_from_hub(name, configuration)
+    if "train" not in splits:
+        raise UserError(
+            f"dataset: {name} has no split 'train' (its splits are {', '.join(splits)}); choose "
+            f"another dataset."
+        )
+    validation = next((split for split in _VALIDATION_SPLITS if split in splits), None)
+    return _hub_table(name, "train", splits["train"]), (
+        _hub_table(name, validation, splits[validation]) if validation else None
+    )
+
+
+def _hub_table(name: str, split: str, dataset: Any) -> Table:
+    datasets = require("datasets", extra="train")
+    class_names = {
+        column: tuple(feature.names)
+        for column, feature in dataset.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+
+    def read_column(column: str) -> list[object]:
+        values = list(dataset[column])
+        if column not in class_names:
+            return values
+        # The hub marks a missing class by -1.
+        names = class_names[column]
+        return [None if value is None or value < 0 else names[value] for value in values]
+
+    columns = tuple(dataset.column_names)
+    return Table(f"{name} ({split})", columns, len(dataset), read_column, class_names)

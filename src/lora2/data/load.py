@@ -1,0 +1,161 @@
+"""One entry to all data: agreement, GLUE, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora2.data.agreement import LABEL_NAMES, Split, agreement_pairs
+from lora2.data.glue import GLUE_TASKS
+from lora2.data.glue_loading import load_glue_folder, load_glue_from_hub
+from lora2.data.hub import hub_tables
+from lora2.data.own_data import task_from_tables
+from lora2.data.table_files import Table, read_table
+from lora2.data.task import LABEL_COLUMN, Kind, TaskData, build_dataset
+from lora2.errors import UserError
+
+TASK_NAMES = ("agreement", *GLUE_TASKS)
+
+
+def load_task(
+    task: str | None = None,
+    *,
+    data_dir: Path | str | None = None,
+    train_file: Path | str | None = None,
+    validation_file: Path | str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    kind: Kind | None = None,
+    train_sentences: int = 2000,
+    validation_sentences: int = 400,
+    data_seed: int = 0,
+) -> TaskData:
+    """Load a named task, the user's files, or a hub dataset; agreement if nothing is named.
+
+    Args:
+        task: one of `TASK_NAMES`.
+        data_dir: folder of the official GLUE files; without it GLUE comes from the hub.
+        train_file: the user's CSV, TSV, JSON lines or Parquet file.
+        validation_file: likewise; without it a tenth of the training rows is split off.
+        dataset: name of a hub dataset, instead of files.
+        dataset_config: its configuration, if it has several.
+        text_columns: one or two columns of the user's data; guessed if obvious.
+        label_column: of the user's data; "label" unless given.
+        kind: of the user's data; classification unless given.
+        train_sentences: of agreement, an even number.
+        validation_sentences: of agreement, an even number.
+        data_seed: generates agreement and splits off validation rows. It is not the seed of
+            training: runs that are compared see the same data.
+
+    Raises:
+        UserError: options that contradict each other, or data that cannot be used.
+    """
+    own = {
+        "train_file": train_file,
+        "validation_file": validation_file,
+        "dataset": dataset,
+        "dataset_config": dataset_config,
+        "text_columns": text_columns,
+        "label_column": label_column,
+        "kind": kind,
+    }
+    given = [name for name, value in own.items() if value is not None]
+    if task is not None or not given:
+        return _named_task(
+            task or "agreement", data_dir, given, train_sentences, validation_sentences, data_seed
+        )
+    if data_dir is not None:
+        raise UserError(
+            f"data_dir: it is the folder of the GLUE files and does not go with {given[0]}; "
+            f"name a GLUE task, or leave it out."
+        )
+    if kind not in (None, "classification", "regression"):
+        raise UserError(f"kind: got {kind!r}; write classification or regression.")
+    name, train, validation = _own_tables(train_file, validation_file, dataset, dataset_config)
+    return task_from_tables(
+        name,
+        train,
+        validation,
+        text_columns=text_columns,
+        label_column=label_column or LABEL_COLUMN,
+        kind=kind or "classification",
+        data_seed=data_seed,
+    )
+
+
+def _named_task(
+    task: str,
+    data_dir: Path | str | None,
+    given: Sequence[str],
+    train_sentences: int,
+    validation_sentences: int,
+    data_seed: int,
+) -> TaskData:
+    if task not in TASK_NAMES:
+        raise UserError(f"task: got {task!r}; write one of {', '.join(TASK_NAMES)}.")
+    if given:
+        raise UserError(
+            f"{given[0]}: it is for your own data and does not go with task={task}; leave one of "
+            f"the two out."
+        )
+    if task in GLUE_TASKS:
+        return load_glue_folder(task, Path(data_dir)) if data_dir else load_glue_from_hub(task)
+    if data_dir is not None:
+        raise UserError(
+            f"data_dir: {data_dir} is of no use to the generated task agreement; leave it out, or "
+            f"name the GLUE task to read from it ({', '.join(GLUE_TASKS)})."
+        )
+    return _agreement(train_sentences, validation_sentences, data_seed)
+
+
+def _own_tables(
+    train_file: Path | str | None,
+    validation_file: Path | str | None,
+    dataset: str | None,
+    dataset_config: str | None,
+) -> tuple[str, Table, Table | None]:
+    if dataset is not None:
+        files = [f for f in (train_file, validation_file) if f is not None]
+        if files:
+            raise UserError(
+                f"dataset: {dataset} does not go with the file {files[0]}; leave one of them out."
+            )
+        return (dataset, *hub_tables(dataset, dataset_config))
+    if train_file is None:
+        raise UserError(
+            "train_file: there is no training data; name a training file (CSV, TSV, JSON lines or "
+            "Parquet), a hub dataset, or a task."
+        )
+    if dataset_config is not None:
+        raise UserError(
+            f"dataset_config: {dataset_config!r} belongs to a hub dataset; leave it out for files."
+        )
+    validation = None if validation_file is None else read_table(validation_file, "validation_file")
+    return Path(train_file).stem, read_table(train_file, "train_file"), validation
+
+
+def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> TaskData:
+    sizes: dict[Split, int] = {"train": train_sentences, "validation": validation_sentences}
+    for split, sentences in sizes.items():
+        if sentences < 2 or sentences % 2:
+            raise UserError(
+                f"{split}_sentences: got {sentences}; write an even number of at least 2, since "
+                f"the sentences come in pairs."
+            )
+    sets = {}
+    for split, sentences in sizes.items():
+        texts, labels = agreement_pairs(split, sentences, data_seed)
+        sets[split] = build_dataset([texts], labels)
+    return TaskData(
+        name="agreement",
+        text_columns=("text",),
+        label_column=LABEL_COLUMN,
+        kind="classification",
+        label_names=LABEL_NAMES,
+        train=sets["train"],
+        validation={"validation": sets["validation"]},
+        metrics=("accuracy",),
+        main_metric="accuracy",
+    )

@@ -1,0 +1,74 @@
+"""From texts to token ids, ready for `transformers.Trainer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora2.data.task import LABEL_COLUMN, TEXT_COLUMNS, TaskData
+from lora2.errors import UserError
+from lora2.extras import require
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+# Rows tokenized at once: keeps the Python lists of token ids small beside the Arrow table.
+_BATCH = 1000
+
+
+def tokenize(
+    task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Dataset]:
+    """Tokenize the training set and every validation set.
+
+    Returns:
+        "train" and the names of `task_data.validation`, each with columns `input_ids`,
+        `attention_mask`, `token_type_ids` (if the tokenizer makes them) and `labels`.
+
+    Raises:
+        UserError: `max_length` is more than the model reads, or leaves no room for a word.
+    """
+    sets = {"train": task_data.train, **task_data.validation}
+    return {name: tokenize_dataset(rows, tokenizer, max_length) for name, rows in sets.items()}
+
+
+def tokenize_dataset(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Dataset:
+    """Tokenize one set, with or without labels; rows are truncated to `max_length` tokens.
+
+    Rows are not padded: `DataCollatorWithPadding` pads each batch to its own longest row.
+
+    Raises:
+        UserError: as `tokenize`.
+    """
+    datasets = require("datasets", extra="train")
+    columns = [name for name in TEXT_COLUMNS if name in dataset.column_names]
+    _check_max_length(tokenizer, max_length, pairs=len(columns) == 2)
+    # Not Dataset.map: it hashes the tokenizer and keeps cache files, neither of use here.
+    parts = []
+    for start in range(0, len(dataset), _BATCH):
+        rows = dataset[start : start + _BATCH]
+        encoded: dict[str, Any] = dict(
+            tokenizer(*(rows[name] for name in columns), truncation=True, max_length=max_length)
+        )
+        if LABEL_COLUMN in rows:
+            encoded["labels"] = rows[LABEL_COLUMN]
+        parts.append(datasets.Dataset.from_dict(encoded))
+    tokenized: Dataset = datasets.concatenate_datasets(parts)
+    return tokenized
+
+
+def _check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
+    # Tokenizers without a limit state an astronomically large one, which passes here.
+    if max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"max_length: got {max_length}, but the model reads {tokenizer.model_max_length} "
+            f"tokens; write at most {tokenizer.model_max_length}."
+        )
+    least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
+    if max_length < least:
+        raise UserError(
+            f"max_length: got {max_length}, which leaves no room for a word beside the special "
+            f"tokens; write at least {least}."
+        )

@@ -1,0 +1,41 @@
+"""Writing files so that a reader sees the old content or the new one, never a part."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace the content of `path` by `data` (text as UTF-8) in one step.
+
+    If writing fails or is interrupted, the old content stays and no temporary file remains; only a
+    killed process can leave one behind, `.<name>.<random>.tmp` beside the target.
+
+    Raises:
+        OSError: the folder is missing or not writable, or the disk is full.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    # Not `tempfile`: its files are readable by their owner alone, and the rename would keep that.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            # Without it a power cut after the rename can leave an empty file under the final name.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Replace the content of `path` by `value` as indented JSON, in one step.
+
+    Raises:
+        TypeError: JSON has no form for a part of `value`; nothing is written.
+        OSError: as for `write_atomically`.
+    """
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""Layers that carry LoRA² adapters beside a frozen base layer."""

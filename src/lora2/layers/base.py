@@ -1,0 +1,246 @@
+"""What all adapted layers share: factors, forward, merge and unmerge, each written once."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from lora2.config import Lora2Config
+from lora2.errors import UserError
+from lora2.initialization import initial_factors
+from lora2.mathematics.factors import factors, normal_form
+
+BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
+
+# Symbol in `lora2.mathematics` → attribute that holds one tensor per adapter.
+FACTOR_ATTRIBUTES = {
+    "v": "lora2_v",
+    "u": "lora2_u",
+    "lam": "lora2_lambda",
+    "U": "lora2_U",
+    "V": "lora2_V",
+}
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What a layer must know of one adapter beside its tensors."""
+
+    scaling: float
+    orthonormalize: bool
+
+
+class Lora2Layer(nn.Module, BaseTunerLayer):
+    """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ.
+
+    A subclass says how large its weight is as a matrix, how to apply B A to an input, and how a
+    matrix B A is laid out as a weight. All else follows from `factors`.
+    """
+
+    adapter_layer_names = tuple(FACTOR_ATTRIBUTES.values())
+    other_param_names = ("lora2_dropout", "lora2_settings")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        for attribute in FACTOR_ATTRIBUTES.values():
+            setattr(self, attribute, nn.ParameterDict())
+        self.lora2_dropout = nn.ModuleDict()
+        self.lora2_settings: dict[str, AdapterSettings] = {}
+        # Adapters whose schedule is over: their zero singular values are not saved.
+        self.lora2_finished: set[str] = set()
+        # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
+        self.lora2_allocated: set[str] = set()
+        self._disable_adapters = False
+        self._active_adapter = adapter_name
+        self.merged_adapters = []
+
+    # What a subclass defines
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the weight seen as a matrix."""
+        raise NotImplementedError
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+        """Output that the weight B A alone would give for the input x."""
+        raise NotImplementedError
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
+        raise NotImplementedError
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """Dtype in which the two thin products are taken."""
+        return x.dtype
+
+    # Adapters
+
+    def add_adapter(self, adapter_name: str, config: Lora2Config, k: int, r: int) -> None:
+        """Create the five factors of one adapter; k is cut to the smaller side of the weight."""
+        d_out, d_in = self.matrix_shape()
+        k = min(k, d_in, d_out)
+        start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
+        self.lora2_settings[adapter_name] = AdapterSettings(
+            scaling=config.scaling(k, config.init_r),
+            orthonormalize=config.orthogonality == "exact",
+        )
+        dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
+        self.lora2_dropout[adapter_name] = dropout
+        for symbol, tensor in start.items():
+            getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = nn.Parameter(tensor)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter."""
+        return adapter_name in self.lora2_settings
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from this layer."""
+        super().delete_adapter(adapter_name)
+        self.lora2_finished.discard(adapter_name)
+        self.lora2_allocated.discard(adapter_name)
+
+    def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """The factors of one adapter as they are stored, by symbol."""
+        return {
+            symbol: getattr(self, attribute)[adapter_name]
+            for symbol, attribute in FACTOR_ATTRIBUTES.items()
+        }
+
+    def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
+        """Give the adapter's tensors another k and r; their values are then undefined."""
+        d_out, d_in = self.matrix_shape()
+        shapes = {"v": (d_in, k), "u": (k, r), "lam": (r,), "U": (r, k), "V": (k, d_out)}
+        for symbol, old in self.parameters_of(adapter_name).items():
+            if old.shape != shapes[symbol]:
+                new = nn.Parameter(old.new_zeros(shapes[symbol]), requires_grad=old.requires_grad)
+                getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = new
+
+    # The formula
+
+    def stored_factors(self, adapter_name: str) -> dict[str, Tensor]:
+        """The five factors by symbol, in float32 or wider: k × k algebra is too fine for less."""
+        return {
+            symbol: tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            for symbol, tensor in self.parameters_of(adapter_name).items()
+        }
+
+    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
+        settings = self.lora2_settings[adapter_name]
+        stored = self.stored_factors(adapter_name)
+        with torch.autocast(stored["v"].device.type, enabled=False):
+            return factors(
+                **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize
+            )
+
+    @torch.no_grad()
+    def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (P, σ, Q), the singular value form of the change, with scaling in σ."""
+        settings = self.lora2_settings[adapter_name]
+        P, sigma, Q = normal_form(
+            **self.stored_factors(adapter_name), orthonormalize=settings.orthonormalize
+        )
+        return P, settings.scaling * sigma, Q
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return the change of the weight, in its layout and in float32 or wider."""
+        B, A = self.factors(adapter)
+        return self.in_weight_layout(B @ A)
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        """What one adapter adds to the output. Factors are cast to the activations, not back."""
+        B, A = self.factors(adapter_name)
+        dtype = self.activation_dtype(x)
+        x = self.lora2_dropout[adapter_name](x) if x.is_floating_point() else x
+        return self.apply_factors(x, B.to(dtype), A.to(dtype))
+
+    # Forward
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output plus the output of every active adapter."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return result
+        for name in self.active_adapters:
+            if self.has_adapter(name):
+                result = result + self.adapter_output(x, name).to(result.dtype)
+        return result
+
+    def _mixed_batch_forward(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.merged:
+            raise UserError("adapter_names cannot be used while adapters are merged: unmerge first.")
+        if len(adapter_names) != len(x):
+            raise UserError(
+                f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)}: give "
+                "one name for each row."
+            )
+        result = self.base_layer(x, *args, **kwargs).clone()
+        for name in sorted(set(adapter_names) - {BASE_ONLY}):
+            if self.has_adapter(name):
+                rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
+                result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
+        return result  # type: ignore[no-any-return]
+
+    # Merge and unmerge
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the change of the named (or active) adapters to the base weight.
+
+        Raises:
+            UserError: the base weight is quantized.
+            ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
+                left as it was.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or []:
+            if self.has_adapter(name):
+                self._add_to_weight(self.get_delta_weight(name), check=safe_merge, name=name)
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Subtract the change of every merged adapter from the base weight."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            self._add_to_weight(-self.get_delta_weight(name), check=False, name=name)
+
+    @torch.no_grad()
+    def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
+        weight = self.get_base_layer().weight
+        if not weight.is_floating_point():
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a weight of dtype {weight.dtype}: load "
+                "the base model without quantization to merge."
+            )
+        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
+        merged = (weight.data + delta.to(weight.device)).to(weight.dtype)
+        if check and not torch.isfinite(merged).all():
+            raise ValueError(
+                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+            )
+        weight.data = merged
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """True: the change is B A, a LoRA of rank k."""
+        return True
+
+    def __repr__(self) -> str:
+        """Name the method before the layer, as PEFT's layers do."""
+        return "lora2." + super().__repr__()

@@ -1,0 +1,38 @@
+"""nn.Embedding, whose weight [vocabulary, width] plays the part of [d_out, d_in]."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from lora2.layers.base import Lora2Layer
+
+
+class Lora2Embedding(Lora2Layer):
+    """An embedding with adapters: row i becomes W[i] + B[i] A.
+
+    The orthonormal side is the width, so that the vocabulary side starts at 0 as in LoRA, and a
+    token that never occurs never changes.
+    """
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(vocabulary, width)."""
+        base = self.get_base_layer()
+        return base.num_embeddings, base.embedding_dim
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """The inputs are indices: the weight's dtype decides."""
+        return self.get_base_layer().weight.dtype  # type: ignore[no-any-return]
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+        """Indices x [...] → [..., width]."""
+        base = self.get_base_layer()
+        output = F.embedding(x, B, padding_idx=base.padding_idx) @ A
+        # Some models multiply the embedding by a constant in its forward pass.
+        scale: Any = self._get_embed_scale()
+        return output if scale is None else output * scale.to(output.dtype)
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """[vocabulary, width] as it is."""
+        return matrix

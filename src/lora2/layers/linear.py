@@ -1,0 +1,26 @@
+"""nn.Linear and transformers' Conv1D (a linear layer whose weight is stored transposed)."""
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from lora2.layers.base import Lora2Layer
+
+
+class Lora2Linear(Lora2Layer):
+    """A linear layer with adapters: y = W x + B (A x)."""
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        base = self.get_base_layer()
+        if isinstance(base, Conv1D):
+            return base.weight.shape[1], base.weight.shape[0]
+        return base.out_features, base.in_features
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+        """x [..., d_in] → [..., d_out] by two thin products."""
+        return F.linear(F.linear(x, A), B)
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """[d_out, d_in], transposed for a Conv1D."""
+        return matrix.mT if isinstance(self.get_base_layer(), Conv1D) else matrix

@@ -1,0 +1,16 @@
+"""Which singular values are kept (Algorithm 1)."""
+
+import torch
+from torch import Tensor
+
+
+def keep_most_important(importance: Tensor, budget: int) -> Tensor:
+    """Return a mask [n] with exactly `budget` True: the most important values.
+
+    Equal values are kept in the order they stand, so that the result is the same on every machine
+    and exactly `budget` remain even when all are equal, as at the start. importance [n].
+    """
+    order = torch.sort(importance, descending=True, stable=True).indices
+    mask = torch.zeros_like(importance, dtype=torch.bool)
+    mask[order[:budget]] = True
+    return mask

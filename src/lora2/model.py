@@ -1,0 +1,235 @@
+"""The tuner: puts adapted layers into a model and adds the penalty to its loss in training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from lora2.allocator import RankAllocator
+from lora2.combination import add_weighted_adapter
+from lora2.config import Lora2Config
+from lora2.errors import UserError
+from lora2.layers.base import BASE_ONLY, Lora2Layer
+from lora2.layers.dispatch import wrap_layer
+from lora2.penalty import adapted_layers, orthogonality_penalty
+from lora2.saving import compact_state_dict, resize_for
+from lora2.targets import DEFAULT_TARGET_MODULES
+
+
+class Lora2Model(BaseTuner):
+    """A model with LoRA² adapters in its target modules (PEFT's tuner for `Lora2Config`)."""
+
+    prefix = "lora2_"
+    tuner_layer_cls = Lora2Layer
+    target_module_mapping = DEFAULT_TARGET_MODULES
+
+    def _create_and_replace(
+        self,
+        peft_config: Lora2Config,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        k_key = get_pattern_key(peft_config.k_pattern, current_key)
+        r_key = get_pattern_key(peft_config.rank_pattern, current_key)
+        k = peft_config.k_pattern.get(k_key, peft_config.k)
+        r = peft_config.rank_pattern.get(r_key, peft_config.init_r)
+        if isinstance(target, Lora2Layer):
+            target.add_adapter(adapter_name, peft_config, k, r)
+            return
+        layer = wrap_layer(target, adapter_name, current_key)
+        layer.add_adapter(adapter_name, peft_config, k, r)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    # Training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; in training, add the weighted penalty of every trained adapter."""
+        outputs = self.model(*args, **kwargs)
+        if not (self.training and torch.is_grad_enabled()):
+            return outputs
+        if not torch.compiler.is_compiling():
+            self._warn_if_never_allocated()
+        loss = getattr(outputs, "loss", None)
+        if loss is not None:
+            penalty = self.weighted_penalty()
+            if penalty is not None:
+                self._recent_penalties().append(penalty.detach())
+                share = _share_of_optimizer_batch(kwargs)
+                outputs.loss = loss + share * penalty.to(loss.device, loss.dtype)
+        return outputs
+
+    def weighted_penalty(self) -> Tensor | None:
+        """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.
+
+        Added to `outputs.loss` already; for a loss of your own, add it yourself.
+        """
+        terms = [
+            config.orth_reg_weight * orthogonality_penalty(self.model, name, config)
+            for name, config in self._trained_adapters()
+            if config.orthogonality == "penalty" and config.orth_reg_weight
+        ]
+        return torch.stack(terms).sum() if terms else None
+
+    def _trained_adapters(self) -> list[tuple[str, Lora2Config]]:
+        """Active, enabled adapters that have a trainable parameter."""
+        return [
+            (name, self.peft_config[name])
+            for name in self.active_adapters
+            if (layer := next(iter(adapted_layers(self.model, name).values()), None)) is not None
+            and not layer.disable_adapters
+            and layer.parameters_of(name)["v"].requires_grad
+        ]
+
+    def take_mean_penalty(self) -> float | None:
+        """Return the mean weighted penalty of the forward passes since the last call, or None."""
+        values, self._penalties = self._recent_penalties(), []
+        return float(torch.stack(values).mean()) if values else None
+
+    def _recent_penalties(self) -> list[Tensor]:
+        return self.__dict__.setdefault("_penalties", [])  # type: ignore[no-any-return]
+
+    def _warn_if_never_allocated(self) -> None:
+        if self.__dict__.get("_told_about_allocation"):
+            return
+        seen: dict[str, int] = self.__dict__.setdefault("_first_versions", {})
+        for name, config in self._trained_adapters():
+            layer = next(iter(adapted_layers(self.model, name).values()))
+            if not config.prunes or name in layer.lora2_allocated:
+                continue
+            # An optimizer writes into the tensor, which raises its version.
+            version = layer.parameters_of(name)["lam"]._version
+            if version > seen.setdefault(name, version):
+                self._told_about_allocation = True
+                warnings.warn(
+                    f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
+                    "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
+                    "after each optimizer step.",
+                    stacklevel=2,
+                )
+
+    def update_and_allocate(self, global_step: int) -> None:
+        """Prune after an optimizer step, by AdaLoRA's name for it; `global_step` counts from 0.
+
+        Raises:
+            UserError: the config has no `total_step`.
+        """
+        allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
+        for name, config in self._trained_adapters():
+            if not config.prunes:
+                continue
+            if name not in allocators:
+                if config.total_step is None:
+                    raise UserError(
+                        f"total_step={config.total_step} in the config of adapter {name!r}: "
+                        "update_and_allocate needs the number of optimizer steps there."
+                    )
+                allocators[name] = RankAllocator(
+                    self.model, config.total_step, name, config=config
+                )
+            if allocators[name].completed_steps <= global_step:
+                allocators[name].step()
+
+    # Mixed batches
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names` to every adapted layer for one forward pass (PEFT's hook)."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        self._check_adapter_names(adapter_names)
+        hook = partial(_add_adapter_names, adapter_names=adapter_names)
+        handles = [
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, Lora2Layer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, adapter_names: list[str]) -> None:
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        unknown = set(adapter_names) - {BASE_ONLY} - set(self.peft_config)
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
+
+    # Combining, saving and loading
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "cat",
+        svd_rank: int | None = None,
+    ) -> None:
+        """Add an adapter whose change is Σ weight · Δ of the given ones: see `combination`."""
+        add_weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Lora2Config,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        selected = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        return compact_state_dict(model, adapter_name, selected)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: Lora2Config,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        resize_for(model, adapter_name, remapped)
+        return remapped
+
+
+def _add_adapter_names(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str]
+) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"adapter_names": adapter_names}
+
+
+def _share_of_optimizer_batch(kwargs: dict[str, Any]) -> Tensor | float:
+    """The part of the optimizer's batch that this micro-batch is.
+
+    transformers' Trainer hands a causal LM the number of labels of the whole optimizer batch and
+    sums the losses of its micro-batches. The penalty must enter that sum once, not once each.
+    """
+    whole, labels = kwargs.get("num_items_in_batch"), kwargs.get("labels")
+    if whole is None or labels is None:
+        return 1.0
+    return (labels != -100).sum() / whole

@@ -1,0 +1,69 @@
+"""What a saved adapter holds, and how one of another size is loaded.
+
+A finished adapter is saved compact: singular values that are exactly zero are left out with their
+column of u and row of 𝒰. Nothing else needs saying, since the length of λ in the file is the
+module's number of singular values; on loading, a module takes the size that the file has.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lora2.layers.base import FACTOR_ATTRIBUTES
+from lora2.penalty import adapted_layers
+
+
+def kept_factors(factors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return u, lam and U without the singular values that are exactly zero; Δ is the same."""
+    kept = factors["lam"] != 0
+    return {
+        "u": factors["u"][:, kept].contiguous(),
+        "lam": factors["lam"][kept].contiguous(),
+        "U": factors["U"][kept].contiguous(),
+    }
+
+
+def compact_state_dict(
+    model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the adapter's state dict with the pruned values of finished layers left out."""
+    result = dict(state_dict)
+    for name, layer in adapted_layers(model, adapter_name).items():
+        if adapter_name not in layer.lora2_finished:
+            continue
+        keys = _keys(name, adapter_name)
+        if all(key in result for key in keys.values()):
+            kept = kept_factors({symbol: result[key] for symbol, key in keys.items()})
+            result |= {keys[symbol]: tensor for symbol, tensor in kept.items()}
+    return result
+
+
+def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+    """Give every adapted layer the k and r that the state dict (keys of the model) has for it."""
+    for name, layer in adapted_layers(model, adapter_name).items():
+        keys = _keys(name, adapter_name)
+        if all(key in state_dict for key in keys.values()):
+            k, r = state_dict[keys["u"]].shape
+            layer.resize_adapter(adapter_name, k, r)
+
+
+@torch.no_grad()
+def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
+    """Drop pruned singular values from memory, in place; the model computes the same as before.
+
+    The parameters are new tensors afterwards: an optimizer made before does not know them.
+    """
+    for layer in adapted_layers(model, adapter_name).values():
+        parameters = layer.parameters_of(adapter_name)
+        kept = kept_factors({symbol: tensor.data for symbol, tensor in parameters.items()})
+        layer.resize_adapter(adapter_name, *kept["u"].shape)
+        for symbol, tensor in kept.items():
+            layer.parameters_of(adapter_name)[symbol].copy_(tensor)
+
+
+def _keys(module_name: str, adapter_name: str) -> dict[str, str]:
+    prefix = f"{module_name}." if module_name else ""
+    return {
+        symbol: f"{prefix}{attribute}.{adapter_name}"
+        for symbol, attribute in FACTOR_ATTRIBUTES.items()
+    }
+

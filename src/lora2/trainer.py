@@ -1,0 +1,178 @@
+"""LoRA² in transformers' Trainer and everything derived from it."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+from typing import Any
+
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from lora2.allocator import RankAllocator
+from lora2.config import Lora2Config
+from lora2.errors import UserError
+from lora2.numerics import NumericalError, check_finite
+from lora2.penalty import adapted_layers
+from lora2.saving import compact_adapter
+
+logger = logging.getLogger(__name__)
+
+
+class Lora2Callback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Prunes every trained LoRA² adapter in step with the trainer.
+
+    It learns the number of optimizer steps by itself, allocates after each of them, logs
+    `task_loss`, `penalty`, `budget` and `kept_singular_values`, keeps the allocators' state in the
+    `trainer_state.json` of every checkpoint and goes on from it, and at the end drops what was
+    pruned, so that the saved adapter is compact.
+    """
+
+    def __init__(self) -> None:
+        self.allocators: dict[str, RankAllocator] = {}
+        # Allocator states as base64 of safetensors, by adapter: JSON-ready, nothing is unpickled.
+        self.saved_allocators: dict[str, str] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return what the trainer writes into each checkpoint's `trainer_state.json`."""
+        encoded = {
+            name: base64.b64encode(save_safetensors(allocator.state_dict())).decode()
+            for name, allocator in self.allocators.items()
+        }
+        return {"args": {}, "attributes": {"saved_allocators": encoded}}
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make one allocator for each trained adapter, or go on with a saved one.
+
+        Raises:
+            UserError: no LoRA² adapter is being trained, its schedule does not fit the number of
+                steps, or the checkpoint resumed from has no allocator state.
+        """
+        assert model is not None
+        configs = _trained_adapters(model)
+        if not configs:
+            raise UserError(
+                "Lora2Callback found no trainable LoRA² adapter in the model: wrap it with "
+                "get_peft_model(model, Lora2Config(...)), or leave the callback out."
+            )
+        self.allocators = {
+            name: RankAllocator(model, state.max_steps, name, config=config, resumable=True)
+            for name, config in configs.items()
+        }
+        if state.global_step > 0:
+            self._restore(state)
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Stop before a gradient that is NaN or infinite can reach the weights."""
+        # float16's loss scaler expects overflows and skips those steps by itself.
+        if model is not None and not args.fp16:
+            for name in self.allocators:
+                check_finite(model, name)
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Allocate; the gradients of the step just taken are still there."""
+        for allocator in self.allocators.values():
+            allocator.step()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the budget, and the loss with and without penalty, to the trainer's training logs."""
+        if logs is None or "loss" not in logs or not self.allocators:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"The training loss is {loss} at step {state.global_step}: lower the learning rate."
+            )
+        tuner = getattr(model, "base_model", None)
+        take_mean_penalty = getattr(tuner, "take_mean_penalty", None)
+        penalty = take_mean_penalty() if take_mean_penalty else None
+        added: dict[str, float] = {"task_loss": loss - (penalty or 0.0)}
+        if penalty is not None:
+            added["penalty"] = penalty
+        for name, allocator in self.allocators.items():
+            suffix = f"/{name}" if len(self.allocators) > 1 else ""
+            added[f"budget{suffix}"] = allocator.budget
+            added[f"kept_singular_values{suffix}"] = allocator.kept
+        logs |= added
+        # The trainer appends its entry before it asks the callbacks.
+        if state.log_history:
+            state.log_history[-1] |= added
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Drop what was pruned, once the schedule is over."""
+        if model is None:
+            return
+        for name, allocator in self.allocators.items():
+            if allocator.finished and allocator.config.prunes:
+                compact_adapter(model, name)
+
+    def _restore(self, state: TrainerState) -> None:
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        entry = stored[0] if isinstance(stored, list) else stored
+        saved = (entry or {}).get("attributes", {}).get("saved_allocators") or self.saved_allocators
+        for name, allocator in self.allocators.items():
+            if name not in saved:
+                raise UserError(
+                    f"The checkpoint at step {state.global_step} holds no allocator state of "
+                    f"adapter {name!r}, so pruning cannot go on: resume from a checkpoint that "
+                    "was made with Lora2Callback, or start anew."
+                )
+            allocator.load_state_dict(load_safetensors(base64.b64decode(saved[name])))
+            if allocator.completed_steps != state.global_step:
+                logger.warning(
+                    "The allocator had done %d steps and the trainer %d.",
+                    allocator.completed_steps,
+                    state.global_step,
+                )
+
+
+def _trained_adapters(model: nn.Module) -> dict[str, Lora2Config]:
+    configs = getattr(model, "peft_config", {})
+    return {
+        name: config
+        for name, config in configs.items()
+        if isinstance(config, Lora2Config)
+        and any(
+            layer.parameters_of(name)["v"].requires_grad
+            for layer in adapted_layers(model, name).values()
+        )
+    }

@@ -1,0 +1,91 @@
+"""Atomic writes: the old content or the new one, and nothing beside it."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lora2.files import write_atomically, write_json_atomically
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\x00\xff\r\n", b"\x00\xff\r\n"),
+        ("Λ = 0\n", "Λ = 0\n".encode()),
+        (b"", b""),
+    ],
+)
+@pytest.mark.parametrize("existing", [None, b"old"])
+def test_content_is_written_or_replaced(
+    tmp_path: Path, data: bytes | str, expected: bytes, existing: bytes | None
+) -> None:
+    path = tmp_path / "file"
+    if existing is not None:
+        path.write_bytes(existing)
+    write_atomically(path, data)
+    assert path.read_bytes() == expected
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing_call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("existing", [None, b"old"])
+def test_failure_midway_leaves_old_content_and_no_temporary_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing_call: str,
+    failure: BaseException,
+    existing: bytes | None,
+) -> None:
+    path = tmp_path / "file"
+    if existing is not None:
+        path.write_bytes(existing)
+    temporary_files: list[Path] = []
+
+    def fail(*_: object) -> None:
+        temporary_files.extend(tmp_path.glob(".file.*.tmp"))
+        raise failure
+
+    monkeypatch.setattr(os, failing_call, fail)
+    with pytest.raises(type(failure)):
+        write_atomically(path, b"new")
+
+    assert len(temporary_files) == 1, "the content goes to a temporary file in the same folder"
+    assert list(tmp_path.iterdir()) == ([] if existing is None else [path])
+    assert existing is None or path.read_bytes() == existing
+
+
+def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "missing" / "file", b"new")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX's")
+def test_new_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
+    ordinary, written = tmp_path / "ordinary", tmp_path / "written"
+    ordinary.write_bytes(b"")
+    write_atomically(written, b"")
+    assert written.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_json_is_readable_and_ends_with_a_newline(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json_atomically(path, {"name": "Λ", "kept": [1, 2]})
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == {"name": "Λ", "kept": [1, 2]}
+    assert "Λ" in text
+    assert text.endswith("}\n")
+
+
+def test_value_without_json_form_leaves_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(TypeError):
+        write_json_atomically(path, {"kept": {1, 2}})
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,87 @@
+"""The budget at named steps by hand, and at every step of many schedules by exact fractions."""
+
+import itertools
+
+import oracle
+import pytest
+from cases import SCHEDULE_IDS, SCHEDULES, Schedule
+
+from lora2.mathematics.schedule import BUDGET_SHAPES, budget_at
+
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=SCHEDULE_IDS)
+
+
+def _budget(schedule: Schedule, step: int) -> int:
+    return budget_at(
+        step,
+        total_steps=schedule.total_steps,
+        initial=schedule.initial,
+        target=schedule.final,
+        warmup_steps=schedule.warmup_steps,
+        final_steps=schedule.final_steps,
+        interval=schedule.interval,
+        shape=schedule.kind,  # type: ignore[arg-type]
+    )
+
+
+def test_shapes_are_cubic_linear_and_constant() -> None:
+    assert set(BUDGET_SHAPES) == {"cubic", "linear", "constant"}
+
+
+@each_schedule
+def test_budget_at_named_steps_is_the_one_worked_out_by_hand(schedule: Schedule) -> None:
+    actual = {step: _budget(schedule, step) for step in schedule.budgets}
+    assert actual == schedule.budgets
+
+
+@each_schedule
+def test_oracle_gives_the_budgets_worked_out_by_hand(schedule: Schedule) -> None:
+    actual = {
+        step: oracle.budget(
+            step,
+            schedule.total_steps,
+            schedule.initial,
+            schedule.final,
+            schedule.warmup_steps,
+            schedule.final_steps,
+            schedule.kind,
+            schedule.interval,
+        )
+        for step in schedule.budgets
+    }
+    assert actual == schedule.budgets
+
+
+@each_schedule
+def test_budget_is_a_whole_number_that_never_rises(schedule: Schedule) -> None:
+    budgets = [_budget(schedule, step) for step in range(schedule.total_steps + 1)]
+    assert all(type(value) is int for value in budgets)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(budgets))
+    assert budgets[0] == schedule.initial
+    assert budgets[-1] == schedule.final
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["cubic", "linear", "constant"])
+def test_budget_is_the_exact_fraction_rounded_down_at_every_step(kind: str, interval: int) -> None:
+    for total, warmup, last, (initial, final) in itertools.product(
+        (13, 30), (0, 1, 6), (0, 1, 6), ((24, 5), (9, 0), (7, 7), (1000, 999))
+    ):
+        for step in range(total + 1):
+            schedule = Schedule("", kind, total, warmup, last, initial, final, {}, interval)
+            expected = oracle.budget(step, total, initial, final, warmup, last, kind, interval)
+            assert _budget(schedule, step) == expected, (schedule, step)
+
+
+def test_large_schedules_lose_nothing_to_rounding() -> None:
+    """Where 1 - progress is a whole number of tenths, the exact budget is a whole number too."""
+    schedule = Schedule("", "cubic", 1_200_000, 100_000, 100_000, 3_000_000, 2_000_000, {})
+    for tenth in range(11):
+        expected = 2_000_000 + 1_000 * (10 - tenth) ** 3
+        assert _budget(schedule, 100_000 + 100_000 * tenth) == expected
+
+
+@pytest.mark.parametrize("kind", ["cubic", "linear", "constant"])
+def test_schedule_without_steps_between_its_ends_goes_to_the_target_at_once(kind: str) -> None:
+    schedule = Schedule("", kind, 10, 6, 4, 20, 8, {})
+    assert [_budget(schedule, step) for step in range(11)] == [20] * 6 + [8] * 5
