@@ -126,8 +126,9 @@ class RankAllocator:
                 "wrap it with get_peft_model(model, Lora2Config(...)) first."
             )
         if config is None:
-            config = model.peft_config[adapter_name]  # type: ignore[index]
-        self.config: Lora2Config = config  # type: ignore[assignment]
+            configs: Any = model.peft_config
+            config = configs[adapter_name]
+        self.config: Lora2Config = config
         self._ranks = [len(self._parameters(layer)["lam"]) for layer in self._layers.values()]
         self.plan = plan_budget(self.config, self._ranks, total_steps)
         self.resumable = resumable

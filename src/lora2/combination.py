@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.layers.base import Lora2Layer
+from lora2.mathematics.factors import normal_form
 from lora2.penalty import adapted_layers
 
 if TYPE_CHECKING:
@@ -119,9 +120,9 @@ def _fill(
         parameter.copy_(values[symbol])
 
 
-def _singular_value_form(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
+def _singular_value_form(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(P [d_in, k], σ [k], Q [k, d_out]) with B A = Qᵀ diag(σ) Pᵀ, from thin matrices only."""
-    left, R_left = torch.linalg.qr(A.mT)
-    right, R_right = torch.linalg.qr(B)
-    X, sigma, Yt = torch.linalg.svd(R_left @ R_right.mT, full_matrices=False)
-    return left @ X, sigma, Yt @ right.mT
+    k = len(A)
+    identity = torch.eye(k, dtype=A.dtype, device=A.device)
+    ones = torch.ones(k, dtype=A.dtype, device=A.device)
+    return normal_form(A.mT, identity, ones, identity, B.mT, orthonormalize=False)

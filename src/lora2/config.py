@@ -148,12 +148,13 @@ class Lora2Config(PeftConfig):
         self._check_sizes()
         self._check_choices()
         self._check_schedule()
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            if self.target_modules != "all-linear":
-                raise UserError(
-                    "layers_to_transform cannot be combined with target_modules="
-                    f"{self.target_modules!r}, a regular expression: put the layers into it."
-                )
+        pattern = self.target_modules
+        is_regular_expression = isinstance(pattern, str) and pattern != "all-linear"
+        if is_regular_expression and self.layers_to_transform is not None:
+            raise UserError(
+                f"layers_to_transform cannot be combined with target_modules={pattern!r}, a "
+                "regular expression: put the layers into it."
+            )
         if self.layers_pattern and self.layers_to_transform is None:
             raise UserError(
                 f"layers_pattern={self.layers_pattern!r} does nothing without "

@@ -42,8 +42,8 @@ class Lora2Model(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        k_key = get_pattern_key(peft_config.k_pattern, current_key)
-        r_key = get_pattern_key(peft_config.rank_pattern, current_key)
+        k_key = get_pattern_key(list(peft_config.k_pattern), current_key)
+        r_key = get_pattern_key(list(peft_config.rank_pattern), current_key)
         k = peft_config.k_pattern.get(k_key, peft_config.k)
         r = peft_config.rank_pattern.get(r_key, peft_config.init_r)
         if isinstance(target, Lora2Layer):
@@ -97,11 +97,14 @@ class Lora2Model(BaseTuner):
 
     def take_mean_penalty(self) -> float | None:
         """Return the mean weighted penalty of the forward passes since the last call, or None."""
-        values, self._penalties = self._recent_penalties(), []
-        return float(torch.stack(values).mean()) if values else None
+        values = self._recent_penalties()
+        mean = float(torch.stack(values).mean()) if values else None
+        values.clear()
+        return mean
 
     def _recent_penalties(self) -> list[Tensor]:
-        return self.__dict__.setdefault("_penalties", [])  # type: ignore[no-any-return]
+        penalties: list[Tensor] = self.__dict__.setdefault("_penalties", [])
+        return penalties
 
     def _warn_if_never_allocated(self) -> None:
         if self.__dict__.get("_told_about_allocation"):
@@ -138,9 +141,7 @@ class Lora2Model(BaseTuner):
                         f"total_step={config.total_step} in the config of adapter {name!r}: "
                         "update_and_allocate needs the number of optimizer steps there."
                     )
-                allocators[name] = RankAllocator(
-                    self.model, config.total_step, name, config=config
-                )
+                allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
             if allocators[name].completed_steps <= global_step:
                 allocators[name].step()
 

@@ -5,6 +5,8 @@ So the member is added first, as the enum machinery itself would have made it. N
 to disk; a PEFT that ships LoRA² itself one day is left as it is.
 """
 
+from typing import Any
+
 from peft import mapping
 from peft.utils import PeftType, register_peft_method
 
@@ -16,7 +18,7 @@ def add_peft_type() -> None:
     """Make `PeftType.LORA2` exist. Must run before a config class refers to it."""
     if _MEMBER in PeftType.__members__:
         return
-    member = str.__new__(PeftType, _MEMBER)
+    member: Any = str.__new__(PeftType, _MEMBER)
     member._name_ = _MEMBER
     member._value_ = _MEMBER
     member._sort_order_ = len(PeftType.__members__)

@@ -66,4 +66,3 @@ def _keys(module_name: str, adapter_name: str) -> dict[str, str]:
         symbol: f"{prefix}{attribute}.{adapter_name}"
         for symbol, attribute in FACTOR_ATTRIBUTES.items()
     }
-

@@ -15,7 +15,10 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
             ("query_proj", "key_proj", "value_proj", "output.dense", "intermediate.dense"),
             ("deberta-v2",),
         ),
-        (("attn.q", "attn.k", "attn.v", "attn.o", "intermediate.dense", "output.dense"), ("mpnet",)),
+        (
+            ("attn.q", "attn.k", "attn.v", "attn.o", "intermediate.dense", "output.dense"),
+            ("mpnet",),
+        ),
         (("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"), ("distilbert",)),
         (("c_attn", "c_proj", "c_fc"), ("gpt2",)),
         (_LLAMA_LIKE, ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")),

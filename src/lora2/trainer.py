@@ -23,7 +23,7 @@ from lora2.saving import compact_adapter
 logger = logging.getLogger(__name__)
 
 
-class Lora2Callback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class Lora2Callback(TrainerCallback, ExportableState):
     """Prunes every trained LoRA² adapter in step with the trainer.
 
     It learns the number of optimizer steps by itself, allocates after each of them, logs

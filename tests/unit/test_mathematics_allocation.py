@@ -2,11 +2,11 @@
 
 import itertools
 
-import oracle
 import pytest
 import torch
-from cases import TIES
 
+import oracle
+from cases import TIES
 from lora2.mathematics.allocation import keep_most_important
 
 

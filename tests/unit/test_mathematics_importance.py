@@ -1,10 +1,10 @@
 """The sensitivity recursion and both importances of a singular value against the oracle."""
 
-import oracle
 import pytest
 import torch
-from cases import CASE_IDS, CASES, Case
 
+import oracle
+from cases import CASE_IDS, CASES, Case
 from lora2.mathematics.importance import (
     full_importance,
     reduced_importance,

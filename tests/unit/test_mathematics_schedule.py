@@ -2,10 +2,10 @@
 
 import itertools
 
-import oracle
 import pytest
-from cases import SCHEDULE_IDS, SCHEDULES, Schedule
 
+import oracle
+from cases import SCHEDULE_IDS, SCHEDULES, Schedule
 from lora2.mathematics.schedule import BUDGET_SHAPES, budget_at
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=SCHEDULE_IDS)

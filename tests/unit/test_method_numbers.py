@@ -1,10 +1,10 @@
 """Numbers that the LoRA² paper states, or that follow from its algebra."""
 
-import oracle
 import pytest
 import torch
-from cases import CASE_IDS, CASES, Case
 
+import oracle
+from cases import CASE_IDS, CASES, Case
 from lora2.initialization import initial_factors
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.factors import factors

@@ -27,41 +27,35 @@ class Vocabulary:
     adjectives: tuple[str, ...]
 
 
-def _regular(*nouns: str) -> tuple[tuple[str, str], ...]:
-    return tuple((noun, noun + "s") for noun in nouns)
+def _nouns(singular_forms: str) -> tuple[tuple[str, str], ...]:
+    return tuple((noun, noun + "s") for noun in singular_forms.split())
 
 
-def _verbs(*plural_forms: str) -> tuple[tuple[str, str], ...]:
-    return tuple((form + "s", form) for form in plural_forms)
+def _verbs(plural_forms: str) -> tuple[tuple[str, str], ...]:
+    return tuple((form + "s", form) for form in plural_forms.split())
 
 
 _VOCABULARIES: dict[Split, Vocabulary] = {
     "train": Vocabulary(
-        people=_regular(
-            "teacher", "doctor", "farmer", "pilot", "singer", "driver", "author", "lawyer",
-            "neighbor", "student", "painter", "soldier", "guard", "waiter", "dancer", "uncle",
+        people=_nouns(
+            "teacher doctor farmer pilot singer driver author lawyer "
+            "neighbor student painter soldier guard waiter dancer uncle"
         ),
-        things=_regular(
-            "table", "window", "garden", "letter", "picture", "bottle", "car", "house",
-            "river", "island", "ticket", "engine", "road", "tower", "song", "blanket",
+        things=_nouns(
+            "table window garden letter picture bottle car house "
+            "river island ticket engine road tower song blanket"
         ),
-        intransitive=_verbs(
-            "smile", "wait", "sleep", "travel", "work", "arrive", "laugh", "disappear",
-        ),
-        transitive=_verbs("admire", "help", "visit", "remember", "follow", "ignore"),
+        intransitive=_verbs("smile wait sleep travel work arrive laugh disappear"),
+        transitive=_verbs("admire help visit remember follow ignore"),
         adjectives=("old", "young", "quiet", "famous", "strange", "large", "red", "new"),
     ),
     "validation": Vocabulary(
-        people=_regular(
-            "nurse", "manager", "banker", "baker", "actor", "sailor", "judge", "cousin",
-            "customer", "writer", "gardener", "tailor",
+        people=_nouns(
+            "nurse manager banker baker actor sailor judge cousin customer writer gardener tailor"
         ),
-        things=_regular(
-            "chair", "door", "lamp", "book", "bridge", "mountain", "bag", "wall",
-            "ship", "phone", "forest", "coat",
-        ),
-        intransitive=_verbs("sing", "fall", "run", "return", "shout", "improve"),
-        transitive=_verbs("love", "know", "thank", "want"),
+        things=_nouns("chair door lamp book bridge mountain bag wall ship phone forest coat"),
+        intransitive=_verbs("sing fall run return shout improve"),
+        transitive=_verbs("love know thank want"),
         adjectives=("small", "happy", "green", "tall", "busy", "dark"),
     ),
 }
@@ -75,9 +69,7 @@ _PREDICATES = {
 }
 
 
-def agreement_pairs(
-    split: Split, sentences: int, seed: int = 0
-) -> tuple[list[str], list[int]]:
+def agreement_pairs(split: Split, sentences: int, seed: int = 0) -> tuple[list[str], list[int]]:
     """Return `sentences` sentences of one split and their labels (1 acceptable, 0 not).
 
     Deterministic by (split, seed); no sentence occurs twice.

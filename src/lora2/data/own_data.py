@@ -50,8 +50,10 @@ def task_from_tables(
         raise UserError(
             f"label_column: {label_column!r} is also a text column; name another column."
         )
-    label_names = _label_names(train, label_column, kind)
-    train_set = _labelled(train, columns, label_column, kind, label_names)
+    texts = read_texts(train, columns)
+    labels = read_labels(train, label_column, kind)
+    label_names = _label_names(train, label_column, labels, kind)
+    train_set = _encoded(train, texts, label_column, labels, kind, label_names)
     if validation is None:
         train_set, validation_set = _split(train_set, train.source, data_seed)
     else:
@@ -94,8 +96,9 @@ def load_texts(path: Path | str, text_columns: Sequence[str]) -> Dataset:
     return build_dataset(read_texts(read_table(path), text_columns), labels=None)
 
 
-def _label_names(table: Table, column: str, kind: Kind) -> tuple[str, ...]:
-    labels = read_labels(table, column, kind)
+def _label_names(
+    table: Table, column: str, labels: Sequence[str | float], kind: Kind
+) -> tuple[str, ...]:
     if len(set(labels)) < 2:
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the single value "
@@ -115,6 +118,17 @@ def _labelled(
 ) -> Dataset:
     texts = read_texts(table, text_columns)
     labels = read_labels(table, label_column, kind)
+    return _encoded(table, texts, label_column, labels, kind, label_names)
+
+
+def _encoded(
+    table: Table,
+    texts: list[list[str]],
+    label_column: str,
+    labels: Sequence[str | float],
+    kind: Kind,
+    label_names: Sequence[str],
+) -> Dataset:
     if kind == "regression":
         return build_dataset(texts, [float(label) for label in labels], kind)
     names = [str(label) for label in labels]

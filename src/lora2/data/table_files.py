@@ -80,7 +80,7 @@ def read_table(path: Path | str, role: str = "file") -> Table:
         ) from error
     except PermissionError as error:
         raise UserError(f"{role}: {path} may not be read; change its permissions.") from error
-    except _Malformed as error:
+    except _MalformedError as error:
         raise UserError(f"{role}: {path} {error}.") from error
     if table.rows == 0:
         raise UserError(
@@ -90,7 +90,7 @@ def read_table(path: Path | str, role: str = "file") -> Table:
     return table
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """Content that is not of its format; the message continues "train_file: PATH ..."."""
 
 
@@ -109,11 +109,11 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
     _, header = next(rows, (0, []))
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise _Malformed(f"has more than one column {repeated[0]!r}; rename all but one")
+        raise _MalformedError(f"has more than one column {repeated[0]!r}; rename all but one")
     columns: dict[str, list[object]] = {name: [] for name in header}
     for line_number, row in rows:
         if len(row) != len(header):
-            raise _Malformed(
+            raise _MalformedError(
                 f"has {len(row)} fields in line {line_number} but {len(header)} in its header; "
                 f"mend that line (a text that holds the separator may need quoting)"
             )
@@ -130,7 +130,7 @@ def _read_csv(path: Path) -> Table:
             rows = ((reader.line_num, row) for row in reader if row)
             return _table(path, _columns_of_rows(rows))
         except csv.Error as error:
-            raise _Malformed(
+            raise _MalformedError(
                 f"is not well-formed CSV near line {reader.line_num} ({error}); "
                 f"look for an unclosed quote there"
             ) from error
@@ -152,11 +152,11 @@ def _read_json_lines(path: Path) -> Table:
             try:
                 record = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                raise _Malformed(
+                raise _MalformedError(
                     f"has no JSON value in line {number}; write one complete JSON object a line"
                 ) from error
             if not isinstance(record, dict):
-                raise _Malformed(
+                raise _MalformedError(
                     f"has {type(record).__name__} {str(record)[:40]!r} in line {number} where an "
                     f"object should be; write one JSON object a line"
                 )
@@ -175,7 +175,7 @@ def _read_parquet(path: Path) -> Table:
     except PermissionError:
         raise
     except (arrow.ArrowException, OSError) as error:
-        raise _Malformed(
+        raise _MalformedError(
             "is not a complete Parquet file; write it again, or give another format"
         ) from error
     return Table(

@@ -58,7 +58,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self.lora2_allocated: set[str] = set()
         self._disable_adapters = False
         self._active_adapter = adapter_name
-        self.merged_adapters = []
+        self.merged_adapters: list[str] = []
 
     # What a subclass defines
 
@@ -66,7 +66,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         """(d_out, d_in) of the weight seen as a matrix."""
         raise NotImplementedError
 
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """Output that the weight B A alone would give for the input x."""
         raise NotImplementedError
 
@@ -169,7 +169,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
-            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
         result: Tensor = self.base_layer(x, *args, **kwargs)
@@ -184,7 +184,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
     ) -> Tensor:
         if self.merged:
-            raise UserError("adapter_names cannot be used while adapters are merged: unmerge first.")
+            raise UserError("adapter_names cannot be used with merged adapters: unmerge first.")
         if len(adapter_names) != len(x):
             raise UserError(
                 f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)}: give "
@@ -195,7 +195,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             if self.has_adapter(name):
                 rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
                 result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
-        return result  # type: ignore[no-any-return]
+        return result
 
     # Merge and unmerge
 
@@ -223,7 +223,8 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
-        weight = self.get_base_layer().weight
+        base: Any = self.get_base_layer()
+        weight = base.weight
         if not weight.is_floating_point():
             raise UserError(
                 f"Adapter {name!r} cannot be merged into a weight of dtype {weight.dtype}: load "

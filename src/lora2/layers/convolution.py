@@ -1,8 +1,9 @@
 """nn.Conv2d, whose kernel [out, in/groups, h, w] is a matrix [out, in/groups · h · w]."""
 
 from math import prod
+from typing import Any
 
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lora2.layers.base import Lora2Layer
@@ -13,18 +14,18 @@ class Lora2Conv2d(Lora2Layer):
 
     def matrix_shape(self) -> tuple[int, int]:
         """(output channels, values a kernel reads)."""
-        weight_shape = self.get_base_layer().weight.shape
+        weight_shape = self.weight.shape
         return weight_shape[0], prod(weight_shape[1:])
 
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [batch, channels, height, width] → the base layer's output shape."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         if base.groups > 1:
             # Each group reads other channels, so one thin kernel cannot serve all outputs.
-            return base._conv_forward(x, self.in_weight_layout(B @ A), None)  # type: ignore[no-any-return]
+            return base._conv_forward(x, self.in_weight_layout(B @ A), None)
         kernel = A.reshape(A.shape[0], *base.weight.shape[1:])
         return F.conv2d(base._conv_forward(x, kernel, None), B[:, :, None, None])
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[out, in/groups, h, w]."""
-        return matrix.reshape(self.get_base_layer().weight.shape)
+        return matrix.reshape(self.weight.shape)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from lora2.layers.base import Lora2Layer
@@ -18,16 +18,16 @@ class Lora2Embedding(Lora2Layer):
 
     def matrix_shape(self) -> tuple[int, int]:
         """(vocabulary, width)."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         return base.num_embeddings, base.embedding_dim
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
         """The inputs are indices: the weight's dtype decides."""
-        return self.get_base_layer().weight.dtype  # type: ignore[no-any-return]
+        return self.weight.dtype
 
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """Indices x [...] → [..., width]."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         output = F.embedding(x, B, padding_idx=base.padding_idx) @ A
         # Some models multiply the embedding by a constant in its forward pass.
         scale: Any = self._get_embed_scale()

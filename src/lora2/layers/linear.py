@@ -1,6 +1,8 @@
 """nn.Linear and transformers' Conv1D (a linear layer whose weight is stored transposed)."""
 
-import torch.nn.functional as F  # noqa: N812
+from typing import Any
+
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -12,12 +14,12 @@ class Lora2Linear(Lora2Layer):
 
     def matrix_shape(self) -> tuple[int, int]:
         """(d_out, d_in)."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         if isinstance(base, Conv1D):
             return base.weight.shape[1], base.weight.shape[0]
         return base.out_features, base.in_features
 
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [..., d_in] → [..., d_out] by two thin products."""
         return F.linear(F.linear(x, A), B)
 

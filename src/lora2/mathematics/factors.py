@@ -1,5 +1,7 @@
 """Δ = v u Λ 𝒰 𝒱 as a product of two thin factors (eq. 4)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class _InverseSquareRoot(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, gram: Tensor) -> Tensor:
+    def forward(ctx: Any, gram: Tensor) -> Tensor:
         eigenvalues, E = torch.linalg.eigh(gram)
         floor = _SMALLEST_EIGENVALUE * eigenvalues.mean(-1, keepdim=True)
         s = torch.maximum(eigenvalues, floor).sqrt()
@@ -24,8 +26,8 @@ class _InverseSquareRoot(torch.autograd.Function):
         return (E / s.unsqueeze(-2)) @ E.mT
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        s, E = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        s, E = ctx.saved_tensors
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         K = -1 / (rows * columns * (rows + columns))
         return E @ (K * (E.mT @ grad @ E)) @ E.mT
@@ -35,7 +37,7 @@ def inverse_square_root(gram: Tensor) -> Tensor:
     """Return G^(-1/2) of a symmetric positive definite matrix; gram [..., k, k]."""
     if gram.shape[-1] == 1:
         return gram.rsqrt()
-    return _InverseSquareRoot.apply(gram)  # type: ignore[no-any-return]
+    return _InverseSquareRoot.apply(gram)
 
 
 def core(v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, orthonormalize: bool) -> Tensor:

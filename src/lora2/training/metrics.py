@@ -30,8 +30,8 @@ def compute_metrics(names: Sequence[str]) -> Callable[[EvalPrediction], dict[str
     if unknown:
         raise UserError(f"metrics: got {unknown[0]!r}; write one of {', '.join(METRICS)}.")
     # Found missing now rather than after the first epoch.
-    require("sklearn.metrics", extra="train")
     require("scipy.stats", extra="train")
+    require("sklearn.metrics", extra="train")
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         outputs = prediction.predictions

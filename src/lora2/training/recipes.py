@@ -1,0 +1,49 @@
+"""Recipes: which options a task trains with unless the user says otherwise.
+
+Every key is an option of `lora2 train`. `GENERAL` holds for every task, the user's own data too;
+`BY_TASK` says what differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+GENERAL: dict[str, Any] = {
+    "k": 8,
+    "init_r": 8,
+    "target_r": 4.0,
+    "max_length": 128,
+    "baseline": "none",
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "num_train_epochs": 8.0,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.06,
+    "weight_decay": 0.0,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    # Two, so that a checkpoint cut short has a predecessor to go on from.
+    "save_total_limit": 2,
+    "logging_steps": 10.0,
+    # transformers would log the last finite loss in place of a NaN.
+    "logging_nan_inf_filter": False,
+    "seed": 0,
+}
+
+BY_TASK: dict[str, dict[str, Any]] = {
+    "agreement": {"max_length": 64, "baseline": "head"},
+    "cola": {"max_length": 64, "num_train_epochs": 8.0},
+    "rte": {"max_length": 256, "num_train_epochs": 20.0},
+    "stsb": {"max_length": 128, "num_train_epochs": 10.0},
+    "mrpc": {"max_length": 128, "num_train_epochs": 15.0},
+    "sst2": {"max_length": 128, "num_train_epochs": 3.0},
+    "mnli": {"max_length": 256, "num_train_epochs": 3.0},
+    "qnli": {"max_length": 256, "num_train_epochs": 3.0},
+    "qqp": {"max_length": 256, "num_train_epochs": 3.0},
+}
+
+
+def recipe(task: str | None) -> dict[str, Any]:
+    """Return the options of a task; `None` is the user's own data."""
+    return GENERAL | BY_TASK.get(task or "", {})

@@ -1,0 +1,260 @@
+"""Tiny models as data: one for each kind of layer, and tiny random transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from lora2 import Lora2Config
+from lora2.layers.base import Lora2Layer
+
+ADAPTER_FORMS: dict[str, dict[str, Any]] = {
+    "exact": {"orthogonality": "exact"},
+    "penalty": {"orthogonality": "penalty"},
+    "none": {"orthogonality": "none"},
+    "k_below_r": {"k": 2, "init_r": 5},
+    "k_above_r": {"k": 5, "init_r": 2},
+    "k_is_one": {"k": 1, "init_r": 4},
+    "pruned": {"k": 3, "init_r": 4},
+}
+"""Config fields by form. Of "pruned", half of the singular values are set to zero: see `adapt`."""
+
+
+class Mlp(nn.Module):
+    """x [batch, 6] → log-probabilities [batch, 2]."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.lin0 = nn.Linear(6, 10, bias=bias)
+        self.lin1 = nn.Linear(10, 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin1(torch.tanh(self.lin0(x))).log_softmax(-1)
+
+
+class DeepMlp(nn.Module):
+    """A list of layers, for layers_to_transform; x [batch, 6] → [batch, 6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"lin0": nn.Linear(6, 6), "lin1": nn.Linear(6, 6)}) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer["lin1"](torch.tanh(layer["lin0"](x))))
+        return x
+
+
+class EmbeddingModel(nn.Module):
+    """Indices [batch, length] → [batch, length, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(11, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.emb(x)).log_softmax(-1)
+
+
+class Conv2dModel(nn.Module):
+    """Images [batch, 4, 7, 7] → log-probabilities [batch, 2], by a convolution of any form."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, **options)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.conv(x)).mean((-1, -2))).log_softmax(-1)
+
+
+class GptModel(nn.Module):
+    """GPT-2, whose layers are transformers' Conv1D: tokens [batch, length] → logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = GPT2Config(
+            n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=16, tie_word_embeddings=False
+        )
+        self.gpt = GPT2LMHeadModel(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gpt(input_ids=x).logits
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of target layer: how to make the model and its input, and what to adapt in it."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    inputs: Callable[[], Tensor]
+    target_modules: list[str] | str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def model(self) -> nn.Module:
+        """The model with fixed weights, in evaluation mode."""
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def config(self, form: str = "exact", **fields: Any) -> Lora2Config:
+        """An adapter config for this model."""
+        defaults: dict[str, Any] = {"target_modules": self.target_modules, "k": 3, "init_r": 3}
+        return Lora2Config(**(defaults | ADAPTER_FORMS[form] | self.fields | fields))
+
+
+def rows() -> Tensor:
+    """[5, 6] floats."""
+    return torch.arange(30.0).view(5, 6) / 30
+
+
+def tokens() -> Tensor:
+    """[3, 5] indices, each below 11."""
+    return torch.arange(15).view(3, 5) % 11
+
+
+def images() -> Tensor:
+    """[3, 4, 7, 7] floats."""
+    return torch.linspace(-1, 1, 3 * 4 * 49).view(3, 4, 7, 7)
+
+
+LINEAR = Kind("linear", Mlp, rows, ["lin0", "lin1"])
+CONV1D = Kind("conv1d", GptModel, tokens, ["c_attn", "c_proj", "c_fc"])
+EMBEDDING = Kind("embedding", EmbeddingModel, tokens, ["emb"])
+CONV2D = Kind("conv2d", Conv2dModel, images, ["conv"])
+
+KINDS = (
+    LINEAR,
+    Kind("linear_without_bias", lambda: Mlp(bias=False), rows, ["lin0"]),
+    CONV1D,
+    EMBEDDING,
+    CONV2D,
+    Kind(
+        "conv2d_strided",
+        lambda: Conv2dModel(stride=2, padding=1, dilation=2, padding_mode="reflect"),
+        images,
+        ["conv"],
+    ),
+    Kind("conv2d_grouped", lambda: Conv2dModel(groups=2, padding="same"), images, ["conv"]),
+)
+KIND_IDS = tuple(kind.name for kind in KINDS)
+
+
+def tiny_bert(**fields: Any) -> BertForSequenceClassification:
+    """A random BERT classifier with two layers of width 8, in evaluation mode."""
+    defaults = {
+        "vocab_size": 30,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 16,
+        "num_labels": 2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        # Random weights of the usual 0.02 would hardly depend on the input.
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**(defaults | fields))).eval()
+
+
+def tiny_llama(**fields: Any) -> LlamaForCausalLM:
+    """A random Llama with two layers of width 8, in evaluation mode."""
+    defaults = {
+        "vocab_size": 30,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 32,
+        "initializer_range": 0.3,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**(defaults | fields))).eval()
+
+
+def bert_batch(size: int = 4, length: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    """Random input_ids and attention_mask [size, length] and labels [size]."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(3, 30, (size, length), generator=generator)
+    # A rule that can be learnt, so that losses fall.
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "labels": (input_ids.sum(1) % 2).long(),
+    }
+
+
+class Examples(torch.utils.data.Dataset):
+    """The rows of a batch as a dataset."""
+
+    def __init__(self, batch: dict[str, Tensor]) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(next(iter(self.batch.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: tensor[index] for name, tensor in self.batch.items()}
+
+
+def layers_of(model: nn.Module) -> dict[str, Lora2Layer]:
+    """The adapted layers of a model by module name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Lora2Layer)}
+
+
+@torch.no_grad()
+def disturb(model: nn.Module, adapter_name: str = "default", seed: int = 0) -> None:
+    """Move every factor of an adapter away from its start, so that it changes the model."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers_of(model).values():
+        if layer.has_adapter(adapter_name):
+            for tensor in layer.parameters_of(adapter_name).values():
+                tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+
+
+@torch.no_grad()
+def prune_half(model: nn.Module, adapter_name: str = "default") -> None:
+    """Set every other singular value to zero, as an allocator does."""
+    for layer in layers_of(model).values():
+        layer.parameters_of(adapter_name)["lam"][1::2] = 0
+
+
+def sgd_steps(model: nn.Module, x: Tensor, steps: int = 3, lr: float = 0.5) -> None:
+    """A few large steps on the squared mean output."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        output = model(x)
+        target = torch.arange(output.numel(), dtype=output.dtype).view_as(output) / output.numel()
+        ((output - target) ** 2).mean().backward()
+        optimizer.step()
+
+
+def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
+    """Copies of all factors of one adapter, by module and symbol."""
+    return {
+        f"{name}.{symbol}": tensor.detach().clone()
+        for name, layer in layers_of(model).items()
+        if layer.has_adapter(adapter_name)
+        for symbol, tensor in layer.parameters_of(adapter_name).items()
+    }
