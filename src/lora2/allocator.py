@@ -63,22 +63,19 @@ def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> Budg
     """
     warmup = _steps(config.tinit, total_steps)
     final = _steps(config.tfinal, total_steps)
-    if warmup + final >= total_steps:
+    target = config.target_budget(ranks)
+    if target < sum(ranks) and warmup + final >= total_steps:
         raise UserError(
             f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
             f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
             "or train longer."
         )
-    initial = sum(ranks)
-    target = initial
-    if config.prunes and config.target_r is not None:
-        target = max(1, min(initial, round(config.target_r * len(ranks))))
     return BudgetPlan(
         total_steps=total_steps,
         warmup_steps=warmup,
         final_steps=final,
         interval=max(1, _steps(config.deltaT, total_steps)),
-        initial=initial,
+        initial=sum(ranks),
         target=target,
         shape=config.budget_schedule,
     )
@@ -166,12 +163,13 @@ class RankAllocator:
         Raises:
             UserError: no adapter parameter has a gradient.
         """
-        self.completed_steps += 1
+        step = self.completed_steps + 1
         if self.plan.target < self.plan.initial:
-            if self.completed_steps <= self.plan.last_change:
+            if step <= self.plan.last_change:
                 self._score()
-                self._allocate()
+                self._allocate(step)
             self._apply_mask()
+        self.completed_steps = step
         if self.finished and not self.resumable:
             for layer in self._layers.values():
                 layer.lora2_finished.add(self.adapter_name)
@@ -219,18 +217,18 @@ class RankAllocator:
         ]
 
     def _score(self) -> None:
-        has_gradient = [
-            group.update(self.config.beta1, self.config.beta2) for group in self._groups
-        ]
-        if not any(has_gradient):
+        parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
+        if all(parameter.grad is None for parameter in parameters):
             raise UserError(
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
             )
+        for group in self._groups:
+            group.update(self.config.beta1, self.config.beta2)
 
-    def _allocate(self) -> None:
-        plan, step = self.plan, self.completed_steps
-        due = (step - plan.warmup_steps) % plan.interval == 0 or step == plan.last_change
+    def _allocate(self, step: int) -> None:
+        plan = self.plan
+        due = (step - plan.warmup_steps) % plan.interval == 0 or plan.at(step) != plan.at(step - 1)
         if step <= plan.warmup_steps or not due:
             return
         by_layer: list[Tensor] = [torch.empty(0)] * len(self._layers)
@@ -240,9 +238,8 @@ class RankAllocator:
         self._mask = keep_most_important(torch.cat(by_layer), plan.at(step))
 
     def _apply_mask(self) -> None:
-        parts = self._mask.split(self._ranks)
-        for layer, part in zip(self._layers.values(), parts, strict=True):
-            self._parameters(layer)["lam"].mul_(part)
+        values = [self._parameters(layer)["lam"] for layer in self._layers.values()]
+        torch._foreach_mul_(values, self._mask.to(values[0].dtype).split(self._ranks))
 
     def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
         return layer.parameters_of(self.adapter_name)
@@ -268,9 +265,8 @@ class _Group:
             for kind in (_AVERAGE, _UNCERTAINTY)
         }
 
-    def update(self, beta1: float, beta2: float) -> bool:
-        """Take in the present weights and gradients; False if none of the layers has one."""
-        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+    def update(self, beta1: float, beta2: float) -> None:
+        """Take in the present weights and gradients."""
         weights = self._stacked(lambda parameter: parameter.data)
         gradients = self._stacked(_gradient_or_zero)
         for symbol in self._symbols:
@@ -283,7 +279,6 @@ class _Group:
                 beta1=beta1,
                 beta2=beta2,
             )
-        return any(p.grad is not None for factors in parameters for p in factors.values())
 
     def importance(self) -> Tensor:
         """Importance of every singular value, [layers, r]."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.layers.base import Lora2Layer
 from lora2.mathematics.factors import normal_form
 from lora2.penalty import adapted_layers
+from lora2.saving import pattern_for
 
 if TYPE_CHECKING:
     from lora2.model import Lora2Model
@@ -34,31 +37,46 @@ def add_weighted_adapter(
     "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
 
     Raises:
-        UserError: an unknown adapter or combination, or lists of different length.
+        UserError: an unknown adapter or combination, lists of different length, or several
+            adapters with the same modules_to_save.
     """
     if adapter_name in tuner.peft_config:
         return
     _check(tuner, adapters, weights, combination_type)
-    widths = [_largest_width(tuner, name) for name in adapters]
-    width = (svd_rank or max(widths)) if combination_type == "svd" else sum(widths)
+    heads = _heads(tuner, adapters)
+    limit = None
+    if combination_type == "svd":
+        limit = svd_rank or max(_width(tuner, name) for name in adapters)
+    sizes = _joint_sizes(tuner, adapters, limit)
+    largest = max(sizes.values())
+    pattern = pattern_for(sizes, {}, largest)
     first = tuner.peft_config[adapters[0]]
     tuner.peft_config[adapter_name] = replace(
         first,
-        k=width,
-        init_r=width,
+        k=largest,
+        init_r=largest,
         target_r=None,
-        k_pattern={},
-        rank_pattern={},
+        k_pattern=pattern,
+        rank_pattern=pattern,
         orthogonality="none",
         init_weights=True,
         lora_dropout=0.0,
-        target_modules=_joint_targets(tuner, adapters),
+        modules_to_save=_joint_heads(tuner, adapters),
+        # Full names: fields such as layers_to_transform need no merging.
+        target_modules=set(sizes),
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
         inference_mode=True,
     )
     tuner.inject_adapter(tuner.model, adapter_name)
     tuner._cast_adapter_dtype(adapter_name)
+    for wrapper, source in heads.items():
+        wrapper.modules_to_save[adapter_name].load_state_dict(
+            wrapper.modules_to_save[source].state_dict()
+        )
     for layer in adapted_layers(tuner.model, adapter_name).values():
-        _fill(layer, adapters, weights, adapter_name, width)
+        _fill(layer, adapters, weights, adapter_name)
 
 
 def _check(
@@ -81,25 +99,48 @@ def _check(
         )
 
 
-def _largest_width(tuner: Lora2Model, adapter_name: str) -> int:
+def _heads(tuner: Lora2Model, adapters: list[str]) -> dict[ModulesToSaveWrapper, str]:
+    """The modules_to_save of the adapters, with the one adapter that brings each."""
+    heads = {}
+    for name, module in tuner.model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            owners = [adapter for adapter in adapters if adapter in module.modules_to_save]
+            if len(owners) > 1:
+                raise UserError(
+                    f"adapters={owners} each bring their own {name!r} (modules_to_save), which is "
+                    "not a change that could be added up: combine adapters of which one at most "
+                    "has it."
+                )
+            if owners:
+                heads[module] = owners[0]
+    return heads
+
+
+def _width(tuner: Lora2Model, adapter_name: str) -> int:
     layers = adapted_layers(tuner.model, adapter_name).values()
     return max(layer.parameters_of(adapter_name)["v"].shape[1] for layer in layers)
 
 
-def _joint_targets(tuner: Lora2Model, adapters: list[str]) -> str | set[str]:
-    targets = [tuner.peft_config[name].target_modules for name in adapters]
-    if all(isinstance(target, str) for target in targets):
-        return "|".join(f"({target})" for target in targets)
-    if any(isinstance(target, str) for target in targets):
-        raise UserError(
-            "target_modules of the adapters mix a regular expression with lists of names, so they "
-            "have no common form: load them with the same kind."
-        )
-    return set().union(*targets)
+def _joint_heads(tuner: Lora2Model, adapters: list[str]) -> list[str] | None:
+    names = {n for a in adapters for n in tuner.peft_config[a].modules_to_save or []}
+    return sorted(names) or None
+
+
+def _joint_sizes(
+    tuner: Lora2Model, adapters: list[str], limit: int | None
+) -> dict[str, int]:
+    """The sum's k by name of the module, for all modules that carry one of the adapters."""
+    sizes: dict[str, int] = {}
+    for adapter in adapters:
+        for name, layer in adapted_layers(tuner.model, adapter).items():
+            largest = min(*layer.matrix_shape(), limit or sys.maxsize)
+            k = layer.parameters_of(adapter)["v"].shape[1]
+            sizes[name] = min(sizes.get(name, 0) + k, largest)
+    return sizes
 
 
 def _fill(
-    layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str, width: int
+    layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str
 ) -> None:
     """Write the sum's singular value form, which is exact, into the new adapter."""
     pairs = [
@@ -111,9 +152,8 @@ def _fill(
     P, sigma, Q = _singular_value_form(
         torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
     )
-    k = min(width, len(sigma))
     scaling = layer.lora2_settings[adapter_name].scaling
-    layer.resize_adapter(adapter_name, k, k)
+    k = len(layer.parameters_of(adapter_name)["lam"])
     identity = torch.eye(k, dtype=sigma.dtype, device=sigma.device)
     values = {"v": P[:, :k], "u": identity, "lam": sigma[:k] / scaling, "U": identity, "V": Q[:k]}
     for symbol, parameter in layer.parameters_of(adapter_name).items():

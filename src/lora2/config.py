@@ -161,10 +161,29 @@ class Lora2Config(PeftConfig):
                 "layers_to_transform: give the layers, or leave both out."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields; of a saved adapter, with the k and r that its modules have.
+
+        A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
+        must find them here. The fields themselves stay as the user wrote them: a config may serve
+        again.
+        """
+        return {**super().to_dict(), **self.__dict__.get("_saved_patterns", {})}
+
+    def remember_saved_patterns(self, k: dict[str, int], rank: dict[str, int]) -> None:
+        """Put these patterns into the config when it is saved, in place of the user's."""
+        self.__dict__["_saved_patterns"] = {"k_pattern": k, "rank_pattern": rank}
+
     @property
     def prunes(self) -> bool:
         """Whether a budget below the initial number of singular values is asked for."""
         return self.target_r is not None and self.target_r < self.init_r
+
+    def target_budget(self, ranks: list[int]) -> int:
+        """Singular values to keep at the end, of matrices that have these numbers of them."""
+        if not self.prunes or self.target_r is None:
+            return sum(ranks)
+        return max(1, min(sum(ranks), round(self.target_r * len(ranks))))
 
     @property
     def start(self) -> Start | Literal[False]:

@@ -1,27 +1,25 @@
-"""The tuner: puts adapted layers into a model and adds the penalty to its loss in training."""
+"""The tuner: puts adapted layers into a model, combines, saves and loads its adapters."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
+from lora2 import training_hook
 from lora2.allocator import RankAllocator
 from lora2.combination import add_weighted_adapter
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.layers.base import BASE_ONLY, Lora2Layer
 from lora2.layers.dispatch import wrap_layer
-from lora2.penalty import adapted_layers, orthogonality_penalty
-from lora2.saving import compact_state_dict, resize_for
+from lora2.saving import compact_state_dict, remember_sizes, resize_for
 from lora2.targets import DEFAULT_TARGET_MODULES
 
 
@@ -57,73 +55,21 @@ class Lora2Model(BaseTuner):
 
     # Training
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model; in training, add the weighted penalty of every trained adapter."""
-        outputs = self.model(*args, **kwargs)
-        if not (self.training and torch.is_grad_enabled()):
-            return outputs
-        if not torch.compiler.is_compiling():
-            self._warn_if_never_allocated()
-        loss = getattr(outputs, "loss", None)
-        if loss is not None:
-            penalty = self.weighted_penalty()
-            if penalty is not None:
-                self._recent_penalties().append(penalty.detach())
-                share = _share_of_optimizer_batch(kwargs)
-                outputs.loss = loss + share * penalty.to(loss.device, loss.dtype)
-        return outputs
+    def _post_injection_hook(
+        self, model: nn.Module, config: Lora2Config, adapter_name: str
+    ) -> None:
+        training_hook.install(model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        training_hook.remove(self.model)
+        return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def weighted_penalty(self) -> Tensor | None:
         """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.
 
         Added to `outputs.loss` already; for a loss of your own, add it yourself.
         """
-        terms = [
-            config.orth_reg_weight * orthogonality_penalty(self.model, name, config)
-            for name, config in self._trained_adapters()
-            if config.orthogonality == "penalty" and config.orth_reg_weight
-        ]
-        return torch.stack(terms).sum() if terms else None
-
-    def _trained_adapters(self) -> list[tuple[str, Lora2Config]]:
-        """Active, enabled adapters that have a trainable parameter."""
-        return [
-            (name, self.peft_config[name])
-            for name in self.active_adapters
-            if (layer := next(iter(adapted_layers(self.model, name).values()), None)) is not None
-            and not layer.disable_adapters
-            and layer.parameters_of(name)["v"].requires_grad
-        ]
-
-    def take_mean_penalty(self) -> float | None:
-        """Return the mean weighted penalty of the forward passes since the last call, or None."""
-        values = self._recent_penalties()
-        mean = float(torch.stack(values).mean()) if values else None
-        values.clear()
-        return mean
-
-    def _recent_penalties(self) -> list[Tensor]:
-        penalties: list[Tensor] = self.__dict__.setdefault("_penalties", [])
-        return penalties
-
-    def _warn_if_never_allocated(self) -> None:
-        if self.__dict__.get("_told_about_allocation"):
-            return
-        seen: dict[str, int] = self.__dict__.setdefault("_first_versions", {})
-        for name, config in self._trained_adapters():
-            layer = next(iter(adapted_layers(self.model, name).values()))
-            if not config.prunes or name in layer.lora2_allocated:
-                continue
-            # An optimizer writes into the tensor, which raises its version.
-            version = layer.parameters_of(name)["lam"]._version
-            if version > seen.setdefault(name, version):
-                self._told_about_allocation = True
-                warnings.warn(
-                    f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
-                    "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
-                    "after each optimizer step.",
-                    stacklevel=2,
-                )
+        return training_hook.weighted_penalty(self.model)
 
     def update_and_allocate(self, global_step: int) -> None:
         """Prune after an optimizer step, by AdaLoRA's name for it; `global_step` counts from 0.
@@ -132,7 +78,7 @@ class Lora2Model(BaseTuner):
             UserError: the config has no `total_step`.
         """
         allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
-        for name, config in self._trained_adapters():
+        for name, config in training_hook.trained_adapters(self.model):
             if not config.prunes:
                 continue
             if name not in allocators:
@@ -155,7 +101,8 @@ class Lora2Model(BaseTuner):
             yield
             return
         self._check_adapter_names(adapter_names)
-        hook = partial(_add_adapter_names, adapter_names=adapter_names)
+        beams = kwargs.get("num_beams") or 1
+        hook = partial(_add_adapter_names, adapter_names=adapter_names, beams=beams)
         handles = [
             module.register_forward_pre_hook(hook, with_kwargs=True)
             for module in self.modules()
@@ -201,7 +148,9 @@ class Lora2Model(BaseTuner):
         selected = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, unwanted_adapter_names
         )
-        return compact_state_dict(model, adapter_name, selected)
+        compact = compact_state_dict(model, adapter_name, selected)
+        remember_sizes(model, config, adapter_name, compact)
+        return compact
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -219,18 +168,9 @@ class Lora2Model(BaseTuner):
 
 
 def _add_adapter_names(
-    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str]
+    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str], beams: int
 ) -> tuple[Any, dict[str, Any]]:
+    # Beam search repeats each row of the batch, but an encoder still sees it as it came.
+    if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
+        adapter_names = [name for name in adapter_names for _ in range(beams)]
     return args, kwargs | {"adapter_names": adapter_names}
-
-
-def _share_of_optimizer_batch(kwargs: dict[str, Any]) -> Tensor | float:
-    """The part of the optimizer's batch that this micro-batch is.
-
-    transformers' Trainer hands a causal LM the number of labels of the whole optimizer batch and
-    sums the losses of its micro-batches. The penalty must enter that sum once, not once each.
-    """
-    whole, labels = kwargs.get("num_items_in_batch"), kwargs.get("labels")
-    if whole is None or labels is None:
-        return 1.0
-    return (labels != -100).sum() / whole

@@ -1,13 +1,15 @@
 """What a saved adapter holds, and how one of another size is loaded.
 
 A finished adapter is saved compact: singular values that are exactly zero are left out with their
-column of u and row of 𝒰. Nothing else needs saying, since the length of λ in the file is the
-module's number of singular values; on loading, a module takes the size that the file has.
+column of u and row of 𝒰. The length of λ in the file is the module's number of singular values, and
+on loading a module takes the size that the file has; `rank_pattern` of the saved config says it too.
 """
 
 import torch
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
+from lora2.config import Lora2Config
 from lora2.layers.base import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
@@ -35,6 +37,45 @@ def compact_state_dict(
             kept = kept_factors({symbol: result[key] for symbol, key in keys.items()})
             result |= {keys[symbol]: tensor for symbol, tensor in kept.items()}
     return result
+
+
+def remember_sizes(
+    model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
+) -> None:
+    """Make the config, once saved, give every module the k and r that the state dict has for it."""
+    ranks: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    for name, layer in adapted_layers(model, adapter_name).items():
+        u = state_dict.get(_keys(name, adapter_name)["u"])
+        if u is not None:
+            # The name that the config's patterns are matched against.
+            short_name = name.removeprefix("base_model.model.")
+            ranks[short_name] = u.shape[1]
+            asked = _looked_up(config.k_pattern, short_name, config.k)
+            widths[short_name] = asked if min(asked, *layer.matrix_shape()) == len(u) else len(u)
+    config.remember_saved_patterns(
+        pattern_for(widths, config.k_pattern, config.k),
+        pattern_for(ranks, config.rank_pattern, config.init_r),
+    )
+
+
+def pattern_for(sizes: dict[str, int], pattern: dict[str, int], default: int) -> dict[str, int]:
+    """Return `pattern` if it gives these sizes even once it is saved, else one entry a module."""
+    # PEFT sorts what it saves, and the first pattern that matches counts.
+    reloaded = dict(sorted(pattern.items()))
+    if all(_looked_up(reloaded, name, default) == size for name, size in sizes.items()):
+        return pattern
+    # A name would match every longer one that ends in it, too.
+    ambiguous = {name for name in sizes for other in sizes if other.endswith("." + name)}
+    return {
+        f"^{name}" if name in ambiguous else name: size
+        for name, size in sizes.items()
+        if size != default
+    }
+
+
+def _looked_up(pattern: dict[str, int], name: str, default: int) -> int:
+    return pattern.get(get_pattern_key(pattern, name), default)
 
 
 def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:

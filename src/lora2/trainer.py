@@ -19,6 +19,7 @@ from lora2.errors import UserError
 from lora2.numerics import NumericalError, check_finite
 from lora2.penalty import adapted_layers
 from lora2.saving import compact_adapter
+from lora2.training_hook import installed
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
             raise NumericalError(
                 f"The training loss is {loss} at step {state.global_step}: lower the learning rate."
             )
-        tuner = getattr(model, "base_model", None)
-        take_mean_penalty = getattr(tuner, "take_mean_penalty", None)
-        penalty = take_mean_penalty() if take_mean_penalty else None
+        penalty = _logged_penalty(model, args)
         added: dict[str, float] = {"task_loss": loss - (penalty or 0.0)}
         if penalty is not None:
             added["penalty"] = penalty
@@ -163,6 +162,16 @@ class Lora2Callback(TrainerCallback, ExportableState):
                     allocator.completed_steps,
                     state.global_step,
                 )
+
+
+def _logged_penalty(model: nn.Module | None, args: TrainingArguments) -> float | None:
+    """What the penalty contributes to the loss that the trainer logs."""
+    hook = installed(model) if model is not None else None
+    penalty = hook.take_mean_penalty() if hook else None
+    if penalty is None or hook is None or not hook.losses_are_summed:
+        return penalty
+    processes = args.world_size if args.average_tokens_across_devices else 1
+    return penalty * args.gradient_accumulation_steps * processes
 
 
 def _trained_adapters(model: nn.Module) -> dict[str, Lora2Config]:

@@ -47,12 +47,17 @@ class DeepMlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({"lin0": nn.Linear(6, 6), "lin1": nn.Linear(6, 6)}) for _ in range(3)
+        self.body = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(
+                    nn.ModuleDict({"lin0": nn.Linear(6, 6), "lin1": nn.Linear(6, 6)})
+                    for _ in range(3)
+                )
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in self.body["layers"]:
             x = torch.tanh(layer["lin1"](torch.tanh(layer["lin0"](x))))
         return x
 

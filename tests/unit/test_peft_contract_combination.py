@@ -96,7 +96,7 @@ def test_combination_covers_the_layers_of_all_adapters(tmp_path: Path) -> None:
         base, Lora2Config(target_modules=["lin0"], layers_to_transform=[0], **fields)
     ).eval()
     model.add_adapter(
-        "other", Lora2Config(target_modules=["lin0", "lin1"], exclude_modules=["layers.0.lin0"], **fields)
+        "other", Lora2Config(target_modules=["lin0", "lin1"], exclude_modules=["body.layers.0.lin0"], **fields)
     )
     for name in ("default", "other"):
         disturb(model, name)
@@ -150,6 +150,29 @@ def test_impossible_combination_is_refused(arguments: tuple, sentence: str) -> N
     with pytest.raises(UserError, match=sentence):
         model.add_weighted_adapter(*arguments)
     assert "sum" not in model.peft_config
+
+
+def test_combination_takes_over_the_one_head_and_refuses_two(tmp_path: Path) -> None:
+    fields = {"target_modules": ["query"], "k": 2}
+    heads = {"modules_to_save": ["classifier"]}
+    model = get_peft_model(tiny_bert(), Lora2Config(**fields, **heads)).eval()
+    model.add_adapter("headless", Lora2Config(**fields))
+    model.add_adapter("other", Lora2Config(**fields, **heads))
+    disturb(model, "default")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.default" in name:
+                parameter.add_(1.0)
+    batch = bert_batch()
+    expected = model(**batch).logits
+    model.add_weighted_adapter(["headless", "default"], [1.0, 1.0], "sum")
+    model.set_adapter("sum")
+    torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    reloaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "sum").eval()
+    assert torch.equal(reloaded(**batch).logits, model(**batch).logits)
+    with pytest.raises(UserError, match=r"'other', 'default'.*modules_to_save"):
+        model.add_weighted_adapter(["other", "default"], [1.0, 1.0], "two")
 
 
 # Mixed batches

@@ -6,6 +6,7 @@ option exists once, where its owner declares it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 from dataclasses import dataclass, field
@@ -114,6 +115,10 @@ class RunArguments:
         default="none",
         metadata={"help": "head: first train the head alone, to see what the adapter adds."},
     )
+    baseline_epochs: float = field(
+        default=3.0,
+        metadata={"help": "Epochs of the head alone, at most those of the run."},
+    )
     resume: bool = field(
         default=False,
         metadata={"help": "Go on with an interrupted run from its newest complete checkpoint."},
@@ -123,38 +128,117 @@ class RunArguments:
     )
 
 
-def _leave_out(source: type, names: set[str]) -> list[dataclasses.Field[Any]]:
-    unknown = names - {f.name for f in dataclasses.fields(source)}
-    assert not unknown, f"{source.__name__} has no fields {unknown}"
-    return [f for f in dataclasses.fields(source) if f.init and f.name not in names]
+def _derived(name: str, source: type, left_out: frozenset[str], doc: str) -> type:
+    """Make a dataclass of the fields of `source`, with types HfArgumentParser can read."""
+    hints = get_type_hints(source)
+    names = [f.name for f in dataclasses.fields(source)]
+    assert left_out <= set(names), left_out - set(names)
+    return dataclasses.make_dataclass(
+        name,
+        [
+            # A copy: the parser writes into the fields of the dataclass it is given.
+            (f.name, _command_line_type(hints[f.name]), copy.copy(f))
+            for f in dataclasses.fields(source)
+            if f.init and f.name not in left_out
+        ],
+        namespace={"__doc__": doc},
+    )
 
 
 def _command_line_type(hint: Any) -> Any:
-    """Return the nearest type of which HfArgumentParser can make an option."""
     if get_origin(hint) not in (Union, types.UnionType):
         return hint
     choices = [choice for choice in get_args(hint) if choice is not type(None)]
-    listed = [choice for choice in choices if get_origin(choice) is list]
-    if listed:
-        # One name or several: an option with several values serves both.
-        return listed[0] | None
+    lists = [choice for choice in choices if get_origin(choice) is list]
+    if lists:
+        # One name or several: an option that takes several values serves both.
+        return lists[0] | None
     literals = [choice for choice in choices if get_origin(choice) is Literal]
-    if bool in choices and literals:
-        return Literal[(True, False, *get_args(literals[0]))]  # type: ignore[return-value]
+    if literals and bool in choices:
+        return Literal[(True, False, *get_args(literals[0]))]
     return hint
 
 
-def _derive(name: str, source: type, leave_out: set[str], help_of: dict[str, str]) -> type:
-    hints = get_type_hints(source)
-    derived = []
-    for original in _leave_out(source, leave_out):
-        copy = dataclasses.field(
-            default=original.default,
-            default_factory=original.default_factory,  # type: ignore[arg-type]
-            metadata={**original.metadata, **({"help": help_of[original.name]} if original.name in help_of else {})},
-        ) if original.default is dataclasses.MISSING else dataclasses.field(
-            default=original.default,
-            metadata={**original.metadata},
+# PEFT's own bookkeeping, and the step count that the callback learns by itself.
+_ADAPTER_LEFT_OUT = frozenset(f.name for f in dataclasses.fields(PeftConfig)) | {"total_step"}
+
+# What lora2 decides itself, or what would break a run folder.
+_TRAINING_LEFT_OUT = frozenset(
+    """
+    output_dir resume_from_checkpoint do_train do_eval do_predict local_rank disable_tqdm
+    label_names remove_unused_columns prediction_loss_only batch_eval_metrics include_for_metrics
+    eval_do_concat_batches load_best_model_at_end metric_for_best_model greater_is_better
+    auto_find_batch_size save_only_model restore_callback_states_from_checkpoint ignore_data_skip
+    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+    trackio_space_id trackio_bucket_id trackio_static_space_id parallelism_config
+    gradient_checkpointing gradient_checkpointing_kwargs use_cache
+    """.split()
+)
+
+AdapterArguments = _derived(
+    "AdapterArguments", Lora2Config, _ADAPTER_LEFT_OUT, "The adapter: the fields of Lora2Config."
+)
+TrainingOptions = _derived(
+    "TrainingOptions",
+    TrainingArguments,
+    _TRAINING_LEFT_OUT,
+    "The training: the fields of transformers.TrainingArguments.",
+)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All options of a run, resolved."""
+
+    data: DataArguments
+    model: ModelArguments
+    run: RunArguments
+    adapter: dict[str, Any]
+    training: dict[str, Any]
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> RunSettings:
+        """Distribute options, by name, over their groups."""
+
+        def of(group: type) -> dict[str, Any]:
+            names = {f.name for f in dataclasses.fields(group)}
+            return {name: value for name, value in options.items() if name in names}
+
+        return cls(
+            data=DataArguments(**of(DataArguments)),
+            model=ModelArguments(**of(ModelArguments)),
+            run=RunArguments(**of(RunArguments)),
+            adapter=dataclasses.asdict(AdapterArguments(**of(AdapterArguments))),
+            training=of(TrainingOptions),
         )
-        derived.append((original.name, _command_line_type(hints[original.name]), copy))
-    return dataclasses.make_dataclass(name, derived)
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the options by name, without those that say how a run starts."""
+        run = dataclasses.asdict(self.run)
+        for name in ("resume", "overwrite", "output_dir"):
+            del run[name]
+        return {
+            **run,
+            **dataclasses.asdict(self.data),
+            **dataclasses.asdict(self.model),
+            **self.adapter,
+            **self.training,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.run.output_dir or default_folder(self.data, self.run.method))
+
+
+def default_folder(data: DataArguments, method: Method) -> Path:
+    """Return runs/<task, file or dataset>, with the method behind it if it is not lora2."""
+    own = data.dataset or (Path(data.train_file).stem if data.train_file else None)
+    name = (data.task or own or "agreement").replace("/", "--")
+    return Path("runs") / (name if method == "lora2" else f"{name}-{method}")
+
+
+def task_of_recipe(data: DataArguments) -> str | None:
+    """Return the task whose recipe holds, None for the user's own data."""
+    own = data.train_file or data.dataset
+    return data.task or (None if own else "agreement")

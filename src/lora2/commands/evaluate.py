@@ -1,0 +1,69 @@
+"""`lora2 evaluate`: the metrics of a run's adapter, computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import EvalPrediction
+
+from lora2.commands.parser import OptionParser
+from lora2.data import load_labelled
+from lora2.reports.tables import metrics_table
+from lora2.training.metrics import compute_metrics
+from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    options = _parser().parse_args(list(arguments))
+    run = load_saved_run(options.run, options.model)
+    console = Console()
+    for name, dataset in _datasets(run, options).items():
+        metrics = evaluate(run, dataset, options.batch_size)
+        console.print(f"{options.run}: {name}, {len(dataset):,} rows", highlight=False)
+        console.print(metrics_table(metrics))
+    return 0
+
+
+def evaluate(run: SavedRun, dataset: Any, batch_size: int) -> dict[str, float]:
+    """Return the metrics of the task on labelled rows."""
+    logits = run.logits(dataset, batch_size).numpy()
+    labels = dataset.with_format("numpy")["label"][:]
+    return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
+
+
+def _datasets(run: SavedRun, options: Any) -> dict[str, Any]:
+    if options.file is None:
+        return load_validation(run, options.data_dir).validation
+    dataset = load_labelled(
+        options.file,
+        text_columns=run.task["text_columns"],
+        label_column=run.task["label_column"],
+        kind=run.task["kind"],
+        label_names=run.task["label_names"],
+    )
+    return {options.file.name: dataset}
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        prog="lora2 evaluate", description="Compute the metrics of a run's adapter again."
+    )
+    add_run_options(parser)
+    parser.add_argument(
+        "--file", type=Path, help="labelled data to use in place of the run's validation data"
+    )
+    parser.add_argument("--data_dir", "--data-dir", help="where the task's data lies now")
+    return parser
+
+
+def add_run_options(parser: OptionParser) -> None:
+    """Add the options of all commands that load a run's adapter."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--model", help="where the base model lies now, if it has moved")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, default=64, help="rows at once (default: 64)"
+    )

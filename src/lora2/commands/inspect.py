@@ -1,0 +1,71 @@
+"""`lora2 inspect`: what a run kept, as a table and as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lora2.commands.parser import OptionParser
+from lora2.reports.figures import draw_budget, draw_kept, draw_loss
+from lora2.reports.kept import kept_grid, read_kept
+from lora2.reports.tables import kept_table, summary_table
+from lora2.training.checkpoints import newest_complete
+from lora2.training.records import read_lines
+from lora2.training.run_folder import RunFolder
+from lora2.training.saved_run import WEIGHTS
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    parser = OptionParser(
+        prog="lora2 inspect",
+        description="Print what a run kept and draw it into RUN/figures, during training too.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    folder = RunFolder(parser.parse_args(list(arguments)).run)
+    options = folder.read_options()
+    console = Console()
+    summary = folder.read_summary()
+    if summary is None:
+        console.print("The run is not finished; this is its newest checkpoint.")
+    else:
+        console.print(summary_table(summary))
+    figures = folder.path / "figures"
+    figures.mkdir(exist_ok=True)
+    drawn = [
+        *_kept(folder, options["init_r"], figures, console),
+        *_curves(folder, figures),
+    ]
+    for path in drawn:
+        console.print(f"Drawn: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _kept(folder: RunFolder, initial: int, figures: Path, console: Console) -> list[Path]:
+    newest, _ = newest_complete(folder.checkpoints)
+    source = folder.adapter if folder.is_finished else newest
+    kept = {} if source is None else read_kept(source / WEIGHTS)
+    if not kept:
+        console.print("There is no LoRA² adapter yet, so no kept singular values.")
+        return []
+    grid = kept_grid(kept, initial)
+    rows = dict(zip(grid.layers, grid.counts, strict=True))
+    console.print(kept_table(grid.matrices, rows))
+    path = figures / "kept_singular_values.png"
+    draw_kept(grid, path)
+    return [path]
+
+
+def _curves(folder: RunFolder, figures: Path) -> list[Path]:
+    logs = read_lines(folder.log_file)
+    evaluations = read_lines(folder.metrics_file)
+    drawn = []
+    if any("budget" in entry for entry in logs):
+        drawn.append(figures / "budget.png")
+        draw_budget(logs, drawn[-1])
+    if logs or evaluations:
+        drawn.append(figures / "loss.png")
+        draw_loss(logs, evaluations, drawn[-1])
+    return drawn

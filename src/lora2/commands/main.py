@@ -1,0 +1,108 @@
+"""Entry of the command line: finds the subcommand, and turns mistakes into one sentence."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from lora2.errors import UserError
+
+COMMANDS = {
+    "train": "train an adapter; without options, the packaged model on agreement",
+    "evaluate": "evaluate a run's adapter again, on its validation data or another file",
+    "predict": "label texts with a run's adapter",
+    "merge": "write the model with the adapter merged into its weights",
+    "inspect": "show what a run kept, its budget and its loss",
+    "params": "count an adapter's parameters without loading weights",
+}
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        sentence = as_sentence(error)
+        if sentence is None:
+            raise
+        print(f"lora2: {sentence}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from lora2 import __version__
+
+        print(f"lora2 {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
+        raise UserError(f"{name!r} is not a command of lora2; {hint}")
+    # What PEFT and transformers tell each other's developers; no user of a command can act on it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
+    # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
+    command = importlib.import_module(f"lora2.commands.{name}")
+    code: int = command.execute(rest)
+    return code
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lora2 COMMAND [options]",
+            "",
+            "Multi-scale low-rank adapters (LoRA²) for Hugging Face models.",
+            "",
+            *lines,
+            "",
+            "`lora2 COMMAND --help` explains the options of a command.",
+        ]
+    )
+
+
+def as_sentence(error: Exception) -> str | None:
+    """Return an error of the user or of the machine in one sentence, None if it is a fault of ours."""
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
+
+    from lora2.numerics import NumericalError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError | NumericalError):
+        return text
+    if _is_disk_full(error, text):
+        return f"The disk is full ({text}): free some space, then run the same with --resume."
+    if isinstance(error, SafetensorError):
+        return f"A safetensors file is damaged ({text}): write it again."
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return "Not enough memory: lower --per_device_train_batch_size or --max_length."
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or text}."
+    return None
+
+
+def _is_disk_full(error: Exception, text: str) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and torch.save do not raise an OSError.
+    return "No space left on device" in text or "PytorchStreamWriter failed" in text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""`lora2 train`: one training run into a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from transformers import TrainerCallback
+
+from lora2.commands.parser import TrainParser
+from lora2.errors import UserError
+from lora2.files import write_json_atomically
+from lora2.reports.progress import watch_progress
+from lora2.reports.tables import plan_table, summary_table
+from lora2.training.arguments import DataArguments, RunSettings, task_of_recipe
+from lora2.training.checkpoints import newest_complete
+from lora2.training.recipes import recipe
+from lora2.training.run import (
+    PreparedRun,
+    prepare,
+    run,
+    start_folder,
+    train_head_alone,
+    write_environment,
+)
+from lora2.training.run_folder import RunFolder
+
+# How a run starts, as against what it is.
+_STARTS = ("resume", "overwrite", "output_dir")
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    settings = resolve(TrainParser(), arguments)
+    folder = RunFolder(settings.folder)
+    console = Console(soft_wrap=False)
+    if settings.run.resume:
+        summary = folder.read_summary()
+        if summary is not None:
+            console.print(f"The run in {folder.path} is finished already.")
+            console.print(summary_table(summary))
+            return 0
+    else:
+        folder.check_may_start(settings.run.overwrite)
+    prepared = prepare(settings)
+    console = Console(quiet=not prepared.trainer.is_world_process_zero())
+    console.print(plan_table(prepared))
+    if settings.run.resume:
+        _tell_where_it_resumes(console, folder)
+        write_environment(prepared)
+    else:
+        start_folder(prepared)
+    baseline = _baseline(prepared, console)
+    summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
+    console.print(summary_table(summary))
+    console.print(f"Written to {folder.path} in {summary['seconds']:.0f} s.", highlight=False)
+    return 0
+
+
+def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
+    """Return all options of the run: those given over the recipe, or over the run resumed.
+
+    Raises:
+        UserError: an option that is not known, or that differs from the run resumed.
+    """
+    given = parser.given(arguments)
+    settings = RunSettings.from_options(given)
+    if not settings.run.resume:
+        task = task_of_recipe(settings.data)
+        return RunSettings.from_options(recipe(task) | given | {"task": task})
+    folder = RunFolder(settings.folder)
+    if not folder.is_run:
+        raise UserError(
+            f"resume: {folder.path} holds no run to go on with; leave out --resume, or give the "
+            "--output_dir of the run."
+        )
+    saved = parser.given_by_file(folder.config_file)
+    for name, value in given.items():
+        if name not in _STARTS and value != saved.get(name, value):
+            raise UserError(
+                f"{name}: the run in {folder.path} was started with {saved[name]!r}, not "
+                f"{value!r}; leave --{name} out to go on with it, or give another --output_dir."
+            )
+    return RunSettings.from_options(saved | given)
+
+
+def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
+    checkpoint, faults = newest_complete(folder.checkpoints)
+    for fault in faults:
+        console.print(f"Skipped: {fault}.", highlight=False)
+    start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is complete"
+    console.print(f"Going on from {start}.", highlight=False)
+
+
+def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:
+    if prepared.settings.run.baseline != "head" or prepared.settings.run.method == "head":
+        return None
+    path = prepared.folder.baseline_file
+    if path.is_file():
+        reached: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return reached
+    reached = train_head_alone(prepared.settings, _watch(console, prepared))
+    if prepared.trainer.is_world_process_zero():
+        write_json_atomically(path, reached)
+    return reached
+
+
+def _watch(console: Console, prepared: PreparedRun) -> Any:
+    sets = prepared.task.validation
+    metrics = tuple(
+        f"{name}_{metric}" if len(sets) > 1 else metric
+        for name in sets
+        for metric in prepared.task.metrics
+    )
+    return partial(watch_progress, console, metrics=metrics)

@@ -1,0 +1,89 @@
+"""Figures of a run as PNG files, readable in grey."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora2.extras import require
+from lora2.files import write_atomically
+from lora2.reports.kept import KeptGrid
+from lora2.training.records import Record
+
+_DPI = 150
+
+
+def draw_kept(grid: KeptGrid, path: Path) -> None:
+    """Draw kept singular values by layer and matrix, each with its number."""
+    height, width = len(grid.layers), len(grid.matrices)
+    figure, axes = _figure(1.8 + 1.1 * width, 1.8 + 0.36 * height)
+    values = [[count or 0 for count in row] for row in grid.counts]
+    largest = max(grid.initial, *(max(row) for row in values), 1)
+    axes.imshow(values, cmap="Greys", vmin=0, vmax=1.25 * largest, aspect="auto")
+    for y, row in enumerate(grid.counts):
+        for x, count in enumerate(row):
+            if count is not None:
+                colour = "white" if count > 0.65 * largest else "black"
+                axes.text(x, y, str(count), ha="center", va="center", color=colour)
+    axes.set_xticks(range(width), grid.matrices, rotation=30, ha="right")
+    axes.set_yticks(range(height), grid.layers)
+    axes.set_ylabel("layer")
+    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * height * width}")
+    _save(figure, path)
+
+
+def draw_budget(logs: Sequence[Record], path: Path) -> None:
+    """Draw the budget and the singular values kept, by optimizer step."""
+    figure, axes = _figure()
+    steps = [entry["step"] for entry in logs if "budget" in entry]
+    axes.step(
+        steps, [e["budget"] for e in logs if "budget" in e], "k-", where="post", label="budget"
+    )
+    axes.plot(
+        steps, [e["kept_singular_values"] for e in logs if "budget" in e], "o", label="kept",
+        color="0.5", markersize=3,
+    )  # fmt: skip
+    axes.set_ylim(bottom=0)
+    _label(axes, "singular values", "budget")
+    _save(figure, path)
+
+
+def draw_loss(logs: Sequence[Record], evaluations: Sequence[Record], path: Path) -> None:
+    """Draw the training loss of each log and the validation loss of each evaluation."""
+    figure, axes = _figure()
+    axes.plot(
+        [entry["step"] for entry in logs], [entry["loss"] for entry in logs],
+        color="0.6", label="training",
+    )  # fmt: skip
+    styles = ("k-o", "k--s")
+    losses = sorted({key for record in evaluations for key in record if "validation_loss" in key})
+    for style, name in zip(styles, losses, strict=False):
+        rows = [record for record in evaluations if name in record]
+        axes.plot(
+            [r["step"] for r in rows], [r[name] for r in rows], style, markersize=4,
+            label=name.replace("_loss", "").replace("_", " "),
+        )  # fmt: skip
+    _label(axes, "loss", "loss")
+    _save(figure, path)
+
+
+def _figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
+    # Without pyplot there is no global state, and no display is looked for.
+    figure = require("matplotlib.figure", extra="train").Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def _label(axes: Any, unit: str, title: str) -> None:
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(unit)
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
+    write_atomically(path, buffer.getvalue())

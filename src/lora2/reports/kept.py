@@ -1,0 +1,90 @@
+"""Kept singular values of a saved adapter, by layer and matrix (the paper's Figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+_SUFFIX = ".lora2_lambda"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class KeptGrid:
+    """Counts by layer and matrix.
+
+    Attributes:
+        layers: names of the rows: the layer's number, or "" for modules outside the layers.
+        matrices: names of the columns, in the order of the model.
+        counts: kept singular values [layers][matrices], None where a layer has no such matrix.
+        initial: singular values a matrix started with.
+    """
+
+    layers: tuple[str, ...]
+    matrices: tuple[str, ...]
+    counts: tuple[tuple[int | None, ...], ...]
+    initial: int
+
+    @property
+    def total(self) -> int:
+        """Kept singular values of all matrices."""
+        return sum(count or 0 for row in self.counts for count in row)
+
+
+def read_kept(weights: Path) -> dict[str, int]:
+    """Return the number of singular values that are not zero, by module; no model is needed."""
+    with safe_open(weights, framework="pt") as file:
+        return {
+            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): int(
+                (file.get_tensor(key) != 0).sum()
+            )
+            for key in file.keys()  # noqa: SIM118 (not a dictionary)
+            if key.endswith(_SUFFIX)
+        }
+
+
+def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:
+    """Arrange counts by module name into layers and matrices."""
+    places = {module: _place(module) for module in kept}
+    layers = sorted({layer for layer, _ in places.values()}, key=lambda name: int(name or -1))
+    # Safetensors are sorted by name; the order of computation is easier to read.
+    matrices = sorted({matrix for _, matrix in places.values()}, key=_order)
+    by_place = {place: kept[module] for module, place in places.items()}
+    return KeptGrid(
+        layers=tuple(layers),
+        matrices=tuple(_short(matrix) for matrix in matrices),
+        counts=tuple(tuple(by_place.get((layer, m)) for m in matrices) for layer in layers),
+        initial=initial,
+    )
+
+
+def _place(module: str) -> tuple[str, str]:
+    """Split a module's name at the number of its layer: ("3", "attention.self.query")."""
+    parts = module.split(".")
+    numbers = [position for position, part in enumerate(parts) if part.isdigit()]
+    if not numbers:
+        return "", module
+    return parts[numbers[0]], ".".join(parts[numbers[0] + 1 :])
+
+
+# Parts of matrix names in the order in which a layer computes with them.
+_COMPUTED = ("query", "q_", "attn.q", "key", "k_", "attn.k", "value", "v_", "attn.v", "c_attn")
+_AFTER = ("attention", "attn", "out_lin", "o_proj")
+_FEED_FORWARD = ("intermediate", "lin1", "fc1", "gate", "up_", "c_fc")
+
+
+def _order(matrix: str) -> tuple[int, str]:
+    for rank, parts in enumerate((*((part,) for part in _COMPUTED), _AFTER, _FEED_FORWARD)):
+        if any(part in matrix for part in parts):
+            return rank, matrix
+    return len(_COMPUTED) + 2, matrix
+
+
+def _short(matrix: str) -> str:
+    """The last two parts at most: attention.self.query → query, attention.output.dense stays."""
+    parts = [part for part in matrix.split(".") if part not in ("self", "layer")]
+    if parts[-1] in ("dense", "proj"):
+        return ".".join(parts)
+    return parts[-1]

@@ -1,0 +1,97 @@
+"""Progress of a training: a bar on a terminal, and one line per evaluation everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora2.training.records import evaluation_records
+
+
+class ProgressWatch(TrainerCallback):  # type: ignore[misc]
+    """Moves the bar and prints a line whenever all validation sets have been evaluated."""
+
+    def __init__(self, progress: Progress, title: str, steps: int, metrics: tuple[str, ...]) -> None:
+        self._progress = progress
+        self._bar = progress.add_task(title, total=steps, note="")
+        self._title = title
+        self._metrics = metrics
+        self._printed: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start at the step resumed from."""
+        self._progress.update(self._bar, completed=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        self._progress.update(self._bar, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show loss and kept singular values behind the bar."""
+        if logs and "loss" in logs:
+            note = f"loss {float(logs['loss']):.3f}"
+            if "kept_singular_values" in logs:
+                note += f", kept {logs['kept_singular_values']}"
+            self._progress.update(self._bar, note=note)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Print the metrics, once the last of the validation sets has been evaluated."""
+        record = evaluation_records(state.log_history)[-1]
+        shown = [name for name in self._metrics if name in record]
+        if len(shown) < len(self._metrics) or self._printed == state.global_step:
+            return
+        self._printed = state.global_step
+        parts = [f"{name} {record[name]:.4f}" for name in shown]
+        if "train_loss" in record:
+            parts.append(f"training loss {record['train_loss']:.3f}")
+        if "kept_singular_values" in record:
+            parts.append(f"kept {record['kept_singular_values']}")
+        self._progress.console.print(
+            f"{self._title}, epoch {record['epoch']:g}, step {record['step']}: {', '.join(parts)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def watch_progress(
+    console: Console, title: str, steps: int, metrics: tuple[str, ...]
+) -> Iterator[ProgressWatch]:
+    """Yield the trainer callback that shows the progress on `console`."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        yield ProgressWatch(progress, title, steps, metrics)

@@ -1,0 +1,90 @@
+"""Tables that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from lora2.training.run import PreparedRun
+
+METHOD_NAMES = {"lora2": "LoRA²", "lora": "LoRA", "head": "head alone"}
+
+
+def plan_table(prepared: PreparedRun) -> Table:
+    """Return what is going to be trained."""
+    settings, task = prepared.settings, prepared.task
+    arguments = prepared.trainer.args
+    table = _facts("Training")
+    sizes = f"{len(task.train):,} training rows"
+    for name, rows in task.validation.items():
+        sizes += f", {len(rows):,} {name}"
+    table.add_row("task", f"{task.name} ({sizes})")
+    table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
+    table.add_row("method", METHOD_NAMES[settings.run.method])
+    table.add_row("adapter", f"{prepared.parameters['adapter']:,} trainable parameters")
+    table.add_row("head", f"{prepared.parameters['head']:,} trainable parameters")
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    table.add_row(
+        "optimizer",
+        f"{prepared.steps:,} steps of {batch * arguments.world_size} rows, learning rate "
+        f"{arguments.learning_rate:g}",
+    )
+    table.add_row("budget", prepared.budget)
+    table.add_row("run folder", str(prepared.folder.path))
+    return table
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Return what was reached, beside the head alone if that was trained."""
+    metric = summary["main_metric"]
+    table = Table(title=f"{summary['task']}: {metric}", title_justify="left")
+    table.add_column("")
+    for column in ("best", "at epoch", "last", "trained parameters"):
+        table.add_column(column, justify="right")
+    baseline = summary["baseline"]
+    if baseline is not None:
+        table.add_row("head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}")
+    table.add_row(
+        METHOD_NAMES[summary["method"]],
+        *_best_and_last(summary, metric),
+        f"{sum(summary['final_parameters'].values()):,}",
+    )
+    return table
+
+
+def metrics_table(metrics: Mapping[str, float]) -> Table:
+    """Return metrics by name."""
+    table = Table()
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[int | None]]) -> Table:
+    """Return kept singular values: one row a layer, one column a matrix."""
+    table = Table(title="kept singular values", title_justify="left")
+    table.add_column("layer", justify="right")
+    for column in (*columns, "sum"):
+        table.add_column(column, justify="right")
+    for layer, counts in rows.items():
+        cells = ["" if count is None else str(count) for count in counts]
+        table.add_row(layer, *cells, str(sum(count or 0 for count in counts)))
+    return table
+
+
+def _best_and_last(reached: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
+    best, last = reached["best"], reached["last"]
+    if best is None or last is None:
+        return "–", "–", "–"
+    return f"{best[metric]:.4f}", f"{best['epoch']:g}", f"{last[metric]:.4f}"
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("", style="bold")
+    table.add_column("")
+    return table

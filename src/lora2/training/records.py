@@ -1,0 +1,100 @@
+"""Metrics of a run as records, all computed from the trainer's log history.
+
+The history is part of every checkpoint. A resumed run therefore has the records of the
+uninterrupted one, and nothing has to be kept in step by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora2.files import write_atomically
+
+Record = dict[str, Any]
+
+_MEANS = {"loss": "train_loss", "task_loss": "task_loss", "penalty": "penalty"}
+_LASTS = ("learning_rate", "grad_norm", "budget", "kept_singular_values")
+_SPEEDS = ("_runtime", "_per_second", "_preparation_time")
+
+
+def training_logs(history: Sequence[Record]) -> list[Record]:
+    """Return the training logs: step, epoch, loss, learning rate, budget, kept values."""
+    return [entry for entry in history if "loss" in entry]
+
+
+def evaluation_records(history: Sequence[Record]) -> list[Record]:
+    """Return one record per evaluated step.
+
+    Each holds step, epoch, all metrics of all validation sets, the mean of the training losses
+    since the evaluation before, and budget and kept singular values as last logged.
+    """
+    records: list[Record] = []
+    logs: list[Record] = []
+    for entry in history:
+        if "loss" in entry:
+            logs.append(entry)
+        metrics = {
+            _metric_name(key.removeprefix("eval_")): value
+            for key, value in entry.items()
+            if key.startswith("eval_") and not key.endswith(_SPEEDS)
+        }
+        if not metrics:
+            continue
+        # Several validation sets are evaluated one after the other at the same step.
+        if records and records[-1]["step"] == entry["step"]:
+            records[-1] |= metrics
+            continue
+        place = {"step": entry["step"], "epoch": entry.get("epoch")}
+        records.append(place | metrics | _summary_of(logs))
+        logs = []
+    return records
+
+
+def _metric_name(name: str) -> str:
+    # "loss" alone would be read as the training loss.
+    prefix, _, last = name.rpartition("_")
+    if last == "loss":
+        return f"{prefix}_validation_loss" if prefix else "validation_loss"
+    return name
+
+
+def _summary_of(logs: Sequence[Record]) -> Record:
+    if not logs:
+        return {}
+    means = {
+        new: sum(entry[old] for entry in logs) / len(logs)
+        for old, new in _MEANS.items()
+        if all(old in entry for entry in logs)
+    }
+    return means | {name: logs[-1][name] for name in _LASTS if name in logs[-1]}
+
+
+def best_and_last(records: Sequence[Record], metric: str) -> tuple[Record, Record] | None:
+    """Return the records with the highest value of a metric (the earlier of equals) and the last.
+
+    None if no evaluation has the metric. NaN is never the best unless there is nothing else.
+    """
+    with_metric = [record for record in records if metric in record]
+    if not with_metric:
+        return None
+
+    def rank(record: Record) -> float:
+        return -math.inf if math.isnan(record[metric]) else record[metric]
+
+    return max(with_metric, key=rank), with_metric[-1]
+
+
+def write_lines(path: Path, records: Sequence[Record]) -> None:
+    """Write records as JSON lines, in one step."""
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_lines(path: Path) -> list[Record]:
+    """Return the records of a JSON lines file; none if it does not exist."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -1,0 +1,127 @@
+"""Loads what a finished run left behind: its adapter on its base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from lora2.data import TaskData, tokenize_dataset
+from lora2.errors import UserError
+from lora2.training.arguments import RunSettings
+from lora2.training.models import load_base_model, load_tokenizer, model_source
+from lora2.training.run_folder import RunFolder
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's adapter on its base model, in evaluation mode.
+
+    Attributes:
+        task: what task.json holds: kind, text columns, names of the labels, metrics.
+        summary: what summary.json holds.
+    """
+
+    folder: RunFolder
+    settings: RunSettings
+    task: dict[str, Any]
+    summary: dict[str, Any]
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @torch.no_grad()
+    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
+        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them."""
+        rows = tokenize_dataset(dataset, self.tokenizer, self.settings.data.max_length)
+        collate = DataCollatorWithPadding(self.tokenizer)
+        device = self.model.device
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            columns = rows[start : start + batch_size]
+            columns.pop("labels", None)
+            batch = collate([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+            parts.append(self.model(**batch.to(device)).logits.float().cpu())
+        return torch.cat(parts)
+
+
+def load_saved_run(path: Path, model: str | None = None) -> SavedRun:
+    """Load a run's adapter; `model` says where its base model lies now, if it has moved.
+
+    Raises:
+        UserError: no run, an unfinished one, or a base model that the adapter does not fit.
+    """
+    folder = RunFolder(path)
+    options = folder.read_options()
+    summary = folder.read_summary()
+    if summary is None:
+        raise UserError(
+            f"{path} holds a run that is not finished; go on with `lora2 train --output_dir {path} "
+            "--resume`."
+        )
+    settings = RunSettings.from_options(options)
+    name = model or settings.model.model
+    # The adapter's folder has the configuration with the names of the labels.
+    config = AutoConfig.from_pretrained(folder.adapter)
+    base_type = AutoConfig.from_pretrained(model_source(name)).model_type
+    if base_type != config.model_type:
+        raise UserError(
+            f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
+            f"is {base_type}; give the model that it was trained on."
+        )
+    base = load_base_model(name, _with_sizes_of(name, config), settings.model.dtype)
+    adapted = load_adapter(base.model, folder.adapter, name)
+    adapted.eval()
+    if torch.cuda.is_available():
+        adapted.cuda()
+    tokenizer = load_tokenizer(str(folder.adapter))
+    return SavedRun(folder, settings, folder.read_task(), summary, adapted, tokenizer)
+
+
+def _with_sizes_of(name: str, config: Any) -> Any:
+    """The base model's own configuration with the adapter's head."""
+    return AutoConfig.from_pretrained(
+        model_source(name),
+        problem_type=config.problem_type,
+        id2label=config.id2label,
+        label2id=config.label2id,
+    )
+
+
+def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
+    """Put a saved adapter on a base model, checking that every tensor finds its place.
+
+    Raises:
+        UserError: the adapter is of another base model.
+        SafetensorError: its file is damaged.
+    """
+    with safe_open(path / WEIGHTS, framework="pt") as file:
+        saved = set(file.keys())
+    wrong = UserError(
+        f"model: the adapter in {path} is of another base model than {name}; give the model that it "
+        "was trained on."
+    )
+    try:
+        adapted = PeftModel.from_pretrained(model, path)
+    except (RuntimeError, ValueError) as error:
+        # torch names every tensor of another size, PEFT the modules it did not find.
+        raise wrong from error
+    if set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) != saved:
+        raise wrong
+    return adapted
+
+
+def load_validation(run: SavedRun, data_dir: str | None) -> TaskData:
+    """Load the data of a run again."""
+    from lora2.training.run import load_data
+
+    if data_dir is not None:
+        run.settings.data.data_dir = data_dir
+    return load_data(run.settings)

@@ -1,0 +1,144 @@
+"""What happens at each forward pass in training: the penalty joins the loss, a mistake is told.
+
+It is a forward hook of the base model, since not every way to the model leads through the tuner:
+PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+from lora2.config import Lora2Config
+from lora2.penalty import adapted_layers, orthogonality_penalty
+
+_ATTRIBUTE = "lora2_training_hook"
+
+
+class TrainingHook:
+    """Adds the weighted penalty to `outputs.loss`, and keeps the mean of what it added."""
+
+    def __init__(self) -> None:
+        self.handle: torch.utils.hooks.RemovableHandle | None = None
+        # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
+        self.losses_are_summed = False
+        self._total: Tensor | float = 0.0
+        self._count = 0
+        self._told = False
+        self._first_versions: dict[str, int] = {}
+
+    def __call__(
+        self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
+    ) -> Any:
+        """Return the outputs; in training, with the penalty in their loss."""
+        if not (model.training and torch.is_grad_enabled()):
+            return outputs
+        if not torch.compiler.is_compiling():
+            self._warn_if_never_allocated(model)
+        loss = getattr(outputs, "loss", None)
+        penalty = weighted_penalty(model) if loss is not None else None
+        if penalty is None:
+            return outputs
+        self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
+        penalty = share_of_optimizer_batch(model, kwargs) * penalty
+        self._total, self._count = self._total + penalty.detach(), self._count + 1
+        outputs.loss = loss + penalty.to(loss.device, loss.dtype)
+        return outputs
+
+    def take_mean_penalty(self) -> float | None:
+        """Return the mean penalty of the forward passes since the last call, or None."""
+        mean = float(self._total) / self._count if self._count else None
+        self._total, self._count = 0.0, 0
+        return mean
+
+    def _warn_if_never_allocated(self, model: nn.Module) -> None:
+        if self._told:
+            return
+        for name, config in trained_adapters(model):
+            layers = list(adapted_layers(model, name).values())
+            ranks = [len(layer.parameters_of(name)["lam"]) for layer in layers]
+            if name in layers[0].lora2_allocated or sum(ranks) <= config.target_budget(ranks):
+                continue
+            # An optimizer writes into the tensor, which raises its version.
+            version = layers[0].parameters_of(name)["lam"]._version
+            if version > self._first_versions.setdefault(name, version):
+                self._told = True
+                warnings.warn(
+                    f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
+                    "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
+                    "after each optimizer step.",
+                    stacklevel=2,
+                )
+
+
+def install(model: nn.Module) -> None:
+    """Hook the base model, once however many adapters it gets."""
+    if not hasattr(model, _ATTRIBUTE):
+        hook = TrainingHook()
+        hook.handle = model.register_forward_hook(hook, with_kwargs=True)
+        setattr(model, _ATTRIBUTE, hook)
+
+
+def remove(model: nn.Module) -> None:
+    """Leave the base model as it was before `install`."""
+    hook = installed(model)
+    if hook is not None and hook.handle is not None:
+        hook.handle.remove()
+        delattr(model, _ATTRIBUTE)
+
+
+def installed(model: nn.Module) -> TrainingHook | None:
+    """Return the hook of a base model, or of the base model inside a PEFT model."""
+    hooks = (module.__dict__.get(_ATTRIBUTE) for module in model.modules())
+    return next((hook for hook in hooks if hook is not None), None)
+
+
+def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
+    """Return the active, enabled adapters that have a trainable parameter."""
+    configs = getattr(model, "peft_config", {})
+    return [
+        (name, config)
+        for name, config in configs.items()
+        if isinstance(config, Lora2Config)
+        and (layer := next(iter(adapted_layers(model, name).values()), None)) is not None
+        and name in layer.active_adapters
+        and not layer.disable_adapters
+        and layer.parameters_of(name)["v"].requires_grad
+    ]
+
+
+def weighted_penalty(model: nn.Module) -> Tensor | None:
+    """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none."""
+    terms = [
+        config.orth_reg_weight * orthogonality_penalty(model, name, config)
+        for name, config in trained_adapters(model)
+        if config.orthogonality == "penalty" and config.orth_reg_weight
+    ]
+    return torch.stack(terms).sum() if terms else None
+
+
+def share_of_optimizer_batch(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:
+    """Return the part of the optimizer's batch that this micro-batch is, as its loss counts it.
+
+    transformers' Trainer hands a causal LM the number of labels of the whole optimizer batch and
+    sums the losses of its micro-batches. The penalty must enter that sum once, not once each. A
+    classifier gets the number too but returns a plain mean, and the penalty stays in proportion.
+    """
+    whole = kwargs.get("num_items_in_batch")
+    labels = kwargs.get("shift_labels", kwargs.get("labels"))
+    if whole is None or labels is None or not _is_causal_lm(model):
+        return 1.0
+    if "shift_labels" not in kwargs:
+        # The first token of a row is never predicted.
+        labels = labels[..., 1:]
+    return (labels != -100).sum() / whole
+
+
+def _is_causal_lm(model: nn.Module) -> bool:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss

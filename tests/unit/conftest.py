@@ -1,0 +1,23 @@
+"""Fixtures of the command line's tests."""
+
+from pathlib import Path
+
+import pytest
+from command_line import lora2, save_tiny_model, small_options
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny pretrained model."""
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; do not write into it."""
+    folder = tmp_path_factory.mktemp("runs") / "agreement"
+    code = lora2(
+        "train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options(baseline="head")
+    )
+    assert code == 0
+    return folder

@@ -1,0 +1,147 @@
+"""What a user may get wrong: one sentence, exit code 2, and nothing half-written."""
+
+from pathlib import Path
+
+import pytest
+from command_line import refused, save_tiny_model, save_tokenizer, small_options
+
+GOOD = "text,label\n" + "".join(f"the table is here {i},{'ab'[i % 2]}\n" for i in range(12))
+
+# Name: content of the user's file, more options, what the sentence names.
+BAD_DATA = {
+    "empty file": ("", [], "is empty"),
+    "header alone": ("text,label\n", [], "mine.csv"),
+    "missing text column": (GOOD, ["--text_columns=review"], "'review'"),
+    "missing label column": (GOOD, ["--label_column=stars"], "'stars'"),
+    "labels that are no numbers": (GOOD, ["--kind=regression"], "'a'"),
+    "labels that are fractions": (
+        "text,label\nhere,0.5\nthere,0.25\naway,1.5\n",
+        [],
+        "kind=regression",
+    ),
+    "one label": ("text,label\nhere,a\nthere,a\naway,a\n", [], "single value"),
+    "texts all null": ("text,label\n,a\n,b\n,a\n", [], "'text'"),
+    "no such kind of file": (GOOD, ["--validation_file=mine.xlsx"], "mine.xlsx"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(case, tiny_model, tmp_path, capsys):
+    content, more, named = BAD_DATA[case]
+    file = tmp_path / "mine.csv"
+    file.write_text(content)
+    folder = tmp_path / "run"
+    said = refused(
+        capsys,
+        "train",
+        f"--model={tiny_model}",
+        f"--train_file={file}",
+        f"--output_dir={folder}",
+        *small_options(),
+        *more,
+    )
+    assert named in said
+    assert not folder.exists()
+
+
+def no_folder(path: Path) -> None:
+    pass
+
+
+def no_config(path: Path) -> None:
+    path.mkdir()
+    save_tokenizer(path)
+
+
+def config_is_no_json(path: Path) -> None:
+    save_tiny_model(path)
+    (path / "config.json").write_text("{")
+
+
+def unknown_architecture(path: Path) -> None:
+    save_tiny_model(path)
+    (path / "config.json").write_text('{"model_type": "abacus"}')
+
+
+def weights_cut_short(path: Path) -> None:
+    save_tiny_model(path)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def no_weights(path: Path) -> None:
+    save_tiny_model(path)
+    (path / "model.safetensors").unlink()
+
+
+def no_tokenizer(path: Path) -> None:
+    save_tiny_model(path)
+    (path / "tokenizer.json").unlink()
+    (path / "tokenizer_config.json").unlink()
+
+
+def weights_of_another_size(path: Path) -> None:
+    save_tiny_model(path, hidden=32)
+    weights = (path / "model.safetensors").read_bytes()
+    save_tiny_model(path)
+    (path / "model.safetensors").write_bytes(weights)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        no_folder,
+        no_config,
+        config_is_no_json,
+        unknown_architecture,
+        weights_cut_short,
+        no_weights,
+        no_tokenizer,
+        weights_of_another_size,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_model_that_is_none(make, tmp_path, capsys):
+    model = tmp_path / "model"
+    make(model)
+    folder = tmp_path / "run"
+    command = ("train", f"--model={model}", f"--output_dir={folder}", *small_options())
+    assert refused(capsys, *command).startswith("lora2: model: ")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"target_r": 9}, "target_r=9"),
+        ({"tinit": 5, "tfinal": 5}, "tinit=5"),
+        ({"max_length": 500}, "max_length"),
+        ({"target_modules": "nothing"}, "nothing"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options(**changed))
+    assert named in refused(capsys, *command)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "merge"])
+@pytest.mark.parametrize("sizes", [{"hidden": 32}, {"layers": 3}, {"layers": 1}], ids=str)
+def test_adapter_of_another_base_model(command, sizes, finished_run, tmp_path, capsys):
+    model = save_tiny_model(tmp_path / "other", **sizes)
+    more = {"predict": ["--text=here"], "merge": [f"--output={tmp_path / 'merged'}"]}
+    said = refused(capsys, command, finished_run, f"--model={model}", *more.get(command, []))
+    assert "another base model" in said
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "inspect"])
+def test_folder_that_is_no_run(command, tmp_path, capsys):
+    more = ["--text=here"] if command == "predict" else []
+    assert "no run of lora2" in refused(capsys, command, tmp_path, *more)
+    assert not list(tmp_path.iterdir())

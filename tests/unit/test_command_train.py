@@ -1,0 +1,383 @@
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from command_line import lora2, refused, save_tiny_model, small_options
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from lora2.commands.parser import TrainParser
+from lora2.commands.train import resolve
+from lora2.training import run as run_module
+from lora2.training.records import read_lines
+from lora2.training.run import RunTrainer, prepare
+
+STEPS = 8
+
+
+def train(model: Path, folder: Path, *more: str, **changed: object) -> int:
+    return lora2(
+        "train", f"--model={model}", f"--output_dir={folder}", *small_options(**changed), *more
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C in the middle of the step after `step`."""
+    original = RunTrainer.training_step
+
+    def training_step(self, *arguments, **named):
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(RunTrainer, "training_step", training_step)
+
+
+# What a run leaves behind
+
+
+def test_run_folder_holds_the_resolved_config(finished_run):
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert config["task"] == "agreement"
+    assert config["k"] == 2
+    assert config["lora_alpha"] == 16.0
+    assert config["seed"] == 0
+    # It is a file for --config.
+    assert TrainParser().given_by_file(finished_run / "config.yaml") == config
+
+
+def test_run_folder_holds_one_line_per_evaluation(finished_run):
+    records = read_lines(finished_run / "metrics.jsonl")
+    assert [record["step"] for record in records] == [STEPS // 2, STEPS]
+    for record in records:
+        assert {"epoch", "accuracy", "validation_loss", "train_loss", "task_loss"} <= set(record)
+    # Two layers of six matrices, from four singular values each to two on average.
+    assert records[-1]["budget"] == records[-1]["kept_singular_values"] == 24
+
+
+def test_run_folder_holds_one_line_per_training_log(finished_run):
+    logs = read_lines(finished_run / "log.jsonl")
+    assert [log["step"] for log in logs] == list(range(1, STEPS + 1))
+    # 24 + 24 (1 − (t − 1)/4)³ after step 1, until three steps before the end.
+    assert [log["budget"] for log in logs] == [48, 34, 27, 24, 24, 24, 24, 24]
+
+
+def test_summary_names_best_last_sizes_and_kept_values(finished_run):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    records = read_lines(finished_run / "metrics.jsonl")
+    assert summary["last"] == records[-1]
+    assert summary["best"]["accuracy"] == max(record["accuracy"] for record in records)
+    assert summary["steps"] == STEPS
+    assert summary["seed"] == 0
+    assert summary["trainable_parameters"]["head"] == 16 * 2 + 2
+    assert sum(summary["kept_singular_values"].values()) == 24
+    assert "encoder.layer.0.attention.self.query" in "".join(summary["kept_singular_values"])
+    assert summary["versions"]["torch"] == torch.__version__
+    assert set(summary["baseline"]) == {"parameters", "best", "last"}
+
+
+def test_saved_adapter_is_compact_and_knows_the_labels(finished_run):
+    sizes = [len(t) for name, t in weights(finished_run).items() if name.endswith("lambda")]
+    assert sum(sizes) == 24
+    config = AutoConfig.from_pretrained(finished_run / "adapter")
+    assert config.id2label == {0: "unacceptable", 1: "acceptable"}
+    assert (finished_run / "adapter" / "tokenizer.json").is_file()
+
+
+def test_environment_names_versions_and_seed(finished_run):
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert {"python", "lora2", "torch", "transformers", "peft"} <= set(environment["versions"])
+
+
+def test_the_same_seed_gives_the_same_adapter(tiny_model, finished_run, tmp_path):
+    # Without the baseline: training the head alone first must not move the run's random numbers.
+    assert train(tiny_model, tmp_path / "again") == 0
+    ours, theirs = weights(tmp_path / "again"), weights(finished_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_steps_are_counted_as_the_trainer_counts_them(tiny_model, tmp_path):
+    for changed in (
+        {"gradient_accumulation_steps": 3},
+        {"train_sentences": 30, "num_train_epochs": 1.5},
+        {"per_device_train_batch_size": 5, "dataloader_drop_last": True},
+    ):
+        options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}"]
+        options += small_options(tinit=0, tfinal=0, eval_strategy="no", save_strategy="no", **changed)
+        prepared = prepare(resolve(TrainParser(), options))
+        prepared.trainer.train()
+        assert prepared.trainer.state.max_steps == prepared.steps
+
+
+# Methods
+
+
+@pytest.mark.parametrize(("method", "adapter"), [("lora", 2 * (4 * 64 + 2 * 96)), ("head", 0)])
+def test_methods_for_comparison(method, adapter, tiny_model, tmp_path, capsys):
+    folder = tmp_path / method
+    assert train(tiny_model, folder, method=method) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    # LoRA of rank 2 on the same six matrices: 2 (d_in + d_out) each.
+    assert summary["trainable_parameters"] == {"adapter": adapter, "head": 34}
+    assert summary["kept_singular_values"] == {}
+    assert lora2("evaluate", folder) == 0
+    assert f"{summary['last']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_modules_without_pretrained_weights_are_trained(tmp_path):
+    model = save_tiny_model(tmp_path / "model")
+    state = load_file(model / "model.safetensors")
+    from safetensors.torch import save_file
+
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
+    save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
+    assert train(model, tmp_path / "run") == 0
+    saved = weights(tmp_path / "run")
+    assert any("pooler.dense" in name for name in saved)
+    assert any("classifier" in name for name in saved)
+
+
+def test_regression_on_own_data(tiny_model, tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    rows = [f"the table is near {'a ' * (i % 5)},the doctor,{i % 5}" for i in range(40)]
+    file.write_text("sentence1,sentence2,label\n" + "\n".join(rows) + "\n")
+    folder = tmp_path / "run"
+    assert train(tiny_model, folder, f"--train_file={file}", "--kind=regression") == 0
+    record = read_lines(folder / "metrics.jsonl")[-1]
+    assert {"pearson", "spearman"} <= set(record)
+    capsys.readouterr()
+    assert lora2("predict", folder, "--text=a table", "--text_pair=a doctor") == 0
+    assert isinstance(json.loads(capsys.readouterr().out)["value"], float)
+
+
+def test_both_validation_sets_of_mnli_are_recorded(tiny_model, tmp_path):
+    data = tmp_path / "MNLI"
+    data.mkdir()
+    names = ("entailment", "neutral", "contradiction")
+    rows = [f"the table is here\ta table is near\t{names[i % 3]}" for i in range(32)]
+    text = "sentence1\tsentence2\tgold_label\n" + "\n".join(rows) + "\n"
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (data / f"{name}.tsv").write_text(text)
+    folder = tmp_path / "run"
+    assert train(tiny_model, folder, "--task=mnli", f"--data_dir={tmp_path}") == 0
+    records = read_lines(folder / "metrics.jsonl")
+    assert len(records) == 2
+    assert {"matched_accuracy", "mismatched_accuracy", "matched_validation_loss"} <= set(records[0])
+    assert json.loads((folder / "summary.json").read_text())["main_metric"] == "matched_accuracy"
+    assert lora2("evaluate", folder) == 0
+
+
+def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tmp_path):
+    model = save_tiny_model(tmp_path / "model", dropout=0.0)
+    gradients = []
+    for batch, accumulated in ((32, 1), (8, 4)):
+        options = small_options(
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulated,
+            max_steps=1,
+            tinit=0,
+            tfinal=0,
+            target_r="none",
+            max_grad_norm=0,
+            orthogonality="penalty",
+            save_strategy="no",
+            init_weights=False,
+        )
+        arguments = [f"--model={model}", f"--output_dir={tmp_path / 'run'}", *options]
+        prepared = prepare(resolve(TrainParser(), arguments))
+        optimizer_step_gradients: dict[str, torch.Tensor] = {}
+
+        class Keep(run_module.TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+                for name, parameter in model.named_parameters():
+                    if parameter.grad is not None:
+                        self.gradients[name] = parameter.grad.clone()
+
+        keep = Keep()
+        keep.gradients = optimizer_step_gradients
+        prepared.trainer.add_callback(keep)
+        prepared.trainer.train()
+        gradients.append(optimizer_step_gradients)
+    joint, accumulated = gradients
+    assert joint.keys() == accumulated.keys()
+    assert max(float(g.abs().max()) for g in joint.values()) > 1e-3
+    for name in joint:
+        torch.testing.assert_close(accumulated[name], joint[name], atol=1e-5, rtol=1e-5)
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_resumed_run_ends_as_the_uninterrupted_one(
+    step, tiny_model, finished_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"step {step} of {STEPS}" in said
+    assert f"lora2 train --output_dir {folder} --resume" in said
+    assert not (folder / "adapter").exists()
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    ours, theirs = weights(folder), weights(finished_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [r["accuracy"] for r in read_lines(folder / "metrics.jsonl")] == [
+        r["accuracy"] for r in read_lines(finished_run / "metrics.jsonl")
+    ]
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("adapter_model.safetensors", cut),
+        ("adapter_model.safetensors", Path.unlink),
+        ("optimizer.pt", cut),
+        ("scheduler.pt", Path.unlink),
+        ("rng_state.pth", Path.unlink),
+        ("trainer_state.json", Path.unlink),
+        ("trainer_state.json", cut),
+    ],
+)
+def test_checkpoint_cut_short_is_skipped(file, damage, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    damage(folder / "checkpoints" / "checkpoint-6" / file)
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Skipped: checkpoint-6 was cut short" in said
+    assert file in said
+    assert "Going on from checkpoint-5." in said
+    assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 5
+
+
+def test_resume_without_a_complete_checkpoint_starts_over(interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    shutil.rmtree(folder / "checkpoints")
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    assert "the beginning" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(tiny_model, tmp_path_factory):
+    """A run interrupted in step 7, with the checkpoints of steps 5 and 6."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(6, patch)
+        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
+    return folder
+
+
+# Folders that hold something
+
+
+def test_existing_run_is_not_touched(tiny_model, finished_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    command = ("train", f"--model={tiny_model}", f"--output_dir={finished_run}", *small_options())
+    assert "--overwrite" in refused(capsys, *command)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def test_foreign_folder_is_not_touched_even_with_overwrite(tiny_model, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("important")
+    command = ("train", f"--model={tiny_model}", f"--output_dir={tmp_path}", *small_options())
+    assert "no run of lora2" in refused(capsys, *command, "--overwrite")
+    assert (tmp_path / "thesis.tex").read_text() == "important"
+
+
+def test_overwrite_replaces_the_run(tiny_model, finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    assert train(tiny_model, folder, "--overwrite", num_train_epochs=1, tfinal=1) == 0
+    assert [record["step"] for record in read_lines(folder / "metrics.jsonl")] == [4]
+    # The baseline of the old run went with it.
+    assert not (folder / "baseline.json").exists()
+
+
+def test_bad_input_leaves_the_run_that_overwrite_would_replace(finished_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    command = ("train", f"--output_dir={folder}", "--overwrite", f"--model={tmp_path / 'none'}")
+    refused(capsys, *command)
+    assert (folder / "summary.json").is_file()
+
+
+def test_resume_with_another_config_is_refused(interrupted_run, capsys):
+    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", "--k=3")
+    assert "k: " in said
+    assert "started with 2, not 3" in said
+
+
+def test_resume_of_nothing_is_refused(tmp_path, capsys):
+    assert "no run" in refused(capsys, "train", f"--output_dir={tmp_path / 'x'}", "--resume")
+    assert not (tmp_path / "x").exists()
+
+
+def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
+    assert lora2("train", f"--output_dir={finished_run}", "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+# The disk is full
+
+
+def no_space(*arguments, **named):
+    raise OSError(errno.ENOSPC, "No space left on device", "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:668] PytorchStreamWriter failed writing"),
+    ],
+)
+def test_full_disk_in_a_checkpoint_is_one_sentence(
+    error, tiny_model, tmp_path, monkeypatch, capsys
+):
+    def fail(*arguments, **named):
+        raise error
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        assert "disk is full" in refused(
+            capsys, "train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options()
+        )
+    assert not (folder / "adapter").exists()
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+
+
+def test_full_disk_at_the_end_leaves_no_half_adapter(
+    tiny_model, finished_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PretrainedConfig.save_pretrained", no_space)
+        assert "disk is full" in refused(
+            capsys, "train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options()
+        )
+    assert not (folder / "adapter").exists()
+    assert not (folder / "summary.json").exists()
+    assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
+    # Nothing is lost: the last checkpoint holds the finished training.
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    ours, theirs = weights(folder), weights(finished_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,0 +1,228 @@
+"""Dtypes, autocast, gradient checkpointing and torch.compile."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from unit.models import (
+    ADAPTER_FORMS,
+    CONV2D,
+    EMBEDDING,
+    KIND_IDS,
+    KINDS,
+    LINEAR,
+    Kind,
+    bert_batch,
+    disturb,
+    layers_of,
+    tiny_bert,
+    tiny_llama,
+)
+
+from lora2 import Lora2Config
+
+# How dynamo (torch 2.13) traces any autograd.Function.
+dynamo = pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"
+)
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def half_inputs(kind: Kind, dtype: torch.dtype, batch: int = 1) -> Tensor:
+    x = torch.cat([kind.inputs()] * batch)
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+class FloatProducts(TorchDispatchMode):
+    """Records every float32 tensor that an operation gives and that is as long as the batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.float32:
+            if result.ndim and result.shape[0] % self.batch == 0 and result.numel():
+                self.found.append(f"{func} {tuple(result.shape)}")
+        return result
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@every_kind
+def test_half_precision_base_keeps_its_dtype_and_factors_stay_in_float32(
+    kind: Kind, dtype: torch.dtype
+) -> None:
+    model = get_peft_model(kind.model().to(dtype), kind.config()).eval()
+    disturb(model)
+    x = half_inputs(kind, dtype)
+    assert model(x).dtype == dtype
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if "lora2_" in name else dtype), name
+    # Rounded once for the weights of the base, the factors and each product.
+    reference = get_peft_model(kind.model(), kind.config()).eval()
+    disturb(reference)
+    reference.load_state_dict(model.state_dict())
+    x32 = kind.inputs()
+    torch.testing.assert_close(model(x).float(), reference(x32), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("kind", [LINEAR, EMBEDDING, CONV2D], ids=lambda kind: kind.name)
+def test_activations_are_never_cast_up(kind: Kind, dtype: torch.dtype) -> None:
+    # 13 is no size of any factor.
+    x = torch.cat([half_inputs(kind, dtype)] * 5)[:13]
+    model = get_peft_model(kind.model().to(dtype), kind.config()).eval()
+    disturb(model)
+    for layer in layers_of(model).values():
+        layer_input = x
+        if kind is LINEAR:
+            layer_input = torch.randn(13, layer.matrix_shape()[1]).to(dtype)
+        with FloatProducts(batch=13) as products:
+            output = layer(layer_input)
+        assert output.dtype == dtype
+        assert products.found == []
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+@every_kind
+def test_autocast_gives_autocasts_dtype_and_float32_gradients(
+    kind: Kind, base: torch.dtype
+) -> None:
+    model = get_peft_model(kind.model().to(base), kind.config())
+    disturb(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(half_inputs(kind, base))
+        with model.disable_adapter():
+            plain = model(half_inputs(kind, base))
+    assert output.dtype == plain.dtype
+    output.float().square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.dtype == torch.float32, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_autocast_takes_the_thin_products_in_half_precision() -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config()).eval()
+    disturb(model)
+    layer = next(iter(layers_of(model).values()))
+    B, A = layer.factors("default")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        # The k × k algebra is not autocast.
+        assert all(torch.equal(f, g) for f, g in zip(layer.factors("default"), (B, A), strict=True))
+        assert layer.adapter_output(LINEAR.inputs(), "default").dtype == torch.bfloat16
+
+
+def test_model_cast_to_half_with_its_adapter_still_works() -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config()).eval()
+    disturb(model)
+    expected = model(LINEAR.inputs())
+    model.to(torch.bfloat16)
+    output = model(LINEAR.inputs().bfloat16())
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("form", ADAPTER_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_in_this_dtype_reduces_the_loss(dtype: torch.dtype, form: str) -> None:
+    config = Lora2Config(**({"task_type": "SEQ_CLS", "k": 3} | ADAPTER_FORMS[form]))
+    model = get_peft_model(tiny_bert().to(dtype), config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    losses = []
+    for _ in range(40):
+        loss = model(**bert_batch(8)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+# Gradient checkpointing
+
+
+@contextmanager
+def gradient_checkpointing(model: Any, use_reentrant: bool) -> Iterator[None]:
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+        model.disable_input_require_grads()
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("orthogonality", ["exact", "penalty", "none"])
+@pytest.mark.parametrize("make", [tiny_bert, tiny_llama])
+def test_gradient_checkpointing_gives_the_same_gradients(
+    make: Any, orthogonality: str, use_reentrant: bool
+) -> None:
+    model = get_peft_model(
+        make(), Lora2Config(k=3, init_r=4, orthogonality=orthogonality, lora_dropout=0.1)
+    ).train()
+    disturb(model)
+    batch = bert_batch()
+    if make is tiny_llama:
+        batch["labels"] = batch["input_ids"]
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        torch.manual_seed(3)
+        model(**batch).loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    expected = gradients()
+    with gradient_checkpointing(model.base_model.model, use_reentrant):
+        assert model.base_model.model.is_gradient_checkpointing
+        actual = gradients()
+    assert expected.keys() == actual.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+# torch.compile
+
+
+@dynamo
+@pytest.mark.parametrize("form", ["exact", "penalty", "k_is_one"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("kind", [LINEAR, EMBEDDING, CONV2D], ids=lambda kind: kind.name)
+def test_compiled_layer_gives_the_same_output_and_gradients(
+    kind: Kind, backend: str, form: str
+) -> None:
+    torch._dynamo.reset()
+    model = get_peft_model(kind.model(), kind.config(form))
+    disturb(model)
+    layer = next(iter(layers_of(model).values()))
+    x = kind.inputs()
+    factors = list(layer.parameters_of("default").values())
+    expected = layer(x)
+    expected_gradients = torch.autograd.grad(expected.square().sum(), factors)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)(x)
+    torch.testing.assert_close(compiled, expected)
+    gradients = torch.autograd.grad(compiled.square().sum(), factors)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
+
+
+@dynamo
+@pytest.mark.parametrize("form", ["exact", "penalty"])
+def test_compiled_model_trains(form: str) -> None:
+    torch._dynamo.reset()
+    model = get_peft_model(LINEAR.model(), LINEAR.config(form)).train()
+    compiled = torch.compile(model, backend="aot_eager")
+    x = LINEAR.inputs()
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
