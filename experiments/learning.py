@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=1, help="k of LoRA², r of LoRA")
     parser.add_argument("--r", type=int, default=8, help="initial singular values of LoRA²")
     parser.add_argument("--target_r", type=float, help="prune to this average")
-    parser.add_argument("--alpha", type=float, default=16)
+    parser.add_argument("--alpha", type=float, default=8, help="scaling is alpha/k (LoRA: alpha/r)")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)

@@ -41,9 +41,7 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def save_tiny_model(
-    folder: Path, hidden: int = 16, layers: int = 2, dropout: float = 0.1
-) -> Path:
+def save_tiny_model(folder: Path, hidden: int = 16, layers: int = 2, dropout: float = 0.1) -> Path:
     """Save a random BERT encoder without a head, as pretrained encoders come."""
     torch.manual_seed(0)
     config = BertConfig(

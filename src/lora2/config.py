@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -58,10 +57,10 @@ class Lora2Config(PeftConfig):
         default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
     )
     lora_alpha: float = field(
-        default=16.0,
+        default=8.0,
         metadata={
-            "help": "Scale of the change: the scaling is lora_alpha / sqrt(k), and lora_alpha / "
-            "init_r in the paper's form (orthogonality='penalty')."
+            "help": "Scale of the change: the scaling is lora_alpha / k, as LoRA's for rank k, and "
+            "lora_alpha / init_r in the paper's form (orthogonality='penalty')."
         },
     )
     lora_dropout: float = field(
@@ -195,12 +194,12 @@ class Lora2Config(PeftConfig):
     def scaling(self, k: int, r: int) -> float:
         """Factor of Δ for a matrix of outer width k and r initial singular values.
 
-        α/√k keeps the size of a step of Δ the same for every k (as rank-stabilised LoRA does);
-        the paper's form has α/r, with r the initial number, never rescaled.
+        α/k is LoRA's rule, for Δ is a LoRA of rank k; with it one learning rate serves k = 1 and
+        k = 8 (docs/learning.md). The paper's form has α/r, r the initial number, never rescaled.
         """
         if self.orthogonality == "penalty":
             return self.lora_alpha / r
-        return self.lora_alpha / math.sqrt(k)
+        return self.lora_alpha / k
 
     def _check_sizes(self) -> None:
         patterns = {"k_pattern": self.k_pattern, "rank_pattern": self.rank_pattern}
@@ -245,7 +244,7 @@ class Lora2Config(PeftConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1).")
         if self.lora_alpha <= 0:
-            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 16 is the default.")
+            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 8 is the default.")
         if self.orth_reg_weight < 0:
             raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
         if self.init_std <= 0:

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from lora2.allocator import RankAllocator
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.numerics import NumericalError, check_finite
+from lora2.numerics import GradientWatch, NumericalError, check_finite
 from lora2.penalty import adapted_layers
 from lora2.saving import compact_adapter
 from lora2.training_hook import installed
@@ -35,6 +35,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.allocators: dict[str, RankAllocator] = {}
+        self._watches: list[GradientWatch] = []
         # Allocator states as base64 of safetensors, by adapter: JSON-ready, nothing is unpickled.
         self.saved_allocators: dict[str, str] = {}
 
@@ -73,6 +74,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         }
         if state.global_step > 0:
             self._restore(state)
+        self._watches = [GradientWatch(model, name) for name in configs]
 
     def on_pre_optimizer_step(
         self,
@@ -85,6 +87,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """Stop before a gradient that is NaN or infinite can reach the weights."""
         # float16's loss scaler expects overflows and skips those steps by itself.
         if model is not None and not args.fp16:
+            for watch in self._watches:
+                watch.check()
             for name in self.allocators:
                 check_finite(model, name)
 
@@ -138,6 +142,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Drop what was pruned, once the schedule is over."""
+        for watch in self._watches:
+            watch.remove()
         if model is None:
             return
         for name, allocator in self.allocators.items():

@@ -29,7 +29,7 @@ class TrainingHook:
         self._total: Tensor | float = 0.0
         self._count = 0
         self._told = False
-        self._first_versions: dict[str, int] = {}
+        self._first_values: dict[str, Tensor] = {}
 
     def __call__(
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
@@ -63,9 +63,8 @@ class TrainingHook:
             ranks = [len(layer.parameters_of(name)["lam"]) for layer in layers]
             if name in layers[0].lora2_allocated or sum(ranks) <= config.target_budget(ranks):
                 continue
-            # An optimizer writes into the tensor, which raises its version.
-            version = layers[0].parameters_of(name)["lam"]._version
-            if version > self._first_versions.setdefault(name, version):
+            values = layers[0].parameters_of(name)["lam"].detach()
+            if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
                 self._told = True
                 warnings.warn(
                     f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from command_line import lora2, save_tiny_model, small_options
 
 

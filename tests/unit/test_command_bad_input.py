@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from command_line import refused, save_tiny_model, save_tokenizer, small_options
 
 GOOD = "text,label\n" + "".join(f"the table is here {i},{'ab'[i % 2]}\n" for i in range(12))
@@ -125,7 +126,12 @@ def test_model_that_is_none(make, tmp_path, capsys):
 )
 def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, capsys):
     folder = tmp_path / "run"
-    command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options(**changed))
+    command = (
+        "train",
+        f"--model={tiny_model}",
+        f"--output_dir={folder}",
+        *small_options(**changed),
+    )
     assert named in refused(capsys, *command)
     assert not folder.exists()
 

@@ -2,9 +2,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from command_line import lora2, refused
 from peft.config import PeftConfig
 
+from command_line import lora2, refused
 from lora2 import Lora2Config, UserError
 from lora2.commands.main import COMMANDS
 from lora2.commands.parser import TrainParser

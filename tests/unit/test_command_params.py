@@ -1,4 +1,5 @@
 import pytest
+
 from command_line import lora2, refused
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import lora2, refused, save_tiny_model, small_options
-from safetensors.torch import load_file
-from transformers import AutoConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, TrainerCallback
 
+from command_line import lora2, refused, save_tiny_model, small_options
+from lora2 import Lora2Config
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training import run as run_module
+from lora2.training.prepare import RunTrainer, prepare
 from lora2.training.records import read_lines
-from lora2.training.run import RunTrainer, prepare
 
 STEPS = 8
 
@@ -48,7 +48,7 @@ def test_run_folder_holds_the_resolved_config(finished_run):
     config = yaml.safe_load((finished_run / "config.yaml").read_text())
     assert config["task"] == "agreement"
     assert config["k"] == 2
-    assert config["lora_alpha"] == 16.0
+    assert config["lora_alpha"] == Lora2Config().lora_alpha
     assert config["seed"] == 0
     # It is a file for --config.
     assert TrainParser().given_by_file(finished_run / "config.yaml") == config
@@ -112,7 +112,8 @@ def test_steps_are_counted_as_the_trainer_counts_them(tiny_model, tmp_path):
         {"per_device_train_batch_size": 5, "dataloader_drop_last": True},
     ):
         options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}"]
-        options += small_options(tinit=0, tfinal=0, eval_strategy="no", save_strategy="no", **changed)
+        options += small_options(tinit=0, tfinal=0, **changed)
+        options += ["--eval_strategy=no", "--save_strategy=no"]
         prepared = prepare(resolve(TrainParser(), options))
         prepared.trainer.train()
         assert prepared.trainer.state.max_steps == prepared.steps
@@ -136,8 +137,6 @@ def test_methods_for_comparison(method, adapter, tiny_model, tmp_path, capsys):
 def test_modules_without_pretrained_weights_are_trained(tmp_path):
     model = save_tiny_model(tmp_path / "model")
     state = load_file(model / "model.safetensors")
-    from safetensors.torch import save_file
-
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
     save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
     assert train(model, tmp_path / "run") == 0
@@ -176,40 +175,44 @@ def test_both_validation_sets_of_mnli_are_recorded(tiny_model, tmp_path):
     assert lora2("evaluate", folder) == 0
 
 
+class KeepGradients(TrainerCallback):
+    def __init__(self):
+        self.gradients = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self.gradients[name] = parameter.grad.clone()
+
+
+def first_gradients(model: Path, folder: Path, batch: int, accumulated: int):
+    options = small_options(
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulated,
+        max_steps=1,
+        tinit=0,
+        tfinal=0,
+        target_r="none",
+        max_grad_norm=0,
+        orthogonality="penalty",
+        save_strategy="no",
+        init_weights=False,
+    )
+    arguments = [f"--model={model}", f"--output_dir={folder}", *options]
+    trainer = prepare(resolve(TrainParser(), arguments)).trainer
+    keep = KeepGradients()
+    trainer.add_callback(keep)
+    trainer.train()
+    return keep.gradients
+
+
 def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tmp_path):
     model = save_tiny_model(tmp_path / "model", dropout=0.0)
-    gradients = []
-    for batch, accumulated in ((32, 1), (8, 4)):
-        options = small_options(
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulated,
-            max_steps=1,
-            tinit=0,
-            tfinal=0,
-            target_r="none",
-            max_grad_norm=0,
-            orthogonality="penalty",
-            save_strategy="no",
-            init_weights=False,
-        )
-        arguments = [f"--model={model}", f"--output_dir={tmp_path / 'run'}", *options]
-        prepared = prepare(resolve(TrainParser(), arguments))
-        optimizer_step_gradients: dict[str, torch.Tensor] = {}
-
-        class Keep(run_module.TrainerCallback):
-            def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-                for name, parameter in model.named_parameters():
-                    if parameter.grad is not None:
-                        self.gradients[name] = parameter.grad.clone()
-
-        keep = Keep()
-        keep.gradients = optimizer_step_gradients
-        prepared.trainer.add_callback(keep)
-        prepared.trainer.train()
-        gradients.append(optimizer_step_gradients)
-    joint, accumulated = gradients
+    joint, accumulated = (
+        first_gradients(model, tmp_path / "run", batch, steps) for batch, steps in ((32, 1), (8, 4))
+    )
     assert joint.keys() == accumulated.keys()
-    assert max(float(g.abs().max()) for g in joint.values()) > 1e-3
+    assert max(float(gradient.abs().max()) for gradient in joint.values()) > 1e-3
     for name in joint:
         torch.testing.assert_close(accumulated[name], joint[name], atol=1e-5, rtol=1e-5)
 
@@ -346,7 +349,7 @@ def no_space(*arguments, **named):
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:668] PytorchStreamWriter failed writing"),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"),
     ],
 )
 def test_full_disk_in_a_checkpoint_is_one_sentence(

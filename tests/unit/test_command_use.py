@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from command_line import lora2, refused
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from command_line import lora2, refused
 from lora2.training.saved_run import load_saved_run
 
 

@@ -73,12 +73,15 @@ def test_budget_is_the_exact_fraction_rounded_down_at_every_step(kind: str, inte
             assert _budget(schedule, step) == expected, (schedule, step)
 
 
-def test_large_schedules_lose_nothing_to_rounding() -> None:
-    """Where 1 - progress is a whole number of tenths, the exact budget is a whole number too."""
-    schedule = Schedule("", "cubic", 1_200_000, 100_000, 100_000, 3_000_000, 2_000_000, {})
-    for tenth in range(11):
-        expected = 2_000_000 + 1_000 * (10 - tenth) ** 3
-        assert _budget(schedule, 100_000 + 100_000 * tenth) == expected
+@pytest.mark.parametrize(("unit", "target"), [(1, 0), (1, 3), (1_000, 2_000_000)])
+def test_exact_budgets_lose_nothing_to_rounding(unit: int, target: int) -> None:
+    """At whole tenths of the way 1000 u^3 is whole; in floats 1000 * 0.7^3 falls short of 343."""
+    warmup, tenth = 100_000, 100_000
+    total = warmup + 10 * tenth + 100_000
+    schedule = Schedule("", "cubic", total, warmup, 100_000, target + 1_000 * unit, target, {})
+    for passed in range(11):
+        expected = target + unit * (10 - passed) ** 3
+        assert _budget(schedule, warmup + tenth * passed) == expected
 
 
 @pytest.mark.parametrize("kind", ["cubic", "linear", "constant"])

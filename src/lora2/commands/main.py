@@ -76,7 +76,7 @@ def _help() -> str:
 
 
 def as_sentence(error: Exception) -> str | None:
-    """Return an error of the user or of the machine in one sentence, None if it is a fault of ours."""
+    """Return an error of user or machine in one sentence, None if it is a fault of ours."""
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 

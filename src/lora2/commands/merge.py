@@ -18,7 +18,11 @@ from lora2.training.run_folder import new_folder
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 # Any texts would do: what is compared is two forms of one model.
-_SAMPLES = ("The keys to the cabinet are here.", "A model.", "Nobody knows what 1 + 1 makes, do they?")
+_SAMPLES = (
+    "The keys to the cabinet are here.",
+    "A model.",
+    "Nobody knows what 1 + 1 makes, do they?",
+)
 
 # Largest difference between merged and adapted logits, relative to the largest logit: a merged
 # weight is rounded once to its dtype.

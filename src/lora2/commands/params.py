@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from lora2.commands.parser import OptionParser
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.training.adapters import count_parameters
+from lora2.training.adapters import count_parameters, wrap
 from lora2.training.architectures import ARCHITECTURES, MATRIX_NAMES
 from lora2.training.models import load_config
 
@@ -37,11 +36,7 @@ def count(config: PretrainedConfig, targets: Any, k: int, r: int) -> int:
     adapter = Lora2Config(k=k, init_r=r, target_modules=targets)
     # Tensors on the meta device have a shape and no memory.
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
-        try:
-            adapted = get_peft_model(model, adapter)
-        except ValueError as error:
-            raise UserError(f"target_modules: {' '.join(str(error).split())}") from error
+        adapted = wrap(AutoModel.from_config(config), adapter)
     return count_parameters(adapted)["adapter"]
 
 

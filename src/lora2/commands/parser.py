@@ -60,7 +60,7 @@ class OptionParser(argparse.ArgumentParser):
         return f"{name} is not an {kind} of `{self.prog}`{hint}"
 
 
-class TrainParser(OptionParser, HfArgumentParser):  # type: ignore[misc]
+class TrainParser(OptionParser, HfArgumentParser):
     """Options of all groups, generated from their dataclasses."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ def _read_mapping(text: str) -> Any:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
-    raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as {{\"query\": 4}}")
+    raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:

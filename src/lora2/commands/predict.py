@@ -24,7 +24,9 @@ def execute(arguments: Sequence[str]) -> int:
     if (options.text is None) == (options.file is None):
         raise UserError("predict: give either --text or --file, and not both.")
     if options.output is not None and not options.output.parent.is_dir():
-        raise UserError(f"output: the folder {options.output.parent} does not exist; make it first.")
+        raise UserError(
+            f"output: the folder {options.output.parent} does not exist; make it first."
+        )
     run = load_saved_run(options.run, options.model)
     dataset = _texts(run, options)
     predictions = predict(run, dataset, options.batch_size)

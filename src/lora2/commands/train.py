@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from rich.console import Console
-from transformers import TrainerCallback
 
 from lora2.commands.parser import TrainParser
 from lora2.errors import UserError
 from lora2.files import write_json_atomically
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
-from lora2.training.arguments import DataArguments, RunSettings, task_of_recipe
+from lora2.training.arguments import RunSettings, task_of_recipe
 from lora2.training.checkpoints import newest_complete
+from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
-from lora2.training.run import (
-    PreparedRun,
-    prepare,
-    run,
-    start_folder,
-    train_head_alone,
-    write_environment,
-)
+from lora2.training.run import run, start_folder, train_head_alone, write_environment
 from lora2.training.run_folder import RunFolder
 
 # How a run starts, as against what it is.
@@ -44,7 +37,7 @@ def execute(arguments: Sequence[str]) -> int:
             console.print(f"The run in {folder.path} is finished already.")
             console.print(summary_table(summary))
             return 0
-    else:
+    elif _is_first_process():
         folder.check_may_start(settings.run.overwrite)
     prepared = prepare(settings)
     console = Console(quiet=not prepared.trainer.is_world_process_zero())
@@ -54,11 +47,18 @@ def execute(arguments: Sequence[str]) -> int:
         write_environment(prepared)
     else:
         start_folder(prepared)
+    # The others look for checkpoints in the folder; the first may just be clearing it.
+    prepared.trainer.accelerator.wait_for_everyone()
     baseline = _baseline(prepared, console)
     summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
     console.print(summary_table(summary))
     console.print(f"Written to {folder.path} in {summary['seconds']:.0f} s.", highlight=False)
     return 0
+
+
+def _is_first_process() -> bool:
+    # The launcher's variable: the trainer, which could tell too, does not exist yet.
+    return os.environ.get("RANK", "0") == "0"
 
 
 def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:

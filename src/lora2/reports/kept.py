@@ -37,9 +37,7 @@ def read_kept(weights: Path) -> dict[str, int]:
     """Return the number of singular values that are not zero, by module; no model is needed."""
     with safe_open(weights, framework="pt") as file:
         return {
-            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): int(
-                (file.get_tensor(key) != 0).sum()
-            )
+            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): int((file.get_tensor(key) != 0).sum())
             for key in file.keys()  # noqa: SIM118 (not a dictionary)
             if key.endswith(_SUFFIX)
         }

@@ -20,10 +20,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora2.training.records import evaluation_records
 
 
-class ProgressWatch(TrainerCallback):  # type: ignore[misc]
+class ProgressWatch(TrainerCallback):
     """Moves the bar and prints a line whenever all validation sets have been evaluated."""
 
-    def __init__(self, progress: Progress, title: str, steps: int, metrics: tuple[str, ...]) -> None:
+    def __init__(
+        self, progress: Progress, title: str, steps: int, metrics: tuple[str, ...]
+    ) -> None:
         self._progress = progress
         self._bar = progress.add_task(title, total=steps, note="")
         self._title = title

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lora2.training.run import PreparedRun
+from lora2.training.prepare import PreparedRun
 
 METHOD_NAMES = {"lora2": "LoRA²", "lora": "LoRA", "head": "head alone"}
 
@@ -45,7 +45,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     baseline = summary["baseline"]
     if baseline is not None:
-        table.add_row("head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}")
+        table.add_row(
+            "head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}"
+        )
     table.add_row(
         METHOD_NAMES[summary["method"]],
         *_best_and_last(summary, metric),
@@ -69,7 +71,8 @@ def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[int | None]])
     table = Table(title="kept singular values", title_justify="left")
     table.add_column("layer", justify="right")
     for column in (*columns, "sum"):
-        table.add_column(column, justify="right")
+        # Long names, one part a line: a row then fits into a terminal.
+        table.add_column(column.replace(".", "\n"), justify="right")
     for layer, counts in rows.items():
         cells = ["" if count is None else str(count) for count in counts]
         table.add_row(layer, *cells, str(sum(count or 0 for count in counts)))

@@ -8,7 +8,9 @@ from typing import Any
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.config import PeftConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
+from transformers import PreTrainedModel
 
 from lora2.allocator import plan_budget
 from lora2.config import Lora2Config
@@ -36,21 +38,36 @@ def add_adapter(base: BaseModel, method: Method, options: dict[str, Any]) -> Pef
     Raises:
         UserError: options that cannot be meant, or no module of those names in the model.
     """
-    config = adapter_config(base, method, options)
+    return wrap(base.model, adapter_config(base, method, options))
+
+
+def wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Do what `get_peft_model` does, and say in one sentence what cannot be done.
+
+    Raises:
+        UserError: no module of those names in the model, or a config that does not suit it.
+    """
+    targets = config.target_modules
     try:
-        return get_peft_model(base.model, config)
+        return get_peft_model(model, config)
+    except UserError:
+        raise
+    except NoMatchingPeftModuleError as error:
+        shown = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+        raise UserError(
+            f"target_modules: no module of this model ({model.config.model_type}) is chosen by "
+            f"{shown or 'the defaults'}, in view of exclude_modules and layers_to_transform; write "
+            "names of its linear layers, or all-linear."
+        ) from error
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        # PEFT says which modules it did not find; only the form is mended here.
-        raise UserError(f"target_modules: {' '.join(str(error).split())}") from error
+        raise UserError(f"adapter: {' '.join(str(error).split())}") from error
 
 
 def adapter_config(base: BaseModel, method: Method, options: dict[str, Any]) -> PeftConfig:
     """Return the PEFT config of a method."""
     options = dict(options)
     saved = options.pop("modules_to_save", None) or modules_without_weights(base.new_modules)
-    common = {"task_type": TaskType.SEQ_CLS, "modules_to_save": list(saved) or None}
+    common: dict[str, Any] = {"task_type": TaskType.SEQ_CLS, "modules_to_save": list(saved) or None}
     # The checked config, for all methods: a mistake in an option is one whatever the method is.
     lora2 = Lora2Config(**common, **_one_word(options))
     if method == "lora2":

@@ -107,8 +107,8 @@ class RunArguments:
     method: Method = field(
         default="lora2",
         metadata={
-            "help": "lora2; for comparison also PEFT's lora (r = k, same target modules, lora_alpha "
-            "and lora_dropout), or head: a frozen encoder with a trained head."
+            "help": "lora2; for comparison also PEFT's lora (r = k, same target modules, "
+            "lora_alpha and lora_dropout), or head: a frozen encoder with a trained head."
         },
     )
     baseline: Baseline = field(
@@ -164,15 +164,42 @@ _ADAPTER_LEFT_OUT = frozenset(f.name for f in dataclasses.fields(PeftConfig)) | 
 
 # What lora2 decides itself, or what would break a run folder.
 _TRAINING_LEFT_OUT = frozenset(
-    """
-    output_dir resume_from_checkpoint do_train do_eval do_predict local_rank disable_tqdm
-    label_names remove_unused_columns prediction_loss_only batch_eval_metrics include_for_metrics
-    eval_do_concat_batches load_best_model_at_end metric_for_best_model greater_is_better
-    auto_find_batch_size save_only_model restore_callback_states_from_checkpoint ignore_data_skip
-    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
-    trackio_space_id trackio_bucket_id trackio_static_space_id parallelism_config
-    gradient_checkpointing gradient_checkpointing_kwargs use_cache
-    """.split()
+    {
+        "output_dir",
+        "resume_from_checkpoint",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "local_rank",
+        "disable_tqdm",
+        "label_names",
+        "remove_unused_columns",
+        "prediction_loss_only",
+        "batch_eval_metrics",
+        "include_for_metrics",
+        "eval_do_concat_batches",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
+        "auto_find_batch_size",
+        "save_only_model",
+        "restore_callback_states_from_checkpoint",
+        "ignore_data_skip",
+        "push_to_hub",
+        "hub_token",
+        "hub_private_repo",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_always_push",
+        "hub_revision",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "parallelism_config",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "use_cache",
+    }
 )
 
 AdapterArguments = _derived(

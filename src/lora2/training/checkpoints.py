@@ -30,7 +30,7 @@ def checkpoints_by_age(folder: Path) -> list[Path]:
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest complete checkpoint, and what is wrong with each newer one."""
-    faults = []
+    faults: list[str] = []
     for path in checkpoints_by_age(folder):
         fault = fault_of(path)
         if fault is None:

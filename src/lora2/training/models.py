@@ -80,6 +80,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     with _told(name):
         tokenizer = AutoTokenizer.from_pretrained(model_source(name))
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # transformers makes an empty tokenizer where it finds no file, and reads all as unknown.
+        raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
     if tokenizer.pad_token is None:
         # Decoders are trained without one; what stands at padded places is masked anyway.
         tokenizer.pad_token = tokenizer.eos_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lora2.data import TaskData, tokenize_dataset
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.models import load_base_model, load_tokenizer, model_source
+from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
 
 WEIGHTS = "adapter_model.safetensors"
@@ -45,9 +47,8 @@ class SavedRun:
         device = self.model.device
         parts = []
         for start in range(0, len(rows), batch_size):
-            columns = rows[start : start + batch_size]
-            columns.pop("labels", None)
-            batch = collate([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+            batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
+            batch.pop("labels", None)
             parts.append(self.model(**batch.to(device)).logits.float().cpu())
         return torch.cat(parts)
 
@@ -105,11 +106,14 @@ def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
     with safe_open(path / WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
     wrong = UserError(
-        f"model: the adapter in {path} is of another base model than {name}; give the model that it "
-        "was trained on."
+        f"model: the adapter in {path} is of another base model than {name}; give the model that "
+        "it was trained on."
     )
     try:
-        adapted = PeftModel.from_pretrained(model, path)
+        # PEFT warns of modules without weights; here that is an error, found below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(model, path)
     except (RuntimeError, ValueError) as error:
         # torch names every tensor of another size, PEFT the modules it did not find.
         raise wrong from error
@@ -120,8 +124,6 @@ def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
 
 def load_validation(run: SavedRun, data_dir: str | None) -> TaskData:
     """Load the data of a run again."""
-    from lora2.training.run import load_data
-
     if data_dir is not None:
         run.settings.data.data_dir = data_dir
     return load_data(run.settings)
