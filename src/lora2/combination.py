@@ -126,9 +126,7 @@ def _joint_heads(tuner: Lora2Model, adapters: list[str]) -> list[str] | None:
     return sorted(names) or None
 
 
-def _joint_sizes(
-    tuner: Lora2Model, adapters: list[str], limit: int | None
-) -> dict[str, int]:
+def _joint_sizes(tuner: Lora2Model, adapters: list[str], limit: int | None) -> dict[str, int]:
     """The sum's k by name of the module, for all modules that carry one of the adapters."""
     sizes: dict[str, int] = {}
     for adapter in adapters:
@@ -139,9 +137,7 @@ def _joint_sizes(
     return sizes
 
 
-def _fill(
-    layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str
-) -> None:
+def _fill(layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str) -> None:
     """Write the sum's singular value form, which is exact, into the new adapter."""
     pairs = [
         (weight * B, A)

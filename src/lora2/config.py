@@ -90,11 +90,11 @@ class Lora2Config(PeftConfig):
         default="cubic", metadata={"help": "How the budget falls between tinit and tfinal."}
     )
     tinit: float = field(
-        default=0.15,
+        default=0.3,
         metadata={"help": "Steps (or fraction) before the first singular value is pruned."},
     )
     tfinal: float = field(
-        default=0.5,
+        default=0.3,
         metadata={
             "help": "Steps (or fraction) at the end in which the kept set stays as it is: a "
             "duration, not a point in time."

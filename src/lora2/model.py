@@ -60,9 +60,21 @@ class Lora2Model(BaseTuner):
     ) -> None:
         training_hook.install(model)
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def unload(self) -> nn.Module:
+        """Return the base model as it was before any adapter."""
         training_hook.remove(self.model)
-        return super()._unload_and_optionally_merge(*args, **kwargs)
+        return super().unload()
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Return the base model with the adapters' change in its weights."""
+        merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+        training_hook.remove(self.model)
+        return merged
 
     def weighted_penalty(self) -> Tensor | None:
         """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.

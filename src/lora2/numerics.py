@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from lora2.layers.base import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
-
 _ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
 
 

@@ -1,8 +1,8 @@
 """What a saved adapter holds, and how one of another size is loaded.
 
 A finished adapter is saved compact: singular values that are exactly zero are left out with their
-column of u and row of 𝒰. The length of λ in the file is the module's number of singular values, and
-on loading a module takes the size that the file has; `rank_pattern` of the saved config says it too.
+column of u and row of 𝒰. The length of λ in the file is the module's number of singular values;
+on loading, a module takes the size that the file has. The saved config's `rank_pattern` has it too.
 """
 
 import torch
@@ -75,7 +75,7 @@ def pattern_for(sizes: dict[str, int], pattern: dict[str, int], default: int) ->
 
 
 def _looked_up(pattern: dict[str, int], name: str, default: int) -> int:
-    return pattern.get(get_pattern_key(pattern, name), default)
+    return pattern.get(get_pattern_key(list(pattern), name), default)
 
 
 def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:

@@ -31,16 +31,16 @@ class TrainingHook:
         self._told = False
         self._first_values: dict[str, Tensor] = {}
 
-    def __call__(
-        self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
-    ) -> Any:
+    def __call__(self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
         """Return the outputs; in training, with the penalty in their loss."""
         if not (model.training and torch.is_grad_enabled()):
             return outputs
         if not torch.compiler.is_compiling():
             self._warn_if_never_allocated(model)
         loss = getattr(outputs, "loss", None)
-        penalty = weighted_penalty(model) if loss is not None else None
+        if loss is None:
+            return outputs
+        penalty = weighted_penalty(model)
         if penalty is None:
             return outputs
         self.losses_are_summed = kwargs.get("num_items_in_batch") is not None

@@ -12,9 +12,9 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
-from unit.models import Examples, adapter_state, bert_batch, disturb, tiny_bert
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator
+from unit.models import Examples, adapter_state, bert_batch, disturb, tiny_bert
 
 STEPS = 8
 JOINT_BATCH = 8

@@ -117,7 +117,13 @@ class Kind:
 
     def config(self, form: str = "exact", **fields: Any) -> Lora2Config:
         """An adapter config for this model."""
-        defaults: dict[str, Any] = {"target_modules": self.target_modules, "k": 3, "init_r": 3}
+        defaults: dict[str, Any] = {
+            "target_modules": self.target_modules,
+            "k": 3,
+            "init_r": 3,
+            # Not the default, which is a matter of learning: large enough for effects to show.
+            "lora_alpha": 16.0,
+        }
         return Lora2Config(**(defaults | ADAPTER_FORMS[form] | self.fields | fields))
 
 

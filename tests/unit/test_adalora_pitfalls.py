@@ -15,6 +15,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
+
+from lora2 import Lora2Callback, Lora2Config, RankAllocator, UserError, compact_adapter
 from unit.models import (
     LINEAR,
     Examples,
@@ -25,8 +27,6 @@ from unit.models import (
     rows,
     tiny_bert,
 )
-
-from lora2 import Lora2Callback, Lora2Config, RankAllocator, UserError, compact_adapter
 
 PRUNING: dict[str, Any] = {"k": 2, "init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 3}
 TOTAL = 10
@@ -86,9 +86,7 @@ def test_1_a_budget_that_nobody_prunes_to_is_told() -> None:
     model(**bert_batch()).loss.backward()
     optimizer.step()
     with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback"):
-        for seed in range(3):
-            model(**bert_batch(seed=seed)).loss.backward()
-            optimizer.step()
+        model(**bert_batch())
 
 
 def test_2_the_plain_config_works_without_a_number_of_steps(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from unit.models import LINEAR, DeepMlp, adapter_state, layers_of, rows
 
 from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter
+from unit.models import LINEAR, DeepMlp, adapter_state, layers_of, rows
 
 TOTAL = 20
 FIELDS = {
@@ -139,8 +139,10 @@ def test_a_pruned_value_comes_back_when_it_is_important_before_the_final_phase()
         assert kept_values(model) == kept
 
 
-@pytest.mark.parametrize("importance", ["reduced", "full"])
-@pytest.mark.parametrize("stop", [1, 4, 5, 7, 8, 13, 15, 16, 19])
+@pytest.mark.parametrize(
+    ("stop", "importance"),
+    [*((stop, "reduced") for stop in (1, 4, 5, 7, 8, 15, 19)), (8, "full")],
+)
 def test_state_goes_on_bit_for_bit(stop: int, importance: str) -> None:
     whole = pruned_model(importance=importance)
     loop = Loop(whole, RankAllocator(whole, TOTAL))

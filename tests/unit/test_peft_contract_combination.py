@@ -6,6 +6,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
+
+from lora2 import Lora2Config, UserError
 from unit.models import (
     KIND_IDS,
     KINDS,
@@ -19,8 +21,6 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
-
-from lora2 import Lora2Config, UserError
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 
@@ -96,7 +96,10 @@ def test_combination_covers_the_layers_of_all_adapters(tmp_path: Path) -> None:
         base, Lora2Config(target_modules=["lin0"], layers_to_transform=[0], **fields)
     ).eval()
     model.add_adapter(
-        "other", Lora2Config(target_modules=["lin0", "lin1"], exclude_modules=["body.layers.0.lin0"], **fields)
+        "other",
+        Lora2Config(
+            target_modules=["lin0", "lin1"], exclude_modules=["body.layers.0.lin0"], **fields
+        ),
     )
     for name in ("default", "other"):
         disturb(model, name)
@@ -196,7 +199,7 @@ def test_mixed_batch_equals_each_adapter_alone(kind: Kind) -> None:
 
 def test_mixed_batch_refuses_an_unknown_name_and_training_mode() -> None:
     model, x = with_three_adapters(LINEAR), LINEAR.inputs()
-    with pytest.raises(ValueError, match="non-existing adapter.*: missing"):
+    with pytest.raises(ValueError, match=r"non-existing adapter.*: missing"):
         model(x, adapter_names=["default", "missing", "__base__", "wide", "thin"])
     with pytest.raises(ValueError, match="one name for each row"):
         model(x, adapter_names=["default"])

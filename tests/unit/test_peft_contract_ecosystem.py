@@ -20,6 +20,9 @@ from peft import (
     set_peft_model_state_dict,
 )
 from torch import nn
+
+from lora2 import Lora2Config, Lora2Model, RankAllocator, compact_adapter
+from lora2.registration import add_peft_type, register
 from unit.models import (
     KINDS,
     LINEAR,
@@ -32,9 +35,6 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
-
-from lora2 import Lora2Config, Lora2Model, RankAllocator, compact_adapter
-from lora2.registration import add_peft_type, register
 
 
 def bert_config(**fields: object) -> Lora2Config:

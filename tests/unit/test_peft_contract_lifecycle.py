@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+
 from unit.models import (
     ADAPTER_FORMS,
     KIND_IDS,
@@ -62,7 +63,7 @@ def test_init_weights_false_is_not_the_identity(kind: Kind, form: str) -> None:
     base, x = kind.model(), kind.inputs()
     expected = base(x)
     model = get_peft_model(base, kind.config(form, init_weights=False)).eval()
-    assert not torch.allclose(model(x), expected, atol=1e-3, rtol=0)
+    assert not torch.allclose(model(x), expected, atol=1e-4, rtol=0)
 
 
 @every_form
@@ -79,9 +80,7 @@ def test_only_adapter_parameters_are_updated(kind: Kind, form: str) -> None:
 
 @every_form
 @every_kind
-def test_reloaded_adapter_has_the_trained_parameters(
-    kind: Kind, form: str, tmp_path: Path
-) -> None:
+def test_reloaded_adapter_has_the_trained_parameters(kind: Kind, form: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = get_peft_model(kind.model(), kind.config(form))
     sgd_steps(model, kind.inputs(), steps=3, lr=0.5)
@@ -249,7 +248,9 @@ def test_inactive_adapter_changes_nothing_and_active_ones_add_up(kind: Kind) -> 
     disturb(model, "other", seed=1)
     assert torch.equal(model(x), alone)
     layers = layers_of(model)
-    deltas = {n: m.get_delta_weight("default") + m.get_delta_weight("other") for n, m in layers.items()}
+    deltas = {
+        n: m.get_delta_weight("default") + m.get_delta_weight("other") for n, m in layers.items()
+    }
     model.base_model.set_adapter(["default", "other"])
     both = model(x)
     plain = kind.model()

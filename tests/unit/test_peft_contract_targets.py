@@ -7,6 +7,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
+
+from lora2 import Lora2Config, UserError
 from unit.models import (
     CONV1D,
     DeepMlp,
@@ -19,8 +21,6 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
-
-from lora2 import Lora2Config, UserError
 
 
 def adapted_names(base: nn.Module, **fields: object) -> set[str]:
@@ -99,11 +99,16 @@ def test_patterns_give_modules_their_own_width_and_rank(tmp_path: Path) -> None:
 
 def test_width_is_cut_to_the_smaller_side_of_the_matrix() -> None:
     model = get_peft_model(Mlp(), Lora2Config(target_modules=["lin0", "lin1"], k=8, init_r=3))
-    assert [tuple(m.lora2_u["default"].shape) for m in layers_of(model).values()] == [(6, 3), (2, 3)]
+    assert [tuple(m.lora2_u["default"].shape) for m in layers_of(model).values()] == [
+        (6, 3),
+        (2, 3),
+    ]
 
 
 def test_other_kinds_of_layers_are_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"'norm' is a LayerNorm.*Linear, Conv1D, Embedding, Conv2d"):
+    with pytest.raises(
+        UserError, match=r"'norm' is a LayerNorm.*Linear, Conv1D, Embedding, Conv2d"
+    ):
         get_peft_model(
             nn.ModuleDict({"norm": nn.LayerNorm(4)}), Lora2Config(target_modules=["norm"])
         )

@@ -32,18 +32,17 @@ def execute(arguments: Sequence[str]) -> int:
         console.print("The run is not finished; this is its newest checkpoint.")
     else:
         console.print(summary_table(summary))
-    figures = folder.path / "figures"
-    figures.mkdir(exist_ok=True)
+    folder.figures.mkdir(exist_ok=True)
     drawn = [
-        *_kept(folder, options["init_r"], figures, console),
-        *_curves(folder, figures),
+        *_kept(folder, options["init_r"], console),
+        *_curves(folder),
     ]
     for path in drawn:
         console.print(f"Drawn: {path}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _kept(folder: RunFolder, initial: int, figures: Path, console: Console) -> list[Path]:
+def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
     newest, _ = newest_complete(folder.checkpoints)
     source = folder.adapter if folder.is_finished else newest
     kept = {} if source is None else read_kept(source / WEIGHTS)
@@ -53,19 +52,19 @@ def _kept(folder: RunFolder, initial: int, figures: Path, console: Console) -> l
     grid = kept_grid(kept, initial)
     rows = dict(zip(grid.layers, grid.counts, strict=True))
     console.print(kept_table(grid.matrices, rows))
-    path = figures / "kept_singular_values.png"
+    path = folder.figures / "kept_singular_values.png"
     draw_kept(grid, path)
     return [path]
 
 
-def _curves(folder: RunFolder, figures: Path) -> list[Path]:
+def _curves(folder: RunFolder) -> list[Path]:
     logs = read_lines(folder.log_file)
     evaluations = read_lines(folder.metrics_file)
     drawn = []
     if any("budget" in entry for entry in logs):
-        drawn.append(figures / "budget.png")
+        drawn.append(folder.figures / "budget.png")
         draw_budget(logs, drawn[-1])
     if logs or evaluations:
-        drawn.append(figures / "loss.png")
+        drawn.append(folder.figures / "loss.png")
         draw_loss(logs, evaluations, drawn[-1])
     return drawn

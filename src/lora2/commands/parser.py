@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import json
 import types
@@ -163,8 +162,3 @@ def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
     # argparse names the type in its message.
     read_or_none.__name__ = read.__name__
     return read_or_none
-
-
-def option_names(group: type) -> list[str]:
-    """Return the names of a group's options."""
-    return [f.name for f in dataclasses.fields(group)]

@@ -73,8 +73,9 @@ class ProgressWatch(TrainerCallback):
             parts.append(f"training loss {record['train_loss']:.3f}")
         if "kept_singular_values" in record:
             parts.append(f"kept {record['kept_singular_values']}")
+        place = f"{self._title}, epoch {record['epoch']:.3g}, step {record['step']}"
         self._progress.console.print(
-            f"{self._title}, epoch {record['epoch']:g}, step {record['step']}: {', '.join(parts)}",
+            f"{place}: {', '.join(parts)}",
             highlight=False,
             soft_wrap=True,
         )

@@ -83,7 +83,7 @@ def _best_and_last(reached: Mapping[str, Any], metric: str) -> tuple[str, str, s
     best, last = reached["best"], reached["last"]
     if best is None or last is None:
         return "–", "–", "–"
-    return f"{best[metric]:.4f}", f"{best['epoch']:g}", f"{last[metric]:.4f}"
+    return f"{best[metric]:.4f}", f"{best['epoch']:.3g}", f"{last[metric]:.4f}"
 
 
 def _facts(title: str) -> Table:

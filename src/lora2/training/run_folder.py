@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def figures(self) -> Path:
+        """What `lora2 inspect` draws."""
+        return self.path / "figures"
+
+    @property
     def is_run(self) -> bool:
         """Whether a run has been started here."""
         return self.config_file.is_file()
@@ -156,6 +161,7 @@ class RunFolder:
             self.baseline_file,
             self.adapter,
             self.checkpoints,
+            self.figures,
         )
 
 
