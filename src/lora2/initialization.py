@@ -40,7 +40,7 @@ def initial_factors(
             "v": RAW_LENGTH * _orthonormal(d_in, k),
             "u": u,
             "lam": torch.ones(r),
-            "U": u.mT.clone(),
+            "U": u.mT.clone(memory_format=torch.contiguous_format),
             "V": torch.zeros(k, d_out),
         }
     return {

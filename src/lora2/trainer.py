@@ -19,7 +19,7 @@ from lora2.errors import UserError
 from lora2.numerics import GradientWatch, NumericalError, check_finite
 from lora2.penalty import adapted_layers
 from lora2.saving import compact_adapter
-from lora2.training_hook import installed
+from lora2.training_hook import TrainingHook, installed
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.allocators: dict[str, RankAllocator] = {}
         self._watches: list[GradientWatch] = []
+        self._hook: TrainingHook | None = None
         # Allocator states as base64 of safetensors, by adapter: JSON-ready, nothing is unpickled.
         self.saved_allocators: dict[str, str] = {}
 
@@ -74,6 +75,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         }
         if state.global_step > 0:
             self._restore(state)
+        self._hook = installed(model)
         self._watches = [GradientWatch(model, name) for name in configs]
 
     def on_pre_optimizer_step(
@@ -100,6 +102,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Allocate; the gradients of the step just taken are still there."""
+        if self._hook is not None:
+            self._hook.end_step()
         for allocator in self.allocators.values():
             allocator.step()
 
@@ -120,7 +124,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
             raise NumericalError(
                 f"The training loss is {loss} at step {state.global_step}: lower the learning rate."
             )
-        penalty = _logged_penalty(model, args)
+        penalty = self._logged_penalty(args)
         added: dict[str, float] = {"task_loss": loss - (penalty or 0.0)}
         if penalty is not None:
             added["penalty"] = penalty
@@ -150,6 +154,14 @@ class Lora2Callback(TrainerCallback, ExportableState):
             if allocator.finished and allocator.config.prunes:
                 compact_adapter(model, name)
 
+    def _logged_penalty(self, args: TrainingArguments) -> float | None:
+        """What the penalty contributes to the loss that the trainer logs."""
+        penalty = self._hook.take_mean_penalty() if self._hook else None
+        if penalty is None or self._hook is None or not self._hook.losses_are_summed:
+            return penalty
+        # Where the losses are added up, each process's is multiplied by their number.
+        return penalty * (args.world_size if args.average_tokens_across_devices else 1)
+
     def _restore(self, state: TrainerState) -> None:
         stored = state.stateful_callbacks.get(type(self).__name__)
         entry = stored[0] if isinstance(stored, list) else stored
@@ -168,16 +180,6 @@ class Lora2Callback(TrainerCallback, ExportableState):
                     allocator.completed_steps,
                     state.global_step,
                 )
-
-
-def _logged_penalty(model: nn.Module | None, args: TrainingArguments) -> float | None:
-    """What the penalty contributes to the loss that the trainer logs."""
-    hook = installed(model) if model is not None else None
-    penalty = hook.take_mean_penalty() if hook else None
-    if penalty is None or hook is None or not hook.losses_are_summed:
-        return penalty
-    processes = args.world_size if args.average_tokens_across_devices else 1
-    return penalty * args.gradient_accumulation_steps * processes
 
 
 def _trained_adapters(model: nn.Module) -> dict[str, Lora2Config]:

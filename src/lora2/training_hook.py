@@ -26,8 +26,11 @@ class TrainingHook:
         self.handle: torch.utils.hooks.RemovableHandle | None = None
         # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
         self.losses_are_summed = False
+        # Sums over the micro-batches of the present step, and over the steps that have ended.
         self._total: Tensor | float = 0.0
         self._count = 0
+        self._ended: Tensor | float = 0.0
+        self._ended_steps = 0
         self._told = False
         self._first_values: dict[str, Tensor] = {}
 
@@ -49,10 +52,17 @@ class TrainingHook:
         outputs.loss = loss + penalty.to(loss.device, loss.dtype)
         return outputs
 
+    def end_step(self) -> None:
+        """Close an optimizer step: put together what its micro-batches added to the loss."""
+        if self._count:
+            self._ended = self._ended + self._total / (1 if self.losses_are_summed else self._count)
+            self._total, self._count = 0.0, 0
+            self._ended_steps += 1
+
     def take_mean_penalty(self) -> float | None:
-        """Return the mean penalty of the forward passes since the last call, or None."""
-        mean = float(self._total) / self._count if self._count else None
-        self._total, self._count = 0.0, 0
+        """Return the mean penalty of the optimizer steps ended since the last call, or None."""
+        mean = float(self._ended) / self._ended_steps if self._ended_steps else None
+        self._ended, self._ended_steps = 0.0, 0
         return mean
 
     def _warn_if_never_allocated(self, model: nn.Module) -> None:
@@ -112,6 +122,9 @@ def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
 
 def weighted_penalty(model: nn.Module) -> Tensor | None:
     """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none."""
+    configs = getattr(model, "peft_config", {}).values()
+    if not any(getattr(config, "orthogonality", None) == "penalty" for config in configs):
+        return None
     terms = [
         config.orth_reg_weight * orthogonality_penalty(model, name, config)
         for name, config in trained_adapters(model)
