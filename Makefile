@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo unit slow test-engines: export HF_HUB_OFFLINE = 1
 
 demo: env ## train the default adapter on agreement and show what it kept
-	$(BIN)/lora2 train
+	$(BIN)/lora2 train --overwrite
 	$(BIN)/lora2 inspect $(RUN)
 
 lint: env ## ruff: rules and format
