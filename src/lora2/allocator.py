@@ -2,89 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora2.budget import plan_budget
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.layers.base import Lora2Layer
 from lora2.mathematics.allocation import keep_most_important
-from lora2.mathematics.importance import (
-    full_importance,
-    reduced_importance,
-    sensitivity,
-    update_averages,
-)
-from lora2.mathematics.schedule import BudgetShape, budget_at
 from lora2.penalty import adapted_layers, group_by_shape
-
-_AVERAGE, _UNCERTAINTY = "average", "uncertainty"
-
-
-@dataclass(frozen=True)
-class BudgetPlan:
-    """A budget schedule in whole optimizer steps, checked against their number."""
-
-    total_steps: int
-    warmup_steps: int
-    final_steps: int
-    interval: int
-    initial: int
-    target: int
-    shape: BudgetShape
-
-    def at(self, step: int) -> int:
-        """Budget once `step` optimizer steps are done."""
-        return budget_at(
-            step,
-            total_steps=self.total_steps,
-            initial=self.initial,
-            target=self.target,
-            warmup_steps=self.warmup_steps,
-            final_steps=self.final_steps,
-            interval=self.interval,
-            shape=self.shape,
-        )
-
-    @property
-    def last_change(self) -> int:
-        """The step after which the kept set stays as it is."""
-        return self.total_steps - self.final_steps
-
-
-def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> BudgetPlan:
-    """Return the plan for matrices of the given numbers of singular values.
-
-    Raises:
-        UserError: the schedule does not fit into `total_steps`.
-    """
-    warmup = _steps(config.tinit, total_steps)
-    final = _steps(config.tfinal, total_steps)
-    target = config.target_budget(ranks)
-    if target < sum(ranks) and warmup + final >= total_steps:
-        raise UserError(
-            f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
-            f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
-            "or train longer."
-        )
-    return BudgetPlan(
-        total_steps=total_steps,
-        warmup_steps=warmup,
-        final_steps=final,
-        interval=max(1, _steps(config.deltaT, total_steps)),
-        initial=sum(ranks),
-        target=target,
-        shape=config.budget_schedule,
-    )
-
-
-def _steps(steps_or_fraction: float, total_steps: int) -> int:
-    if steps_or_fraction >= 1:
-        return int(steps_or_fraction)
-    return round(steps_or_fraction * total_steps)
+from lora2.sensitivities import SensitivityGroup
 
 
 class RankAllocator:
@@ -208,11 +137,11 @@ class RankAllocator:
 
     # Scoring, batched over the matrices of a shape
 
-    def _new_groups(self) -> list[_Group]:
+    def _new_groups(self) -> list[SensitivityGroup]:
         layers = list(self._layers.values())
         symbols = ["lam", "u", "U"] + (["v", "V"] if self.config.importance == "full" else [])
         return [
-            _Group([layers[i] for i in positions], positions, symbols, self.adapter_name)
+            SensitivityGroup([layers[i] for i in positions], positions, symbols, self.adapter_name)
             for positions in group_by_shape(layers, self.adapter_name).values()
         ]
 
@@ -247,61 +176,3 @@ class RankAllocator:
     @property
     def _device(self) -> torch.device:
         return self._parameters(next(iter(self._layers.values())))["lam"].device
-
-
-class _Group:
-    """Layers of one shape, whose sensitivities are one stacked tensor per factor."""
-
-    def __init__(
-        self, layers: list[Lora2Layer], positions: list[int], symbols: list[str], adapter_name: str
-    ) -> None:
-        self.positions = positions
-        self._layers = layers
-        self._symbols = symbols
-        self._adapter_name = adapter_name
-        self.state: dict[str, Tensor] = {
-            f"{symbol}.{kind}": torch.zeros_like(weight, dtype=torch.float32)
-            for symbol, weight in self._stacked(lambda parameter: parameter.data).items()
-            for kind in (_AVERAGE, _UNCERTAINTY)
-        }
-
-    def update(self, beta1: float, beta2: float) -> None:
-        """Take in the present weights and gradients."""
-        weights = self._stacked(lambda parameter: parameter.data)
-        gradients = self._stacked(_gradient_or_zero)
-        for symbol in self._symbols:
-            average, uncertainty = f"{symbol}.{_AVERAGE}", f"{symbol}.{_UNCERTAINTY}"
-            self.state[average], self.state[uncertainty] = update_averages(
-                self.state[average],
-                self.state[uncertainty],
-                weights[symbol],
-                gradients[symbol],
-                beta1=beta1,
-                beta2=beta2,
-            )
-
-    def importance(self) -> Tensor:
-        """Importance of every singular value, [layers, r]."""
-        scores = {
-            symbol: sensitivity(
-                self.state[f"{symbol}.{_AVERAGE}"], self.state[f"{symbol}.{_UNCERTAINTY}"]
-            )
-            for symbol in self._symbols
-        }
-        if "v" in scores:
-            return full_importance(
-                scores["lam"], scores["u"], scores["U"], scores["v"], scores["V"]
-            )
-        return reduced_importance(scores["lam"], scores["u"], scores["U"])
-
-    def _stacked(self, take: Any) -> dict[str, Tensor]:
-        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
-        return {
-            symbol: torch.stack([take(factors[symbol]) for factors in parameters])
-            for symbol in self._symbols
-        }
-
-
-def _gradient_or_zero(parameter: nn.Parameter) -> Tensor:
-    # A matrix that a batch did not reach has no gradient: for this step it is not sensitive.
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

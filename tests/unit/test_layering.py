@@ -13,7 +13,7 @@ LEVELS = (
     ("errors", "extras", "files", "mathematics", "registration", "targets"),
     ("config", "initialization"),
     ("layers",),
-    ("penalty", "saving", "numerics", "allocator", "combination"),
+    ("budget", "penalty", "sensitivities", "saving", "numerics", "allocator", "combination"),
     ("training_hook", "model"),
     ("trainer",),
     ("data",),

@@ -12,7 +12,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.allocator import plan_budget
+from lora2.budget import plan_budget
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.penalty import adapted_layers

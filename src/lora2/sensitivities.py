@@ -1,0 +1,76 @@
+"""Running sensitivities of the scored factors, batched over the matrices of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lora2.layers.base import Lora2Layer
+from lora2.mathematics.importance import (
+    full_importance,
+    reduced_importance,
+    sensitivity,
+    update_averages,
+)
+
+_AVERAGE, _UNCERTAINTY = "average", "uncertainty"
+
+
+class SensitivityGroup:
+    """Layers of one shape, whose sensitivities are one stacked tensor per factor."""
+
+    def __init__(
+        self, layers: list[Lora2Layer], positions: list[int], symbols: list[str], adapter_name: str
+    ) -> None:
+        self.positions = positions
+        self._layers = layers
+        self._symbols = symbols
+        self._adapter_name = adapter_name
+        self.state: dict[str, Tensor] = {
+            f"{symbol}.{kind}": torch.zeros_like(weight, dtype=torch.float32)
+            for symbol, weight in self._stacked(lambda parameter: parameter.data).items()
+            for kind in (_AVERAGE, _UNCERTAINTY)
+        }
+
+    def update(self, beta1: float, beta2: float) -> None:
+        """Take in the present weights and gradients."""
+        weights = self._stacked(lambda parameter: parameter.data)
+        gradients = self._stacked(_gradient_or_zero)
+        for symbol in self._symbols:
+            average, uncertainty = f"{symbol}.{_AVERAGE}", f"{symbol}.{_UNCERTAINTY}"
+            self.state[average], self.state[uncertainty] = update_averages(
+                self.state[average],
+                self.state[uncertainty],
+                weights[symbol],
+                gradients[symbol],
+                beta1=beta1,
+                beta2=beta2,
+            )
+
+    def importance(self) -> Tensor:
+        """Importance of every singular value, [layers, r]."""
+        scores = {
+            symbol: sensitivity(
+                self.state[f"{symbol}.{_AVERAGE}"], self.state[f"{symbol}.{_UNCERTAINTY}"]
+            )
+            for symbol in self._symbols
+        }
+        if "v" in scores:
+            return full_importance(
+                scores["lam"], scores["u"], scores["U"], scores["v"], scores["V"]
+            )
+        return reduced_importance(scores["lam"], scores["u"], scores["U"])
+
+    def _stacked(self, take: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
+        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+        return {
+            symbol: torch.stack([take(factors[symbol]) for factors in parameters])
+            for symbol in self._symbols
+        }
+
+
+def _gradient_or_zero(parameter: nn.Parameter) -> Tensor:
+    # A matrix that a batch did not reach has no gradient: for this step it is not sensitive.
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
