@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-SETTINGS = ("task", "method", "k", "init_r", "target_r", "lora_alpha", "learning_rate")
+LORA2_ONLY = ("init_r", "target_r", "tinit", "tfinal")
+SETTINGS = ("task", "method", "k", "lora_alpha", "learning_rate", *LORA2_ONLY)
 THRESHOLD = 0.8
 
 
@@ -32,7 +33,12 @@ def record_of(run: Path) -> dict[str, Any]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     metric = summary["main_metric"]
     return {
-        "settings": {name: options.get(name) for name in SETTINGS} | {"task": summary["task"]},
+        "settings": {
+            name: options.get(name)
+            for name in SETTINGS
+            if name not in LORA2_ONLY or options["method"] == "lora2"
+        }
+        | {"task": summary["task"]},
         "seed": summary["seed"],
         "steps": summary["steps"],
         "metric": metric,
@@ -52,7 +58,7 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     rows.append("|" + "---|" * (len(SETTINGS) + 4))
     for settings, runs in sorted(groups.items()):
         values = json.loads(settings)
-        cells = ["–" if values[name] is None else str(values[name]) for name in SETTINGS]
+        cells = [str(values.get(name, "–")) for name in SETTINGS]
         cells.append(", ".join(str(run["seed"]) for run in runs))
         cells.append(spread([max(value for _, value in run["evaluations"]) for run in runs]))
         cells.append(spread([run["evaluations"][-1][1] for run in runs]))

@@ -80,7 +80,8 @@ def test_summary_names_best_last_sizes_and_kept_values(finished_run):
     assert summary["trainable_parameters"]["head"] == 16 * 2 + 2
     assert sum(summary["kept_singular_values"].values()) == 24
     assert "encoder.layer.0.attention.self.query" in "".join(summary["kept_singular_values"])
-    assert summary["versions"]["torch"] == torch.__version__
+    # The installed name may lack the local part, such as +cpu.
+    assert torch.__version__.startswith(summary["versions"]["torch"])
     assert set(summary["baseline"]) == {"parameters", "best", "last"}
 
 
