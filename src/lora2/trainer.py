@@ -14,12 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from lora2.allocator import RankAllocator
-from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.numerics import GradientWatch, NumericalError, check_finite
-from lora2.penalty import adapted_layers
 from lora2.saving import compact_adapter
-from lora2.training_hook import TrainingHook, installed
+from lora2.training_hook import TrainingHook, installed, trained_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 steps, or the checkpoint resumed from has no allocator state.
         """
         assert model is not None
-        configs = _trained_adapters(model)
+        configs = dict(trained_adapters(model))
         if not configs:
             raise UserError(
                 "Lora2Callback found no trainable LoRA² adapter in the model: wrap it with "
@@ -180,16 +178,3 @@ class Lora2Callback(TrainerCallback, ExportableState):
                     allocator.completed_steps,
                     state.global_step,
                 )
-
-
-def _trained_adapters(model: nn.Module) -> dict[str, Lora2Config]:
-    configs = getattr(model, "peft_config", {})
-    return {
-        name: config
-        for name, config in configs.items()
-        if isinstance(config, Lora2Config)
-        and any(
-            layer.parameters_of(name)["v"].requires_grad
-            for layer in adapted_layers(model, name).values()
-        )
-    }
