@@ -174,6 +174,7 @@ class Run:
         for _ in range(self.args.epochs):
             losses.append(self.epoch())
             history.append(self.evaluate())
+            print(f"epoch {len(history)}: loss {losses[-1]}, metric {history[-1]}", flush=True)
         return {
             "metric": history,
             "loss": losses,

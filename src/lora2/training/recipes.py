@@ -33,9 +33,9 @@ GENERAL: dict[str, Any] = {
 
 BY_TASK: dict[str, dict[str, Any]] = {
     "agreement": {"max_length": 64, "baseline": "head"},
-    "cola": {"max_length": 64, "num_train_epochs": 8.0},
-    "rte": {"max_length": 256, "num_train_epochs": 20.0},
-    "stsb": {"max_length": 128, "num_train_epochs": 10.0},
+    "cola": {"max_length": 64, "num_train_epochs": 5.0},
+    "rte": {"max_length": 256, "num_train_epochs": 10.0},
+    "stsb": {"max_length": 128, "num_train_epochs": 5.0},
     "mrpc": {"max_length": 128, "num_train_epochs": 15.0},
     "sst2": {"max_length": 128, "num_train_epochs": 3.0},
     "mnli": {"max_length": 256, "num_train_epochs": 3.0},
