@@ -172,12 +172,18 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
-        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.merged:
-            return result
-        for name in self.active_adapters:
-            if self.has_adapter(name):
-                result = result + self.adapter_output(x, name).to(result.dtype)
+            return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if self.has_adapter(name)]
+        return self.adapted_output(x, names, *args, **kwargs)
+
+    def adapted_output(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Base output plus that of the named adapters."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        for name in adapter_names:
+            result = result + self.adapter_output(x, name).to(result.dtype)
         return result
 
     def _mixed_batch_forward(
