@@ -13,12 +13,13 @@ LEVELS = (
     ("errors", "extras", "files", "mathematics", "registration", "targets"),
     ("config", "initialization"),
     ("layers",),
-    ("budget", "penalty", "sensitivities", "saving", "numerics", "allocator", "combination"),
+    ("budget", "penalty", "sensitivities", "saving", "numerics", "allocator"),
+    ("combination", "preparation"),
     ("training_hook", "model"),
     ("trainer",),
     ("data",),
     ("training",),
-    ("reports",),
+    ("reports", "benchmarks"),
     ("commands",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

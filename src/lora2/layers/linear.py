@@ -30,18 +30,18 @@ class Lora2Linear(Lora2Layer):
 
     def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
         """Base output plus that of the adapters, in one step where nothing stands between them."""
-        dtype = _product_dtype(x)
+        dtype = self.activation_dtype(x)
         if args or kwargs or not adapter_names or not self._is_plain(adapter_names, x, dtype):
             return super().adapted_output(x, adapter_names, *args, **kwargs)
         base: Any = self.get_base_layer()
         weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
         bias = None if base.bias is None else base.bias.to(dtype)
-        B, A = self._side_by_side(adapter_names)
-        return joint_product(x.to(dtype), weight.to(dtype), bias, A.to(dtype), B.mT.to(dtype))
+        B, A = self._side_by_side(adapter_names, dtype)
+        return joint_product(x.to(dtype), weight.to(dtype), bias, A, B.mT)
 
-    def _side_by_side(self, adapter_names: list[str]) -> tuple[Tensor, Tensor]:
+    def _side_by_side(self, adapter_names: list[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return (B, A) of the adapters' sum: B = [B₁ B₂ …], A = [A₁; A₂; …]."""
-        pairs = [self.factors(name) for name in adapter_names]
+        pairs = [self.product_factors(name, dtype) for name in adapter_names]
         if len(pairs) == 1:
             return pairs[0]
         return torch.cat([B.mT for B, _ in pairs]).mT, torch.cat([A for _, A in pairs])
@@ -63,11 +63,3 @@ class Lora2Linear(Lora2Layer):
     def _drops_inputs(self, adapter_name: str) -> bool:
         dropout = self.lora2_dropout[adapter_name]
         return dropout.training and not isinstance(dropout, nn.Identity)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """Dtype of a matrix product with x: autocast lowers all but float64."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)
