@@ -1,5 +1,6 @@
 """Stops training at the first number that is not one, and says where it stands."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -61,26 +62,18 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
             tensors[f"{name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.data
             if parameter.grad is not None:
                 tensors[f"the gradient of {name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.grad
-    names = list(tensors)
-    # A sum is finite only if all its terms are; overflow of a finite sum would be an error too.
-    first = _first_not_finite([tensor.sum(dtype=torch.float32) for tensor in tensors.values()])
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
+    # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
+    first = _first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))
     if first is not None:
-        raise NumericalError(f"NaN or infinity in {names[first]}: {_ADVICE}")
+        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {_ADVICE}")
 
 
-def _first_not_finite(sums: list[Tensor]) -> int | None:
-    """Position of the first sum that is no number; waits for each device once."""
-    by_device: dict[torch.device, list[int]] = {}
-    for position, total in enumerate(sums):
-        by_device.setdefault(total.device, []).append(position)
-    bad = [
-        position
-        for positions in by_device.values()
-        for position, finite in zip(
-            positions,
-            torch.isfinite(torch.stack([sums[i] for i in positions])).tolist(),
-            strict=True,
-        )
-        if not finite
-    ]
-    return min(bad, default=None)
+def _first_not_finite(numbers: Sequence[Tensor]) -> int | None:
+    """Position of the first scalar that is NaN or infinite; waits for the device once."""
+    if not numbers:
+        return None
+    device = numbers[0].device
+    together = torch.stack([number.to(device, torch.float32) for number in numbers])
+    finite = torch.isfinite(together).tolist()
+    return finite.index(False) if False in finite else None
