@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lint types unit slow test test-engines clean
+.PHONY: help env demo bench lint types unit slow test test-engines clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -22,11 +22,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
-demo unit slow test-engines: export HF_HUB_OFFLINE = 1
+demo bench unit slow test-engines: export HF_HUB_OFFLINE = 1
 
 demo: env ## train the default adapter on agreement and show what it kept
 	$(BIN)/lora2 train --overwrite
 	$(BIN)/lora2 inspect $(RUN)
+
+bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten minutes)
+	$(BIN)/lora2 bench steps --rounds 5
+	$(BIN)/lora2 bench steps --rounds 5 --dtype bfloat16 --methods floor,lora,adalora,lora2
 
 lint: env ## ruff: rules and format
 	$(BIN)/ruff check

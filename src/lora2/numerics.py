@@ -1,5 +1,6 @@
 """Stops training at the first number that is not one, and says where it stands."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -19,17 +20,15 @@ class GradientWatch:
     """Sees each layer's gradient as it arises, before clipping spreads a NaN to all of them.
 
     A backward pass runs from the last layer to the first, and the first NaN it meets is the cause
-    of all later ones. Costs one sum of r numbers a layer; `check` synchronises with the device.
+    of all later ones. Costs one sum of k × d_out numbers a layer; `check` waits for the device.
     """
 
     def __init__(self, model: nn.Module, adapter_name: str) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._handles = [
-            layer.parameters_of(adapter_name)["lam"].register_post_accumulate_grad_hook(
-                partial(self._record, name)
-            )
-            for name, layer in adapted_layers(model, adapter_name).items()
-        ]
+        self._adapter_name = adapter_name
+        self._layers = adapted_layers(model, adapter_name)
+        self._sums: list[tuple[str, Tensor]] = []
+        for name, layer in self._layers.items():
+            layer.lora2_watches[adapter_name] = partial(self._record, name)
 
     def check(self) -> None:
         """Check all gradients seen since the last call.
@@ -37,22 +36,18 @@ class GradientWatch:
         Raises:
             NumericalError: naming the layer that was the first to get a NaN or infinite gradient.
         """
-        sums, self._sums = self._sums, {}
-        if not sums:
-            return
-        finite = torch.isfinite(torch.stack([total.cpu() for total in sums.values()]))
-        if not finite.all():
-            first = list(sums)[int((~finite).nonzero()[0])]
-            raise NumericalError(f"NaN or infinity in the gradient of {first}: {_ADVICE}")
+        sums, self._sums = self._sums, []
+        first = _first_not_finite([total for _, total in sums])
+        if first is not None:
+            raise NumericalError(f"NaN or infinity in the gradient of {sums[first][0]}: {_ADVICE}")
 
     def remove(self) -> None:
         """Stop watching."""
-        for handle in self._handles:
-            handle.remove()
+        for layer in self._layers.values():
+            layer.lora2_watches.pop(self._adapter_name, None)
 
-    def _record(self, name: str, parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        self._sums[name] = parameter.grad.sum(dtype=torch.float32)
+    def _record(self, name: str, gradient: Tensor) -> None:
+        self._sums.append((name, gradient.sum(dtype=torch.float32)))
 
 
 def check_finite(model: nn.Module, adapter_name: str) -> None:
@@ -67,9 +62,18 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
             tensors[f"{name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.data
             if parameter.grad is not None:
                 tensors[f"the gradient of {name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.grad
-    # A sum is finite only if all its terms are; overflow of a finite sum would be an error too.
-    sums = torch.stack([tensor.sum(dtype=torch.float32).cpu() for tensor in tensors.values()])
-    finite = torch.isfinite(sums)
-    if not finite.all():
-        first = list(tensors)[int((~finite).nonzero()[0])]
-        raise NumericalError(f"NaN or infinity in {first}: {_ADVICE}")
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
+    # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
+    first = _first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))
+    if first is not None:
+        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {_ADVICE}")
+
+
+def _first_not_finite(numbers: Sequence[Tensor]) -> int | None:
+    """Position of the first scalar that is NaN or infinite; waits for the device once."""
+    if not numbers:
+        return None
+    device = numbers[0].device
+    together = torch.stack([number.to(device, torch.float32) for number in numbers])
+    finite = torch.isfinite(together).tolist()
+    return finite.index(False) if False in finite else None

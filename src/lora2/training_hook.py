@@ -1,6 +1,6 @@
-"""What happens at each forward pass in training: the penalty joins the loss, a mistake is told.
+"""What happens at each forward pass in training: factors are prepared, the penalty joins the loss.
 
-It is a forward hook of the base model, since not every way to the model leads through the tuner:
+They are hooks of the base model, since not every way to the model leads through the tuner:
 PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
 """
 
@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from lora2.config import Lora2Config
-from lora2.penalty import adapted_layers, orthogonality_penalty
+from lora2.layers.base import Lora2Layer
+from lora2.penalty import orthogonality_penalty
+from lora2.preparation import prepare_factors
 
 _ATTRIBUTE = "lora2_training_hook"
 
 
 class TrainingHook:
-    """Adds the weighted penalty to `outputs.loss`, and keeps the mean of what it added."""
+    """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
 
     def __init__(self) -> None:
-        self.handle: torch.utils.hooks.RemovableHandle | None = None
+        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+        # The model and its adapted layers: a walk through all modules is worth sparing.
+        self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
         # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
         self.losses_are_summed = False
         # Sums over the micro-batches of the present step, and over the steps that have ended.
@@ -34,12 +38,22 @@ class TrainingHook:
         self._told = False
         self._first_values: dict[str, Tensor] = {}
 
-    def __call__(self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+    def before_forward(self, model: nn.Module, args: Any) -> None:
+        """Prepare the factors of the trained adapters, and warn if nobody prunes one of them."""
+        # A compiler sees through the layers' own formulas and fuses them.
+        if not (model.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return
+        layers = self._layers(model)
+        for name, config in _trained_among(layers, model):
+            prepare_factors(layers, name)
+            self._warn_if_never_allocated(layers, name, config)
+
+    def after_forward(
+        self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
+    ) -> Any:
         """Return the outputs; in training, with the penalty in their loss."""
         if not (model.training and torch.is_grad_enabled()):
             return outputs
-        if not torch.compiler.is_compiling():
-            self._warn_if_never_allocated(model)
         loss = getattr(outputs, "loss", None)
         if loss is None:
             return outputs
@@ -65,38 +79,53 @@ class TrainingHook:
         self._ended, self._ended_steps = 0.0, 0
         return mean
 
-    def _warn_if_never_allocated(self, model: nn.Module) -> None:
-        if self._told:
+    def _layers(self, model: nn.Module) -> list[Lora2Layer]:
+        if self.known_layers is None or self.known_layers[0] is not model:
+            found = [module for module in model.modules() if isinstance(module, Lora2Layer)]
+            self.known_layers = (model, found)
+        return self.known_layers[1]
+
+    def _warn_if_never_allocated(
+        self, layers: list[Lora2Layer], name: str, config: Lora2Config
+    ) -> None:
+        first = next(layer for layer in layers if layer.has_adapter(name))
+        if self._told or name in first.lora2_allocated or not config.prunes:
             return
-        for name, config in trained_adapters(model):
-            layers = list(adapted_layers(model, name).values())
-            ranks = [len(layer.parameters_of(name)["lam"]) for layer in layers]
-            if name in layers[0].lora2_allocated or sum(ranks) <= config.target_budget(ranks):
-                continue
-            values = layers[0].parameters_of(name)["lam"].detach()
-            if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
-                self._told = True
-                warnings.warn(
-                    f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
-                    "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
-                    "after each optimizer step.",
-                    stacklevel=2,
-                )
+        ranks = [
+            len(layer.parameters_of(name)["lam"]) for layer in layers if layer.has_adapter(name)
+        ]
+        if sum(ranks) <= config.target_budget(ranks):
+            return
+        values = first.parameters_of(name)["lam"].detach()
+        if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
+            self._told = True
+            warnings.warn(
+                f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
+                "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
+                "after each optimizer step.",
+                stacklevel=2,
+            )
 
 
 def install(model: nn.Module) -> None:
     """Hook the base model, once however many adapters it gets."""
-    if not hasattr(model, _ATTRIBUTE):
+    hook = model.__dict__.get(_ATTRIBUTE)
+    if hook is None:
         hook = TrainingHook()
-        hook.handle = model.register_forward_hook(hook, with_kwargs=True)
+        hook.handles = [
+            model.register_forward_pre_hook(hook.before_forward),
+            model.register_forward_hook(hook.after_forward, with_kwargs=True),
+        ]
         setattr(model, _ATTRIBUTE, hook)
+    hook.known_layers = None
 
 
 def remove(model: nn.Module) -> None:
     """Leave the base model as it was before `install`."""
     hook = installed(model)
-    if hook is not None and hook.handle is not None:
-        hook.handle.remove()
+    if hook is not None:
+        for handle in hook.handles:
+            handle.remove()
         delattr(model, _ATTRIBUTE)
 
 
@@ -108,12 +137,15 @@ def installed(model: nn.Module) -> TrainingHook | None:
 
 def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
     """Return the active, enabled adapters that have a trainable parameter."""
-    configs = getattr(model, "peft_config", {})
+    return _trained_among([m for m in model.modules() if isinstance(m, Lora2Layer)], model)
+
+
+def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str, Lora2Config]]:
     return [
         (name, config)
-        for name, config in configs.items()
+        for name, config in getattr(model, "peft_config", {}).items()
         if isinstance(config, Lora2Config)
-        and (layer := next(iter(adapted_layers(model, name).values()), None)) is not None
+        and (layer := next((one for one in layers if one.has_adapter(name)), None)) is not None
         and name in layer.active_adapters
         and not layer.disable_adapters
         and layer.parameters_of(name)["v"].requires_grad

@@ -1,13 +1,19 @@
 """G^(-1/2), which makes the outer factor orthonormal: values, gradients, equal eigenvalues."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 import oracle
 from cases import CASE_IDS, CASES, Case
-from lora2.mathematics.factors import inverse_square_root
+from lora2.mathematics.inverse_square_root import ByEigenvalues, ByProducts
 
 each_case = pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
+Root = Callable[[torch.Tensor], torch.Tensor]
+each_way = pytest.mark.parametrize(
+    "root", [ByEigenvalues.apply, ByProducts.apply], ids=["by_eigenvalues", "by_products"]
+)
 
 
 def _positive_definite(eigenvalues: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +26,12 @@ def _positive_definite(eigenvalues: list[float]) -> tuple[torch.Tensor, torch.Te
 
 
 @each_case
-def test_orthonormalised_outer_factor_is_orthonormal_and_spans_the_same(case: Case) -> None:
+@each_way
+def test_orthonormalised_outer_factor_is_orthonormal_and_spans_the_same(
+    case: Case, root: Root
+) -> None:
     v = case.factors().v
-    orthonormal = v @ inverse_square_root(v.T @ v)
+    orthonormal = v @ root(v.T @ v)
     oracle.assert_agrees(orthonormal.T @ orthonormal, torch.eye(case.k, dtype=torch.float64))
     oracle.assert_agrees(orthonormal @ orthonormal.T @ v, v)
     oracle.assert_agrees(orthonormal, oracle.orthonormalised(v))
@@ -42,9 +51,10 @@ SPECTRA = (
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA, ids=str)
-def test_inverse_square_root_of_a_known_spectrum(spectrum: list[float]) -> None:
+@each_way
+def test_inverse_square_root_of_a_known_spectrum(spectrum: list[float], root: Root) -> None:
     gram, expected = _positive_definite(spectrum)
-    result = inverse_square_root(gram)
+    result = root(gram)
     # A root of the eigenvalues cannot be closer than rounding times the condition of the matrix.
     tolerance = 1e-10 if max(spectrum) / min(spectrum) < 1e5 else 1e-8
     oracle.assert_agrees(result, expected, tolerance)
@@ -52,9 +62,10 @@ def test_inverse_square_root_of_a_known_spectrum(spectrum: list[float]) -> None:
 
 
 @each_case
-def test_inverse_square_root_agrees_with_the_integral(case: Case) -> None:
+@each_way
+def test_inverse_square_root_agrees_with_the_integral(case: Case, root: Root) -> None:
     v = case.factors().v
-    oracle.assert_agrees(inverse_square_root(v.T @ v), oracle.inverse_square_root(v.T @ v))
+    oracle.assert_agrees(root(v.T @ v), oracle.inverse_square_root(v.T @ v))
 
 
 def test_oracle_of_the_inverse_square_root_meets_its_definition() -> None:
@@ -64,52 +75,59 @@ def test_oracle_of_the_inverse_square_root_meets_its_definition() -> None:
     assert torch.linalg.eigvalsh(root).min() > 0
 
 
-def test_inverse_square_root_takes_a_batch() -> None:
+@each_way
+def test_inverse_square_root_takes_a_batch(root: Root) -> None:
     pairs = [_positive_definite(spectrum) for spectrum in ([1.0, 1.0], [0.5, 7.0], [2.0, 30.0])]
     batch = torch.stack([gram for gram, _ in pairs])[None]
     expected = torch.stack([root for _, root in pairs])[None]
-    oracle.assert_agrees(inverse_square_root(batch), expected)
+    oracle.assert_agrees(root(batch), expected)
 
 
 WELL_CONDITIONED = tuple(spectrum for spectrum in SPECTRA if 1e-3 <= min(spectrum) <= 10)
 
 
 @pytest.mark.parametrize("spectrum", WELL_CONDITIONED, ids=str)
+@each_way
 def test_inverse_square_root_passes_gradcheck_with_equal_eigenvalues_too(
-    spectrum: list[float],
+    spectrum: list[float], root: Root
 ) -> None:
     root_of_gram = _positive_definite([value**0.5 for value in spectrum])[0]
 
     def through_gram(x: torch.Tensor) -> torch.Tensor:
-        return inverse_square_root(x.mT @ x)
+        return root(x.mT @ x)
 
     assert torch.autograd.gradcheck(through_gram, root_of_gram.requires_grad_())
 
 
 @pytest.mark.parametrize("spectrum", WELL_CONDITIONED, ids=str)
-def test_gradient_of_inverse_square_root_agrees_with_the_integral(spectrum: list[float]) -> None:
+@each_way
+def test_gradient_of_inverse_square_root_agrees_with_the_integral(
+    spectrum: list[float], root: Root
+) -> None:
     x = _positive_definite([value**0.5 for value in spectrum])[0].requires_grad_()
     weights = torch.arange(1.0, x.numel() + 1, dtype=torch.float64).reshape(x.shape)
-    (actual,) = torch.autograd.grad((inverse_square_root(x.mT @ x) * weights).sum(), x)
+    (actual,) = torch.autograd.grad((root(x.mT @ x) * weights).sum(), x)
     (expected,) = torch.autograd.grad((oracle.inverse_square_root(x.mT @ x) * weights).sum(), x)
     scale = expected.abs().max()
     assert scale > 1e-3
     oracle.assert_agrees(actual / scale, expected / scale)
 
 
-def test_gradient_of_inverse_square_root_at_the_identity_is_minus_half() -> None:
+@each_way
+def test_gradient_of_inverse_square_root_at_the_identity_is_minus_half(root: Root) -> None:
     gram = torch.eye(3, dtype=torch.float64).requires_grad_()
     weights = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]]).double()
-    (gradient,) = torch.autograd.grad((inverse_square_root(gram) * weights).sum(), gram)
+    (gradient,) = torch.autograd.grad((root(gram) * weights).sum(), gram)
     oracle.assert_agrees(gradient, -0.5 * weights)
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_inverse_square_root_stays_finite_when_a_direction_is_lost(k: int) -> None:
+@each_way
+def test_inverse_square_root_stays_finite_when_a_direction_is_lost(k: int, root: Root) -> None:
     x = torch.zeros(5, k, dtype=torch.float64)
     x[0, 0] = 1.0
     x.requires_grad_()
-    result = inverse_square_root(x.mT @ x)
+    result = root(x.mT @ x)
     (gradient,) = torch.autograd.grad(result.sum(), x)
     assert torch.isfinite(result).all()
     assert torch.isfinite(gradient).all()

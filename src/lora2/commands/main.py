@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "label texts with a run's adapter",
     "merge": "write the model with the adapter merged into its weights",
     "inspect": "show what a run kept, its budget and its loss",
+    "bench": "measure speed and memory beside PEFT's LoRA and AdaLoRA",
     "params": "count an adapter's parameters without loading weights",
 }
 USER_MISTAKE, INTERRUPTED = 2, 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.initialization import initial_factors
+from lora2.layers.prepared import PreparedByAdapter
 from lora2.mathematics.factors import factors, normal_form
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
@@ -56,6 +58,9 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self.lora2_finished: set[str] = set()
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
+        self.lora2_prepared = PreparedByAdapter()
+        # Functions that see the gradient of an adapter's B as it arises.
+        self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.merged_adapters: list[str] = []
@@ -75,8 +80,11 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         raise NotImplementedError
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
-        """Dtype in which the two thin products are taken."""
-        return x.dtype
+        """Dtype in which products with x are taken: autocast lowers all but float64."""
+        device = x.device.type
+        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+            return x.dtype
+        return torch.get_autocast_dtype(device)
 
     # Adapters
 
@@ -105,6 +113,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         super().delete_adapter(adapter_name)
         self.lora2_finished.discard(adapter_name)
         self.lora2_allocated.discard(adapter_name)
+        self.lora2_prepared.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol."""
@@ -140,6 +149,33 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
                 **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize
             )
 
+    def product_factors(self, adapter_name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return (B, A) for a forward pass, in the dtype of its products."""
+        if torch.compiler.is_compiling():
+            B, A = self.factors(adapter_name)
+            return B.to(dtype), A.to(dtype)
+        prepared = self._prepared_factors(adapter_name, dtype)
+        B, A = prepared or (factor.to(dtype) for factor in self.factors(adapter_name))
+        if adapter_name in self.lora2_watches and B.requires_grad:
+            # A node of this call, since a backward pass comes to older nodes when all is over.
+            B = B.view_as(B)
+            B.register_hook(self.lora2_watches[adapter_name])
+        return B, A
+
+    def _prepared_factors(
+        self, adapter_name: str, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor] | None:
+        prepared = self.lora2_prepared.get(adapter_name)
+        if prepared is None:
+            return None
+        if not torch.is_grad_enabled():
+            # Reentrant checkpointing: this call will be repeated in a backward pass of its own,
+            # which must not run through the graph that all layers share.
+            del self.lora2_prepared[adapter_name]
+            return None
+        unchanged = prepared.hold_for(self.parameters_of(adapter_name).values())
+        return (prepared.B, prepared.A) if unchanged and prepared.A.dtype == dtype else None
+
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return (P, σ, Q), the singular value form of the change, with scaling in σ."""
@@ -156,10 +192,9 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""
-        B, A = self.factors(adapter_name)
-        dtype = self.activation_dtype(x)
+        B, A = self.product_factors(adapter_name, self.activation_dtype(x))
         x = self.lora2_dropout[adapter_name](x) if x.is_floating_point() else x
-        return self.apply_factors(x, B.to(dtype), A.to(dtype))
+        return self.apply_factors(x, B, A)
 
     # Forward
 
@@ -172,12 +207,18 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
-        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.merged:
-            return result
-        for name in self.active_adapters:
-            if self.has_adapter(name):
-                result = result + self.adapter_output(x, name).to(result.dtype)
+            return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if self.has_adapter(name)]
+        return self.adapted_output(x, names, *args, **kwargs)
+
+    def adapted_output(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Base output plus that of the named adapters."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        for name in adapter_names:
+            result = result + self.adapter_output(x, name).to(result.dtype)
         return result
 
     def _mixed_batch_forward(

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lora2.layers.base import Lora2Layer
+from lora2.layers.joint_product import joint_product, thin_product
 
 
 class Lora2Linear(Lora2Layer):
@@ -21,8 +22,44 @@ class Lora2Linear(Lora2Layer):
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [..., d_in] → [..., d_out] by two thin products."""
-        return F.linear(F.linear(x, A), B)
+        return thin_product(x, A, B.mT)
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[d_out, d_in], transposed for a Conv1D."""
         return matrix.mT if isinstance(self.get_base_layer(), Conv1D) else matrix
+
+    def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
+        """Base output plus that of the adapters, in one step where nothing stands between them."""
+        dtype = self.activation_dtype(x)
+        if args or kwargs or not adapter_names or not self._is_plain(adapter_names, x, dtype):
+            return super().adapted_output(x, adapter_names, *args, **kwargs)
+        base: Any = self.get_base_layer()
+        weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
+        bias = None if base.bias is None else base.bias.to(dtype)
+        B, A = self._side_by_side(adapter_names, dtype)
+        return joint_product(x.to(dtype), weight.to(dtype), bias, A, B.mT)
+
+    def _side_by_side(self, adapter_names: list[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return (B, A) of the adapters' sum: B = [B₁ B₂ …], A = [A₁; A₂; …]."""
+        pairs = [self.product_factors(name, dtype) for name in adapter_names]
+        if len(pairs) == 1:
+            return pairs[0]
+        return torch.cat([B.mT for B, _ in pairs]).mT, torch.cat([A for _, A in pairs])
+
+    def _is_plain(self, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
+        base: Any = self.base_layer
+        return (
+            type(base) in (nn.Linear, Conv1D)
+            and type(base.weight) is nn.Parameter
+            and not base.weight.requires_grad
+            # A mismatch that autocast does not mend is for the base layer to tell.
+            and (base.weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
+            # A hook, or a forward that another library has put in place of its own, must be run.
+            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+            and not any(self._drops_inputs(name) for name in adapter_names)
+        )
+
+    def _drops_inputs(self, adapter_name: str) -> bool:
+        dropout = self.lora2_dropout[adapter_name]
+        return dropout.training and not isinstance(dropout, nn.Identity)

@@ -12,5 +12,5 @@ def keep_most_important(importance: Tensor, budget: int) -> Tensor:
     """
     order = torch.sort(importance, descending=True, stable=True).indices
     mask = torch.zeros_like(importance, dtype=torch.bool)
-    mask[order[:budget]] = True
-    return mask
+    # `scatter_` takes the number itself; an assignment would send it to the device, and wait.
+    return mask.scatter_(0, order[:budget], True)

@@ -1,43 +1,9 @@
 """Δ = v u Λ 𝒰 𝒱 as a product of two thin factors (eq. 4)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-# Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
-_SMALLEST_EIGENVALUE = 1e-10
-
-
-class _InverseSquareRoot(torch.autograd.Function):
-    """G^(-1/2) by eigendecomposition, with the derivative written out.
-
-    Autograd through `eigh` divides by differences of eigenvalues, which are all zero at the start,
-    where G is a multiple of I. For X = G^(-1/2) = E s^(-1) Eᵀ the derivative is exact without them:
-    Eᵀ dX E = K ∘ (Eᵀ dG E),  K_ij = -1 / (s_i s_j (s_i + s_j)).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gram: Tensor) -> Tensor:
-        eigenvalues, E = torch.linalg.eigh(gram)
-        floor = _SMALLEST_EIGENVALUE * eigenvalues.mean(-1, keepdim=True)
-        s = torch.maximum(eigenvalues, floor).sqrt()
-        ctx.save_for_backward(s, E)
-        return (E / s.unsqueeze(-2)) @ E.mT
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        s, E = ctx.saved_tensors
-        rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
-        K = -1 / (rows * columns * (rows + columns))
-        return E @ (K * (E.mT @ grad @ E)) @ E.mT
-
-
-def inverse_square_root(gram: Tensor) -> Tensor:
-    """Return G^(-1/2) of a symmetric positive definite matrix; gram [..., k, k]."""
-    if gram.shape[-1] == 1:
-        return gram.rsqrt()
-    return _InverseSquareRoot.apply(gram)
+from lora2.mathematics.inverse_square_root import inverse_square_root
 
 
 def core(v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, orthonormalize: bool) -> Tensor:

@@ -1,0 +1,93 @@
+"""`lora2 bench`: speed and memory of LoRA² beside PEFT's methods, measured side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import HfArgumentParser
+
+from lora2.benchmarks.arguments import BenchArguments
+from lora2.benchmarks.progress import watch_on
+from lora2.benchmarks.sections import SECTIONS, Section
+from lora2.commands.parser import OptionParser
+from lora2.errors import UserError
+from lora2.extras import require
+
+_ALL = "all"
+
+
+class BenchParser(OptionParser, HfArgumentParser):
+    """The section, and options generated from their dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            prog="lora2 bench",
+            usage="lora2 bench [SECTION] [options]",
+            dataclass_types=[BenchArguments],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description="Measure training with LoRA² beside PEFT's LoRA and AdaLoRA and a model "
+            "without adapter. All methods take turns in one process, so ratios hold even where "
+            "seconds do not; nothing else should run on the machine. Writes a JSON record and a "
+            "chart.",
+        )
+        self.add_argument(
+            "section",
+            nargs="?",
+            default="steps",
+            metavar="SECTION",
+            help=f"what to measure: {', '.join(SECTIONS)}, or {_ALL}",
+        )
+
+    def read(self, arguments: Sequence[str]) -> tuple[str, BenchArguments]:
+        """Return the section and the checked options.
+
+        Raises:
+            UserError: a section or option that is not known, or a value that cannot be meant.
+        """
+        given = vars(self.parse_args(list(arguments)))
+        section: str = given.pop("section")
+        # Not argparse's `choices`: the value of a mistyped option would be refused in its place.
+        if section not in (*SECTIONS, _ALL):
+            raise UserError(f"{section!r} is none of {', '.join(SECTIONS)}, {_ALL}.")
+        options = BenchArguments(**given)
+        options.check()
+        return section, options
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    name, options = BenchParser().read(arguments)
+    # A missing package should be told before minutes of measuring, not after.
+    require("matplotlib.figure", extra="train")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console = Console()
+    if name != _ALL:
+        SECTIONS[name].check(options.device)
+        _run(name, SECTIONS[name], options, console)
+        return 0
+    for each, section in SECTIONS.items():
+        try:
+            section.check(options.device)
+        except UserError as error:
+            console.print(f"Left out: {error}", highlight=False, soft_wrap=True)
+            continue
+        _run(each, section, options, console)
+    return 0
+
+
+def _run(name: str, section: Section, options: BenchArguments, console: Console) -> None:
+    folder = Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = section.run(name, options, watch_on(console))
+    path = folder / f"{name}-{options.device}-{options.dtype}.json"
+    record.write(path)
+    section.draw(record, path.with_suffix(".png"))
+    for table in section.tables(record):
+        console.print(table)
+    console.print(f"{record.device}, {record.threads} threads.", highlight=False)
+    console.print(f"Written: {path} and .png", highlight=False, soft_wrap=True)

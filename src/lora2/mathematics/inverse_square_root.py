@@ -1,0 +1,87 @@
+"""G^(-1/2) of small symmetric matrices, and its derivative, in two ways.
+
+By eigenvalues on the CPU, exact to rounding. By matrix products alone on a GPU, where a call for
+eigenvalues would make the host wait for the device.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
+_SMALLEST_EIGENVALUE = 1e-10
+# A step brings an eigenvalue that is small against the largest nearer to it by a factor of 2.25.
+_STEPS = {torch.float32: 22, torch.float64: 32}
+
+
+def inverse_square_root(gram: Tensor) -> Tensor:
+    """Return G^(-1/2) of a symmetric positive definite matrix; gram [..., k, k]."""
+    if gram.shape[-1] == 1:
+        return gram.rsqrt()
+    by = ByEigenvalues if gram.device.type == "cpu" else ByProducts
+    return by.apply(gram)
+
+
+class ByEigenvalues(torch.autograd.Function):
+    """Eigendecomposition, with the derivative written out.
+
+    Autograd through `eigh` divides by differences of eigenvalues, which are all zero at the start,
+    where G is a multiple of I. For X = G^(-1/2) = E s^(-1) Eᵀ the derivative is exact without them:
+    Eᵀ dX E = K ∘ (Eᵀ dG E),  K_ij = -1 / (s_i s_j (s_i + s_j)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor) -> Tensor:
+        """Return G^(-1/2)."""
+        eigenvalues, E = torch.linalg.eigh(gram)
+        floor = _SMALLEST_EIGENVALUE * eigenvalues.mean(-1, keepdim=True)
+        s = torch.maximum(eigenvalues, floor).sqrt()
+        ctx.save_for_backward(s, E)
+        return (E / s.unsqueeze(-2)) @ E.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradient of G."""
+        s, E = ctx.saved_tensors
+        rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
+        K = -1 / (rows * columns * (rows + columns))
+        return E @ (K * (E.mT @ grad @ E)) @ E.mT
+
+
+class ByProducts(torch.autograd.Function):
+    """Newton and Schulz's iteration, a fixed number of matrix products.
+
+    For any matrix function f([[G, D], [0, G]]) = [[f(G), f'(G) D], [0, f(G)]], and for a symmetric
+    G the derivative is its own adjoint: the gradient is the same iteration, on a larger matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor) -> Tensor:
+        """Return G^(-1/2)."""
+        ctx.save_for_backward(gram)
+        return _newton_schulz(gram, _scale(gram))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradient of G."""
+        (gram,) = ctx.saved_tensors
+        k = gram.shape[-1]
+        upper = torch.cat([gram, grad], -1)
+        lower = torch.cat([torch.zeros_like(gram), gram], -1)
+        return _newton_schulz(torch.cat([upper, lower], -2), _scale(gram))[..., :k, k:]
+
+
+def _scale(gram: Tensor) -> Tensor:
+    """A bound on the largest eigenvalue, [..., 1, 1], since the iteration needs all below 3."""
+    return torch.linalg.matrix_norm(gram, keepdim=True)
+
+
+def _newton_schulz(G: Tensor, scale: Tensor) -> Tensor:
+    """Y → (G/scale)^(1/2) and Z → (G/scale)^(-1/2), by Y ← Y T, Z ← T Z, T = (3 I − Z Y)/2."""
+    identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
+    Y, Z = G / scale, identity
+    for _ in range(_STEPS[G.dtype]):
+        T = 1.5 * identity - 0.5 * (Z @ Y)
+        Y, Z = Y @ T, T @ Z
+    return Z / scale.sqrt()

@@ -1,0 +1,46 @@
+"""On a GPU, neither orthogonality nor allocation makes the host wait for the device."""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from lora2 import Lora2Config, RankAllocator
+from unit.models import bert_batch, tiny_bert
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("importance", ["reduced", "full"])
+@pytest.mark.parametrize("orthogonality", ["exact", "penalty"])
+def test_training_step_does_not_wait(orthogonality: str, importance: str) -> None:
+    config = Lora2Config(
+        orthogonality=orthogonality, importance=importance, target_r=4, tinit=0, tfinal=0
+    )
+    model = get_peft_model(tiny_bert(hidden_size=32), config).cuda().train()
+    allocator = RankAllocator(model, total_steps=10)
+    batch = {name: tensor.cuda() for name, tensor in bert_batch().items()}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    # The first step may wait while libraries are set up.
+    for step in range(3):
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            model(**batch).loss.backward()
+            optimizer.step()
+            allocator.step()
+            optimizer.zero_grad()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert allocator.kept == allocator.budget
+
+
+def test_inverse_square_root_on_the_device_is_that_of_the_host() -> None:
+    from lora2.mathematics.inverse_square_root import inverse_square_root
+
+    v = torch.randn(5, 30, 8, dtype=torch.float64)
+    gram = v.mT @ v
+    torch.testing.assert_close(inverse_square_root(gram.cuda()).cpu(), inverse_square_root(gram))

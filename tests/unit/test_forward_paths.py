@@ -1,0 +1,219 @@
+"""Every way through a linear layer gives the oracle's output and gradients in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
+
+import oracle
+from lora2 import Lora2Config
+from lora2.layers import linear
+from lora2.layers.base import Lora2Layer
+from unit.models import DeepMlp, disturb, layers_of
+
+NAMES = ("default", "second")
+
+
+class CheckpointedMlp(DeepMlp):
+    """`DeepMlp`, whose blocks are run again in the backward pass."""
+
+    use_reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.body["layers"]:
+            run = partial(self._block, block)
+            x = checkpoint(run, x, use_reentrant=self.use_reentrant)
+        return x
+
+    def _block(self, block: nn.ModuleDict, x: Tensor) -> Tensor:
+        return torch.tanh(block["lin1"](torch.tanh(block["lin0"](x))))
+
+
+class ReentrantMlp(CheckpointedMlp):
+    use_reentrant = True
+
+
+class Conv1DMlp(DeepMlp):
+    """`DeepMlp` of transformers' Conv1D."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.body["layers"]:
+            for name in block:
+                block[name] = Conv1D(6, 6)
+
+
+class Masked(nn.Module):
+    """A dropout that always drops the same features."""
+
+    mask = torch.tensor([2.0, 0.0, 2.0, 2.0, 0.0, 2.0], dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+def mask_inputs(layer: Lora2Layer) -> None:
+    for name in layer.lora2_dropout:
+        layer.lora2_dropout[name] = Masked()
+
+
+def hook_base(layer: Lora2Layer) -> None:
+    """A hook that changes nothing, but must be run."""
+    layer.base_layer.register_forward_hook(lambda module, inputs, output: None)
+
+
+def leave(layer: Lora2Layer) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way through the layers: how to come to it, and by what it is recognised."""
+
+    name: str
+    make: Callable[[], nn.Module] = DeepMlp
+    change: Callable[[Lora2Layer], None] = leave
+    adapters: int = 1
+    train: bool = True
+    prepared: bool = True
+    joint: bool = True
+
+
+PATHS = (
+    Path("prepared"),
+    Path("each_layer_for_itself", train=False, prepared=False),
+    Path("conv1d", make=Conv1DMlp),
+    Path("two_adapters", adapters=2),
+    Path("two_adapters_each_layer_for_itself", adapters=2, train=False, prepared=False),
+    Path("hooked_base", change=hook_base, joint=False),
+    Path("dropout", change=mask_inputs, joint=False),
+    Path("dropout_and_two_adapters", change=mask_inputs, adapters=2, joint=False),
+    Path("checkpointed", make=CheckpointedMlp),
+    Path("checkpointed_with_dropout", make=CheckpointedMlp, change=mask_inputs, joint=False),
+    Path("checkpointed_reentrant", make=ReentrantMlp, prepared=False),
+    Path("checkpointed_two_adapters", make=ReentrantMlp, adapters=2, prepared=False),
+)
+
+
+def adapted(path: Path, orthogonality: str) -> nn.Module:
+    torch.manual_seed(0)
+    names = NAMES[: path.adapters]
+    configs = [
+        Lora2Config(k=k, init_r=3, target_modules=["lin0", "lin1"], orthogonality=orthogonality)
+        for k in (2, 4)
+    ]
+    model = get_peft_model(path.make(), configs[0])
+    for name, config in zip(names[1:], configs[1:], strict=False):
+        model.add_adapter(name, config)
+    model.base_model.set_adapter(list(names))
+    for seed, name in enumerate(names):
+        disturb(model, name, seed)
+    for layer in layers_of(model).values():
+        path.change(layer)
+    return model.double().train(path.train)
+
+
+def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Factors]]) -> Tensor:
+    """tanh(x W + Σ D(x) Δ + b), layer after layer, in the paper's orientation."""
+    for name, layer in layers_of(model).items():
+        base = layer.base_layer
+        weight = base.weight if isinstance(base, Conv1D) else base.weight.T
+        y = oracle.product(x, weight.detach()) + base.bias.detach()
+        for adapter, factors in zip(NAMES, stored[name], strict=False):
+            settings = layer.lora2_settings[adapter]
+            masked = x * Masked.mask if isinstance(layer.lora2_dropout[adapter], Masked) else x
+            delta = oracle.delta(factors, settings.scaling, settings.orthonormalize)
+            y = y + oracle.product(masked, delta)
+        x = torch.tanh(y)
+    return x
+
+
+@pytest.mark.parametrize("orthogonality", ["exact", "none"])
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_output_and_gradients_are_the_oracles(
+    path: Path, orthogonality: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joint_calls = []
+    real = linear.joint_product
+    monkeypatch.setattr(
+        linear, "joint_product", lambda *tensors: joint_calls.append(1) or real(*tensors)
+    )
+    model = adapted(path, orthogonality)
+    layers = layers_of(model)
+    stored = {
+        name: [
+            oracle.Factors(*layer.parameters_of(adapter).values())
+            for adapter in NAMES[: path.adapters]
+        ]
+        for name, layer in layers.items()
+    }
+    factors = [tensor for sets in stored.values() for parts in sets for tensor in parts]
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, 6, dtype=torch.float64)
+
+    output = model(x)
+    (output * weights).sum().backward()
+    actual = [x.grad, *(tensor.grad for tensor in factors)]
+    expected_output = literal_output(model, x, stored)
+    expected = torch.autograd.grad((expected_output * weights).sum(), [x, *factors])
+
+    oracle.assert_agrees(output, expected_output)
+    for got, wanted in zip(actual, expected, strict=True):
+        oracle.assert_agrees(got, wanted)
+    assert bool(joint_calls) == path.joint
+    assert all(bool(layer.lora2_prepared) == path.prepared for layer in layers.values())
+
+
+def test_second_derivative_through_a_joint_product_is_refused() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    model(x)
+    disturb(model, seed=5)
+    # A part of the model, called without the model that would prepare it anew.
+    layer = next(iter(layers_of(model).values()))
+    B, A = layer.factors("default")
+    torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
+
+
+def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
+    import copy
+    import io
+
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+    torch.save(model.state_dict(), io.BytesIO())
+    assert not any(layer.lora2_prepared for layer in layers_of(copy.deepcopy(model)).values())
+
+
+def test_frozen_base_that_thaws_gets_its_gradient() -> None:
+    model = adapted(PATHS[0], "exact")
+    layer = next(iter(layers_of(model).values()))
+    layer.base_layer.weight.requires_grad_(True)
+    model(torch.randn(2, 6, dtype=torch.float64)).sum().backward()
+    assert layer.base_layer.weight.grad.abs().sum() > 0
+
+
+def test_trained_bias_gets_its_gradient() -> None:
+    model = adapted(PATHS[0], "exact")
+    layer = list(layers_of(model).values())[-1]
+    layer.base_layer.bias.requires_grad_(True)
+    x = torch.randn(2, 6, dtype=torch.float64)
+    output = model(x)
+    output.sum().backward()
+    oracle.assert_agrees(layer.base_layer.bias.grad, (1 - output**2).sum(0))
