@@ -167,7 +167,8 @@ class RankAllocator:
         self._mask = keep_most_important(torch.cat(by_layer), plan.at(step))
 
     def _apply_mask(self) -> None:
-        values: list[Tensor] = [self._parameters(layer)["lam"] for layer in self._layers.values()]
+        held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
+        values: list[Tensor] = [by_adapter[self.adapter_name] for by_adapter in held]
         torch._foreach_mul_(values, self._mask.to(values[0].dtype).split(self._ranks))
 
     def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:

@@ -30,14 +30,15 @@ class SensitivityGroup:
         self._adapter_name = adapter_name
         self.state: dict[str, Tensor] = {
             f"{symbol}.{kind}": torch.zeros_like(weight, dtype=torch.float32)
-            for symbol, weight in self._stacked(lambda parameter: parameter.data).items()
+            for symbol, weight in self._stacked(self._parameters(), _data).items()
             for kind in (_AVERAGE, _UNCERTAINTY)
         }
 
     def update(self, beta1: float, beta2: float) -> None:
         """Take in the present weights and gradients."""
-        weights = self._stacked(lambda parameter: parameter.data)
-        gradients = self._stacked(_gradient_or_zero)
+        parameters = self._parameters()
+        weights = self._stacked(parameters, _data)
+        gradients = self._stacked(parameters, _gradient_or_zero)
         for symbol in self._symbols:
             average, uncertainty = f"{symbol}.{_AVERAGE}", f"{symbol}.{_UNCERTAINTY}"
             self.state[average], self.state[uncertainty] = update_averages(
@@ -63,12 +64,20 @@ class SensitivityGroup:
             )
         return reduced_importance(scores["lam"], scores["u"], scores["U"])
 
-    def _stacked(self, take: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
-        parameters = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+    def _parameters(self) -> list[dict[str, nn.Parameter]]:
+        return [layer.parameters_of(self._adapter_name) for layer in self._layers]
+
+    def _stacked(
+        self, parameters: list[dict[str, nn.Parameter]], take: Callable[[nn.Parameter], Tensor]
+    ) -> dict[str, Tensor]:
         return {
             symbol: torch.stack([take(factors[symbol]) for factors in parameters])
             for symbol in self._symbols
         }
+
+
+def _data(parameter: nn.Parameter) -> Tensor:
+    return parameter.data
 
 
 def _gradient_or_zero(parameter: nn.Parameter) -> Tensor:

@@ -117,10 +117,10 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol."""
-        return {
-            symbol: getattr(self, attribute)[adapter_name]
-            for symbol, attribute in FACTOR_ATTRIBUTES.items()
-        }
+        # Past `__getattr__`, whose Python call would cost as much as all else: this is called for
+        # each layer several times in a step.
+        held: Any = self._modules
+        return {symbol: held[name][adapter_name] for symbol, name in FACTOR_ATTRIBUTES.items()}
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined."""
@@ -134,9 +134,9 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
     # The formula
 
     def stored_factors(self, adapter_name: str) -> dict[str, Tensor]:
-        """The five factors by symbol, in float32 or wider: k × k algebra is too fine for less."""
+        """The five factors by symbol, in float32 or wider."""
         return {
-            symbol: tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            symbol: in_full_precision(tensor)
             for symbol, tensor in self.parameters_of(adapter_name).items()
         }
 
@@ -286,3 +286,8 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""
         return "lora2." + super().__repr__()
+
+
+def in_full_precision(tensor: Tensor) -> Tensor:
+    """A factor in float32 or wider: k × k algebra is too fine for less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
