@@ -141,15 +141,20 @@ def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
 
 
 def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str, Lora2Config]]:
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
     return [
         (name, config)
-        for name, config in getattr(model, "peft_config", {}).items()
-        if isinstance(config, Lora2Config)
-        and (layer := next((one for one in layers if one.has_adapter(name)), None)) is not None
-        and name in layer.active_adapters
-        and not layer.disable_adapters
-        and layer.parameters_of(name)["v"].requires_grad
+        for name, config in configs.items()
+        if isinstance(config, Lora2Config) and _is_trained(layers, name)
     ]
+
+
+def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
+    for layer in layers:
+        if layer.has_adapter(adapter_name):
+            active = adapter_name in layer.active_adapters and not layer.disable_adapters
+            return active and layer.parameters_of(adapter_name)["v"].requires_grad
+    return False
 
 
 def weighted_penalty(model: nn.Module) -> Tensor | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora2 import Lora2Config
@@ -234,3 +235,21 @@ def test_compiled_model_trains(form: str) -> None:
     torch.testing.assert_close(compiled(x), model(x))
     compiled(x).square().mean().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@dynamo
+@pytest.mark.parametrize("orthogonality", ["exact", "penalty", "none"])
+def test_compiled_transformer_has_no_graph_break(orthogonality: str) -> None:
+    """With the hooks that prepare the factors and add the penalty."""
+    torch._dynamo.reset()
+    counters.clear()
+    base = tiny_bert()
+    # Else transformers finds it out in the first step, and compiles again.
+    base.config.problem_type = "single_label_classification"
+    model = get_peft_model(base, Lora2Config(k=3, init_r=4, orthogonality=orthogonality)).train()
+    disturb(model)
+    compiled = torch.compile(model, backend="eager")
+    batch = bert_batch()
+    for _ in range(2):
+        torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss)
+    assert not counters["graph_break"]
