@@ -32,16 +32,23 @@ def group_by_shape(
 
 
 def orthogonality_penalty(model: nn.Module, adapter_name: str, config: Lora2Config) -> Tensor:
-    """Return eq. 5, the mean over the adapted matrices, without its weight; a scalar.
+    """Return eq. 5, the mean over the adapted matrices of a model, without its weight; a scalar."""
+    return penalty_of_layers(adapted_layers(model, adapter_name).values(), adapter_name, config)
+
+
+def penalty_of_layers(
+    layers: Iterable[Lora2Layer], adapter_name: str, config: Lora2Config
+) -> Tensor:
+    """Return eq. 5, the mean over those of the layers that carry the adapter; a scalar.
 
     Deviation from the paper, which sums: with the mean one weight serves models of any depth. The
     authors' released code takes the mean too.
     """
-    layers = list(adapted_layers(model, adapter_name).values())
+    adapted = [layer for layer in layers if layer.has_adapter(adapter_name)]
     total: Tensor | float = 0.0
-    for positions in group_by_shape(layers, adapter_name).values():
-        stored = [layers[position].stored_factors(adapter_name) for position in positions]
+    for positions in group_by_shape(adapted, adapter_name).values():
+        stored = [adapted[position].stored_factors(adapter_name) for position in positions]
         v, u, U, V = (torch.stack([f[symbol] for f in stored]) for symbol in ("v", "u", "U", "V"))
         with torch.autocast(v.device.type, enabled=False):
             total = total + orthogonality.penalty(v, u, U, V, config.orthogonality_terms).sum()
-    return torch.as_tensor(total) / max(len(layers), 1)
+    return torch.as_tensor(total) / max(len(adapted), 1)

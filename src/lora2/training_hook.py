@@ -15,7 +15,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from lora2.config import Lora2Config
 from lora2.layers.base import Lora2Layer
-from lora2.penalty import orthogonality_penalty
+from lora2.penalty import penalty_of_layers
 from lora2.preparation import prepare_factors
 
 _ATTRIBUTE = "lora2_training_hook"
@@ -41,9 +41,14 @@ class TrainingHook:
     def before_forward(self, model: nn.Module, args: Any) -> None:
         """Prepare the factors of the trained adapters, and warn if nobody prunes one of them."""
         # A compiler sees through the layers' own formulas and fuses them.
-        if not (model.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return
         layers = self._layers(model)
+        if not (model.training and torch.is_grad_enabled()):
+            # Those of the last training step hang on a graph that may have been used up.
+            for layer in layers:
+                layer.lora2_prepared.clear()
+            return
         for name, config in _trained_among(layers, model):
             prepare_factors(layers, name)
             self._warn_if_never_allocated(layers, name, config)
@@ -57,7 +62,7 @@ class TrainingHook:
         loss = getattr(outputs, "loss", None)
         if loss is None:
             return outputs
-        penalty = weighted_penalty(model)
+        penalty = weighted_penalty(model, self._layers(model))
         if penalty is None:
             return outputs
         self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
@@ -81,8 +86,7 @@ class TrainingHook:
 
     def _layers(self, model: nn.Module) -> list[Lora2Layer]:
         if self.known_layers is None or self.known_layers[0] is not model:
-            found = [module for module in model.modules() if isinstance(module, Lora2Layer)]
-            self.known_layers = (model, found)
+            self.known_layers = (model, _layers_in(model))
         return self.known_layers[1]
 
     def _warn_if_never_allocated(
@@ -137,7 +141,11 @@ def installed(model: nn.Module) -> TrainingHook | None:
 
 def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
     """Return the active, enabled adapters that have a trainable parameter."""
-    return _trained_among([m for m in model.modules() if isinstance(m, Lora2Layer)], model)
+    return _trained_among(_layers_in(model), model)
+
+
+def _layers_in(model: nn.Module) -> list[Lora2Layer]:
+    return [module for module in model.modules() if isinstance(module, Lora2Layer)]
 
 
 def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str, Lora2Config]]:
@@ -157,14 +165,18 @@ def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
     return False
 
 
-def weighted_penalty(model: nn.Module) -> Tensor | None:
-    """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none."""
+def weighted_penalty(model: nn.Module, layers: list[Lora2Layer] | None = None) -> Tensor | None:
+    """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.
+
+    layers: all adapted layers of the model, if they are known.
+    """
     configs = getattr(model, "peft_config", {}).values()
     if not any(getattr(config, "orthogonality", None) == "penalty" for config in configs):
         return None
+    layers = _layers_in(model) if layers is None else layers
     terms = [
-        config.orth_reg_weight * orthogonality_penalty(model, name, config)
-        for name, config in trained_adapters(model)
+        config.orth_reg_weight * penalty_of_layers(layers, name, config)
+        for name, config in _trained_among(layers, model)
         if config.orthogonality == "penalty" and config.orth_reg_weight
     ]
     return torch.stack(terms).sum() if terms else None

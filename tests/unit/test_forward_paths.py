@@ -189,6 +189,17 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
 
 
+def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
+    """The factors prepared for the training step hang on a graph that is used up by then."""
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    model(x).sum().backward()
+    wanted = x.grad.clone()
+    model.eval()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(gradient, wanted)
+
+
 def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
     import copy
     import io
