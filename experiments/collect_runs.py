@@ -53,16 +53,18 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     """Markdown rows, one per setting."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        groups[json.dumps(record["settings"])].append(record)
-    rows = ["| " + " | ".join([*SETTINGS, "seeds", "best", "last", "steps to 80 %"]) + " |"]
-    rows.append("|" + "---|" * (len(SETTINGS) + 4))
+        groups[json.dumps(record["settings"] | {"steps": record["steps"]})].append(record)
+    columns = [*SETTINGS, "steps"]
+    rows = ["| " + " | ".join([*columns, "seeds", "best", "last", "steps to 80 %"]) + " |"]
+    rows.append("|" + "---|" * (len(columns) + 4))
     for settings, runs in sorted(groups.items()):
         values = json.loads(settings)
-        cells = [str(values.get(name, "–")) for name in SETTINGS]
+        cells = [str(values.get(name, "–")) for name in columns]
         cells.append(", ".join(str(run["seed"]) for run in runs))
         cells.append(spread([max(value for _, value in run["evaluations"]) for run in runs]))
         cells.append(spread([run["evaluations"][-1][1] for run in runs]))
-        cells.append(" ".join(str(first_step_above(run)) for run in runs))
+        reached = [str(first_step_above(run)) for run in runs]
+        cells.append(" ".join(reached) if values["task"] == "agreement" else "–")
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
