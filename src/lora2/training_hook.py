@@ -121,7 +121,8 @@ def install(model: nn.Module) -> None:
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
         ]
         setattr(model, _ATTRIBUTE, hook)
-    hook.known_layers = None
+    # Here, not at the first forward pass: a compiler would take the change for a new model.
+    hook.known_layers = (model, _layers_in(model))
 
 
 def remove(model: nn.Module) -> None:
