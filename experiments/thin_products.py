@@ -45,6 +45,7 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
     A, B = draw(args.k, args.d_in), draw(args.d_out, args.k)
     Bt, v = B.mT.contiguous(), A.mT.contiguous()
     t, s = draw(args.rows, args.k), draw(args.rows, args.k)
+    A_of_three, s_of_three = draw(3 * args.k, args.d_in), draw(args.rows, 3 * args.k)
     y, gx = torch.zeros_like(g), torch.zeros_like(x)
     return {
         "base output x Wᵀ": lambda: F.linear(x, W),
@@ -62,6 +63,9 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         "gradient of A as sᵀ x": lambda: s.mT @ x,
         "gradient of A as xᵀ s": lambda: x.mT @ s,
         "gx + s A in place": lambda: gx.addmm_(s, A),
+        "W + B A, the weight formed anew": lambda: torch.addmm(W, B, A),
+        "t of three matrices at once": lambda: x @ A_of_three.mT,
+        "gradient of A of three matrices at once": lambda: s_of_three.mT @ x,
     }
 
 

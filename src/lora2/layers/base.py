@@ -114,6 +114,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self.lora2_finished.discard(adapter_name)
         self.lora2_allocated.discard(adapter_name)
         self.lora2_prepared.pop(adapter_name, None)
+        self.lora2_watches.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol."""
