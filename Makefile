@@ -40,7 +40,7 @@ types: env ## mypy
 	$(BIN)/mypy
 
 unit: env ## the default tests: CPU, no network, no real weights
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 slow: env ## tests with real pretrained weights, on the CPU
 	$(BIN)/pytest -m slow

@@ -7,14 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from lora2.reports.bar import progress_bar
 
 Tick = Callable[[], object]
 Watch = Callable[[str, int], AbstractContextManager[Tick]]
@@ -26,16 +20,7 @@ def watch_on(console: Console) -> Watch:
 
     @contextmanager
     def watch(title: str, steps: int) -> Iterator[Tick]:
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        with progress:
+        with progress_bar(console) as progress:
             yield partial(progress.advance, progress.add_task(title, total=steps))
 
     return watch

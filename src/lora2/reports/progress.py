@@ -7,16 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora2.reports.bar import progress_bar
 from lora2.training.records import evaluation_records
 
 
@@ -86,15 +80,5 @@ def watch_progress(
     console: Console, title: str, steps: int, metrics: tuple[str, ...]
 ) -> Iterator[ProgressWatch]:
     """Yield the trainer callback that shows the progress on `console`."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-    )
-    with progress:
+    with progress_bar(console, TextColumn("{task.fields[note]}")) as progress:
         yield ProgressWatch(progress, title, steps, metrics)
