@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -109,6 +109,11 @@ class BenchArguments:
     def steps(self) -> int:
         """Training steps that each method takes."""
         return self.warm_up + self.rounds
+
+    @property
+    def turns(self) -> dict[str, Any]:
+        """How the methods take turns: what `interleaved` wants to know."""
+        return {"rounds": self.rounds, "warm_up": self.warm_up, "device": self.device}
 
     def size(self, workload: Workload) -> BatchSize:
         """The batch of a model: as asked for, or else the usual one."""

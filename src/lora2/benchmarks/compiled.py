@@ -64,13 +64,7 @@ def measure(
     with watch(f"{workload.label}, compiled", ticks) as tick:
         for name, method in prepared.items():
             steps[name], graphs[name] = _compile(method, batch, tick, backend)
-        seconds = interleaved(
-            steps,
-            rounds=options.rounds,
-            warm_up=options.warm_up,
-            device=options.device,
-            tick=tick,
-        )
+        seconds = interleaved(steps, **options.turns, tick=tick)
     return {
         **describe(workload, asdict(size)),
         "graphs": graphs,

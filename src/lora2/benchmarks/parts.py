@@ -44,9 +44,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
                 "factors, not orthonormal": _repeated(_factors(prepared["lora2-bare"])),
                 "penalty": _repeated(_penalty(prepared["lora2-penalty"])),
             },
-            rounds=options.rounds,
-            warm_up=options.warm_up,
-            device=options.device,
+            **options.turns,
             tick=tick,
         )
     seconds = {name: _per_call(name, values) for name, values in seconds.items()}

@@ -34,13 +34,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     batch = workload.batch(size, options.device)
     steps = {name: training_step(method, batch) for name, method in prepared.items()}
     with watch(workload.label, len(steps) * options.steps) as tick:
-        seconds = interleaved(
-            steps,
-            rounds=options.rounds,
-            warm_up=options.warm_up,
-            device=options.device,
-            tick=tick,
-        )
+        seconds = interleaved(steps, **options.turns, tick=tick)
     result = {
         **describe(workload, asdict(size)),
         "adapted_matrices": max(map(_adapted_matrices, prepared.values())),

@@ -100,13 +100,7 @@ def _measure_one(
         for method in _METHODS
     }
     with watch(f"{workload.label}, {sweep.name}", len(steps) * options.steps) as tick:
-        seconds = interleaved(
-            steps,
-            rounds=options.rounds,
-            warm_up=options.warm_up,
-            device=options.device,
-            tick=tick,
-        )
+        seconds = interleaved(steps, **options.turns, tick=tick)
     first = f"lora2 {sweep.points[0].value}"
     points = {}
     for point in sweep.points:
