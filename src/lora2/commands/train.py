@@ -34,7 +34,7 @@ def execute(arguments: Sequence[str]) -> int:
     if settings.run.resume:
         summary = folder.read_summary()
         if summary is not None:
-            console.print(f"The run in {folder.path} is finished already.")
+            console.print(f"The run in {folder.path} is finished already.", soft_wrap=True)
             console.print(summary_table(summary))
             return 0
     elif _is_first_process():
@@ -52,7 +52,8 @@ def execute(arguments: Sequence[str]) -> int:
     baseline = _baseline(prepared, console)
     summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
     console.print(summary_table(summary))
-    console.print(f"Written to {folder.path} in {summary['seconds']:.0f} s.", highlight=False)
+    done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
+    console.print(done, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -91,9 +92,9 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
 def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
     checkpoint, faults = newest_complete(folder.checkpoints)
     for fault in faults:
-        console.print(f"Skipped: {fault}.", highlight=False)
+        console.print(f"Skipped: {fault}.", highlight=False, soft_wrap=True)
     start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is complete"
-    console.print(f"Going on from {start}.", highlight=False)
+    console.print(f"Going on from {start}.", highlight=False, soft_wrap=True)
 
 
 def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:
