@@ -23,7 +23,8 @@ def execute(arguments: Sequence[str]) -> int:
     console = Console()
     for name, dataset in _datasets(run, options).items():
         metrics = evaluate(run, dataset, options.batch_size)
-        console.print(f"{options.run}: {name}, {len(dataset):,} rows", highlight=False, soft_wrap=True)
+        title = f"{options.run}: {name}, {len(dataset):,} rows"
+        console.print(title, highlight=False, soft_wrap=True)
         console.print(metrics_table(metrics))
     return 0
 
