@@ -118,10 +118,13 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol."""
-        # Past `__getattr__`, whose Python call would cost as much as all else: this is called for
-        # each layer several times in a step.
+        # Past `__getattr__` and ParameterDict's, whose Python calls would cost as much as all else:
+        # this is called for each layer several times in a step.
         held: Any = self._modules
-        return {symbol: held[name][adapter_name] for symbol, name in FACTOR_ATTRIBUTES.items()}
+        return {
+            symbol: held[name]._parameters[adapter_name]
+            for symbol, name in FACTOR_ATTRIBUTES.items()
+        }
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined."""
