@@ -1,8 +1,8 @@
-"""The factors of all layers at once, ahead of a training forward pass.
+"""The factor A of all layers at once, ahead of a training forward pass.
 
 What a layer does for itself takes some twenty operations on k × k matrices at every call. Here they
-are one batched computation per shape of matrix and forward pass, cast once to the dtype in which
-the layers take their products; each layer finds its own part ready.
+are one batched computation per shape and forward pass, cast once to the dtype in which the layers
+take their products; each layer finds its own part ready. B is 𝒱ᵀ as it is stored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from lora2.layers.base import AdapterSettings, Lora2Layer, in_full_precision
-from lora2.layers.prepared import PreparedFactors
-from lora2.mathematics.factors import factors
+from lora2.layers.prepared import PreparedFactor
+from lora2.mathematics.factors import right_factor
 
 # What layers must share to be computed as one batch, and the dtype of their products.
 _Group = tuple[tuple[int, ...], AdapterSettings, torch.device, torch.dtype, torch.dtype]
@@ -23,11 +23,12 @@ _Member = tuple[Lora2Layer, dict[str, nn.Parameter]]
 
 
 def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
-    """Compute B and A of one adapter for all the given layers that can be batched."""
+    """Compute A of one adapter for all the given layers that can be batched."""
     groups: dict[_Group, list[_Member]] = {}
     for layer in layers:
         if layer.has_adapter(adapter_name):
             parameters = layer.parameters_of(adapter_name)
+            del parameters["V"]
             if all(map(_is_whole, parameters.values())):
                 group = _group_of(layer, parameters, layer.lora2_settings[adapter_name])
                 groups.setdefault(group, []).append((layer, parameters))
@@ -44,25 +45,21 @@ def _prepare_group(
         symbol: in_full_precision(torch.stack([parameters[symbol] for _, parameters in members]))
         for symbol in members[0][1]
     }
-    B, A = factors(**stacked, scaling=settings.scaling, orthonormalize=settings.orthonormalize)
-    # Transposed before unbinding, so that each layer gets both with their long side contiguous.
-    left, right = B.mT.to(dtype).unbind(), A.contiguous().to(dtype).unbind()
-    for position, (layer, parameters) in enumerate(members):
-        layer.lora2_prepared[adapter_name] = PreparedFactors(
-            left[position].mT, right[position], parameters.values()
-        )
+    A = right_factor(**stacked, scaling=settings.scaling, orthonormalize=settings.orthonormalize)
+    for (layer, parameters), own in zip(members, A.to(dtype).unbind(), strict=True):
+        layer.lora2_prepared[adapter_name] = PreparedFactor(own, parameters)
 
 
 def _group_of(
     layer: Lora2Layer, parameters: dict[str, nn.Parameter], settings: AdapterSettings
 ) -> _Group:
-    v, lam, V = parameters["v"], parameters["lam"], parameters["V"]
+    v, lam = parameters["v"], parameters["lam"]
     device = v.device
     base: Any = layer.get_base_layer()
     product_dtype = base.weight.dtype
     if product_dtype != torch.float64 and torch.is_autocast_enabled(device.type):
         product_dtype = torch.get_autocast_dtype(device.type)
-    return (*v.shape, *lam.shape, *V.shape), settings, device, v.dtype, product_dtype
+    return (*v.shape, *lam.shape), settings, device, v.dtype, product_dtype
 
 
 def _is_whole(parameter: nn.Parameter) -> bool:

@@ -15,7 +15,7 @@ from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.initialization import initial_factors
 from lora2.layers.prepared import PreparedByAdapter
-from lora2.mathematics.factors import factors, normal_form
+from lora2.mathematics.factors import factors, left_factor, normal_form
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
@@ -158,17 +158,21 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         if torch.compiler.is_compiling():
             B, A = self.factors(adapter_name)
             return B.to(dtype), A.to(dtype)
-        prepared = self._prepared_factors(adapter_name, dtype)
-        B, A = prepared or (factor.to(dtype) for factor in self.factors(adapter_name))
+        parameters = self.parameters_of(adapter_name)
+        A = self._prepared_right_factor(adapter_name, parameters, dtype)
+        if A is None:
+            B, A = (factor.to(dtype) for factor in self.factors(adapter_name))
+        else:
+            B = left_factor(parameters["V"]).to(dtype)
         if adapter_name in self.lora2_watches and B.requires_grad:
             # A node of this call, since a backward pass comes to older nodes when all is over.
             B = B.view_as(B)
             B.register_hook(self.lora2_watches[adapter_name])
         return B, A
 
-    def _prepared_factors(
-        self, adapter_name: str, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor] | None:
+    def _prepared_right_factor(
+        self, adapter_name: str, parameters: dict[str, nn.Parameter], dtype: torch.dtype
+    ) -> Tensor | None:
         prepared = self.lora2_prepared.get(adapter_name)
         if prepared is None:
             return None
@@ -177,8 +181,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             # which must not run through the graph that all layers share.
             del self.lora2_prepared[adapter_name]
             return None
-        unchanged = prepared.hold_for(self.parameters_of(adapter_name).values())
-        return (prepared.B, prepared.A) if unchanged and prepared.A.dtype == dtype else None
+        return prepared.A if prepared.A.dtype == dtype and prepared.holds_for(parameters) else None
 
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:

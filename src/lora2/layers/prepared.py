@@ -1,29 +1,31 @@
-"""Factors computed ahead of a forward pass, and when they may still be used."""
+"""A factor computed ahead of a forward pass, and when it may still be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 
-class PreparedFactors:
-    """B and A of one layer, good for as long as the five tensors they come from are unchanged."""
+class PreparedFactor:
+    """A of one layer, good for as long as the tensors it comes from are unchanged."""
 
-    def __init__(self, B: Tensor, A: Tensor, made_from: Iterable[nn.Parameter]) -> None:
-        self.B, self.A = B, A
-        self._made_from = [(parameter, parameter._version) for parameter in made_from]
+    def __init__(self, A: Tensor, made_from: Mapping[str, nn.Parameter]) -> None:
+        self.A = A
+        self._made_from = [
+            (symbol, parameter, parameter._version) for symbol, parameter in made_from.items()
+        ]
 
-    def hold_for(self, parameters: Iterable[nn.Parameter]) -> bool:
+    def holds_for(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Whether these are the same tensors, not written to since."""
         return all(
-            mine is theirs and version == theirs._version
-            for (mine, version), theirs in zip(self._made_from, parameters, strict=True)
+            parameters[symbol] is parameter and parameter._version == version
+            for symbol, parameter, version in self._made_from
         )
 
 
-class PreparedByAdapter(dict[str, PreparedFactors]):
+class PreparedByAdapter(dict[str, PreparedFactor]):
     """Prepared factors by adapter name; a copy of the layer makes its own."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedByAdapter:

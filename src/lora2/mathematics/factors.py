@@ -18,6 +18,19 @@ def core(v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, orthonormalize: bool) 
     return M
 
 
+def left_factor(V: Tensor) -> Tensor:
+    """Return B [..., d_out, k] of scaling · Δᵀ = B A (eq. 4): 𝒱ᵀ as it is stored, no copy."""
+    return V.mT
+
+
+def right_factor(
+    v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, scaling: float, orthonormalize: bool
+) -> Tensor:
+    """Return A [..., k, d_in] of scaling · Δᵀ = B A (eq. 4), which holds all but 𝒱."""
+    M = core(v, u, lam, U, orthonormalize=orthonormalize)
+    return (scaling * M).mT @ v.mT
+
+
 def factors(
     v: Tensor,
     u: Tensor,
@@ -31,10 +44,10 @@ def factors(
     """Return (B [..., d_out, k], A [..., k, d_in]) with scaling · Δᵀ = B A (eq. 4).
 
     That is PyTorch's orientation, where a weight is d_out × d_in: B and A are those of a LoRA of
-    rank k. Cost: O(k² (d_in + r + d_out)), independent of the batch.
+    rank k. Cost: O(k² (d_in + r)), independent of the batch.
     """
-    M = core(v, u, lam, U, orthonormalize=orthonormalize)
-    return ((scaling * M) @ V).mT, v.mT
+    A = right_factor(v, u, lam, U, scaling=scaling, orthonormalize=orthonormalize)
+    return left_factor(V), A
 
 
 def normal_form(
