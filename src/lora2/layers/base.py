@@ -159,11 +159,11 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             B, A = self.factors(adapter_name)
             return B.to(dtype), A.to(dtype)
         parameters = self.parameters_of(adapter_name)
-        A = self._prepared_right_factor(adapter_name, parameters, dtype)
-        if A is None:
+        prepared = self._prepared_right_factor(adapter_name, parameters, dtype)
+        if prepared is None:
             B, A = (factor.to(dtype) for factor in self.factors(adapter_name))
         else:
-            B = left_factor(parameters["V"]).to(dtype)
+            B, A = left_factor(parameters["V"]).to(dtype), prepared
         if adapter_name in self.lora2_watches and B.requires_grad:
             # A node of this call, since a backward pass comes to older nodes when all is over.
             B = B.view_as(B)
