@@ -45,6 +45,7 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
     A, B = draw(args.k, args.d_in), draw(args.d_out, args.k)
     Bt, v = B.mT.contiguous(), A.mT.contiguous()
     t, s = draw(args.rows, args.k), draw(args.rows, args.k)
+    t_lying, s_lying = t.mT.contiguous(), s.mT.contiguous()
     A_of_three, s_of_three = draw(3 * args.k, args.d_in), draw(args.rows, 3 * args.k)
     y, gx = torch.zeros_like(g), torch.zeros_like(x)
     return {
@@ -55,12 +56,15 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         "t = x v, v [d_in, k] in rows": lambda: x @ v,
         "y + t Bᵀ in place": lambda: y.addmm_(t, Bt),
         "y + t Bᵀ in place, t in columns": lambda: y.addmm_(in_columns(t), Bt),
+        "y + t Bᵀ in place, t lying [k, rows]": lambda: y.addmm_(t_lying.mT, Bt),
+        "t laid down to [k, rows]": lambda: t.mT.contiguous(),
         "y + z, one more pass": lambda: y + g,
         "s = g B, B [d_out, k] in rows": lambda: g @ B,
         "s = g B, Bᵀ [k, d_out] in rows": lambda: g @ Bt.mT,
         "gradient of B as gᵀ t (autograd's)": lambda: g.mT @ t,
         "gradient of B as tᵀ g": lambda: t.mT @ g,
         "gradient of A as sᵀ x": lambda: s.mT @ x,
+        "gradient of A as sᵀ x, s lying [k, rows]": lambda: s_lying @ x,
         "gradient of A as xᵀ s": lambda: x.mT @ s,
         "gx + s A in place": lambda: gx.addmm_(s, A),
         "W + B A, the weight formed anew": lambda: torch.addmm(W, B, A),

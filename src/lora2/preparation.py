@@ -28,7 +28,8 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
     for layer in layers:
         if layer.has_adapter(adapter_name):
             parameters = layer.parameters_of(adapter_name)
-            del parameters["V"]
+            # B needs no preparing.
+            parameters.pop("V")
             if all(map(_is_whole, parameters.values())):
                 group = _group_of(layer, parameters, layer.lora2_settings[adapter_name])
                 groups.setdefault(group, []).append((layer, parameters))

@@ -1,7 +1,7 @@
 """What AdaLoRA's users hit, and LoRA²'s do not: one test (or a few) for each of ten complaints.
 
 The complaints, reproduced with PEFT 0.21.2's AdaLoRA, are the docstrings; the fuller tests of the
-same behaviour stand in test_allocator.py, test_trainer_*.py and test_peft_contract_*.py.
+same behaviour stand in test_allocator*.py, test_trainer_*.py and test_peft_contract_*.py.
 """
 
 import json

@@ -158,21 +158,17 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         if torch.compiler.is_compiling():
             B, A = self.factors(adapter_name)
             return B.to(dtype), A.to(dtype)
-        parameters = self.parameters_of(adapter_name)
-        prepared = self._prepared_right_factor(adapter_name, parameters, dtype)
-        if prepared is None:
-            B, A = (factor.to(dtype) for factor in self.factors(adapter_name))
-        else:
-            B, A = left_factor(parameters["V"]).to(dtype), prepared
+        prepared = self._prepared_factors(adapter_name, dtype)
+        B, A = prepared or (factor.to(dtype) for factor in self.factors(adapter_name))
         if adapter_name in self.lora2_watches and B.requires_grad:
             # A node of this call, since a backward pass comes to older nodes when all is over.
             B = B.view_as(B)
             B.register_hook(self.lora2_watches[adapter_name])
         return B, A
 
-    def _prepared_right_factor(
-        self, adapter_name: str, parameters: dict[str, nn.Parameter], dtype: torch.dtype
-    ) -> Tensor | None:
+    def _prepared_factors(
+        self, adapter_name: str, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor] | None:
         prepared = self.lora2_prepared.get(adapter_name)
         if prepared is None:
             return None
@@ -181,7 +177,10 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             # which must not run through the graph that all layers share.
             del self.lora2_prepared[adapter_name]
             return None
-        return prepared.A if prepared.A.dtype == dtype and prepared.holds_for(parameters) else None
+        parameters = self.parameters_of(adapter_name)
+        if prepared.A.dtype != dtype or not prepared.holds_for(parameters):
+            return None
+        return left_factor(parameters["V"]).to(dtype), prepared.A
 
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,7 +43,7 @@ class _JointProduct(torch.autograd.Function):
 
 
 def _lying(thin: Tensor) -> Tensor:
-    """[N, k] → [k, N], on a CPU with the long side contiguous: its three uses are quicker so."""
+    """[N, k] → [k, N], on a CPU with the long side contiguous: both its uses are quicker so."""
     return thin.mT.contiguous() if thin.device.type == "cpu" else thin.mT
 
 

@@ -1,0 +1,86 @@
+"""What the allocator and its config refuse, and what they let pass."""
+
+import pytest
+from torch import nn
+
+from lora2 import Lora2Config, RankAllocator, UserError
+from unit.models import layers_of, rows
+from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, pruned_model
+
+
+@pytest.mark.parametrize(
+    ("fields", "total", "sentence"),
+    [
+        ({"tinit": 10, "tfinal": 10}, 20, r"tinit=10 and tfinal=10 take 10 \+ 10 of the 20"),
+        ({"tinit": 0.6, "tfinal": 5}, 10, r"tinit=0.6 and tfinal=5 take 6 \+ 5 of the 10"),
+        ({"tinit": 100}, 20, "make them smaller, or train longer"),
+    ],
+)
+def test_schedule_that_does_not_fit_is_refused(fields: dict, total: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        RankAllocator(pruned_model(**fields), total)
+
+
+def test_schedule_does_not_matter_where_nothing_is_pruned() -> None:
+    allocator = RankAllocator(pruned_model(target_r=None, tinit=100), TOTAL)
+    assert allocator.budget == allocator.kept == LAYERS * 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"target_r": 5}, "target_r=5 is above init_r=4"),
+        ({"target_r": 0}, "target_r=0 would leave nothing"),
+        ({"k": 0}, "k=0 must be a whole number of at least 1"),
+        ({"init_r": 0}, "init_r=0 must be a whole number of at least 1"),
+        ({"init_r": 2.5}, "init_r=2.5 must be a whole number"),
+        ({"deltaT": 0}, "deltaT=0 would never allocate"),
+        ({"tinit": -1}, "tinit=-1 is neither a number of steps nor a fraction"),
+        ({"tfinal": 1.5}, "tfinal=1.5 is neither a number of steps nor a fraction"),
+        ({"tinit": 0.5, "tfinal": 0.5}, "their sum must be below 1"),
+        ({"beta1": 1.0}, r"beta1=1.0 must lie in \[0, 1\)"),
+        ({"importance": "best"}, "importance='best' is not known: choose one of 'reduced', 'full'"),
+        ({"k_pattern": {"lin0": 0}}, r"k_pattern\['lin0'\]=0"),
+    ],
+)
+def test_config_that_cannot_be_meant_is_refused(fields: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Lora2Config(**(FIELDS | fields))
+
+
+def test_model_without_the_adapter_is_refused() -> None:
+    with pytest.raises(UserError, match="no LoRA² adapter of that name"):
+        RankAllocator(pruned_model(), TOTAL, "other")
+    with pytest.raises(UserError, match="no LoRA² adapter of that name"):
+        RankAllocator(nn.Linear(2, 2), TOTAL)
+
+
+def test_step_after_zero_grad_is_refused() -> None:
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, 2))
+    model.zero_grad()
+    with pytest.raises(UserError, match=r"after optimizer.step\(\) and before zero_grad"):
+        allocator.step()
+    # The refused call has left no trace.
+    assert allocator.completed_steps == 2
+
+
+def test_state_of_another_adapter_is_refused() -> None:
+    state = RankAllocator(pruned_model(init_r=3), TOTAL).state_dict()
+    with pytest.raises(UserError, match="of other sizes"):
+        RankAllocator(pruned_model(), TOTAL).load_state_dict(state)
+
+
+def test_layers_without_a_gradient_are_no_error() -> None:
+    model = pruned_model(tinit=0, deltaT=1)
+    allocator = RankAllocator(model, TOTAL)
+    used = layers_of(model)["base_model.model.body.layers.0.lin0"]
+    for _ in range(TOTAL):
+        model.zero_grad()
+        used(rows()).square().mean().backward()
+        allocator.step()
+        assert allocator.kept == allocator.budget
+    # What was never used is not important.
+    kept = allocator.kept_by_module()
+    assert kept["base_model.model.body.layers.0.lin0"] == 4
