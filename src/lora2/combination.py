@@ -11,7 +11,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.layers.base import Lora2Layer
+from lora2.layers.base import Lora2Layer, as_stored
 from lora2.mathematics.factors import normal_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
@@ -118,7 +118,7 @@ def _heads(tuner: Lora2Model, adapters: list[str]) -> dict[ModulesToSaveWrapper,
 
 def _width(tuner: Lora2Model, adapter_name: str) -> int:
     layers = adapted_layers(tuner.model, adapter_name).values()
-    return max(layer.parameters_of(adapter_name)["v"].shape[1] for layer in layers)
+    return max(layer.parameters_of(adapter_name)["u"].shape[0] for layer in layers)
 
 
 def _joint_heads(tuner: Lora2Model, adapters: list[str]) -> list[str] | None:
@@ -132,7 +132,7 @@ def _joint_sizes(tuner: Lora2Model, adapters: list[str], limit: int | None) -> d
     for adapter in adapters:
         for name, layer in adapted_layers(tuner.model, adapter).items():
             largest = min(*layer.matrix_shape(), limit or sys.maxsize)
-            k = layer.parameters_of(adapter)["v"].shape[1]
+            k = layer.parameters_of(adapter)["u"].shape[0]
             sizes[name] = min(sizes.get(name, 0) + k, largest)
     return sizes
 
@@ -152,6 +152,7 @@ def _fill(layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_
     k = len(layer.parameters_of(adapter_name)["lam"])
     identity = torch.eye(k, dtype=sigma.dtype, device=sigma.device)
     values = {"v": P[:, :k], "u": identity, "lam": sigma[:k] / scaling, "U": identity, "V": Q[:k]}
+    values = as_stored(values)
     for symbol, parameter in layer.parameters_of(adapter_name).items():
         parameter.copy_(values[symbol])
 

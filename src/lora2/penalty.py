@@ -1,4 +1,4 @@
-"""The orthogonality penalty of a whole model: one batched computation per shape of matrix."""
+"""The orthogonality penalty of a whole model: batched over its matrices."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from lora2.config import Lora2Config
 from lora2.layers.base import Lora2Layer
 from lora2.mathematics import orthogonality
+from lora2.mathematics.gram import gram_matrices
+from lora2.mathematics.orthogonality import OrthogonalityTerms
+from lora2.mathematics.precision import in_full_precision
 
 
 def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
@@ -44,11 +47,24 @@ def penalty_of_layers(
     Deviation from the paper, which sums: with the mean one weight serves models of any depth. The
     authors' released code takes the mean too.
     """
-    adapted = [layer for layer in layers if layer.has_adapter(adapter_name)]
-    total: Tensor | float = 0.0
-    for positions in group_by_shape(adapted, adapter_name).values():
-        stored = [adapted[position].stored_factors(adapter_name) for position in positions]
-        v, u, U, V = (torch.stack([f[symbol] for f in stored]) for symbol in ("v", "u", "U", "V"))
-        with torch.autocast(v.device.type, enabled=False):
-            total = total + orthogonality.penalty(v, u, U, V, config.orthogonality_terms).sum()
-    return torch.as_tensor(total) / max(len(adapted), 1)
+    by_size: dict[torch.Size, list[dict[str, nn.Parameter]]] = {}
+    for layer in layers:
+        if layer.has_adapter(adapter_name):
+            parameters = layer.parameters_of(adapter_name)
+            by_size.setdefault(parameters["u"].shape, []).append(parameters)
+    totals = [_total_of(members, config.orthogonality_terms) for members in by_size.values()]
+    count = sum(map(len, by_size.values()))
+    return torch.as_tensor(sum(totals)) / max(count, 1)
+
+
+def _total_of(members: list[dict[str, nn.Parameter]], terms: OrthogonalityTerms) -> Tensor:
+    """The sum over layers that share k and r."""
+    with torch.autocast(members[0]["u"].device.type, enabled=False):
+        left_grams, right_grams = (
+            gram_matrices([factors[symbol] for factors in members]) for symbol in "vV"
+        )
+        u, U = (
+            in_full_precision(torch.stack([factors[symbol] for factors in members]))
+            for symbol in "uU"
+        )
+        return orthogonality.penalty(left_grams, right_grams, u, U, terms).sum()

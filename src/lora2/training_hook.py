@@ -1,4 +1,4 @@
-"""What happens at each forward pass in training: factors are prepared, the penalty joins the loss.
+"""What happens at each forward pass in training: cores are prepared, the penalty joins the loss.
 
 They are hooks of the base model, since not every way to the model leads through the tuner:
 PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
@@ -16,13 +16,13 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from lora2.config import Lora2Config
 from lora2.layers.base import Lora2Layer
 from lora2.penalty import penalty_of_layers
-from lora2.preparation import prepare_factors
+from lora2.preparation import prepare_cores
 
 _ATTRIBUTE = "lora2_training_hook"
 
 
 class TrainingHook:
-    """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
+    """Prepares the cores, adds the weighted penalty to `outputs.loss`, keeps its mean."""
 
     def __init__(self) -> None:
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -39,7 +39,7 @@ class TrainingHook:
         self._first_values: dict[str, Tensor] = {}
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
-        """Prepare the factors of the trained adapters, and warn if nobody prunes one of them."""
+        """Prepare the cores of the trained adapters, and warn if nobody prunes one of them."""
         # A compiler sees through the layers' own formulas and fuses them.
         if torch.compiler.is_compiling():
             return
@@ -50,7 +50,7 @@ class TrainingHook:
                 layer.lora2_prepared.clear()
             return
         for name, config in _trained_among(layers, model):
-            prepare_factors(layers, name)
+            prepare_cores(layers, name)
             self._warn_if_never_allocated(layers, name, config)
 
     def after_forward(

@@ -53,7 +53,7 @@ def test_finished_adapter_is_saved_compact(tmp_path: Path) -> None:
         for layer in layers_of(reloaded).values()
     ]
     assert shapes == [
-        {"v": (6, 3), "u": (3, r), "lam": (r,), "U": (r, 3), "V": (3, 6)} for r in kept
+        {"v": (3, 6), "u": (3, r), "lam": (r,), "U": (r, 3), "V": (3, 6)} for r in kept
     ]
     size, full_size = (
         (tmp_path / name / "adapter_model.safetensors").stat().st_size

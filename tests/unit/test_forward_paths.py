@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 import oracle
 from lora2 import Lora2Config
-from lora2.layers import linear
+from lora2.layers import joint_product, linear
 from lora2.layers.base import Lora2Layer
 from unit.models import DeepMlp, disturb, layers_of
 
@@ -148,12 +148,16 @@ def test_output_and_gradients_are_the_oracles(
     layers = layers_of(model)
     stored = {
         name: [
-            oracle.Factors(*layer.parameters_of(adapter).values())
-            for adapter in NAMES[: path.adapters]
+            oracle.Factors(**layer.stored_factors(adapter)) for adapter in NAMES[: path.adapters]
         ]
         for name, layer in layers.items()
     }
-    factors = [tensor for sets in stored.values() for parts in sets for tensor in parts]
+    factors = [
+        tensor
+        for layer in layers.values()
+        for adapter in NAMES[: path.adapters]
+        for tensor in layer.parameters_of(adapter).values()
+    ]
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     weights = torch.randn(2, 6, dtype=torch.float64)
 
@@ -170,6 +174,36 @@ def test_output_and_gradients_are_the_oracles(
     assert all(bool(layer.lora2_prepared) == path.prepared for layer in layers.values())
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_joint_product_is_the_oracles_however_its_rows_are_split(
+    threads: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows: equal parts for up to three threads, none for four."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(joint_product, "_LONG_ROW", 5)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, vt, C, V = draw(2, 3, 5), draw(2, 5), draw(2, 2), draw(2, 7)
+    weight, b = draw(7, 5).detach(), draw(7) if bias else None
+    y = joint_product.joint_product(x, weight, b, vt, C, V)
+    delta = oracle.product(oracle.product(vt.T, C), V)
+    expected = oracle.product(x.view(6, 5), weight.T + delta).view(2, 3, 7)
+    expected = expected if b is None else expected + b
+    oracle.assert_agrees(y, expected)
+    direction = draw(2, 3, 7).detach()
+    inputs = [x, vt, C, V, *([b] if bias else [])]
+    for got, wanted in zip(
+        torch.autograd.grad((y * direction).sum(), inputs),
+        torch.autograd.grad((expected * direction).sum(), inputs),
+        strict=True,
+    ):
+        oracle.assert_agrees(got, wanted)
+
+
 def test_second_derivative_through_a_joint_product_is_refused() -> None:
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
@@ -178,7 +212,7 @@ def test_second_derivative_through_a_joint_product_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
+def test_prepared_cores_are_not_used_once_a_factor_has_changed() -> None:
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64)
     model(x)
@@ -190,7 +224,7 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
 
 
 def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
-    """The factors prepared for the training step hang on a graph that is used up by then."""
+    """The cores prepared for the training step hang on a graph that is used up by then."""
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     model(x).sum().backward()
@@ -200,7 +234,7 @@ def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> 
     torch.testing.assert_close(gradient, wanted)
 
 
-def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
+def test_prepared_cores_do_not_hinder_a_copy_of_the_model() -> None:
     import copy
     import io
 

@@ -12,7 +12,8 @@ each_choice = pytest.mark.parametrize("choice", oracle.CHOICES)
 
 
 def _penalty(parts: oracle.Factors, choice: str) -> torch.Tensor:
-    return penalty(parts.v, parts.u, parts.U, parts.V, choice)  # type: ignore[arg-type]
+    S_v, S_V = parts.v.mT @ parts.v, parts.V @ parts.V.mT
+    return penalty(S_v, S_V, parts.u, parts.U, choice)  # type: ignore[arg-type]
 
 
 def _orthonormal(case: Case) -> oracle.Factors:

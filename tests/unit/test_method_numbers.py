@@ -98,6 +98,10 @@ def test_rank_of_delta_is_the_smaller_of_k_and_r(case: Case) -> None:
     assert torch.linalg.matrix_rank(B @ A, rtol=1e-9) == min(case.k, case.r)
 
 
+def _penalty_of_P_and_Q(parts: oracle.Factors) -> torch.Tensor:
+    return penalty(parts.v.T @ parts.v, parts.V @ parts.V.T, parts.u, parts.U, "P&Q")
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_least_penalty_of_P_and_Q_is_r_minus_k_a_side(k: int) -> None:
     """With k < r, P^T P has rank k and r eigenvalues: r - k of them stay at 0."""
@@ -117,16 +121,14 @@ def test_least_penalty_of_P_and_Q_is_r_minus_k_a_side(k: int) -> None:
     )
     least = oracle.printed_penalty_PQ(best)
     oracle.assert_agrees(least, torch.tensor(2.0 * (r - k), dtype=torch.float64))
-    oracle.assert_agrees(
-        penalty(best.v, best.u, best.U, best.V, "P&Q"), torch.zeros((), dtype=torch.float64)
-    )
+    oracle.assert_agrees(_penalty_of_P_and_Q(best), torch.zeros((), dtype=torch.float64))
     for _ in range(20):
         other = best._replace(
             v=best.v + 0.1 * torch.randn(d_in, k, generator=generator, dtype=torch.float64),
             U=best.U + 0.1 * torch.randn(r, k, generator=generator, dtype=torch.float64),
         )
         assert oracle.printed_penalty_PQ(other) > least
-        assert penalty(other.v, other.u, other.U, other.V, "P&Q") > 0
+        assert _penalty_of_P_and_Q(other) > 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=CASE_IDS)

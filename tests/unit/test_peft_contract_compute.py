@@ -171,7 +171,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(
 ) -> None:
     model = get_peft_model(
         make(), Lora2Config(k=3, init_r=4, orthogonality=orthogonality, lora_dropout=0.1)
-    ).train()
+    )
+    # Layers that are run again compute their cores one by one, which rounds differently.
+    model.double().train()
     disturb(model)
     batch = bert_batch()
     if make is tiny_llama:
@@ -189,7 +191,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         actual = gradients()
     assert expected.keys() == actual.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(actual[name], gradient, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(actual[name], gradient, atol=1e-12, rtol=1e-10)
 
 
 # torch.compile

@@ -27,6 +27,7 @@ from unit.models import (
     KINDS,
     LINEAR,
     Kind,
+    adapter_state,
     bert_batch,
     disturb,
     layers_of,
@@ -114,7 +115,10 @@ def test_transformers_adds_enables_disables_and_saves_an_adapter(tmp_path: Path)
     model.save_pretrained(tmp_path)
     again = tiny_bert()
     again.load_adapter(tmp_path, adapter_name="mine")
-    assert torch.equal(again.eval()(**batch).logits, changed)
+    saved, loaded = adapter_state(model, "mine"), adapter_state(again, "mine")
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in saved.items())
+    # The tensors lie in memory as they did in the file, where they are not aligned.
+    torch.testing.assert_close(again.eval()(**batch).logits, changed, atol=2e-6, rtol=2e-6)
     again.delete_adapter("mine")
     assert torch.equal(again(**batch).logits, plain)
 
@@ -177,7 +181,7 @@ def test_compact_adapter_loads_everywhere(
 def test_conversion_to_lora_loses_nothing(kind: Kind, form: str) -> None:
     model = get_peft_model(kind.model(), kind.config(form)).eval()
     disturb(model)
-    width = max(layer.lora2_v["default"].shape[1] for layer in layers_of(model).values())
+    width = max(layer.lora2_v["default"].shape[0] for layer in layers_of(model).values())
     assert model.supports_lora_conversion()
     # lin1 has two outputs, hence no LoRA of a higher rank.
     rank = min(width, *(min(layer.matrix_shape()) for layer in layers_of(model).values()))

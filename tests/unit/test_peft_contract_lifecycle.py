@@ -101,10 +101,15 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(kind: Kind, tmp_path: Path) ->
     model.save_pretrained(tmp_path)
     reloaded = PeftModel.from_pretrained(kind.model(), tmp_path, low_cpu_mem_usage=True).eval()
     assert {p.device.type for p in reloaded.parameters()} == {"cpu"}
-    assert torch.equal(reloaded(x), model(x))
     reloaded.load_adapter(tmp_path, "second", low_cpu_mem_usage=True)
-    reloaded.set_adapter("second")
-    assert torch.equal(reloaded(x), model(x))
+    saved = adapter_state(model)
+    for name in ("default", "second"):
+        reloaded.set_adapter(name)
+        loaded = adapter_state(reloaded, name)
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in saved.items())
+        # Such tensors lie in memory as they did in the file, and products of numbers that are not
+        # aligned round differently in the last place.
+        torch.testing.assert_close(reloaded(x), model(x), atol=2e-6, rtol=2e-6)
 
 
 @every_form

@@ -15,7 +15,8 @@ from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.initialization import initial_factors
 from lora2.layers.prepared import PreparedByAdapter
-from lora2.mathematics.factors import factors, left_factor, normal_form
+from lora2.mathematics.factors import core, factors, normal_form, thin_factors
+from lora2.mathematics.precision import in_full_precision
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
@@ -59,7 +60,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
         self.lora2_prepared = PreparedByAdapter()
-        # Functions that see the gradient of an adapter's B as it arises.
+        # Functions that see the gradient of an adapter's 𝒱 as it arises.
         self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
         self._disable_adapters = False
         self._active_adapter = adapter_name
@@ -99,7 +100,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         )
         dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
         self.lora2_dropout[adapter_name] = dropout
-        for symbol, tensor in start.items():
+        for symbol, tensor in as_stored(start).items():
             getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = nn.Parameter(tensor)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -117,7 +118,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self.lora2_watches.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
-        """The factors of one adapter as they are stored, by symbol."""
+        """The factors of one adapter as they are stored, by symbol: v as vᵀ [k, d_in]."""
         # Past `__getattr__` and ParameterDict's, whose Python calls would cost as much as all else:
         # this is called for each layer several times in a step.
         held: Any = self._modules
@@ -129,7 +130,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined."""
         d_out, d_in = self.matrix_shape()
-        shapes = {"v": (d_in, k), "u": (k, r), "lam": (r,), "U": (r, k), "V": (k, d_out)}
+        shapes = {"v": (k, d_in), "u": (k, r), "lam": (r,), "U": (r, k), "V": (k, d_out)}
         for symbol, old in self.parameters_of(adapter_name).items():
             if old.shape != shapes[symbol]:
                 new = nn.Parameter(old.new_zeros(shapes[symbol]), requires_grad=old.requires_grad)
@@ -138,11 +139,12 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
     # The formula
 
     def stored_factors(self, adapter_name: str) -> dict[str, Tensor]:
-        """The five factors by symbol, in float32 or wider."""
-        return {
+        """The five factors by symbol, v [d_in, k] among them, in float32 or wider."""
+        stored = {
             symbol: in_full_precision(tensor)
             for symbol, tensor in self.parameters_of(adapter_name).items()
         }
+        return stored | {"v": stored["v"].mT}
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
@@ -153,34 +155,39 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
                 **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize
             )
 
-    def product_factors(self, adapter_name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return (B, A) for a forward pass, in the dtype of its products."""
-        if torch.compiler.is_compiling():
-            B, A = self.factors(adapter_name)
-            return B.to(dtype), A.to(dtype)
-        prepared = self._prepared_factors(adapter_name, dtype)
-        B, A = prepared or (factor.to(dtype) for factor in self.factors(adapter_name))
-        if adapter_name in self.lora2_watches and B.requires_grad:
-            # A node of this call, since a backward pass comes to older nodes when all is over.
-            B = B.view_as(B)
-            B.register_hook(self.lora2_watches[adapter_name])
-        return B, A
+    def core(self, adapter_name: str) -> Tensor:
+        """Return C [k, k]: the adapter changes the output by x v C 𝒱, scaling included."""
+        prepared = self._prepared_core(adapter_name)
+        if prepared is not None:
+            return prepared
+        settings = self.lora2_settings[adapter_name]
+        stored = self.stored_factors(adapter_name)
+        v, u, lam, U = (stored[symbol] for symbol in ("v", "u", "lam", "U"))
+        with torch.autocast(v.device.type, enabled=False):
+            gram = v.mT @ v if settings.orthonormalize else None
+            return core(u, lam, U, gram=gram, scaling=settings.scaling)
 
-    def _prepared_factors(
-        self, adapter_name: str, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor] | None:
+    def _prepared_core(self, adapter_name: str) -> Tensor | None:
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None:
+        if prepared is None or torch.compiler.is_compiling():
             return None
         if not torch.is_grad_enabled():
             # Reentrant checkpointing: this call will be repeated in a backward pass of its own,
             # which must not run through the graph that all layers share.
             del self.lora2_prepared[adapter_name]
             return None
+        return prepared.C if prepared.holds_for(self.parameters_of(adapter_name)) else None
+
+    def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (vᵀ [k, d_in], C [k, k], 𝒱 [k, d_out]) for a forward pass."""
         parameters = self.parameters_of(adapter_name)
-        if prepared.A.dtype != dtype or not prepared.holds_for(parameters):
-            return None
-        return left_factor(parameters["V"]).to(dtype), prepared.A
+        vt: Tensor = parameters["v"]
+        V: Tensor = parameters["V"]
+        if adapter_name in self.lora2_watches and V.requires_grad:
+            # A node of this call, since a backward pass comes to older nodes when all is over.
+            V = V.view_as(V)
+            V.register_hook(self.lora2_watches[adapter_name])
+        return vt, self.core(adapter_name), V
 
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +205,10 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""
-        B, A = self.product_factors(adapter_name, self.activation_dtype(x))
+        vt, C, V = (in_full_precision(f) for f in self.product_factors(adapter_name))
+        with torch.autocast(C.device.type, enabled=False):
+            pair = thin_factors(vt.mT, C, V)
+        B, A = (factor.to(self.activation_dtype(x)) for factor in pair)
         x = self.lora2_dropout[adapter_name](x) if x.is_floating_point() else x
         return self.apply_factors(x, B, A)
 
@@ -294,6 +304,9 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         return "lora2." + super().__repr__()
 
 
-def in_full_precision(tensor: Tensor) -> Tensor:
-    """A factor in float32 or wider: k × k algebra is too fine for less."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Factors by symbol as a layer stores them: vᵀ [k, d_in], like LoRA's A.
+
+    A product with rows of length d_in takes half the time of one with rows of length k.
+    """
+    return values | {"v": values["v"].mT.contiguous()}

@@ -22,7 +22,7 @@ class Lora2Linear(Lora2Layer):
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [..., d_in] → [..., d_out] by two thin products."""
-        return thin_product(x, A, B.mT)
+        return thin_product(x, A, B)
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[d_out, d_in], transposed for a Conv1D."""
@@ -36,15 +36,16 @@ class Lora2Linear(Lora2Layer):
         base: Any = self.get_base_layer()
         weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
         bias = None if base.bias is None else base.bias.to(dtype)
-        B, A = self._side_by_side(adapter_names, dtype)
-        return joint_product(x.to(dtype), weight.to(dtype), bias, A, B.mT)
+        vt, C, V = self._side_by_side(adapter_names)
+        return joint_product(x.to(dtype), weight.to(dtype), bias, vt, C, V)
 
-    def _side_by_side(self, adapter_names: list[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return (B, A) of the adapters' sum: B = [B₁ B₂ …], A = [A₁; A₂; …]."""
-        pairs = [self.product_factors(name, dtype) for name in adapter_names]
-        if len(pairs) == 1:
-            return pairs[0]
-        return torch.cat([B.mT for B, _ in pairs]).mT, torch.cat([A for _, A in pairs])
+    def _side_by_side(self, adapter_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (vᵀ, C, 𝒱) of the adapters' sum: vᵀ and 𝒱 one below another, C in blocks."""
+        factors = [self.product_factors(name) for name in adapter_names]
+        if len(factors) == 1:
+            return factors[0]
+        vts, cores, Vs = zip(*factors, strict=True)
+        return torch.cat(vts), torch.block_diag(*cores), torch.cat(Vs)
 
     def _is_plain(self, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
         """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""

@@ -1,4 +1,4 @@
-"""A factor computed ahead of a forward pass, and when it may still be used."""
+"""A core computed ahead of a forward pass, and when it may still be used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class PreparedFactor:
-    """A of one layer, good for as long as the tensors it comes from are unchanged."""
+class PreparedCore:
+    """C of one layer, good for as long as the tensors it comes from are unchanged."""
 
-    def __init__(self, A: Tensor, made_from: Mapping[str, nn.Parameter]) -> None:
-        self.A = A
+    def __init__(self, C: Tensor, made_from: Mapping[str, nn.Parameter]) -> None:
+        self.C = C
         self._made_from = [
             (symbol, parameter, parameter._version) for symbol, parameter in made_from.items()
         ]
@@ -25,8 +25,8 @@ class PreparedFactor:
         )
 
 
-class PreparedByAdapter(dict[str, PreparedFactor]):
-    """Prepared factors by adapter name; a copy of the layer makes its own."""
+class PreparedByAdapter(dict[str, PreparedCore]):
+    """Prepared cores by adapter name; a copy of the layer makes its own."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedByAdapter:
         return PreparedByAdapter()

@@ -6,29 +6,25 @@ from torch import Tensor
 from lora2.mathematics.inverse_square_root import inverse_square_root
 
 
-def core(v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, orthonormalize: bool) -> Tensor:
-    """Return the whole middle of Δ as one small matrix, [..., k, k].
-
-    Without `orthonormalize` it is M = u Λ 𝒰. With it, M stands behind (vᵀv)^(-1/2), so that
-    v (vᵀv)^(-1/2) M 𝒱 has an exactly orthonormal outer factor whatever the raw v is.
-    """
-    M = (u * lam.unsqueeze(-2)) @ U
-    if orthonormalize:
-        return inverse_square_root(v.mT @ v) @ M
-    return M
-
-
-def left_factor(V: Tensor) -> Tensor:
-    """Return B [..., d_out, k] of scaling · Δᵀ = B A (eq. 4): 𝒱ᵀ as it is stored, no copy."""
-    return V.mT
-
-
-def right_factor(
-    v: Tensor, u: Tensor, lam: Tensor, U: Tensor, *, scaling: float, orthonormalize: bool
+def core(
+    u: Tensor, lam: Tensor, U: Tensor, *, gram: Tensor | None = None, scaling: float = 1.0
 ) -> Tensor:
-    """Return A [..., k, d_in] of scaling · Δᵀ = B A (eq. 4), which holds all but 𝒱."""
-    M = core(v, u, lam, U, orthonormalize=orthonormalize)
-    return (scaling * M).mT @ v.mT
+    """Return C [..., k, k], the whole middle of scaling · Δ = v C 𝒱 as one small matrix.
+
+    C = scaling · u Λ 𝒰; with gram = vᵀv it stands behind (vᵀv)^(-1/2), so that the outer factor
+    v (vᵀv)^(-1/2) is exactly orthonormal whatever the raw v is.
+    """
+    M = (scaling * u * lam.unsqueeze(-2)) @ U
+    return M if gram is None else inverse_square_root(gram) @ M
+
+
+def thin_factors(v: Tensor, C: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B [..., d_out, k], A [..., k, d_in]) with B A = (v C 𝒱)ᵀ (eq. 4).
+
+    That is PyTorch's orientation, where a weight is d_out × d_in: B and A are those of a LoRA of
+    rank k. B is 𝒱ᵀ as it is stored, no copy; A holds all the rest.
+    """
+    return V.mT, C.mT @ v.mT
 
 
 def factors(
@@ -43,11 +39,10 @@ def factors(
 ) -> tuple[Tensor, Tensor]:
     """Return (B [..., d_out, k], A [..., k, d_in]) with scaling · Δᵀ = B A (eq. 4).
 
-    That is PyTorch's orientation, where a weight is d_out × d_in: B and A are those of a LoRA of
-    rank k. Cost: O(k² (d_in + r)), independent of the batch.
+    Cost: O(k² (d_in + r)), independent of the batch.
     """
-    A = right_factor(v, u, lam, U, scaling=scaling, orthonormalize=orthonormalize)
-    return left_factor(V), A
+    gram = v.mT @ v if orthonormalize else None
+    return thin_factors(v, core(u, lam, U, gram=gram, scaling=scaling), V)
 
 
 def normal_form(
@@ -60,6 +55,6 @@ def normal_form(
     """
     left, R_left = torch.linalg.qr(v)
     right, R_right = torch.linalg.qr(V.mT)
-    M = core(v, u, lam, U, orthonormalize=orthonormalize)
-    X, sigma, Yt = torch.linalg.svd(R_left @ M @ R_right.mT)
+    C = core(u, lam, U, gram=v.mT @ v if orthonormalize else None)
+    X, sigma, Yt = torch.linalg.svd(R_left @ C @ R_right.mT)
     return left @ X, sigma, Yt @ right.mT

@@ -29,14 +29,13 @@ def deviation(T: Tensor) -> Tensor:
     return (difference * difference.mT).sum((-2, -1))
 
 
-def penalty(v: Tensor, u: Tensor, U: Tensor, V: Tensor, terms: OrthogonalityTerms) -> Tensor:
+def penalty(S_v: Tensor, S_V: Tensor, u: Tensor, U: Tensor, terms: OrthogonalityTerms) -> Tensor:
     """Return the sum of the chosen terms of eq. 5 per matrix, [...], less their constants.
 
+    S_v = vᵀv and S_V = 𝒱𝒱ᵀ [..., k, k]: all that is needed of the outer factors.
     terms: "uv" R(u, v); "UV" R(𝒰, 𝒱); "uv&UV" both; "P&Q" R(P, Q); "all" the three (Table 3).
-    Cost: O((d_in + d_out) k²) a matrix.
     """
-    S_v, S_V = v.mT @ v, V @ V.mT
-    total = torch.zeros(v.shape[:-2], dtype=v.dtype, device=v.device)
+    total = torch.zeros(u.shape[:-2], dtype=u.dtype, device=u.device)
     if terms in ("uv", "uv&UV", "all"):
         total = total + deviation(S_v) + deviation(_small_gram(u))
     if terms in ("UV", "uv&UV", "all"):
