@@ -30,7 +30,7 @@ demo: env ## train the default adapter on agreement and show what it kept
 
 bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten minutes)
 	$(BIN)/lora2 bench steps --rounds 5
-	$(BIN)/lora2 bench steps --rounds 5 --dtype bfloat16 --methods floor,lora,adalora,lora2
+	$(BIN)/lora2 bench steps --rounds 3 --dtype bfloat16 --methods floor,lora,adalora,lora2
 
 lint: env ## ruff: rules and format
 	$(BIN)/ruff check

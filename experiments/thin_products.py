@@ -2,7 +2,8 @@
 
     python experiments/thin_products.py --rows 2048 --d_in 384 --d_out 1536 --k 8 --dtype float32
 
-prints the median milliseconds of each way to take each product; docs/performance.md says what came
+prints the median milliseconds of each way to take each product, always of the same tensors, so that
+they come from the cache; docs/performance.md says what came
 of it. Symbols: x [rows, d_in], g the gradient of the output [rows, d_out], t = x Aᵀ, s = g B.
 """
 
@@ -35,6 +36,16 @@ def in_columns(matrix: Tensor) -> Tensor:
     return matrix.mT.contiguous().mT
 
 
+def rows_split(factor: Tensor, wide: Tensor, parts: int) -> Tensor:
+    rows = wide.view(parts, -1, wide.shape[-1])
+    return torch.bmm(factor.expand(parts, *factor.shape), rows.mT).mT.reshape(len(wide), -1)
+
+
+def sum_split(thin: Tensor, wide: Tensor, parts: int) -> Tensor:
+    thin, wide = (rows.view(parts, -1, rows.shape[-1]) for rows in (thin, wide))
+    return torch.bmm(thin.mT, wide).sum(0)
+
+
 def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
     dtype = getattr(torch, args.dtype)
 
@@ -53,6 +64,7 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         "base gradient g W": lambda: g @ W,
         "base gradient g W, g in columns": lambda: in_columns(g) @ W,
         "t = x Aᵀ, A [k, d_in] in rows": lambda: x @ A.mT,
+        "t = x Aᵀ, a part of the rows for each thread": lambda: rows_split(A, x, args.threads),
         "t = x v, v [d_in, k] in rows": lambda: x @ v,
         "y + t Bᵀ in place": lambda: y.addmm_(t, Bt),
         "y + t Bᵀ in place, t in columns": lambda: y.addmm_(in_columns(t), Bt),
@@ -64,6 +76,9 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         "gradient of B as gᵀ t (autograd's)": lambda: g.mT @ t,
         "gradient of B as tᵀ g": lambda: t.mT @ g,
         "gradient of A as sᵀ x": lambda: s.mT @ x,
+        "gradient of A as sᵀ x, a part of the rows for each thread": lambda: sum_split(
+            s, x, args.threads
+        ),
         "gradient of A as sᵀ x, s lying [k, rows]": lambda: s_lying @ x,
         "gradient of A as xᵀ s": lambda: x.mT @ s,
         "gx + s A in place": lambda: gx.addmm_(s, A),

@@ -165,7 +165,7 @@ _ALL = (
         # No checkpoint has its pooler either: it is as new as the classifier.
         head=("pooler", "classifier"),
         matrices_per_layer=6,
-        sizes=_sizes((8, 64), (1, 16), (64, 128)),
+        sizes=_sizes((12, 64), (1, 16), (64, 128)),
     ),
     Workload(
         name="llama",
@@ -175,7 +175,7 @@ _ALL = (
         config=_llama(576, 1536, 30, 9, num_key_value_heads=3, vocab_size=49152),
         head=("model.norm",),
         matrices_per_layer=7,
-        sizes=_sizes((4, 64), (1, 16), (16, 512)),
+        sizes=_sizes((10, 64), (1, 16), (16, 512)),
     ),
     Workload(
         name="decoder-504",
