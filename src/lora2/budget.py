@@ -46,8 +46,8 @@ def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> Budg
     Raises:
         UserError: the schedule does not fit into `total_steps`.
     """
-    warmup = _steps(config.tinit, total_steps)
-    final = _steps(config.tfinal, total_steps)
+    warmup = steps_of(config.tinit, total_steps)
+    final = steps_of(config.tfinal, total_steps)
     target = config.target_budget(ranks)
     if target < sum(ranks) and warmup + final >= total_steps:
         raise UserError(
@@ -59,14 +59,15 @@ def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> Budg
         total_steps=total_steps,
         warmup_steps=warmup,
         final_steps=final,
-        interval=max(1, _steps(config.deltaT, total_steps)),
+        interval=max(1, steps_of(config.deltaT, total_steps)),
         initial=sum(ranks),
         target=target,
         shape=config.budget_schedule,
     )
 
 
-def _steps(steps_or_fraction: float, total_steps: int) -> int:
+def steps_of(steps_or_fraction: float, total_steps: int) -> int:
+    """Return a number of steps that may be written as a fraction of all of them."""
     if steps_or_fraction >= 1:
         return int(steps_or_fraction)
     return round(steps_or_fraction * total_steps)

@@ -1,14 +1,7 @@
-"""The tuner: puts adapted layers into a model, combines, saves and loads its adapters."""
+"""The tuner of LoRA²: puts its layers into a model, trains, combines, saves and loads adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
-
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
@@ -17,41 +10,30 @@ from lora2.allocator import RankAllocator
 from lora2.combination import add_weighted_adapter
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.layers.base import BASE_ONLY, Lora2Layer
-from lora2.layers.dispatch import wrap_layer
+from lora2.layers.adapted import AdaptedLayer
+from lora2.layers.base import Lora2Layer
+from lora2.layers.dispatch import LAYER_TYPES
 from lora2.saving import compact_state_dict, remember_sizes, resize_for
-from lora2.targets import DEFAULT_TARGET_MODULES
+from lora2.tuner import AdaptedModel
 
 
-class Lora2Model(BaseTuner):
+class Lora2Model(AdaptedModel):
     """A model with LoRA² adapters in its target modules (PEFT's tuner for `Lora2Config`)."""
 
     prefix = "lora2_"
     tuner_layer_cls = Lora2Layer
-    target_module_mapping = DEFAULT_TARGET_MODULES
+    layer_types = LAYER_TYPES
 
-    def _create_and_replace(
-        self,
-        peft_config: Lora2Config,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
+    def add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: Lora2Config, module_name: str
     ) -> None:
-        k_key = get_pattern_key(list(peft_config.k_pattern), current_key)
-        r_key = get_pattern_key(list(peft_config.rank_pattern), current_key)
-        k = peft_config.k_pattern.get(k_key, peft_config.k)
-        r = peft_config.rank_pattern.get(r_key, peft_config.init_r)
-        if isinstance(target, Lora2Layer):
-            target.add_adapter(adapter_name, peft_config, k, r)
-            return
-        layer = wrap_layer(target, adapter_name, current_key)
-        layer.add_adapter(adapter_name, peft_config, k, r)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        """Create the factors of one layer, with the sizes that its name's patterns give."""
+        assert isinstance(layer, Lora2Layer)
+        k_key = get_pattern_key(list(config.k_pattern), module_name)
+        r_key = get_pattern_key(list(config.rank_pattern), module_name)
+        k = config.k_pattern.get(k_key, config.k)
+        r = config.rank_pattern.get(r_key, config.init_r)
+        layer.add_adapter(adapter_name, config, k, r)
 
     # Training
 
@@ -103,38 +85,6 @@ class Lora2Model(BaseTuner):
             if allocators[name].completed_steps <= global_step:
                 allocators[name].step()
 
-    # Mixed batches
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names` to every adapted layer for one forward pass (PEFT's hook)."""
-        adapter_names = kwargs.pop("adapter_names", None)
-        if adapter_names is None:
-            yield
-            return
-        self._check_adapter_names(adapter_names)
-        beams = kwargs.get("num_beams") or 1
-        hook = partial(_add_adapter_names, adapter_names=adapter_names, beams=beams)
-        handles = [
-            module.register_forward_pre_hook(hook, with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, Lora2Layer | AuxiliaryTrainingWrapper)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _check_adapter_names(self, adapter_names: list[str]) -> None:
-        if self.training:
-            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        unknown = set(adapter_names) - {BASE_ONLY} - set(self.peft_config)
-        if unknown:
-            raise ValueError(
-                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
-            )
-
     # Combining, saving and loading
 
     def add_weighted_adapter(
@@ -177,12 +127,3 @@ class Lora2Model(BaseTuner):
         )
         resize_for(model, adapter_name, remapped)
         return remapped
-
-
-def _add_adapter_names(
-    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str], beams: int
-) -> tuple[Any, dict[str, Any]]:
-    # Beam search repeats each row of the batch, but an encoder still sees it as it came.
-    if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
-        adapter_names = [name for name in adapter_names for _ in range(beams)]
-    return args, kwargs | {"adapter_names": adapter_names}

@@ -1,8 +1,8 @@
-"""LoRA² as a PEFT method: everything that touches PEFT's registry, in memory and in one file.
+"""PEFT methods of ours: everything that touches PEFT's registry, in memory and in one file.
 
 `PeftType` is a closed enumeration, and `register_peft_method` refuses a name that is not in it.
 So the member is added first, as the enum machinery itself would have made it. Nothing is written
-to disk; a PEFT that ships LoRA² itself one day is left as it is.
+to disk; a PEFT that ships such a method itself one day is left as it is.
 """
 
 from typing import Any
@@ -10,25 +10,27 @@ from typing import Any
 from peft import mapping
 from peft.utils import PeftType, register_peft_method
 
-NAME = "lora2"
-_MEMBER = NAME.upper()
 
-
-def add_peft_type() -> None:
-    """Make `PeftType.LORA2` exist. Must run before a config class refers to it."""
-    if _MEMBER in PeftType.__members__:
+def add_peft_type(name: str) -> None:
+    """Make `PeftType.<NAME>` exist."""
+    member_name = name.upper()
+    if member_name in PeftType.__members__:
         return
-    member: Any = str.__new__(PeftType, _MEMBER)
-    member._name_ = _MEMBER
-    member._value_ = _MEMBER
+    member: Any = str.__new__(PeftType, member_name)
+    member._name_ = member_name
+    member._value_ = member_name
     member._sort_order_ = len(PeftType.__members__)
-    PeftType._member_names_.append(_MEMBER)
-    PeftType._member_map_[_MEMBER] = member
-    PeftType._value2member_map_[_MEMBER] = member
-    type.__setattr__(PeftType, _MEMBER, member)
+    PeftType._member_names_.append(member_name)
+    PeftType._member_map_[member_name] = member
+    PeftType._value2member_map_[member_name] = member
+    type.__setattr__(PeftType, member_name, member)
 
 
-def register(config_cls: type, model_cls: type) -> None:
-    """Register the method with PEFT once; a second call, or a PEFT that knows it, is no error."""
-    if PeftType[_MEMBER] not in mapping.PEFT_TYPE_TO_TUNER_MAPPING:
-        register_peft_method(name=NAME, config_cls=config_cls, model_cls=model_cls)
+def register(name: str, config_cls: type, model_cls: type) -> None:
+    """Register a method with PEFT once; a second call, or a PEFT that knows it, is no error.
+
+    Must run before a config of the method is made.
+    """
+    add_peft_type(name)
+    if PeftType[name.upper()] not in mapping.PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)

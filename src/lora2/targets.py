@@ -29,3 +29,20 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
     )
     for model_type in model_types
 }
+
+# What projects a sub-layer's result back to the model's width, before it is added to its input.
+SUBLAYER_OUTPUTS: dict[str, list[str]] = {
+    model_type: list(names)
+    for names, model_types in (
+        # Attention output and second feed-forward matrix at once.
+        (
+            ("output.dense",),
+            ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2"),
+        ),
+        (("attn.o", "output.dense"), ("mpnet",)),
+        (("out_lin", "lin2"), ("distilbert",)),
+        (("o_proj", "down_proj"), ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")),
+        (("o_proj", "mlp.fc2"), ("vit",)),
+    )
+    for model_type in model_types
+}

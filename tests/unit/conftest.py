@@ -22,3 +22,9 @@ def finished_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     assert code == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _the_heap_of_the_tests_stays_as_it_is(monkeypatch):
+    """Commands tell the C library to keep memory; here other tests measure what is given back."""
+    monkeypatch.setattr("lora2.heap._mallopt", lambda: None)

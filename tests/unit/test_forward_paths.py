@@ -59,8 +59,8 @@ class Masked(nn.Module):
 
 
 def mask_inputs(layer: Lora2Layer) -> None:
-    for name in layer.lora2_dropout:
-        layer.lora2_dropout[name] = Masked()
+    for name in layer.adapter_dropout:
+        layer.adapter_dropout[name] = Masked()
 
 
 def hook_base(layer: Lora2Layer) -> None:
@@ -127,7 +127,7 @@ def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Fa
         y = oracle.product(x, weight.detach()) + base.bias.detach()
         for adapter, factors in zip(NAMES, stored[name], strict=False):
             settings = layer.lora2_settings[adapter]
-            masked = x * Masked.mask if isinstance(layer.lora2_dropout[adapter], Masked) else x
+            masked = x * Masked.mask if isinstance(layer.adapter_dropout[adapter], Masked) else x
             delta = oracle.delta(factors, settings.scaling, settings.orthonormalize)
             y = y + oracle.product(masked, delta)
         x = torch.tanh(y)

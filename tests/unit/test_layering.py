@@ -10,9 +10,20 @@ import lora2
 PACKAGE = Path(lora2.__file__).parent
 # From the bottom up; a module may import from its own level and those below it.
 LEVELS = (
-    ("errors", "extras", "files", "mathematics", "registration", "targets"),
+    (
+        "errors",
+        "extras",
+        "files",
+        "half_precision",
+        "heap",
+        "mathematics",
+        "registration",
+        "targets",
+    ),
     ("config", "initialization"),
-    ("layers",),
+    ("layers", "bottleneck"),
+    ("tuner",),
+    ("sora",),
     ("budget", "penalty", "sensitivities", "saving", "numerics", "allocator"),
     ("combination", "preparation"),
     ("training_hook", "model"),
@@ -20,6 +31,7 @@ LEVELS = (
     ("data",),
     ("training",),
     ("reports", "benchmarks"),
+    ("experiments",),
     ("commands",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -58,7 +70,7 @@ def test_imports_only_from_its_level_or_below(path):
 @pytest.mark.parametrize(
     "path", sorted((PACKAGE / "mathematics").glob("*.py")), ids=lambda p: p.name
 )
-def test_mathematics_imports_itself_and_torch_only(path):
+def test_mathematics_imports_itself_torch_and_the_standard_library_only(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = {
         (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
@@ -67,7 +79,7 @@ def test_mathematics_imports_itself_and_torch_only(path):
         for alias in node.names
     }
     others = {module for module in modules if not module.startswith("lora2.mathematics.")}
-    assert {module.split(".")[0] for module in others} <= {"torch", "typing", "collections"}
+    assert {module.split(".")[0] for module in others} <= {"torch", "typing", "collections", "math"}
 
 
 def test_the_core_needs_no_extra():

@@ -22,7 +22,7 @@ from peft import (
 from torch import nn
 
 from lora2 import Lora2Config, Lora2Model, RankAllocator, compact_adapter
-from lora2.registration import add_peft_type, register
+from lora2.registration import register
 from unit.models import (
     KINDS,
     LINEAR,
@@ -213,8 +213,7 @@ def test_peft_knows_the_method() -> None:
 
 def test_registration_happens_once() -> None:
     before = list(PeftType), dict(peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING)
-    add_peft_type()
-    register(Lora2Config, Lora2Model)
+    register("lora2", Lora2Config, Lora2Model)
     assert (list(PeftType), dict(peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING)) == before
 
 
@@ -222,7 +221,7 @@ def test_registration_steps_aside_for_a_peft_that_knows_the_method() -> None:
     class Other:
         pass
 
-    register(Other, Other)
+    register("lora2", Other, Other)
     assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[PeftType["LORA2"]] is Lora2Model
 
 

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lora2.half_precision import SLOW_ON_CPU
 from lora2.training.architectures import ARCHITECTURES
 
 Batch = dict[str, Tensor]
@@ -57,7 +58,7 @@ class Workload:
         head: names of the modules that train with every method.
         matrices_per_layer: how many matrices of a layer are adapted, all there are.
         sizes: batch by "device dtype". On the CPU a step then takes one to three seconds on two
-            cores; without bfloat16 units a token takes many times as long in that dtype.
+            cores; "slow" is for a CPU without matrix kernels for the dtype.
     """
 
     name: str
@@ -85,7 +86,8 @@ class Workload:
 
     def size(self, device: str, dtype: str) -> BatchSize:
         """The batch size unless the user gives another."""
-        return self.sizes[f"{device} {dtype}"]
+        slow = device == "cpu" and getattr(torch, dtype) in SLOW_ON_CPU
+        return self.sizes[f"slow {device} {dtype}" if slow else f"{device} {dtype}"]
 
     def build(self, dtype: str, device: str) -> PreTrainedModel:
         """Return the model in training mode, frozen but for its head."""
@@ -115,10 +117,11 @@ class Workload:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _sizes(cpu: tuple[int, int], cpu_bfloat16: tuple[int, int], cuda: tuple[int, int]) -> Any:
+def _sizes(cpu: tuple[int, int], slow: tuple[int, int], cuda: tuple[int, int]) -> Any:
     return {
         "cpu float32": BatchSize(*cpu),
-        "cpu bfloat16": BatchSize(*cpu_bfloat16),
+        "cpu bfloat16": BatchSize(*cpu),
+        "slow cpu bfloat16": BatchSize(*slow),
         "cuda float32": BatchSize(*cuda),
         "cuda bfloat16": BatchSize(*cuda),
     }

@@ -16,6 +16,7 @@ from lora2.benchmarks.sections import SECTIONS, Section
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.extras import require
+from lora2.heap import keep_freed_memory
 
 _ALL = "all"
 
@@ -65,6 +66,8 @@ def execute(arguments: Sequence[str]) -> int:
     require("matplotlib.figure", extra="train")
     if options.threads:
         torch.set_num_threads(options.threads)
+    # For all methods alike; without it single rounds differ by a tenth (docs/performance.md).
+    keep_freed_memory()
     console = Console()
     if name != _ALL:
         SECTIONS[name].check(options.device)

@@ -13,6 +13,7 @@ from lora2.commands.evaluate import add_run_options
 from lora2.commands.parser import OptionParser
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
+from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import new_folder
 from lora2.training.saved_run import SavedRun, load_saved_run
@@ -40,10 +41,26 @@ def execute(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise UserError(f"output: {options.output} exists already; give another folder.")
-    difference = merge(load_saved_run(options.run, options.model), options.output)
+    run = load_saved_run(options.run, options.model)
+    _check_merges(run)
+    difference = merge(run, options.output)
     print(f"Merged model written to {options.output}")
     print(f"Read back, its logits differ from the adapter's by {difference:.1e} at most")
     return 0
+
+
+def _check_merges(run: SavedRun) -> None:
+    method = METHODS[run.settings.run.method]
+    if method.whole:
+        raise UserError(
+            f"run: {run.folder.adapter} is a transformers checkpoint already; there is nothing to "
+            "merge."
+        )
+    if not method.merges:
+        raise UserError(
+            f"run: {method.label} cannot be merged into the weights; load the adapter in "
+            f"{run.folder.adapter} beside its base model."
+        )
 
 
 def merge(run: SavedRun, output: Path) -> float:

@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from lora2.commands.parser import OptionParser
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.training.adapters import count_parameters, wrap
+from lora2.training.adapters import count_parameters
 from lora2.training.architectures import ARCHITECTURES, MATRIX_NAMES
+from lora2.training.methods.wrapping import wrap
 from lora2.training.models import load_config
 
 

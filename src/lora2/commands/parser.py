@@ -16,15 +16,21 @@ from lora2.errors import UserError
 from lora2.extras import require
 from lora2.training.arguments import (
     AdapterArguments,
+    BottleneckArguments,
     DataArguments,
     ModelArguments,
+    PromptArguments,
     RunArguments,
+    SoraArguments,
     TrainingOptions,
 )
 from lora2.training.recipes import GENERAL
 
 _GROUPS: tuple[tuple[str, type], ...] = (
     ("adapter (Lora2Config)", AdapterArguments),
+    ("adapter of --method sora", SoraArguments),
+    ("adapter of --method bottleneck", BottleneckArguments),
+    ("adapter of --method prompt", PromptArguments),
     ("data", DataArguments),
     ("model", ModelArguments),
     ("run", RunArguments),

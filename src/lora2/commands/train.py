@@ -13,10 +13,12 @@ from rich.console import Console
 from lora2.commands.parser import TrainParser
 from lora2.errors import UserError
 from lora2.files import write_json_atomically
+from lora2.heap import keep_freed_memory
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
 from lora2.training.arguments import RunSettings, task_of_recipe
 from lora2.training.checkpoints import newest_complete
+from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
 from lora2.training.run import run, start_folder, train_head_alone, write_environment
@@ -39,6 +41,7 @@ def execute(arguments: Sequence[str]) -> int:
             return 0
     elif _is_first_process():
         folder.check_may_start(settings.run.overwrite)
+    keep_freed_memory()
     prepared = prepare(settings)
     console = Console(quiet=not prepared.trainer.is_world_process_zero())
     console.print(plan_table(prepared))
@@ -72,7 +75,8 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     settings = RunSettings.from_options(given)
     if not settings.run.resume:
         task = task_of_recipe(settings.data)
-        return RunSettings.from_options(recipe(task) | given | {"task": task})
+        defaults = METHODS[settings.run.method].defaults
+        return RunSettings.from_options(recipe(task) | defaults | given | {"task": task})
     folder = RunFolder(settings.folder)
     if not folder.is_run:
         raise UserError(

@@ -1,24 +1,20 @@
-"""What all adapted layers share: factors, forward, merge and unmerge, each written once."""
+"""The layer with LoRA² adapters: its tensors, and the formula that makes two factors of them."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.config import Lora2Config
-from lora2.errors import UserError
 from lora2.initialization import initial_factors
+from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.prepared import PreparedByAdapter
 from lora2.mathematics.factors import core, factors, normal_form, thin_factors
 from lora2.mathematics.precision import in_full_precision
-
-BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
 # Symbol in `lora2.mathematics` → attribute that holds one tensor per adapter.
 FACTOR_ATTRIBUTES = {
@@ -38,22 +34,16 @@ class AdapterSettings:
     orthonormalize: bool
 
 
-class Lora2Layer(nn.Module, BaseTunerLayer):
-    """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ.
-
-    A subclass says how large its weight is as a matrix, how to apply B A to an input, and how a
-    matrix B A is laid out as a weight. All else follows from `factors`.
-    """
+class Lora2Layer(AdaptedLayer):
+    """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
     adapter_layer_names = tuple(FACTOR_ATTRIBUTES.values())
-    other_param_names = ("lora2_dropout", "lora2_settings")
+    other_param_names = ("adapter_dropout", "lora2_settings")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer, adapter_name)
         for attribute in FACTOR_ATTRIBUTES.values():
             setattr(self, attribute, nn.ParameterDict())
-        self.lora2_dropout = nn.ModuleDict()
         self.lora2_settings: dict[str, AdapterSettings] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
         self.lora2_finished: set[str] = set()
@@ -62,32 +52,6 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
         self.lora2_prepared = PreparedByAdapter()
         # Functions that see the gradient of an adapter's 𝒱 as it arises.
         self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
-        self._disable_adapters = False
-        self._active_adapter = adapter_name
-        self.merged_adapters: list[str] = []
-
-    # What a subclass defines
-
-    def matrix_shape(self) -> tuple[int, int]:
-        """(d_out, d_in) of the weight seen as a matrix."""
-        raise NotImplementedError
-
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
-        """Output that the weight B A alone would give for the input x."""
-        raise NotImplementedError
-
-    def in_weight_layout(self, matrix: Tensor) -> Tensor:
-        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
-        raise NotImplementedError
-
-    def activation_dtype(self, x: Tensor) -> torch.dtype:
-        """Dtype in which products with x are taken: autocast lowers all but float64."""
-        device = x.device.type
-        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-            return x.dtype
-        return torch.get_autocast_dtype(device)
-
-    # Adapters
 
     def add_adapter(self, adapter_name: str, config: Lora2Config, k: int, r: int) -> None:
         """Create the five factors of one adapter; k is cut to the smaller side of the weight."""
@@ -98,8 +62,7 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             scaling=config.scaling(k, config.init_r),
             orthonormalize=config.orthogonality == "exact",
         )
-        dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
-        self.lora2_dropout[adapter_name] = dropout
+        self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
             getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = nn.Parameter(tensor)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -189,6 +152,11 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             V.register_hook(self.lora2_watches[adapter_name])
         return vt, self.core(adapter_name), V
 
+    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (B, A) from the core that may have been prepared."""
+        vt, C, V = (in_full_precision(f) for f in self.product_factors(adapter_name))
+        return thin_factors(vt.mT, C, V)
+
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return (P, σ, Q), the singular value form of the change, with scaling in σ."""
@@ -197,107 +165,6 @@ class Lora2Layer(nn.Module, BaseTunerLayer):
             **self.stored_factors(adapter_name), orthonormalize=settings.orthonormalize
         )
         return P, settings.scaling * sigma, Q
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return the change of the weight, in its layout and in float32 or wider."""
-        B, A = self.factors(adapter)
-        return self.in_weight_layout(B @ A)
-
-    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
-        """What one adapter adds to the output. Factors are cast to the activations, not back."""
-        vt, C, V = (in_full_precision(f) for f in self.product_factors(adapter_name))
-        with torch.autocast(C.device.type, enabled=False):
-            pair = thin_factors(vt.mT, C, V)
-        B, A = (factor.to(self.activation_dtype(x)) for factor in pair)
-        x = self.lora2_dropout[adapter_name](x) if x.is_floating_point() else x
-        return self.apply_factors(x, B, A)
-
-    # Forward
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Base output plus the output of every active adapter."""
-        adapter_names = kwargs.pop("adapter_names", None)
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
-        if adapter_names is not None:
-            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
-        if self.merged:
-            return self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if self.has_adapter(name)]
-        return self.adapted_output(x, names, *args, **kwargs)
-
-    def adapted_output(
-        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Base output plus that of the named adapters."""
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        for name in adapter_names:
-            result = result + self.adapter_output(x, name).to(result.dtype)
-        return result
-
-    def _mixed_batch_forward(
-        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        if self.merged:
-            raise UserError("adapter_names cannot be used with merged adapters: unmerge first.")
-        if len(adapter_names) != len(x):
-            raise UserError(
-                f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)}: give "
-                "one name for each row."
-            )
-        result = self.base_layer(x, *args, **kwargs).clone()
-        for name in sorted(set(adapter_names) - {BASE_ONLY}):
-            if self.has_adapter(name):
-                rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
-                result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
-        return result
-
-    # Merge and unmerge
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the change of the named (or active) adapters to the base weight.
-
-        Raises:
-            UserError: the base weight is quantized.
-            ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
-                left as it was.
-        """
-        for name in check_adapters_to_merge(self, adapter_names) or []:
-            if self.has_adapter(name):
-                self._add_to_weight(self.get_delta_weight(name), check=safe_merge, name=name)
-                self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Subtract the change of every merged adapter from the base weight."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            self._add_to_weight(-self.get_delta_weight(name), check=False, name=name)
-
-    @torch.no_grad()
-    def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
-        base: Any = self.get_base_layer()
-        weight = base.weight
-        if not weight.is_floating_point():
-            raise UserError(
-                f"Adapter {name!r} cannot be merged into a weight of dtype {weight.dtype}: load "
-                "the base model without quantization to merge."
-            )
-        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-        merged = (weight.data + delta.to(weight.device)).to(weight.dtype)
-        if check and not torch.isfinite(merged).all():
-            raise ValueError(
-                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-            )
-        weight.data = merged
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """True: the change is B A, a LoRA of rank k."""
-        return True
 
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""

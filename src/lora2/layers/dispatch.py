@@ -1,16 +1,20 @@
 """Which adapted layer wraps which base layer. Quantized bases will be further rows."""
 
+from collections.abc import Mapping
+
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
-from lora2.layers.base import Lora2Layer
+from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.convolution import Lora2Conv2d
 from lora2.layers.embedding import Lora2Embedding
 from lora2.layers.linear import Lora2Linear
 
-LAYER_TYPES: dict[type[nn.Module], type[Lora2Layer]] = {
+LayerTypes = Mapping[type[nn.Module], type[AdaptedLayer]]
+
+LAYER_TYPES: LayerTypes = {
     nn.Linear: Lora2Linear,
     Conv1D: Lora2Linear,
     nn.Embedding: Lora2Embedding,
@@ -18,18 +22,20 @@ LAYER_TYPES: dict[type[nn.Module], type[Lora2Layer]] = {
 }
 
 
-def wrap_layer(target: nn.Module, adapter_name: str, module_name: str) -> Lora2Layer:
+def wrap_layer(
+    target: nn.Module, adapter_name: str, module_name: str, layer_types: LayerTypes = LAYER_TYPES
+) -> AdaptedLayer:
     """Return an adapted layer around `target`, without an adapter yet.
 
     Raises:
         UserError: no adapted layer exists for this kind of module.
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    for base_type, layer_type in LAYER_TYPES.items():
+    for base_type, layer_type in layer_types.items():
         if isinstance(base, base_type):
             return layer_type(target, adapter_name)
-    names = ", ".join(base_type.__name__ for base_type in LAYER_TYPES)
+    names = ", ".join(base_type.__name__ for base_type in layer_types)
     raise UserError(
-        f"Module {module_name!r} is a {type(base).__name__}, which LoRA² cannot adapt: name "
-        f"modules of type {names} in target_modules."
+        f"Module {module_name!r} is a {type(base).__name__}, which cannot be adapted: name modules "
+        f"of type {names} in target_modules."
     )

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lora2.half_precision import SLOW_ON_CPU
+
 # Numbers in a row from which on x Aᵀ gains by being split too.
 _LONG_ROW = 640
 
@@ -90,10 +92,10 @@ def _parts(rows: Tensor) -> int:
 def _first_factor(rows: Tensor) -> Tensor:
     """Rows in the layout that suits a product with a second factor in rows.
 
-    Without units for half precision, torch's CPU kernel takes ten to twenty times as long when
-    both stand in rows; with the first in columns it does not.
+    Where a CPU has no kernel of its own for a half-precision dtype, torch's general one takes ten
+    to twenty times as long when both stand in rows; with the first in columns it does not.
     """
-    if rows.device.type == "cpu" and rows.dtype in (torch.bfloat16, torch.float16):
+    if rows.device.type == "cpu" and rows.dtype in SLOW_ON_CPU:
         return rows.mT.contiguous().mT
     return rows
 

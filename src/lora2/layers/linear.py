@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.base import Lora2Layer
 from lora2.layers.joint_product import joint_product, thin_product
 
 
-class Lora2Linear(Lora2Layer):
-    """A linear layer with adapters: y = W x + B (A x)."""
+class LinearLayer(AdaptedLayer):
+    """The part of an adapted layer that knows it is linear: y = W x + B (A x)."""
 
     def matrix_shape(self) -> tuple[int, int]:
         """(d_out, d_in)."""
@@ -27,6 +28,10 @@ class Lora2Linear(Lora2Layer):
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[d_out, d_in], transposed for a Conv1D."""
         return matrix.mT if isinstance(self.get_base_layer(), Conv1D) else matrix
+
+
+class Lora2Linear(LinearLayer, Lora2Layer):
+    """A linear layer with LoRA² adapters: base output and theirs in one step where that can be."""
 
     def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
         """Base output plus that of the adapters, in one step where nothing stands between them."""
@@ -62,5 +67,5 @@ class Lora2Linear(Lora2Layer):
         )
 
     def _drops_inputs(self, adapter_name: str) -> bool:
-        dropout = self.lora2_dropout[adapter_name]
+        dropout = self.adapter_dropout[adapter_name]
         return dropout.training and not isinstance(dropout, nn.Identity)

@@ -19,19 +19,31 @@ def draw_kept(grid: KeptGrid, path: Path) -> None:
     """Draw kept singular values by layer and matrix, each with its number."""
     height, width = len(grid.layers), len(grid.matrices)
     figure, axes = _figure(1.8 + 1.1 * width, 1.8 + 0.36 * height)
-    values = [[count or 0 for count in row] for row in grid.counts]
-    largest = max(grid.initial, *(max(row) for row in values), 1)
+    largest = max(grid.initial, *(count or 0 for row in grid.counts for count in row), 1)
+    draw_counts(axes, grid.layers, grid.matrices, grid.counts, largest)
+    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * height * width}")
+    _save(figure, path)
+
+
+def draw_counts(
+    axes: Any,
+    layers: Sequence[str],
+    matrices: Sequence[str],
+    counts: Sequence[Sequence[float | None]],
+    largest: float,
+) -> None:
+    """Shade and print the counts [layers][matrices]; the darker, the nearer to `largest`."""
+    values = [[count or 0 for count in row] for row in counts]
     axes.imshow(values, cmap="Greys", vmin=0, vmax=1.25 * largest, aspect="auto")
-    for y, row in enumerate(grid.counts):
+    for y, row in enumerate(counts):
         for x, count in enumerate(row):
             if count is not None:
                 colour = "white" if count > 0.65 * largest else "black"
-                axes.text(x, y, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(width), grid.matrices, rotation=30, ha="right")
-    axes.set_yticks(range(height), grid.layers)
+                # Whole numbers as such, means with one decimal.
+                axes.text(x, y, f"{round(count, 1):g}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(matrices)), matrices, rotation=30, ha="right")
+    axes.set_yticks(range(len(layers)), layers)
     axes.set_ylabel("layer")
-    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * height * width}")
-    _save(figure, path)
 
 
 def draw_budget(logs: Sequence[Record], path: Path) -> None:

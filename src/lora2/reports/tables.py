@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun
-
-METHOD_NAMES = {"lora2": "LoRA²", "lora": "LoRA", "head": "head alone"}
 
 
 def plan_table(prepared: PreparedRun) -> Table:
@@ -22,7 +21,7 @@ def plan_table(prepared: PreparedRun) -> Table:
         sizes += f", {len(rows):,} {name}"
     table.add_row("task", f"{task.name} ({sizes})")
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
-    table.add_row("method", METHOD_NAMES[settings.run.method])
+    table.add_row("method", METHODS[settings.run.method].label)
     table.add_row("adapter", f"{prepared.parameters['adapter']:,} trainable parameters")
     table.add_row("head", f"{prepared.parameters['head']:,} trainable parameters")
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
@@ -49,7 +48,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             "head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}"
         )
     table.add_row(
-        METHOD_NAMES[summary["method"]],
+        METHODS[summary["method"]].label,
         *_best_and_last(summary, metric),
         f"{sum(summary['final_parameters'].values()):,}",
     )

@@ -16,10 +16,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
+from lora2.bottleneck import BottleneckConfig
 from lora2.config import Lora2Config
 from lora2.data import TASK_NAMES, Kind
+from lora2.sora import SoraConfig
 
-Method = Literal["lora2", "lora", "head"]
+# The names in `lora2.training.methods.registry`, for the command line's choices.
+MethodName = Literal[
+    "head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2"
+]
 Baseline = Literal["none", "head"]
 
 PACKAGED_MODEL = "minilm"
@@ -104,11 +109,12 @@ class RunArguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "The run folder; runs/<task> unless given."}
     )
-    method: Method = field(
+    method: MethodName = field(
         default="lora2",
         metadata={
-            "help": "lora2; for comparison also PEFT's lora (r = k, same target modules, "
-            "lora_alpha and lora_dropout), or head: a frozen encoder with a trained head."
+            "help": "lora2, or one to compare it with: PEFT's lora, adalora and prompt; sora; "
+            "bottleneck (Houlsby); bitfit; full (no adapter); head (a frozen encoder with a "
+            "trained head). Of lora and sora, k is the rank; adalora goes from init_r to target_r."
         },
     )
     baseline: Baseline = field(
@@ -128,6 +134,15 @@ class RunArguments:
     )
 
 
+@dataclass
+class PromptArguments:
+    """What prompt tuning has."""
+
+    virtual_tokens: int = field(
+        default=20, metadata={"help": "Trained vectors in front of the text, of --method prompt."}
+    )
+
+
 def _derived(name: str, source: type, left_out: frozenset[str], doc: str) -> type:
     """Make a dataclass of the fields of `source`, with types HfArgumentParser can read."""
     hints = get_type_hints(source)
@@ -143,6 +158,10 @@ def _derived(name: str, source: type, left_out: frozenset[str], doc: str) -> typ
         ],
         namespace={"__doc__": doc},
     )
+
+
+def _all_but(source: type, *names: str) -> frozenset[str]:
+    return frozenset(f.name for f in dataclasses.fields(source)) - set(names)
 
 
 def _command_line_type(hint: Any) -> Any:
@@ -205,6 +224,18 @@ _TRAINING_LEFT_OUT = frozenset(
 AdapterArguments = _derived(
     "AdapterArguments", Lora2Config, _ADAPTER_LEFT_OUT, "The adapter: the fields of Lora2Config."
 )
+SoraArguments = _derived(
+    "SoraArguments",
+    SoraConfig,
+    _all_but(SoraConfig, "threshold", "threshold_schedule", "max_threshold", "threshold_stages"),
+    "What SoRA has beside the fields of Lora2Config.",
+)
+BottleneckArguments = _derived(
+    "BottleneckArguments",
+    BottleneckConfig,
+    _all_but(BottleneckConfig, "bottleneck_size", "activation"),
+    "What bottleneck adapters have beside the fields of Lora2Config.",
+)
 TrainingOptions = _derived(
     "TrainingOptions",
     TrainingArguments,
@@ -212,10 +243,18 @@ TrainingOptions = _derived(
     "The training: the fields of transformers.TrainingArguments.",
 )
 
+METHOD_GROUPS = (AdapterArguments, SoraArguments, BottleneckArguments, PromptArguments)
+"""The options of methods. What several methods have is declared by the first of the groups."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All options of a run, resolved."""
+    """All options of a run, resolved.
+
+    Attributes:
+        adapter: the options of methods, by name.
+        training: the fields of transformers.TrainingArguments that were given, by name.
+    """
 
     data: DataArguments
     model: ModelArguments
@@ -235,7 +274,11 @@ class RunSettings:
             data=DataArguments(**of(DataArguments)),
             model=ModelArguments(**of(ModelArguments)),
             run=RunArguments(**of(RunArguments)),
-            adapter=dataclasses.asdict(AdapterArguments(**of(AdapterArguments))),
+            adapter={
+                name: value
+                for group in METHOD_GROUPS
+                for name, value in dataclasses.asdict(group(**of(group))).items()
+            },
             training=of(TrainingOptions),
         )
 
@@ -258,7 +301,7 @@ class RunSettings:
         return Path(self.run.output_dir or default_folder(self.data, self.run.method))
 
 
-def default_folder(data: DataArguments, method: Method) -> Path:
+def default_folder(data: DataArguments, method: MethodName) -> Path:
     """Return runs/<task, file or dataset>, with the method behind it if it is not lora2."""
     own = data.dataset or (Path(data.train_file).stem if data.train_file else None)
     name = (data.task or own or "agreement").replace("/", "--")

@@ -14,7 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_WEIGHTS = "adapter_model.safetensors"
+# Of an adapter, and of a model that is trained whole.
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _STATE = "trainer_state.json"
 # torch.save writes zip archives, whose table of contents stands at the end.
 _ARCHIVES = ("optimizer.pt", "scheduler.pt")
@@ -43,7 +44,7 @@ def fault_of(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, None if it is complete."""
     # In the order of writing, so that the first file that suffered is named.
     for fault in (
-        _fault_of_weights(checkpoint / _WEIGHTS),
+        _fault_of_weights(_weights(checkpoint)),
         *(_fault_of_archive(checkpoint / name) for name in _ARCHIVES),
         *(_fault_of_archive(path) for path in _random_states(checkpoint)),
         _fault_of_state(checkpoint),
@@ -55,6 +56,11 @@ def fault_of(checkpoint: Path) -> str | None:
 
 def _random_states(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.glob("rng_state*.pth")) or [checkpoint / "rng_state.pth"]
+
+
+def _weights(checkpoint: Path) -> Path:
+    found = [checkpoint / name for name in _WEIGHTS if (checkpoint / name).is_file()]
+    return found[0] if found else checkpoint / _WEIGHTS[0]
 
 
 def _fault_of_weights(path: Path) -> str | None:

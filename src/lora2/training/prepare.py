@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
@@ -20,11 +19,12 @@ from transformers import (
 
 from lora2.data import TaskData, load_task, tokenize
 from lora2.errors import UserError
-from lora2.trainer import Lora2Callback
-from lora2.training.adapters import add_adapter, check_schedule, count_parameters
-from lora2.training.arguments import Method, RunSettings
+from lora2.training.adapters import check_schedule, count_parameters
+from lora2.training.arguments import MethodName, RunSettings
+from lora2.training.methods.registry import METHODS
+from lora2.training.methods.wrapping import HEADS
 from lora2.training.metrics import compute_metrics
-from lora2.training.models import load_base_model, load_config, load_tokenizer
+from lora2.training.models import BaseModel, load_base_model, load_config, load_tokenizer
 from lora2.training.run_folder import RunFolder
 
 
@@ -47,6 +47,7 @@ class PreparedRun:
     Attributes:
         steps: number of optimizer steps.
         budget: the budget schedule in words.
+        head: names of the modules that every method trains, see `count_parameters`.
         parameters: trainable parameters, of the "adapter" and of the "head".
     """
 
@@ -57,6 +58,7 @@ class PreparedRun:
     trainer: RunTrainer
     steps: int
     budget: str
+    head: tuple[str, ...]
     parameters: dict[str, int]
 
     @property
@@ -79,21 +81,22 @@ def load_data(settings: RunSettings) -> TaskData:
     return load_task(options.pop("task"), **options)
 
 
-def prepare(settings: RunSettings, method: Method | None = None) -> PreparedRun:
+def prepare(settings: RunSettings, method: MethodName | None = None) -> PreparedRun:
     """Load data and model, add the adapter and make the trainer.
 
     Raises:
         UserError: anything that cannot be used, from a missing column to a schedule too long.
     """
-    method = method or settings.run.method
+    chosen = METHODS[method or settings.run.method]
     folder = RunFolder(settings.folder)
     task = load_data(settings)
     tokenizer = load_tokenizer(settings.model.model)
     sets = tokenize(task, tokenizer, settings.data.max_length)
     arguments = training_arguments(settings, folder)
     set_seed(arguments.seed)
-    model = _adapted_model(settings, method, task)
     steps = optimizer_steps(arguments, len(sets["train"]))
+    base = _base_model(settings, task)
+    model = chosen.build(base, settings.adapter, steps)
     budget = check_schedule(model, steps)
     validation = {name: sets[name] for name in task.validation}
     trainer = RunTrainer(
@@ -103,11 +106,20 @@ def prepare(settings: RunSettings, method: Method | None = None) -> PreparedRun:
         eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics(task.metrics),
-        callbacks=[Lora2Callback()] if method == "lora2" else [],
+        callbacks=chosen.callbacks(),
     )
     trainer.remove_callback(PrinterCallback)
+    head = (*HEADS, *base.new_modules)
     return PreparedRun(
-        settings, folder, task, tokenizer, trainer, steps, budget, count_parameters(model)
+        settings,
+        folder,
+        task,
+        tokenizer,
+        trainer,
+        steps,
+        budget,
+        head,
+        count_parameters(model, head),
     )
 
 
@@ -138,10 +150,9 @@ def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
     return math.ceil(arguments.num_train_epochs * steps_per_epoch)
 
 
-def _adapted_model(settings: RunSettings, method: Method, task: TaskData) -> PeftModel:
+def _base_model(settings: RunSettings, task: TaskData) -> BaseModel:
     config = load_config(settings.model.model, **_head_fields(task))
-    base = load_base_model(settings.model.model, config, settings.model.dtype)
-    return add_adapter(base, method, settings.adapter)
+    return load_base_model(settings.model.model, config, settings.model.dtype)
 
 
 def _head_fields(task: TaskData) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -155,11 +156,15 @@ def _interrupted(when: str, folder: RunFolder) -> RunInterrupted:
 
 
 def save_adapter(prepared: PreparedRun, path: Path) -> None:
-    """Save adapter, tokenizer and model configuration (with the names of the labels)."""
-    model = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
+    """Save adapter (or whole model), tokenizer and model configuration with the labels' names."""
+    model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     with new_folder(path) as temporary:
-        model.save_pretrained(temporary, save_embedding_layers=False)
-        model.get_base_model().config.save_pretrained(temporary)
+        if isinstance(model, PeftModel):
+            model.save_pretrained(str(temporary), save_embedding_layers=False)
+            base: Any = model.get_base_model()
+            base.config.save_pretrained(temporary)
+        else:
+            model.save_pretrained(temporary)
         prepared.tokenizer.save_pretrained(temporary)
 
 
@@ -175,7 +180,7 @@ def _summary(
         **_reached(prepared, trainer.state.log_history),
         "baseline": baseline,
         "trainable_parameters": prepared.parameters,
-        "final_parameters": count_parameters(trainer.model),
+        "final_parameters": count_parameters(trainer.model, prepared.head),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,

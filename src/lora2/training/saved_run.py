@@ -11,11 +11,17 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lora2.data import TaskData, tokenize_dataset
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
+from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_base_model, load_tokenizer, model_source
 from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
@@ -25,7 +31,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's adapter on its base model, in evaluation mode.
+    """A run's adapter on its base model, or the model that was trained whole; in evaluation mode.
 
     Attributes:
         task: what task.json holds: kind, text columns, names of the labels, metrics.
@@ -36,7 +42,7 @@ class SavedRun:
     settings: RunSettings
     task: dict[str, Any]
     summary: dict[str, Any]
-    model: PeftModel
+    model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
     @torch.no_grad()
@@ -77,8 +83,11 @@ def load_saved_run(path: Path, model: str | None = None) -> SavedRun:
             f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
             f"is {base_type}; give the model that it was trained on."
         )
-    base = load_base_model(name, _with_sizes_of(name, config), settings.model.dtype)
-    adapted = load_adapter(base.model, folder.adapter, name)
+    if METHODS[settings.run.method].whole:
+        adapted = load_base_model(str(folder.adapter), config, settings.model.dtype).model
+    else:
+        base = load_base_model(name, _with_sizes_of(name, config), settings.model.dtype)
+        adapted = load_adapter(base.model, folder.adapter, name)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()

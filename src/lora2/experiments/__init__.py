@@ -1,0 +1,1 @@
+"""Experiments as data: run descriptions, their records, and tables and figures made from them."""

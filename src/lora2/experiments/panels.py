@@ -1,0 +1,42 @@
+"""Panels of a figure, and the figure as PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from lora2.data.glue import GLUE_TASKS
+from lora2.extras import require
+
+_DPI = 150
+_IN_A_ROW = 3
+
+
+def panels(number: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """Return a figure and its panels, at most three side by side.
+
+    Args:
+        number: of panels.
+        size: width and height of one, in inches.
+    """
+    # Without pyplot there is no global state, and no display is looked for.
+    module = require("matplotlib.figure", extra="train")
+    columns = min(number, _IN_A_ROW)
+    rows = -(-number // columns)
+    figure = module.Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    found = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for unused in found[number:]:
+        unused.remove()
+    return figure, found[:number]
+
+
+def png(figure: Any) -> bytes:
+    """Return the picture; the same figure always gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def task_title(task: str) -> str:
+    """Return a task's name as people write it: "stsb" is STS-B."""
+    return GLUE_TASKS[task].folder if task in GLUE_TASKS else task

@@ -1,0 +1,1 @@
+"""Presets: which runs a table of the paper is made of, at the paper's size and at a desk's."""

@@ -1,0 +1,113 @@
+"""The record of a run: one JSON file, written once, that holds all a table or figure needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lora2.errors import UserError
+from lora2.experiments.description import RunDescription
+from lora2.files import write_json_atomically
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run did.
+
+    Attributes:
+        description: what was run.
+        status: whether it came to its end.
+        error: of a failed run, what went wrong.
+        main_metric: the metric that decides which evaluation is the best, a key of evaluations.
+        evaluations: one entry an evaluation: step, epoch and all metrics (as fractions).
+        best: the entry of `evaluations` with the highest main metric.
+        last: the last entry.
+        trainable_parameters: trained at the start, of the "adapter" and of the "head".
+        final_parameters: left at the end, after pruning, likewise.
+        steps: optimizer steps.
+        seconds: of training, evaluations and checkpoints included.
+        seconds_per_step: the median over the steps, without evaluations.
+        peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
+        kept: of a LoRA² adapter, singular values left in each module, by module name.
+        initial: singular values a module started with; None for other methods.
+        versions: of Python and the packages that decide what a run computes.
+        machine: processor, cores, threads, accelerators.
+    """
+
+    description: RunDescription
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    main_metric: str = ""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    trainable_parameters: dict[str, int] = field(default_factory=dict)
+    final_parameters: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    seconds_per_step: float | None = None
+    peak_memory: int | None = None
+    kept: dict[str, int] = field(default_factory=dict)
+    initial: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status == "finished"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, ready for JSON."""
+        content = {"identity": self.description.identity, **asdict(self)}
+        return content | {"description": self.description.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RunRecord:
+        """Return the record that `to_dict` gave."""
+        fields = {name: value for name, value in content.items() if name != "identity"}
+        return cls(**fields | {"description": RunDescription.from_dict(content["description"])})
+
+
+class RecordFolder:
+    """A folder of records, one file a run, by the identity of its description."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file_of(self, description: RunDescription) -> Path:
+        """Return where the record of a run lies, or would lie."""
+        return self.path / f"{description.name}.json"
+
+    def find(self, description: RunDescription) -> RunRecord | None:
+        """Return the record of a run, None if there is none yet.
+
+        Raises:
+            UserError: the file is no record, or the record of another run.
+        """
+        path = self.file_of(description)
+        if not path.is_file():
+            return None
+        try:
+            record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a record of a run ({error}); remove it.") from error
+        if record.description != description:
+            raise UserError(f"{path} is the record of another run than its name says; remove it.")
+        return record
+
+    def write(self, record: RunRecord) -> None:
+        """Write a record, in one step."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(self.file_of(record.description), record.to_dict())
+
+    def missing(self, descriptions: Iterable[RunDescription]) -> list[RunDescription]:
+        """Return the runs, each once, that have no finished record."""
+        return [
+            description
+            for description in dict.fromkeys(descriptions)
+            if (record := self.find(description)) is None or not record.finished
+        ]

@@ -1,0 +1,37 @@
+"""A table as Markdown, with pipes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lora2.experiments.rendering.lines import TEXT_COLUMNS, heading, lines
+from lora2.experiments.table import Table
+
+# An ampersand matters only where it would begin an entity.
+_SPECIAL = re.compile(r"[\\`*_\[\]<>|~]|&(?=#?\w+;)")
+
+
+def render(table: Table) -> str:
+    """Return a heading, the table and its notes."""
+    columns = heading(table)
+    alignment = [":--" if x < TEXT_COLUMNS else "--:" for x in range(len(columns))]
+    parts = [
+        f"## {_escaped(table.title)}",
+        "",
+        _line(map(_escaped, columns)),
+        _line(alignment),
+        *(_line(map(_escaped, line)) for row in table.rows for line in lines(row)),
+    ]
+    if table.notes:
+        parts += ["", *(f"- {_escaped(note)}" for note in table.notes)]
+    return "\n".join(parts) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    # A line break would end the row.
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))

@@ -1,0 +1,172 @@
+"""What all adapted layers share: forward, merge and unmerge, each written once over the factors."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+
+BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
+
+
+class AdaptedLayer(nn.Module, BaseTunerLayer):
+    """A frozen base layer and, per adapter, a change B A of its weight.
+
+    What kind of layer is adapted (`lora2.layers.linear`, ...) and how an adapter makes its two
+    factors (`lora2.layers.base`, `lora2.sora.layer`) are two subclasses; a layer is both.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.adapter_dropout = nn.ModuleDict()
+        self._disable_adapters = False
+        self._active_adapter = adapter_name
+        self.merged_adapters: list[str] = []
+
+    # What the kind of base layer defines
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the weight seen as a matrix."""
+        raise NotImplementedError
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """Output that the weight B A alone would give for the input x."""
+        raise NotImplementedError
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
+        raise NotImplementedError
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """Dtype in which products with x are taken: autocast lowers all but float64."""
+        device = x.device.type
+        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+            return x.dtype
+        return torch.get_autocast_dtype(device)
+
+    # What the method defines
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter."""
+        raise NotImplementedError
+
+    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A."""
+        raise NotImplementedError
+
+    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return `factors` for a forward pass, which a method may have made ready before."""
+        return self.factors(adapter_name)
+
+    # What follows from them
+
+    def add_dropout(self, adapter_name: str, probability: float) -> None:
+        """Drop inputs of the adapter with this probability, in training."""
+        dropout = nn.Dropout(probability) if probability else nn.Identity()
+        self.adapter_dropout[adapter_name] = dropout
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return the change of the weight, in its layout and in float32 or wider."""
+        B, A = self.factors(adapter)
+        return self.in_weight_layout(B @ A)
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        """What one adapter adds to the output. Factors are cast to the activations, not back."""
+        with torch.autocast(x.device.type, enabled=False):
+            pair = self.forward_factors(adapter_name)
+        B, A = (factor.to(self.activation_dtype(x)) for factor in pair)
+        x = self.adapter_dropout[adapter_name](x) if x.is_floating_point() else x
+        return self.apply_factors(x, B, A)
+
+    # Forward
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output plus the output of every active adapter."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
+        if self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if self.has_adapter(name)]
+        return self.adapted_output(x, names, *args, **kwargs)
+
+    def adapted_output(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Base output plus that of the named adapters."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        for name in adapter_names:
+            result = result + self.adapter_output(x, name).to(result.dtype)
+        return result
+
+    def _mixed_batch_forward(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.merged:
+            raise UserError("adapter_names cannot be used with merged adapters: unmerge first.")
+        if len(adapter_names) != len(x):
+            raise UserError(
+                f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)}: give "
+                "one name for each row."
+            )
+        result = self.base_layer(x, *args, **kwargs).clone()
+        for name in sorted(set(adapter_names) - {BASE_ONLY}):
+            if self.has_adapter(name):
+                rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
+                result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
+        return result
+
+    # Merge and unmerge
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the change of the named (or active) adapters to the base weight.
+
+        Raises:
+            UserError: the base weight is quantized.
+            ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
+                left as it was.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or []:
+            if self.has_adapter(name):
+                self._add_to_weight(self.get_delta_weight(name), check=safe_merge, name=name)
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Subtract the change of every merged adapter from the base weight."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            self._add_to_weight(-self.get_delta_weight(name), check=False, name=name)
+
+    @torch.no_grad()
+    def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
+        base: Any = self.get_base_layer()
+        weight = base.weight
+        if not weight.is_floating_point():
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a weight of dtype {weight.dtype}: load "
+                "the base model without quantization to merge."
+            )
+        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
+        merged = (weight.data + delta.to(weight.device)).to(weight.dtype)
+        if check and not torch.isfinite(merged).all():
+            raise ValueError(
+                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+            )
+        weight.data = merged
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """True: the change is B A, a LoRA of rank k."""
+        return True

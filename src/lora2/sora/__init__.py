@@ -1,0 +1,14 @@
+"""SoRA (Ding et al. 2023) as a PEFT method: LoRA with a gate on each rank, many driven to zero.
+
+    A [r, d_in], g [r], B [d_out, r]:   W + (lora_alpha / r) · B diag(g) A
+
+After each optimizer step the gates are soft-thresholded; at the end, ranks whose gate is zero are
+dropped, and what is left is a LoRA of the rank that each matrix needs.
+"""
+
+from lora2.sora.callback import SoraCallback
+from lora2.sora.config import SoraConfig
+from lora2.sora.gates import GateThreshold, prune_gates
+from lora2.sora.model import SoraModel
+
+__all__ = ["GateThreshold", "SoraCallback", "SoraConfig", "SoraModel", "prune_gates"]

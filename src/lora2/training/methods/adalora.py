@@ -1,0 +1,102 @@
+"""AdaLoRA, PEFT's own, with the calls in each step that nothing in PEFT or transformers makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import AdaLoraConfig
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from lora2.budget import steps_of
+from lora2.errors import UserError
+from lora2.training.methods import lora2
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.models import BaseModel
+
+
+class AdaLoraCallback(TrainerCallback):
+    """Calls AdaLoRA's `update_and_allocate` after each optimizer step, gradients still there."""
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prune; the steps are counted from 1, since AdaLoRA takes no budget in step 0."""
+        model.base_model.update_and_allocate(state.global_step + 1)
+
+
+def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfig:
+    """Return PEFT's config, without the head; fractions of the training become steps.
+
+    Raises:
+        UserError: a value that cannot be meant, or a schedule without a step in which to prune.
+    """
+    checked = lora2.config(options)
+    target = checked.target_r if checked.target_r is not None else checked.init_r
+    if target >= checked.init_r or target != int(target):
+        # PEFT fails in the middle of training at the one, and rounds the other in silence.
+        raise UserError(
+            f"target_r={target}: AdaLoRA needs a whole number below init_r={checked.init_r}."
+        )
+    tinit, tfinal = steps_of(checked.tinit, steps), steps_of(checked.tfinal, steps)
+    if tinit + tfinal >= steps:
+        raise UserError(
+            f"tinit={checked.tinit} and tfinal={checked.tfinal} take {tinit} + {tfinal} of the "
+            f"{steps} optimizer steps and leave none in which to prune: make them smaller."
+        )
+    return AdaLoraConfig(
+        init_r=checked.init_r,
+        target_r=int(target),
+        lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=checked.lora_dropout,
+        beta1=checked.beta1,
+        beta2=checked.beta2,
+        orth_reg_weight=checked.orth_reg_weight,
+        tinit=tinit,
+        tfinal=tfinal,
+        deltaT=max(1, steps_of(checked.deltaT, steps)),
+        total_step=steps,
+        **place(model, options),
+    )
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = config(base.model, options, steps)
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    return wrap(base.model, adapter)
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    r = options["init_r"]
+    # Any number of steps: it decides nothing about sizes.
+    adapter = config(model, {**options, "tinit": 0, "tfinal": 0}, steps=1)
+    return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter))
+
+
+METHOD = Method(
+    name="adalora",
+    label="AdaLoRA",
+    source="Zhang et al. 2023, arXiv 2303.10512",
+    trains="P Λ Q of each matrix, Λ pruned from init_r to target_r a matrix on average",
+    formula="init_r (d_in + d_out) + init_r",
+    build=_build,
+    count=_count,
+    callbacks=lambda: [AdaLoraCallback()],
+    # PEFT's scale is lora_alpha / the ranks a matrix has, so it grows as they are pruned.
+    defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
+    # PEFT keeps neither its averages nor its mask, and prunes all when it goes on.
+    resumes=False,
+)

@@ -1,0 +1,38 @@
+"""BitFit, by PEFT: a LoRA adapter without modules, and all biases trained."""
+
+from __future__ import annotations
+
+from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import HEADS, with_head, wrap
+from lora2.training.models import BaseModel
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES, bias="all", **with_head(base, options)
+    )
+    return wrap(base.model, adapter)
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.endswith("bias") and not set(name.split(".")) & set(HEADS)
+    )
+
+
+METHOD = Method(
+    name="bitfit",
+    label="BitFit",
+    source="Zaken et al. 2022, arXiv 2106.10199",
+    trains="all biases",
+    formula="the biases",
+    build=_build,
+    count=_count,
+)

@@ -1,0 +1,67 @@
+"""Bottleneck adapters (Houlsby), with the layer normalisations trained too, as in the paper."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.bottleneck import BottleneckConfig
+from lora2.targets import SUBLAYER_OUTPUTS
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, with_head, wrap
+from lora2.training.models import BaseModel
+
+
+def config(model: PreTrainedModel, options: Options) -> BottleneckConfig:
+    """Return the config, without head and normalisations.
+
+    Raises:
+        UserError: a value that cannot be meant.
+    """
+    return BottleneckConfig(
+        bottleneck_size=options["bottleneck_size"],
+        activation=options["activation"],
+        **place(model, options, SUBLAYER_OUTPUTS),
+    )
+
+
+def normalisations(model: PreTrainedModel) -> list[str]:
+    """Return the names of the layer normalisations: those with weights, heads left out."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and getattr(module, "weight", None) is not None
+        and not set(name.split(".")) & set(HEADS)
+    ]
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = config(base.model, options)
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    adapter.modules_to_save = [*(adapter.modules_to_save or ()), *normalisations(base.model)]
+    return wrap(base.model, adapter)
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    m = options["bottleneck_size"]
+    adapters = sum(2 * m * d + m + d for _, d in matrix_shapes(model, config(model, options)))
+    return adapters + sum(
+        parameter.numel()
+        for name in normalisations(model)
+        for parameter in model.get_submodule(name).parameters()
+    )
+
+
+METHOD = Method(
+    name="bottleneck",
+    label="bottleneck adapters",
+    source="Houlsby et al. 2019, arXiv 1902.00751",
+    trains="two layers of width m behind each sub-layer, and the layer normalisations",
+    formula="2 m d + m + d a sub-layer, 2 d a normalisation",
+    build=_build,
+    count=_count,
+    start="near",
+    merges=False,
+)

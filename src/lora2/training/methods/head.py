@@ -1,0 +1,28 @@
+"""The head alone, on a frozen model: what every other method must beat."""
+
+from __future__ import annotations
+
+from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import with_head, wrap
+from lora2.training.models import BaseModel
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    return wrap(
+        base.model, LoraConfig(target_modules=DUMMY_TARGET_MODULES, **with_head(base, options))
+    )
+
+
+METHOD = Method(
+    name="head",
+    label="head alone",
+    source="",
+    trains="nothing else",
+    formula="0",
+    build=_build,
+    count=lambda model, options: 0,
+)

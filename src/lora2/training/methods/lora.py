@@ -1,0 +1,51 @@
+"""LoRA, PEFT's own; k is its rank."""
+
+from __future__ import annotations
+
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.training.methods import lora2
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.models import BaseModel
+
+
+def config(model: PreTrainedModel, options: Options) -> LoraConfig:
+    """Return PEFT's config, without the head.
+
+    Raises:
+        UserError: a value that cannot be meant; it is the same mistake for every method.
+    """
+    checked = lora2.config(options)
+    return LoraConfig(
+        r=checked.k,
+        lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=checked.lora_dropout,
+        **place(model, options),
+    )
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = config(base.model, options)
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    return wrap(base.model, adapter)
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    shapes = matrix_shapes(model, config(model, options))
+    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes)
+
+
+METHOD = Method(
+    name="lora",
+    label="LoRA",
+    source="Hu et al. 2022, arXiv 2106.09685",
+    trains="B A of each matrix, of fixed rank k",
+    formula="k (d_in + d_out)",
+    build=_build,
+    count=_count,
+    defaults={"lora_alpha": 16.0, "learning_rate": 5e-4},
+)

@@ -1,0 +1,51 @@
+"""LoRA²."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.config import Lora2Config
+from lora2.trainer import Lora2Callback
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import matrix_shapes, one_word, place, with_head, wrap
+from lora2.training.models import BaseModel
+
+_FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
+
+
+def config(options: Options, **fields: Any) -> Lora2Config:
+    """Return the config of the options that it has fields for, with some of them replaced.
+
+    Raises:
+        UserError: a value that cannot be meant.
+    """
+    chosen = {name: value for name, value in options.items() if name in _FIELDS}
+    return Lora2Config(**one_word(chosen) | fields)
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    return wrap(base.model, config(options, **with_head(base, options)))
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    r, total = options["init_r"], 0
+    for d_in, d_out in matrix_shapes(model, config(options, **place(model, options))):
+        k = min(options["k"], d_in, d_out)
+        total += k * (d_in + d_out) + 2 * k * r + r
+    return total
+
+
+METHOD = Method(
+    name="lora2",
+    label="LoRA²",
+    source="Zhang et al. 2024, arXiv 2408.06854",
+    trains="P Λ Q of each matrix, Λ pruned to a global budget",
+    formula="k (d_in + d_out) + 2 k r + r",
+    build=_build,
+    count=_count,
+    callbacks=lambda: [Lora2Callback()],
+)

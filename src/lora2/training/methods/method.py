@@ -1,0 +1,51 @@
+"""What a method is: what it trains, what that costs, and how a model is made ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from lora2.training.models import BaseModel
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fine-tune.
+
+    Attributes:
+        name: as users write it.
+        label: as tables print it.
+        source: where it was published.
+        trains: what it trains, beside the task's head, in a few words.
+        formula: how many parameters that are; d_in × d_out is an adapted matrix.
+        build: takes base model, options by name and optimizer steps; returns the model to train.
+        count: takes the pretrained model (which may be without memory) and options; returns the
+            number that `formula` gives, without the head.
+        callbacks: makes what the trainer needs.
+        defaults: options in which the method differs from the recipe of a task.
+        start: whether the model computes at the start what the pretrained model does: to the last
+            bit, nearly, or not at all.
+        merges: whether what was trained can be put into the weights.
+        resumes: whether a training that was cut short can go on from a checkpoint.
+        whole: whether a whole model is saved, rather than an adapter.
+    """
+
+    name: str
+    label: str
+    source: str
+    trains: str
+    formula: str
+    build: Callable[[BaseModel, Options, int], nn.Module]
+    count: Callable[[PreTrainedModel, Options], int]
+    callbacks: Callable[[], list[TrainerCallback]] = list
+    defaults: dict[str, Any] = field(default_factory=dict)
+    start: Literal["same", "near", "other"] = "same"
+    merges: bool = True
+    resumes: bool = True
+    whole: bool = False

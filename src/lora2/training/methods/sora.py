@@ -1,0 +1,56 @@
+"""SoRA; k is the rank that a matrix starts with."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.sora import SoraCallback, SoraConfig
+from lora2.training.methods import lora2
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.models import BaseModel
+
+_OWN = ("threshold", "threshold_schedule", "max_threshold", "threshold_stages")
+
+
+def config(model: PreTrainedModel, options: Options) -> SoraConfig:
+    """Return the config, without the head.
+
+    Raises:
+        UserError: a value that cannot be meant.
+    """
+    checked = lora2.config(options)
+    return SoraConfig(
+        r=checked.k,
+        lora_alpha=checked.lora_alpha,
+        lora_dropout=checked.lora_dropout,
+        **{name: options[name] for name in _OWN},
+        **place(model, options),
+    )
+
+
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = config(base.model, options)
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    return wrap(base.model, adapter)
+
+
+def _count(model: PreTrainedModel, options: Options) -> int:
+    k = options["k"]
+    shapes = matrix_shapes(model, config(model, options))
+    return sum(k * (d_in + d_out) + k for d_in, d_out in shapes)
+
+
+METHOD = Method(
+    name="sora",
+    label="SoRA",
+    source="Ding et al. 2023, arXiv 2311.11696",
+    trains="B diag(g) A of each matrix, gates g driven to zero",
+    formula="k (d_in + d_out) + k",
+    build=_build,
+    count=_count,
+    callbacks=lambda: [SoraCallback()],
+    defaults={"lora_alpha": 16.0, "learning_rate": 8e-4},
+)

@@ -1,0 +1,91 @@
+"""What the tuners of this package share: replacing modules, and mixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+from lora2.layers.adapted import BASE_ONLY, AdaptedLayer
+from lora2.layers.dispatch import LayerTypes, wrap_layer
+from lora2.targets import DEFAULT_TARGET_MODULES
+
+
+class AdaptedModel(BaseTuner):
+    """A tuner whose layers are `AdaptedLayer`s; a subclass adds an adapter to one of them."""
+
+    tuner_layer_cls: type[AdaptedLayer]
+    layer_types: LayerTypes
+    target_module_mapping = DEFAULT_TARGET_MODULES
+
+    def add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
+    ) -> None:
+        """Create the adapter's tensors in one layer."""
+        raise NotImplementedError
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            self.add_to_layer(target, adapter_name, peft_config, current_key)
+            return
+        layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
+        self.add_to_layer(layer, adapter_name, peft_config, current_key)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    # Mixed batches
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names` to every adapted layer for one forward pass (PEFT's hook)."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        self._check_adapter_names(adapter_names)
+        beams = kwargs.get("num_beams") or 1
+        hook = partial(_add_adapter_names, adapter_names=adapter_names, beams=beams)
+        handles = [
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, AdaptedLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, adapter_names: list[str]) -> None:
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        unknown = set(adapter_names) - {BASE_ONLY} - set(self.peft_config)
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
+
+
+def _add_adapter_names(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str], beams: int
+) -> tuple[Any, dict[str, Any]]:
+    # Beam search repeats each row of the batch, but an encoder still sees it as it came.
+    if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
+        adapter_names = [name for name in adapter_names for _ in range(beams)]
+    return args, kwargs | {"adapter_names": adapter_names}
