@@ -17,6 +17,8 @@ COMMANDS = {
     "predict": "label texts with a run's adapter",
     "merge": "write the model with the adapter merged into its weights",
     "inspect": "show what a run kept, its budget and its loss",
+    "reproduce": "make a table of the paper from run records, and the missing runs before",
+    "tune": "search a method's learning rate, with as many trials as every other",
     "bench": "measure speed and memory beside PEFT's LoRA and AdaLoRA",
     "params": "count an adapter's parameters without loading weights",
 }

@@ -12,7 +12,7 @@ from lora2.commands.parser import OptionParser
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.training.adapters import count_parameters
-from lora2.training.architectures import ARCHITECTURES, MATRIX_NAMES
+from lora2.training.architectures import ARCHITECTURES, target_pattern
 from lora2.training.methods.wrapping import wrap
 from lora2.training.models import load_config
 
@@ -39,30 +39,6 @@ def count(config: PretrainedConfig, targets: Any, k: int, r: int) -> int:
     with torch.device("meta"):
         adapted = wrap(AutoModel.from_config(config), adapter)
     return count_parameters(adapted)["adapter"]
-
-
-def target_pattern(model_type: str, weights: str) -> str | None:
-    """Return a regular expression for matrices by the paper's names; None for "all".
-
-    Raises:
-        UserError: a name that the architecture does not have.
-    """
-    if weights.lower() == "all":
-        return None
-    names = MATRIX_NAMES.get(model_type)
-    if names is None:
-        raise UserError(
-            f"weights: the matrices of {model_type} have no short names here; write all, or "
-            "--target_modules with the names of its modules."
-        )
-    wanted = [name.strip().upper() for name in weights.split(",")]
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise UserError(
-            f"weights: {unknown[0]!r} is none of {', '.join(names)} (of {model_type}); write some "
-            "of them with commas, or all."
-        )
-    return rf"(.*\.)?({'|'.join(names[name] for name in wanted)})"
 
 
 def _known(name: str) -> PretrainedConfig:

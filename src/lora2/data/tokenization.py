@@ -59,6 +59,16 @@ def tokenize_dataset(
     return tokenized
 
 
+def by_length(dataset: Dataset) -> Dataset:
+    """Return a tokenized set with its longest rows first; equal ones stay in their order.
+
+    The longest first, so that a batch that does not fit into memory is met at once.
+    """
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return dataset.select(order)
+
+
 def _check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
     # Tokenizers without a limit state an astronomically large one, which passes here.
     if max_length > tokenizer.model_max_length:

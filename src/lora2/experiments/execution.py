@@ -80,7 +80,8 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "data_dir": place.data_dir if needs_data else None,
             "output_dir": str(place.work / description.name),
             # A checkpoint at each evaluation, two of them: one may be cut short.
-            "save_strategy": "epoch",
+            "save_strategy": description.options.get("eval_strategy", "epoch"),
+            "save_steps": description.options.get("eval_steps", 500),
             "save_total_limit": 2,
             "logging_nan_inf_filter": False,
         }

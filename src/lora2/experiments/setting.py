@@ -36,6 +36,7 @@ class Setting:
         options: the method's options.
         search: where its learning rate is searched.
         paper: key of its row in the paper's table.
+        tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Setting:
     options: Mapping[str, Any]
     search: Search
     paper: str | None = None
+    tuned_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Experiment:
     def name(self) -> str:
         """A name for files and for the table of chosen learning rates."""
         return f"{self.task}/{self.setting.key}"
+
+    @property
+    def tuned_name(self) -> str:
+        """The name of the experiment whose learning rate it has."""
+        return f"{self.task}/{self.setting.tuned_as or self.setting.key}"
 
     def run(self, learning_rate: float, seed: int) -> RunDescription:
         """Return the run with this learning rate and seed."""

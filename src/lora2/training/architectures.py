@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora2.errors import UserError
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "deberta-v3-base": {
         "model_type": "deberta-v2",
@@ -66,3 +68,27 @@ MATRIX_NAMES: dict[str, dict[str, str]] = {
     "qwen2": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
     "qwen3": {"Q": "q_proj", "K": "k_proj", "V": "v_proj", "O": "o_proj"},
 }  # fmt: skip
+
+
+def target_pattern(model_type: str, weights: str) -> str | None:
+    """Return a regular expression for matrices by the paper's names; None for "all".
+
+    Raises:
+        UserError: a name that the architecture does not have.
+    """
+    if weights.lower() == "all":
+        return None
+    names = MATRIX_NAMES.get(model_type)
+    if names is None:
+        raise UserError(
+            f"weights: the matrices of {model_type} have no short names here; write all, or "
+            "--target_modules with the names of its modules."
+        )
+    wanted = [name.strip().upper() for name in weights.split(",")]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise UserError(
+            f"weights: {unknown[0]!r} is none of {', '.join(names)} (of {model_type}); write some "
+            "of them with commas, or all."
+        )
+    return rf"(.*\.)?({'|'.join(names[name] for name in wanted)})"

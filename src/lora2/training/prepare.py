@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from lora2.data import TaskData, load_task, tokenize
+from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.adapters import check_schedule, count_parameters
 from lora2.training.arguments import MethodName, RunSettings
@@ -98,7 +99,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     base = _base_model(settings, task)
     model = chosen.build(base, settings.adapter, steps)
     budget = check_schedule(model, steps)
-    validation = {name: sets[name] for name in task.validation}
+    # By length: metrics do not depend on the order, and a batch of equal lengths has no padding.
+    validation = {name: by_length(sets[name]) for name in task.validation}
     trainer = RunTrainer(
         model=model,
         args=arguments,

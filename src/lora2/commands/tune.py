@@ -1,0 +1,136 @@
+"""`lora2 tune`: the same number of trials for every method, to choose its learning rate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from transformers import HfArgumentParser
+
+from lora2.commands.parser import OptionParser
+from lora2.errors import UserError
+from lora2.experiments.arguments import PlaceArguments
+from lora2.experiments.display import display
+from lora2.experiments.feasibility import check_feasible
+from lora2.experiments.jobs import Runner
+from lora2.experiments.presets import small
+from lora2.experiments.rates import FILE_NAME, read_choices, write_choices
+from lora2.experiments.record import RecordFolder
+from lora2.experiments.setting import Experiment
+from lora2.experiments.tuning import Choice, tune
+from lora2.extras import require
+
+_ALL = "all"
+
+
+@dataclass
+class TuneArguments:
+    """What is tuned."""
+
+    task: str | None = field(
+        default=None, metadata={"help": f"One of {', '.join(small.TASKS)}; all unless given."}
+    )
+    trials: int = field(default=3, metadata={"help": "Runs for each setting and task."})
+
+    def check(self) -> None:
+        """Check the task and the number of trials.
+
+        Raises:
+            UserError: one of them cannot be meant.
+        """
+        if self.task not in (None, *small.TASKS):
+            raise UserError(f"task: {self.task!r} is none of {', '.join(small.TASKS)}.")
+        if self.trials < 1:
+            raise UserError(f"trials={self.trials} must be at least 1.")
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    parser = _TuneParser()
+    method, tuning, where = parser.read(arguments)
+    require("optuna", extra="tune")
+    experiments = chosen_experiments(method, tuning.task)
+    check_feasible(
+        [each.run(each.setting.search.first, small.TUNING_SEED) for each in experiments],
+        where.place,
+    )
+    console = Console()
+    folder = where.records_of("small")
+    choices = _tune_all(experiments, tuning.trials, where, console)
+    console.print(_table(choices))
+    console.print(f"Written: {folder / FILE_NAME}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def chosen_experiments(method: str, task: str | None) -> list[Experiment]:
+    """Return the experiments of a method, or of one of its settings, on a task or on all.
+
+    Raises:
+        UserError: no method or setting of that name is in the preset.
+    """
+    settings = [s for s in small.SETTINGS if method in (_ALL, s.method, s.key)]
+    if not settings:
+        known = [*dict.fromkeys(s.method for s in small.SETTINGS), *(s.key for s in small.SETTINGS)]
+        raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
+    return [each for each in small.experiments(settings) if task in (None, each.task)]
+
+
+def _tune_all(
+    experiments: list[Experiment], trials: int, where: PlaceArguments, console: Console
+) -> list[Choice]:
+    # Beside the reported records, so that nobody takes one for the other.
+    folder = where.records_of("small")
+    records = RecordFolder(folder / "tuning")
+    done: list[Choice] = []
+    with display(console, "trials", trials * len(experiments)) as shown:
+        runner = Runner(records, where.place, where.jobs, shown.step, shown.finish)
+
+        def work(experiment: Experiment) -> Choice:
+            return tune(experiment, trials, small.TUNING_SEED, runner.run)
+
+        with runner:
+            for choice in runner.each(work, experiments):
+                done.append(choice)
+                # Read again each time: another process may tune other methods.
+                write_choices(folder, read_choices(folder) | {choice.experiment: choice})
+    return sorted(done, key=lambda choice: choice.experiment)
+
+
+def _table(choices: Sequence[Choice]) -> Table:
+    table = Table(title="learning rates", title_justify="left")
+    table.add_column("task / setting")
+    table.add_column("chosen", justify="right")
+    table.add_column("tried: what they reached")
+    for choice in choices:
+        tried = ", ".join(
+            f"{rate:g}: {'failed' if value is None else format(value, '.4f')}"
+            for rate, value in choice.trials
+        )
+        table.add_row(choice.experiment, f"{choice.learning_rate:g}", tried)
+    return table
+
+
+class _TuneParser(OptionParser, HfArgumentParser):
+    def __init__(self) -> None:
+        super().__init__(
+            prog="lora2 tune",
+            usage="lora2 tune METHOD [options]",
+            dataclass_types=[TuneArguments, PlaceArguments],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description="Search the learning rate of a method in the preset `small`, on a seed "
+            "that no table reports. A trial that has a record is not run again.",
+        )
+        self.add_argument(
+            "method",
+            metavar="METHOD",
+            help=f"a method, one of its settings such as lora2-k1, or {_ALL}",
+        )
+
+    def read(self, arguments: Sequence[str]) -> tuple[str, TuneArguments, PlaceArguments]:
+        tuning, where, rest = self.parse_args_into_dataclasses(list(arguments))
+        tuning.check()
+        where.check()
+        return rest.method, tuning, where
