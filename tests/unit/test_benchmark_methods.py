@@ -1,5 +1,7 @@
 """What is compared is what the table says."""
 
+from itertools import repeat
+
 import pytest
 import torch
 
@@ -76,7 +78,7 @@ def test_every_method_trains_a_head_of_its_own_beside_its_adapter(workload):
 def test_a_step_moves_every_trained_parameter_that_has_a_gradient(name, workload):
     prepared = prepare(name, workload=workload)[name]
     before = [parameter.detach().clone() for parameter in prepared.parameters]
-    step = training_step(prepared, workload.batch(BATCH, "cpu"))
+    step = training_step(prepared, repeat(workload.batch(BATCH, "cpu")))
     step()
     step()
     moved = [not torch.equal(a, b) for a, b in zip(before, prepared.parameters, strict=True)]
@@ -117,7 +119,7 @@ def test_adalora_and_lora2_are_budgeting_in_every_measured_step():
     matrices = TINY_BERT.layers * TINY_BERT.matrices_per_layer
     for name, prepared in methods.items():
         is_adalora = name == "adalora"
-        step = training_step(prepared, batch)
+        step = training_step(prepared, repeat(batch))
         kept = []
         for _ in range(steps):
             step()

@@ -1,6 +1,7 @@
 """Taking turns, and ratios round by round; no test here depends on how long anything takes."""
 
 import gc
+from itertools import repeat
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_every_method_gets_the_same_batch():
             ),
             with_kwargs=True,
         )
-    steps = {name: training_step(method, batch) for name, method in prepared.items()}
+    steps = {name: training_step(method, repeat(batch)) for name, method in prepared.items()}
     interleaved(steps, rounds=2, warm_up=1)
     assert seen == {name: 3 * [batch["input_ids"].data_ptr()] for name in METHODS}
     assert all(batch[name].equal(before[name]) for name in batch)

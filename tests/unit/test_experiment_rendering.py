@@ -12,6 +12,7 @@ import pytest
 from experiment_case import FIND, GRID, by_run
 from lora2.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.experiments.rendering.page import PageFigure, render_page
+from lora2.experiments.rendering.printout import printout
 from lora2.experiments.summary import summarize
 from lora2.experiments.table import Average, Cell, Parameters
 
@@ -27,13 +28,15 @@ def named(title, **row):
 
 
 def whole_page(table=TABLE):
-    return render_page("A & B", [table], [PageFigure("figure3", "Kept", PNG, "One <panel>.")])
+    return render_page(
+        "A & B", [printout(table)], [PageFigure("figure3", "Kept", PNG, "One <panel>.")]
+    )
 
 
 RENDERERS = {
-    "markdown": markdown.render,
+    "markdown": lambda table: markdown.render(printout(table)),
     "csv": comma_separated.render,
-    "latex": latex.render,
+    "latex": lambda table: latex.render(printout(table)),
     "html": whole_page,
 }
 
@@ -88,7 +91,7 @@ def test_the_same_table_gives_the_same_text(name):
 
 
 def test_markdown_is_a_heading_a_table_and_notes():
-    text = markdown.render(TABLE).splitlines()
+    text = markdown.render(printout(TABLE)).splitlines()
     assert text[:5] == [
         "## GLUE & more",
         "",
@@ -101,14 +104,14 @@ def test_markdown_is_a_heading_a_table_and_notes():
 
 
 def test_markdown_escapes_what_it_would_read():
-    line = markdown.render(named("t", label=NASTY)).splitlines()[4]
+    line = markdown.render(printout(named("t", label=NASTY))).splitlines()[4]
     assert line.startswith(
         r'| \<b\>\&amp; a\|b \*c\* $x\_1$ 50 % {#} \\ \~ ^ " LoRA² | k=1 | best |'
     )
 
 
 def test_a_line_break_in_a_label_does_not_end_the_row():
-    assert "| two lines | k=1 |" in markdown.render(named("t", label="two\nlines"))
+    assert "| two lines | k=1 |" in markdown.render(printout(named("t", label="two\nlines")))
 
 
 # --- CSV ---
@@ -173,13 +176,13 @@ def test_csv_keeps_commas_and_quotes_in_labels():
     ],
 )
 def test_latex_escapes_what_it_would_read(text, expected):
-    found = latex.render(named(text, label=text))
+    found = latex.render(printout(named(text, label=text)))
     assert rf"\caption{{{expected}}}" in found
     assert f"\n{expected} & k=1 & best &" in found
 
 
 def test_latex_environments_are_closed_and_rows_have_as_many_cells_as_columns():
-    text = latex.render(TABLE)
+    text = latex.render(printout(TABLE))
     begun, ended = re.findall(r"\\begin{(.*?)}", text), re.findall(r"\\end{(.*?)}", text)
     assert begun == ended[::-1] == ["table*", "tabular"]
     (alignment,) = re.findall(r"\\begin{tabular}{(\w+)}", text)
@@ -253,4 +256,4 @@ def test_every_line_of_a_table_on_the_page_is_as_wide_as_its_heading():
 def test_a_page_without_notes_has_no_empty_list():
     table = dataclasses.replace(TABLE, notes=())
     assert "<ul" not in whole_page(table)
-    assert "\n- " not in markdown.render(table)
+    assert "\n- " not in markdown.render(printout(table))

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def _compile(
     """Return the compiled step, and how often dynamo left a graph or made a new one for it."""
     counters.clear()
     model: Callable[..., Any] = torch.compile(prepared.model, backend=backend)
-    step = training_step(replace(prepared, call=model), batch)
+    step = training_step(replace(prepared, call=model), repeat(batch))
     for _ in range(_COUNTED_STEPS):
         step()
         tick()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def probe(
     prepared = METHODS[method].prepare(model, trained, AdapterSize(**adapter), _STEPS)
     batch = trained.batch(BatchSize(batch_size, length), device)
     measure = _on_cuda if device == "cuda" else _on_cpu
-    return measure(training_step(prepared, batch))
+    return measure(training_step(prepared, repeat(batch)))
 
 
 def _on_cpu(step: Step) -> dict[str, int]:

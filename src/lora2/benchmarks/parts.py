@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     # Allocation is called more often than the step: its schedule must not end before.
     steps = (1 + _CALLS) * options.steps
     prepared = prepare_all(base, workload, options.adapter, steps, _METHODS)
-    whole = training_step(prepared["lora2"], workload.batch(size, options.device))
+    whole = training_step(prepared["lora2"], repeat(workload.batch(size, options.device)))
     with watch(f"{workload.label}, parts", 5 * options.steps) as tick:
         seconds = interleaved(
             {

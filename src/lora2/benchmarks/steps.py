@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import repeat
 from typing import Any
 
 from lora2.benchmarks.arguments import BenchArguments
@@ -32,7 +33,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
         base, workload, options.adapter, options.steps + _COUNTED_STEPS, options.method_names
     )
     batch = workload.batch(size, options.device)
-    steps = {name: training_step(method, batch) for name, method in prepared.items()}
+    steps = {name: training_step(method, repeat(batch)) for name, method in prepared.items()}
     with watch(workload.label, len(steps) * options.steps) as tick:
         seconds = interleaved(steps, **options.turns, tick=tick)
     result = {

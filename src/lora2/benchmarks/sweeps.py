@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -122,7 +123,7 @@ def _step(
 ) -> Step:
     model = shared_copy(base)
     prepared = METHODS[method].prepare(model, workload, point.adapter, options.steps)
-    return training_step(prepared, workload.batch(point.batch, options.device))
+    return training_step(prepared, repeat(workload.batch(point.batch, options.device)))
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:

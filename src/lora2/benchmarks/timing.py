@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,13 +17,17 @@ Step = Callable[[], object]
 _LEARNING_RATE = 1e-4
 
 
-def training_step(prepared: Prepared, batch: Batch) -> Step:
-    """Return one whole training step: forward, backward, optimizer, allocation."""
+def training_step(prepared: Prepared, batches: Iterable[Batch]) -> Step:
+    """Return one whole training step: forward, backward, optimizer, allocation.
+
+    batches: each step takes the next; there must be enough of them.
+    """
+    following = iter(batches)
     optimizer = torch.optim.AdamW(prepared.parameters, lr=_LEARNING_RATE, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        prepared.loss(batch).backward()
+        prepared.loss(next(following)).backward()
         optimizer.step()
         prepared.after_step()
 

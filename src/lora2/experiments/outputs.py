@@ -10,6 +10,7 @@ from lora2.experiments.grid import Grid
 from lora2.experiments.kept_figure import kept_figure
 from lora2.experiments.rendering import comma_separated, latex, markdown
 from lora2.experiments.rendering.page import PageFigure, render_page
+from lora2.experiments.rendering.printout import printout
 from lora2.experiments.summary import Find, summarize
 from lora2.files import write_atomically
 
@@ -18,6 +19,7 @@ def write_outputs(grid: Grid, find: Find, folder: Path) -> Iterator[Path]:
     """Write table and figures of a grid into a folder and yield the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     table = summarize(grid, find)
+    printed = printout(table)
     figures = [
         PageFigure(name, title, png)
         for name, title, png in (
@@ -27,10 +29,10 @@ def write_outputs(grid: Grid, find: Find, folder: Path) -> Iterator[Path]:
         if png is not None
     ]
     contents: dict[str, str | bytes] = {
-        f"{grid.name}.md": markdown.render(table),
+        f"{grid.name}.md": markdown.render(printed),
         f"{grid.name}.csv": comma_separated.render(table),
-        f"{grid.name}.tex": latex.render(table),
-        f"{grid.name}.html": render_page(grid.title, [table], figures),
+        f"{grid.name}.tex": latex.render(printed),
+        f"{grid.name}.html": render_page(grid.title, [printed], figures),
     }
     contents |= {f"{grid.name}-{figure.name}.png": figure.png for figure in figures}
     for name, content in contents.items():

@@ -25,7 +25,7 @@ from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.metrics import compute_metrics
-from lora2.training.models import BaseModel, load_base_model, load_config, load_tokenizer
+from lora2.training.models import BaseModel, load_config, load_tokenizer
 from lora2.training.run_folder import RunFolder
 
 
@@ -96,7 +96,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     arguments = training_arguments(settings, folder)
     set_seed(arguments.seed)
     steps = optimizer_steps(arguments, len(sets["train"]))
-    base = _base_model(settings, task)
+    base = load_base(settings, task)
     model = chosen.build(base, settings.adapter, steps)
     budget = check_schedule(model, steps)
     # By length: metrics do not depend on the order, and a batch of equal lengths has no padding.
@@ -152,7 +152,8 @@ def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
     return math.ceil(arguments.num_train_epochs * steps_per_epoch)
 
 
-def _base_model(settings: RunSettings, task: TaskData) -> BaseModel:
+def load_base(settings: RunSettings, task: TaskData) -> BaseModel:
+    """Load the pretrained model of a run, with the head that its task needs."""
     config = load_config(settings.model.model, **_head_fields(task))
     return load_base_model(settings.model.model, config, settings.model.dtype)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lora2.experiments.rendering.lines import TEXT_COLUMNS, heading, lines
-from lora2.experiments.table import Table
+from lora2.experiments.rendering.printout import Printout
 
 _PACKAGES = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}"
 _ESCAPED = str.maketrans(
@@ -33,10 +32,9 @@ _ESCAPED = str.maketrans(
 )
 
 
-def render(table: Table) -> str:
+def render(table: Printout) -> str:
     """Return a table environment with caption, label and notes."""
-    columns = heading(table)
-    alignment = "l" * TEXT_COLUMNS + "r" * (len(columns) - TEXT_COLUMNS)
+    alignment = "l" * table.texts + "r" * (len(table.heading) - table.texts)
     parts = [
         _PACKAGES,
         r"\begin{table*}",
@@ -46,10 +44,10 @@ def render(table: Table) -> str:
         r"\resizebox{\textwidth}{!}{%",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        _line(columns),
+        _line(table.heading),
     ]
-    for row in table.rows:
-        parts += [r"\midrule", *map(_line, lines(row))]
+    for group in table.groups:
+        parts += [r"\midrule", *map(_line, group)]
     parts += [r"\bottomrule", r"\end{tabular}}"]
     parts += [rf"\par\smallskip\footnotesize {_escaped(note)}" for note in table.notes]
     return "\n".join((*parts, r"\end{table*}")) + "\n"

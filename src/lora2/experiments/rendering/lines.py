@@ -6,8 +6,6 @@ from lora2.experiments.averages import Estimate
 from lora2.experiments.printed import printed, signed
 from lora2.experiments.table import Average, Cell, Parameters, Table, TableRow
 
-# Columns of text; those to the right of them are numbers.
-TEXT_COLUMNS = 3
 NOTHING = "–"
 
 Line = tuple[str, ...]

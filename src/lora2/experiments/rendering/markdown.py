@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from lora2.experiments.rendering.lines import TEXT_COLUMNS, heading, lines
-from lora2.experiments.table import Table
+from lora2.experiments.rendering.printout import Printout
 
 # An ampersand matters only where it would begin an entity.
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~]|&(?=#?\w+;)")
 
 
-def render(table: Table) -> str:
+def render(table: Printout) -> str:
     """Return a heading, the table and its notes."""
-    columns = heading(table)
-    alignment = [":--" if x < TEXT_COLUMNS else "--:" for x in range(len(columns))]
+    alignment = [":--" if x < table.texts else "--:" for x in range(len(table.heading))]
     parts = [
         f"## {_escaped(table.title)}",
         "",
-        _line(map(_escaped, columns)),
+        _line(map(_escaped, table.heading)),
         _line(alignment),
-        *(_line(map(_escaped, line)) for row in table.rows for line in lines(row)),
+        *(_line(map(_escaped, line)) for group in table.groups for line in group),
     ]
     if table.notes:
         parts += ["", *(f"- {_escaped(note)}" for note in table.notes)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lora2.experiments.rendering.html_table import html_table
-from lora2.experiments.table import Table
+from lora2.experiments.rendering.printout import Printout
 
 _STYLE = """
 body { max-width: 84rem; margin: 2rem auto; padding: 0 1rem; background: #fff; color: #1a1a1a;
@@ -51,9 +51,9 @@ class PageFigure:
     caption: str = ""
 
 
-def render_page(title: str, tables: Sequence[Table], figures: Sequence[PageFigure]) -> str:
+def render_page(title: str, tables: Sequence[Printout], figures: Sequence[PageFigure]) -> str:
     """Return the page; each table and figure has its name as the id of its element."""
-    shown: list[Table | PageFigure] = [*tables, *figures]
+    shown: list[Printout | PageFigure] = [*tables, *figures]
     links = "\n".join(f'<a href="#{escape(part.name)}">{escape(part.title)}</a>' for part in shown)
     lines = [
         "<!DOCTYPE html>",

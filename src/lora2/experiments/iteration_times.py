@@ -1,0 +1,129 @@
+"""Seconds per iteration of LoRA² and AdaLoRA on the batches of a task, in turns (Table 2)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding
+
+from lora2.benchmarks.methods import AdapterSize, prepare_all
+from lora2.benchmarks.record import device_name
+from lora2.benchmarks.timing import interleaved, training_step
+from lora2.benchmarks.workloads import WORKLOADS, Batch
+from lora2.data import tokenize_dataset
+from lora2.errors import UserError
+from lora2.experiments.description import RunDescription
+from lora2.experiments.execution import Place, settings_of
+from lora2.files import write_json_atomically
+from lora2.training.environment import versions
+from lora2.training.models import load_tokenizer
+from lora2.training.prepare import load_base, load_data
+
+METHODS = ("adalora", "lora2")
+"""In the order of the paper's columns."""
+
+# Both at the sizes of the paper's rows "r=8" and "k=8".
+_SIZE = AdapterSize(k=8, r=8)
+_SEED = 0
+# Batches that are kept; each round takes the next.
+_KEPT = 64
+
+
+@dataclass(frozen=True)
+class IterationTimes:
+    """What was measured on one task.
+
+    Attributes:
+        task: name of the task.
+        model: the model whose weights and tokenizer were used.
+        batch_size: rows of a batch.
+        seconds: by method, of whole training steps on the same batches: one number a round.
+        threads: CPU threads of torch.
+        device: name of the CPU or the card.
+        versions: of Python and the packages.
+    """
+
+    task: str
+    model: str
+    batch_size: int
+    seconds: dict[str, list[float]]
+    threads: int
+    device: str
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write the record, in one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(file_of(folder, self.task), asdict(self))
+
+
+def file_of(folder: Path, task: str) -> Path:
+    """Return where the times of a task lie, or would lie."""
+    return folder / f"iteration-times-{task}.json"
+
+
+def read_times(folder: Path, task: str) -> IterationTimes | None:
+    """Return the times of a task, None if they have not been measured.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = file_of(folder, task)
+    if not path.is_file():
+        return None
+    try:
+        return IterationTimes(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} holds no measured times ({error}); remove it.") from error
+
+
+def measure(description: RunDescription, place: Place, rounds: int) -> IterationTimes:
+    """Train with both methods in turns on the same batches, `rounds` steps each.
+
+    description: model, task and its options; the method's own are not used.
+    """
+    settings = settings_of(description, place)
+    task = load_data(settings)
+    base = load_base(settings, task).model.requires_grad_(False).train()
+    # What trains with every method.
+    base.get_submodule("classifier").requires_grad_(True)
+    workload = next(w for w in WORKLOADS.values() if w.model_type == base.config.model_type)
+    # One round more warms up.
+    prepared = prepare_all(base, workload, _SIZE, rounds + 1, METHODS)
+    batch_size = settings.training["per_device_train_batch_size"]
+    steps = {
+        name: training_step(method, _batches(settings, task, batch_size))
+        for name, method in prepared.items()
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return IterationTimes(
+        task=description.task,
+        model=description.model,
+        batch_size=batch_size,
+        seconds=interleaved(steps, rounds=rounds, device=device),
+        threads=torch.get_num_threads(),
+        device=device_name(device),
+        versions=versions(),
+    )
+
+
+def _batches(settings: Any, task: Any, batch_size: int) -> Iterator[Batch]:
+    """Return shuffled batches without end, the same for every caller."""
+    tokenizer = load_tokenizer(settings.model.model)
+    rows = tokenize_dataset(task.train, tokenizer, settings.data.max_length)
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=DataCollatorWithPadding(tokenizer),
+        generator=torch.Generator().manual_seed(_SEED),
+    )
+    return itertools.cycle([dict(batch) for batch in itertools.islice(loader, _KEPT)])
