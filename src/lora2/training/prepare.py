@@ -25,7 +25,7 @@ from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.metrics import compute_metrics
-from lora2.training.models import BaseModel, load_config, load_tokenizer
+from lora2.training.models import BaseModel, load_base_model, load_config, load_tokenizer
 from lora2.training.run_folder import RunFolder
 
 
