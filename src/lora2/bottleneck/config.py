@@ -61,7 +61,7 @@ class BottleneckConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             names = getattr(self, name)
             setattr(self, name, set(names) if isinstance(names, list | tuple) else names)
-        if self.bottleneck_size < 1:
+        if self.bottleneck_size < 1 or self.bottleneck_size != int(self.bottleneck_size):
             raise UserError(
                 f"bottleneck_size={self.bottleneck_size} must be a whole number of at least 1."
             )

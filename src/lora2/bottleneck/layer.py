@@ -35,8 +35,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         down = nn.Linear(width, config.bottleneck_size)
         up = nn.Linear(config.bottleneck_size, width)
         for linear in (down, up):
-            bound = 2 * config.init_std
-            nn.init.trunc_normal_(linear.weight, std=config.init_std, a=-bound, b=bound)
+            _draw(linear.weight, config.init_std)
             nn.init.zeros_(linear.bias)
         self.bottleneck_down[adapter_name] = down
         self.bottleneck_up[adapter_name] = up
@@ -80,3 +79,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""
         return "bottleneck." + super().__repr__()
+
+
+def _draw(weight: Tensor, std: float) -> None:
+    # torch divides by the standard deviation.
+    if std:
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+    else:
+        nn.init.zeros_(weight)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
@@ -42,3 +46,13 @@ class BottleneckModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse `adapter_names`, which PEFT would leave out in silence (PEFT's hook)."""
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names cannot be used with bottleneck adapters: give the rows of each "
+                "adapter a batch of their own, after set_adapter."
+            )
+        yield

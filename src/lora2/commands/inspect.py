@@ -45,7 +45,9 @@ def execute(arguments: Sequence[str]) -> int:
 def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
     newest, _ = newest_complete(folder.checkpoints)
     source = folder.adapter if folder.is_finished else newest
-    kept = {} if source is None else read_kept(source / WEIGHTS)
+    # A model that was trained whole has weights of another name.
+    weights = None if source is None else source / WEIGHTS
+    kept = read_kept(weights) if weights is not None and weights.is_file() else {}
     if not kept:
         console.print("There is no LoRA² adapter yet, so no kept singular values.")
         return []

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from lora2.commands.parser import OptionParser
-from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.training.adapters import count_parameters
 from lora2.training.architectures import ARCHITECTURES, target_pattern
-from lora2.training.methods.wrapping import wrap
+from lora2.training.arguments import RunSettings
+from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config
+
+# Options of `lora2 train` by the names that they have here; None leaves the method's default.
+_SIZES = {
+    "k": "k",
+    "r": "init_r",
+    "bottleneck_size": "bottleneck_size",
+    "virtual_tokens": "virtual_tokens",
+}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -25,20 +39,31 @@ def execute(arguments: Sequence[str]) -> int:
     config = load_config(options.model) if options.arch is None else _known(options.arch)
     targets: Any = options.target_modules
     if targets is None:
-        targets = target_pattern(config.model_type, options.weights)
-    print(f"{count(config, targets, options.k, options.r):,}")
+        pattern = target_pattern(config.model_type, options.weights)
+        targets = None if pattern is None else [pattern]
+    given = {theirs: getattr(options, ours) for ours, theirs in _SIZES.items()}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    print(f"{count(config, options.method, {**sizes, 'target_modules': targets}):,}")
     return 0
 
 
-def count(config: PretrainedConfig, targets: Any, k: int, r: int) -> int:
-    """Return the adapter's parameters: k (d_in + d_out) + 2 k r + r for each adapted matrix."""
-    if targets == ["all-linear"]:
-        targets = "all-linear"
-    adapter = Lora2Config(k=k, init_r=r, target_modules=targets)
+def count(config: PretrainedConfig, method: str, options: Mapping[str, Any]) -> int:
+    """Return the trained parameters by the method's formula, for options of `lora2 train`."""
+    chosen = METHODS[method]
+    # Of the method's defaults those of the schedule are left out: sizes do not depend on it.
+    defaults = {"init_r": chosen.defaults["init_r"]} if "init_r" in chosen.defaults else {}
+    settings = RunSettings.from_options({**defaults, **options})
+    return chosen.count(_without_weights(config), settings.adapter)
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the pretrained model that a classifier has, without its head and without memory."""
     # Tensors on the meta device have a shape and no memory.
     with torch.device("meta"):
-        adapted = wrap(AutoModel.from_config(config), adapter)
-    return count_parameters(adapted)["adapter"]
+        if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            # Not every classifier has the pooler of its plain model.
+            return AutoModelForSequenceClassification.from_config(config).base_model
+        return AutoModel.from_config(config)
 
 
 def _known(name: str) -> PretrainedConfig:
@@ -48,10 +73,13 @@ def _known(name: str) -> PretrainedConfig:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 params",
-        description="Count the parameters of an adapter (without the head); no weights are loaded.",
+        description="Count what a method trains beside the head; no weights are loaded.",
     )
     parser.add_argument("--arch", choices=list(ARCHITECTURES), help="a known architecture")
     parser.add_argument("--model", help="or the folder or hub name of a model")
+    parser.add_argument(
+        "--method", choices=list(METHODS), default="lora2", help="what is trained (default: lora2)"
+    )
     parser.add_argument(
         "--weights",
         default="all",
@@ -60,6 +88,18 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--target_modules", "--target-modules", nargs="+", help="or names of modules"
     )
-    parser.add_argument("--k", type=int, default=8, help="width of the outer pair (default: 8)")
-    parser.add_argument("--r", type=int, default=8, help="singular values a matrix (default: 8)")
+    parser.add_argument(
+        "--k", type=int, help="width of LoRA²'s outer pair, rank of LoRA and SoRA (default: 8)"
+    )
+    parser.add_argument(
+        "--r",
+        type=int,
+        help="singular values a matrix, of LoRA² (default: 8) and AdaLoRA (default: 12)",
+    )
+    parser.add_argument(
+        "--bottleneck_size", "--bottleneck-size", type=int, help="of bottleneck (default: 8)"
+    )
+    parser.add_argument(
+        "--virtual_tokens", "--virtual-tokens", type=int, help="of prompt (default: 20)"
+    )
     return parser

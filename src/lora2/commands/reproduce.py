@@ -4,72 +4,106 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from transformers import HfArgumentParser
 
+from lora2.benchmarks.progress import watch_on
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.experiments.arguments import PlaceArguments
 from lora2.experiments.display import display
-from lora2.experiments.dry_run import dry_run_table
+from lora2.experiments.dry_run import plan
 from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.jobs import Runner
-from lora2.experiments.outputs import write_outputs
-from lora2.experiments.presets import small
-from lora2.experiments.rates import read_choices
+from lora2.experiments.grid import Grid
+from lora2.experiments.iteration_table import iteration_table
+from lora2.experiments.iteration_times import METHODS, IterationTimes, measure, read_times
+from lora2.experiments.outputs import write_grid, write_page, write_table
+from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.record import RecordFolder
 from lora2.experiments.rendering import markdown
+from lora2.experiments.rendering.plan import WIDTH, listing
+from lora2.experiments.rendering.printout import printout
+from lora2.experiments.reproduction import TIMES, ReproduceArguments, tables_of
 from lora2.experiments.summary import summarize
 from lora2.extras import require
-
-Preset = Literal["small"]
-
-
-@dataclass
-class ReproduceArguments:
-    """What is reproduced, and whether it is only shown."""
-
-    preset: Preset = field(
-        default="small",
-        metadata={"help": "small: MiniLM on three tasks, minutes a run."},
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "List the runs, and which have records; make none."}
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the tables and the page; beside the records."}
-    )
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     name, options, where = _ReproduceParser().read(arguments)
-    require("matplotlib.figure", extra="train")
-    console = Console()
     folder = where.records_of(options.preset)
     records = RecordFolder(folder)
-    grid = small.grid(name, read_choices(folder))
-    missing = records.missing(grid.descriptions())
+    console = Console()
     if options.dry_run:
-        console.print(dry_run_table(grid, records))
+        if name == TIMES:
+            raise UserError(f"dry_run: {TIMES} has no runs; it is measured, in minutes.")
+        _list(options.chosen.grid(options.wanted(name, folder)), records)
         return 0
+    require("matplotlib.figure", extra="train")
+    tables = options.tables(folder)
+    if name == TIMES:
+        written = _make_times(options, where, tables, console)
+    else:
+        written = _make_grid(
+            options.chosen.grid(options.wanted(name, folder)), where, records, tables, console
+        )
+    wanted = (options.wanted(each, folder) for each in options.chosen.tables)
+    page = write_page(
+        f"LoRA²: preset {options.preset}",
+        map(options.chosen.grid, wanted),
+        [iteration_table(times)] if (times := _measured(options, folder)) else [],
+        records.find,
+        tables,
+    )
+    for path in (*written, page):
+        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _make_grid(
+    grid: Grid, where: PlaceArguments, records: RecordFolder, tables: Path, console: Console
+) -> list[Path]:
+    missing = records.missing(grid.descriptions())
     if missing:
         check_feasible(missing, where.place)
         with (
             display(console, grid.name, len(missing)) as shown,
-            Runner(records, where.place, where.jobs, shown.step, shown.finish) as runner,
+            where.runner(records, shown.step, shown.finish) as runner,
         ):
             for _ in runner.each(runner.run, missing):
                 pass
-    print(markdown.render(summarize(grid, records.find)))
-    output = Path(options.output_dir) if options.output_dir else folder / "tables"
-    for path in write_outputs(grid, records.find, output):
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
-    return 0
+    print(markdown.render(printout(summarize(grid, records.find))))
+    return list(write_grid(grid, records.find, tables))
+
+
+def _make_times(
+    options: ReproduceArguments, where: PlaceArguments, tables: Path, console: Console
+) -> list[Path]:
+    folder = where.records_of(options.preset)
+    runs = options.chosen.timed(options.model or options.chosen.model)
+    missing = [run for run in runs if read_times(folder, run.task) is None]
+    steps = (options.rounds + 1) * len(METHODS) * len(missing)
+    with watch_on(console)("steps of both methods", steps) as tick:
+        for run in missing:
+            measure(run, where.place, options.rounds, tick).write(folder)
+    table = iteration_table(_measured(options, folder))
+    print(markdown.render(table))
+    return list(write_table(table, tables))
+
+
+def _measured(options: ReproduceArguments, folder: Path) -> list[IterationTimes]:
+    runs = options.chosen.timed(options.model or options.chosen.model)
+    found = (read_times(folder, run.task) for run in runs)
+    return [times for times in found if times is not None]
+
+
+def _list(grid: Grid, records: RecordFolder) -> None:
+    # A pipe is taken to be narrower than it is, and numbers would be cut.
+    console = Console(width=max(WIDTH, Console().width), highlight=False)
+    for part in listing(grid, plan(grid, records.find)):
+        console.print(part)
 
 
 class _ReproduceParser(OptionParser, HfArgumentParser):
@@ -82,11 +116,16 @@ class _ReproduceParser(OptionParser, HfArgumentParser):
             description="Make the runs of a table that have no record yet, and print the table. "
             "A run that was cut short goes on where it stopped.",
         )
-        self.add_argument("table", metavar="TABLE", help=f"one of {', '.join(small.TABLES)}")
+        names = dict.fromkeys(name for preset in PRESETS.values() for name in tables_of(preset))
+        self.add_argument("table", metavar="TABLE", help=f"one of {', '.join(names)}")
 
     def read(self, arguments: Sequence[str]) -> tuple[str, ReproduceArguments, PlaceArguments]:
         options, where, rest = self.parse_args_into_dataclasses(list(arguments))
-        if rest.table not in small.TABLES:
-            raise UserError(f"{rest.table!r} is none of {', '.join(small.TABLES)}.")
+        options.check()
+        tables = tables_of(options.chosen)
+        if rest.table not in tables:
+            raise UserError(
+                f"{rest.table!r} is none of {', '.join(tables)} (of the preset {options.preset})."
+            )
         where.check()
         return rest.table, options, where

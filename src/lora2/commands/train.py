@@ -21,7 +21,13 @@ from lora2.training.checkpoints import newest_complete
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
-from lora2.training.run import run, start_folder, train_head_alone, write_environment
+from lora2.training.run import (
+    command_to_start_over,
+    run,
+    start_folder,
+    train_head_alone,
+    write_environment,
+)
 from lora2.training.run_folder import RunFolder
 
 # How a run starts, as against what it is.
@@ -41,6 +47,8 @@ def execute(arguments: Sequence[str]) -> int:
             return 0
     elif _is_first_process():
         folder.check_may_start(settings.run.overwrite)
+    if settings.run.resume:
+        _check_resumes(settings, folder)
     keep_freed_memory()
     prepared = prepare(settings)
     console = Console(quiet=not prepared.trainer.is_world_process_zero())
@@ -91,6 +99,15 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
                 f"{value!r}; leave --{name} out to go on with it, or give another --output_dir."
             )
     return RunSettings.from_options(saved | given)
+
+
+def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
+    method = METHODS[settings.run.method]
+    if not method.resumes and newest_complete(folder.checkpoints)[0] is not None:
+        raise UserError(
+            f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
+            f"with `{command_to_start_over(folder)}`."
+        )
 
 
 def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:

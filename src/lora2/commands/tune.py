@@ -15,7 +15,6 @@ from lora2.errors import UserError
 from lora2.experiments.arguments import PlaceArguments
 from lora2.experiments.display import display
 from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.jobs import Runner
 from lora2.experiments.presets import small
 from lora2.experiments.rates import FILE_NAME, read_choices, write_choices
 from lora2.experiments.record import RecordFolder
@@ -86,7 +85,7 @@ def _tune_all(
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
     with display(console, "trials", trials * len(experiments)) as shown:
-        runner = Runner(records, where.place, where.jobs, shown.step, shown.finish)
+        runner = where.runner(records, shown.step, shown.finish)
 
         def work(experiment: Experiment) -> Choice:
             return tune(experiment, trials, small.TUNING_SEED, runner.run)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lora2.errors import UserError
 from lora2.experiments.execution import Place
+from lora2.experiments.jobs import LocalRunner
+from lora2.experiments.ray_runner import RayRunner, Resources
+from lora2.experiments.record import RecordFolder
+from lora2.experiments.runner import Finished, Progress, Runner
 
 
 @dataclass
@@ -24,9 +29,29 @@ class PlaceArguments:
     work: str = field(
         default="runs/experiments", metadata={"help": "Folder of checkpoints of unfinished runs."}
     )
-    jobs: int = field(default=1, metadata={"help": "Runs at a time; threads are divided."})
+    launcher: Literal["local", "ray"] = field(
+        default="local",
+        metadata={"help": "local: processes of this machine; ray: tasks of a Ray cluster."},
+    )
+    jobs: int = field(
+        default=1, metadata={"help": "Runs at a time on this machine; threads are divided."}
+    )
     threads: int = field(
-        default=0, metadata={"help": "CPU threads of one run; 0 divides the cores by the jobs."}
+        default=0,
+        metadata={
+            "help": "CPU threads of one run; 0 divides the cores by the jobs, and on Ray takes "
+            "cpus_per_run."
+        },
+    )
+    ray_address: str = field(
+        default="auto",
+        metadata={"help": "The cluster; auto finds the one that this machine belongs to."},
+    )
+    cpus_per_run: float = field(
+        default=1.0, metadata={"help": "CPU cores that Ray keeps free for one run."}
+    )
+    gpus_per_run: float = field(
+        default=0.0, metadata={"help": "GPUs that Ray gives one run, or a share of one; 0: none."}
     )
 
     def check(self) -> None:
@@ -35,9 +60,14 @@ class PlaceArguments:
         Raises:
             UserError: a number out of range, or a data folder that is none.
         """
-        for name, least in {"jobs": 1, "threads": 0}.items():
+        least_of = {"jobs": 1, "threads": 0, "cpus_per_run": 0, "gpus_per_run": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if self.gpus_per_run > 1 and not self.gpus_per_run.is_integer():
+            raise UserError(
+                f"gpus_per_run={self.gpus_per_run}: more than one GPU must be a whole number."
+            )
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UserError(
                 f"data_dir: {self.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."
@@ -51,3 +81,14 @@ class PlaceArguments:
     def place(self) -> Place:
         """Where runs are made."""
         return Place(Path(self.work), self.data_dir, self.threads)
+
+    def runner(self, records: RecordFolder, progress: Progress, finished: Finished) -> Runner:
+        """Return what makes the runs.
+
+        Raises:
+            UserError: a package is missing.
+        """
+        if self.launcher == "ray":
+            resources = Resources(self.cpus_per_run, self.gpus_per_run)
+            return RayRunner(records, self.place, self.ray_address, resources, finished)
+        return LocalRunner(records, self.place, self.jobs, progress, finished)

@@ -67,6 +67,8 @@ def _plain(value: Any) -> Any:
     # 8 and 8.0 are one number and must not be two identities.
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

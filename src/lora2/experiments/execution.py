@@ -117,6 +117,7 @@ def _record(
         trainable_parameters=summary["trainable_parameters"],
         final_parameters=summary["final_parameters"],
         steps=summary["steps"],
+        resumed_from_step=summary["resumed_from_step"],
         seconds=summary["seconds"],
         seconds_per_step=clock.median,
         peak_memory=_peak_memory(),

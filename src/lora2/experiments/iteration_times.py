@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from lora2.benchmarks.methods import AdapterSize, prepare_all
 from lora2.benchmarks.record import device_name
 from lora2.benchmarks.timing import interleaved, training_step
-from lora2.benchmarks.workloads import WORKLOADS, Batch
+from lora2.benchmarks.workloads import WORKLOADS, Batch, Workload
 from lora2.data import tokenize_dataset
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.experiments.execution import Place, settings_of
 from lora2.files import write_json_atomically
+from lora2.heap import keep_freed_memory
 from lora2.training.environment import versions
 from lora2.training.models import load_tokenizer
 from lora2.training.prepare import load_base, load_data
@@ -84,19 +85,31 @@ def read_times(folder: Path, task: str) -> IterationTimes | None:
         raise UserError(f"{path} holds no measured times ({error}); remove it.") from error
 
 
-def measure(description: RunDescription, place: Place, rounds: int) -> IterationTimes:
+def measure(
+    description: RunDescription,
+    place: Place,
+    rounds: int,
+    tick: Callable[[], object] = lambda: None,
+) -> IterationTimes:
     """Train with both methods in turns on the same batches, `rounds` steps each.
 
     description: model, task and its options; the method's own are not used.
+
+    Raises:
+        UserError: the data or the model cannot be had, or its architecture has no workload.
     """
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    keep_freed_memory()
     settings = settings_of(description, place)
     task = load_data(settings)
-    base = load_base(settings, task).model.requires_grad_(False).train()
+    loaded = load_base(settings, task)
+    base = loaded.model.requires_grad_(False).train()
     # What trains with every method.
-    base.get_submodule("classifier").requires_grad_(True)
-    workload = next(w for w in WORKLOADS.values() if w.model_type == base.config.model_type)
+    for name in loaded.new_modules:
+        base.get_submodule(name).requires_grad_(True)
     # One round more warms up.
-    prepared = prepare_all(base, workload, _SIZE, rounds + 1, METHODS)
+    prepared = prepare_all(base, _workload(base), _SIZE, rounds + 1, METHODS)
     batch_size = settings.training["per_device_train_batch_size"]
     steps = {
         name: training_step(method, _batches(settings, task, batch_size))
@@ -107,11 +120,23 @@ def measure(description: RunDescription, place: Place, rounds: int) -> Iteration
         task=description.task,
         model=description.model,
         batch_size=batch_size,
-        seconds=interleaved(steps, rounds=rounds, device=device),
+        seconds=interleaved(steps, rounds=rounds, device=device, tick=tick),
         threads=torch.get_num_threads(),
         device=device_name(device),
         versions=versions(),
     )
+
+
+def _workload(model: PreTrainedModel) -> Workload:
+    """Return the benchmark's workload of this architecture, for the names of its matrices."""
+    model_type = model.config.model_type
+    found = [each for each in WORKLOADS.values() if each.model_type == model_type]
+    if not found:
+        known = ", ".join(dict.fromkeys(each.model_type for each in WORKLOADS.values()))
+        raise UserError(
+            f"model: Table 2 is measured with models of type {known}, not {model_type}."
+        )
+    return found[0]
 
 
 def _batches(settings: Any, task: Any, batch_size: int) -> Iterator[Batch]:

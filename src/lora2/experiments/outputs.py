@@ -1,8 +1,8 @@
-"""Writes what is made from records: the table in four forms, and the figures."""
+"""Writes what is made from records: tables, figures, and one page with all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lora2.experiments.curve_figure import curve_figure
@@ -10,31 +10,60 @@ from lora2.experiments.grid import Grid
 from lora2.experiments.kept_figure import kept_figure
 from lora2.experiments.rendering import comma_separated, latex, markdown
 from lora2.experiments.rendering.page import PageFigure, render_page
-from lora2.experiments.rendering.printout import printout
+from lora2.experiments.rendering.printout import Printout, printout
 from lora2.experiments.summary import Find, summarize
 from lora2.files import write_atomically
 
+PAGE = "index.html"
 
-def write_outputs(grid: Grid, find: Find, folder: Path) -> Iterator[Path]:
-    """Write table and figures of a grid into a folder and yield the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+_KEPT_TABLE = "figure3"
+
+
+def write_grid(grid: Grid, find: Find, folder: Path) -> Iterator[Path]:
+    """Write table and figure of a grid into a folder and yield the paths."""
     table = summarize(grid, find)
-    printed = printout(table)
-    figures = [
-        PageFigure(name, title, png)
-        for name, title, png in (
-            ("figure3", "Figure 3: kept singular values", kept_figure(grid, find)),
-            (f"{grid.name}-curves", "Evaluations during training", curve_figure(grid, find)),
-        )
-        if png is not None
-    ]
-    contents: dict[str, str | bytes] = {
-        f"{grid.name}.md": markdown.render(printed),
-        f"{grid.name}.csv": comma_separated.render(table),
-        f"{grid.name}.tex": latex.render(printed),
-        f"{grid.name}.html": render_page(grid.title, [printed], figures),
-    }
-    contents |= {f"{grid.name}-{figure.name}.png": figure.png for figure in figures}
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-        yield folder / name
+    yield from write_table(printout(table), folder)
+    yield _written(folder / f"{grid.name}.csv", comma_separated.render(table))
+    for figure in figures(grid, find):
+        yield _written(folder / f"{figure.name}.png", figure.png)
+
+
+def write_table(table: Printout, folder: Path) -> Iterator[Path]:
+    """Write a table as Markdown and LaTeX and yield the paths."""
+    yield _written(folder / f"{table.name}.md", markdown.render(table))
+    yield _written(folder / f"{table.name}.tex", latex.render(table))
+
+
+def write_page(
+    title: str, grids: Iterable[Grid], others: Sequence[Printout], find: Find, folder: Path
+) -> Path:
+    """Write the page of all tables of which a run has finished, and of the others."""
+    begun = [grid for grid in grids if _has_begun(grid, find)]
+    tables = [printout(summarize(grid, find)) for grid in begun if grid.name != _KEPT_TABLE]
+    drawn = [figure for grid in begun for figure in figures(grid, find)]
+    return _written(folder / PAGE, render_page(title, [*tables, *others], drawn))
+
+
+def figures(grid: Grid, find: Find) -> list[PageFigure]:
+    """Return the figure of a grid, none before a run that can be drawn has finished."""
+    name, title, draw = _FIGURES.get(
+        grid.name, (f"{grid.name}-curves", f"Evaluations: {grid.title}", curve_figure)
+    )
+    png = draw(grid, find)
+    return [] if png is None else [PageFigure(name, title, png)]
+
+
+_FIGURES: dict[str, tuple[str, str, Callable[[Grid, Find], bytes | None]]] = {
+    _KEPT_TABLE: (_KEPT_TABLE, "Figure 3: kept singular values by layer and matrix", kept_figure)
+}
+
+
+def _has_begun(grid: Grid, find: Find) -> bool:
+    records = (find(description) for description in grid.descriptions())
+    return any(record is not None and record.finished for record in records)
+
+
+def _written(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.files import write_json_atomically
+
+Status = Literal["finished", "failed"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class RunRecord:
         trainable_parameters: trained at the start, of the "adapter" and of the "head".
         final_parameters: left at the end, after pruning, likewise.
         steps: optimizer steps.
-        seconds: of training, evaluations and checkpoints included.
+        resumed_from_step: where it last went on after it was cut short; None if it never was.
+        seconds: of training, evaluations and checkpoints included, since it last went on.
         seconds_per_step: the median over the steps, without evaluations.
         peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
         kept: of a LoRA² adapter, singular values left in each module, by module name.
@@ -38,7 +41,7 @@ class RunRecord:
     """
 
     description: RunDescription
-    status: Literal["finished", "failed"]
+    status: Status
     error: str | None = None
     main_metric: str = ""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -47,6 +50,7 @@ class RunRecord:
     trainable_parameters: dict[str, int] = field(default_factory=dict)
     final_parameters: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    resumed_from_step: int | None = None
     seconds: float = 0.0
     seconds_per_step: float | None = None
     peak_memory: int | None = None
@@ -67,7 +71,13 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RunRecord:
-        """Return the record that `to_dict` gave."""
+        """Return the record that `to_dict` gave.
+
+        Raises:
+            ValueError: the status is none; other faults raise what reading them raises.
+        """
+        if content["status"] not in get_args(Status):
+            raise ValueError(f"status {content['status']!r}")
         fields = {name: value for name, value in content.items() if name != "identity"}
         return cls(**fields | {"description": RunDescription.from_dict(content["description"])})
 
@@ -93,9 +103,10 @@ class RecordFolder:
             return None
         try:
             record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
+            is_of_another = record.description != description
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a record of a run ({error}); remove it.") from error
-        if record.description != description:
+        if is_of_another:
             raise UserError(f"{path} is the record of another run than its name says; remove it.")
         return record
 

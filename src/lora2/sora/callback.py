@@ -54,6 +54,9 @@ class SoraCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Threshold the gates that the optimizer has just moved."""
+        # Resumed where it had ended within an epoch, transformers 5.23 does one step too many.
+        if state.global_step >= state.max_steps:
+            return
         for threshold in self.thresholds.values():
             threshold.step()
 

@@ -71,7 +71,7 @@ class SoraConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             names = getattr(self, name)
             setattr(self, name, set(names) if isinstance(names, list | tuple) else names)
-        if self.r < 1:
+        if self.r < 1 or self.r != int(self.r):
             raise UserError(f"r={self.r} must be a whole number of at least 1.")
         if self.lora_alpha <= 0:
             raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 16 is the default.")
@@ -87,8 +87,10 @@ class SoraConfig(PeftConfig):
                 f"threshold_schedule={self.threshold_schedule!r} is not known: choose one of "
                 f"{', '.join(map(repr, THRESHOLD_SHAPES))}."
             )
-        if self.threshold_stages < 1:
-            raise UserError(f"threshold_stages={self.threshold_stages} must be at least 1.")
+        if self.threshold_stages < 1 or self.threshold_stages != int(self.threshold_stages):
+            raise UserError(
+                f"threshold_stages={self.threshold_stages} must be a whole number of at least 1."
+            )
         if self.threshold_schedule == "constant":
             return
         if self.max_threshold is None or self.max_threshold < self.threshold:

@@ -11,7 +11,8 @@ from lora2.config import Lora2Config
 from lora2.penalty import adapted_layers
 from lora2.training.methods.wrapping import HEADS
 
-_PREFIX = "base_model.model."
+# Of tuners, and of prompts, which PEFT puts in front of the model rather than into it.
+_PREFIXES = ("base_model.model.", "base_model.")
 
 
 def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[str, int]:
@@ -24,9 +25,16 @@ def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[st
     prefixes = tuple(f"{name}." for name in head)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            of_head = name.removeprefix(_PREFIX).startswith(prefixes)
+            of_head = _name_in_base(name).startswith(prefixes)
             counts["head" if of_head else "adapter"] += parameter.numel()
     return counts
+
+
+def _name_in_base(name: str) -> str:
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def check_schedule(model: nn.Module, steps: int) -> str:

@@ -26,6 +26,7 @@ MethodName = Literal[
     "head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2"
 ]
 Baseline = Literal["none", "head"]
+HeadStart = Literal["label_mean", "zero"]
 
 PACKAGED_MODEL = "minilm"
 
@@ -99,6 +100,17 @@ class ModelArguments:
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32",
         metadata={"help": "Dtype of the frozen weights; the adapter's own stay float32."},
+    )
+    head_start: HeadStart = field(
+        default="label_mean",
+        metadata={
+            "help": "Bias of a new head: label_mean starts it at the shares of the classes (or the "
+            "mean label), zero does not."
+        },
+    )
+    classifier_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout before the classifier; the model's own unless given."},
     )
 
 

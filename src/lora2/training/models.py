@@ -20,11 +20,14 @@ from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
 from lora2.extras import require
+from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.arguments import PACKAGED_MODEL
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+# They read `cls_dropout`, which their configurations do not declare.
+_DEBERTA = ("deberta", "deberta-v2")
 _LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
 
 
@@ -70,6 +73,37 @@ def load_config(name: str, **values: Any) -> PretrainedConfig:
     """
     with _told(name):
         return AutoConfig.from_pretrained(model_source(name), **values)
+
+
+def config_of_sizes(name: str) -> PretrainedConfig:
+    """Return a configuration with the model's sizes; of the known models without reading a file.
+
+    Raises:
+        UserError: a model that is not known here cannot be loaded.
+    """
+    known = next((each for each, hub_name in HUB_NAMES.items() if name == hub_name), None)
+    return load_config(name) if known is None else AutoConfig.for_model(**ARCHITECTURES[known])
+
+
+def set_classifier_dropout(config: PretrainedConfig, probability: float | None) -> None:
+    """Set the dropout before the classifier in a model's configuration; None leaves it as it is.
+
+    Raises:
+        UserError: no probability, or a model whose configuration has no such field.
+    """
+    if probability is None:
+        return
+    if not 0 <= probability < 1:
+        raise UserError(f"classifier_dropout={probability} must lie in [0, 1).")
+    if config.model_type in _DEBERTA:
+        config.cls_dropout = probability
+    elif hasattr(config, "classifier_dropout"):
+        config.classifier_dropout = probability
+    else:
+        raise UserError(
+            f"classifier_dropout={probability}: the configuration of this model "
+            f"({config.model_type}) has no dropout before the classifier; leave the option out."
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -22,10 +22,17 @@ from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.adapters import check_schedule, count_parameters
 from lora2.training.arguments import MethodName, RunSettings
+from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.metrics import compute_metrics
-from lora2.training.models import BaseModel, load_base_model, load_config, load_tokenizer
+from lora2.training.models import (
+    BaseModel,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+    set_classifier_dropout,
+)
 from lora2.training.run_folder import RunFolder
 
 
@@ -39,6 +46,14 @@ class RunTrainer(Trainer):
         # number they are handed and return a mean, so that n accumulated micro-batches would give
         # n times the gradient.
         self.model_accepts_loss_kwargs = False
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # Of a training that had ended within an epoch and is resumed, transformers 5.23 does one
+        # more step before it looks whether any are left.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     set_seed(arguments.seed)
     steps = optimizer_steps(arguments, len(sets["train"]))
     base = load_base(settings, task)
+    if settings.model.head_start == "label_mean":
+        start_head_at_label_mean(base, task)
     model = chosen.build(base, settings.adapter, steps)
     budget = check_schedule(model, steps)
     # By length: metrics do not depend on the order, and a batch of equal lengths has no padding.
@@ -155,6 +172,7 @@ def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
 def load_base(settings: RunSettings, task: TaskData) -> BaseModel:
     """Load the pretrained model of a run, with the head that its task needs."""
     config = load_config(settings.model.model, **_head_fields(task))
+    set_classifier_dropout(config, settings.model.classifier_dropout)
     return load_base_model(settings.model.model, config, settings.model.dtype)
 
 

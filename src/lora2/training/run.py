@@ -27,6 +27,7 @@ from lora2.training.adapters import count_parameters
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment, versions
+from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
 from lora2.training.run_folder import RunFolder, new_folder
@@ -139,7 +140,9 @@ def run(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt as error:
             step = trainer.state.global_step
-            raise _interrupted(f"at step {step} of {prepared.steps}", folder) from error
+            resumes = METHODS[prepared.settings.run.method].resumes
+            when = f"at step {step} of {prepared.steps}"
+            raise _interrupted(when, folder, resumes) from error
     seconds = time.monotonic() - started
     summary = _summary(prepared, seconds, checkpoint, baseline)
     if trainer.is_world_process_zero():
@@ -148,11 +151,18 @@ def run(
     return summary
 
 
-def _interrupted(when: str, folder: RunFolder) -> RunInterrupted:
+def _interrupted(when: str, folder: RunFolder, resumes: bool = True) -> RunInterrupted:
     path = shlex.quote(str(folder.path))
-    return RunInterrupted(
-        f"Interrupted {when}; go on with `lora2 train --output_dir {path} --resume`."
-    )
+    command = f"lora2 train --output_dir {path} --resume"
+    if resumes:
+        return RunInterrupted(f"Interrupted {when}; go on with `{command}`.")
+    return RunInterrupted(f"Interrupted {when}; start over with `{command_to_start_over(folder)}`.")
+
+
+def command_to_start_over(folder: RunFolder) -> str:
+    """Return the command that makes the same run again."""
+    config, path = (shlex.quote(str(each)) for each in (folder.config_file, folder.path))
+    return f"lora2 train --config {config} --output_dir {path} --overwrite"
 
 
 def save_adapter(prepared: PreparedRun, path: Path) -> None:

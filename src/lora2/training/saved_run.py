@@ -119,14 +119,16 @@ def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
         "it was trained on."
     )
     try:
-        # PEFT warns of modules without weights; here that is an error, found below.
+        # PEFT warns of modules without weights, which here is an error, found below, and of
+        # matrices of which AdaLoRA kept nothing.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapted = PeftModel.from_pretrained(model, path)
+            loaded = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     except (RuntimeError, ValueError) as error:
         # torch names every tensor of another size, PEFT the modules it did not find.
         raise wrong from error
-    if set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) != saved:
+    if loaded != saved:
         raise wrong
     return adapted
 

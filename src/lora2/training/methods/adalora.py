@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from peft import AdaLoraConfig
@@ -16,7 +17,7 @@ from transformers import (
 
 from lora2.budget import steps_of
 from lora2.errors import UserError
-from lora2.training.methods import lora2
+from lora2.training.methods import lora, lora2
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
 from lora2.training.models import BaseModel
@@ -24,6 +25,16 @@ from lora2.training.models import BaseModel
 
 class AdaLoraCallback(TrainerCallback):
     """Calls AdaLoRA's `update_and_allocate` after each optimizer step, gradients still there."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Silence PEFT, which takes a matrix that kept nothing for one that was not gathered."""
+        warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
 
     def on_optimizer_step(
         self,
@@ -80,9 +91,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    r = options["init_r"]
-    # Any number of steps: it decides nothing about sizes.
-    adapter = config(model, {**options, "tinit": 0, "tfinal": 0}, steps=1)
+    # Of all that AdaLoRA's own config has, sizes depend on init_r and the chosen modules alone.
+    r, adapter = options["init_r"], lora.config(model, options)
     return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter))
 
 
@@ -95,7 +105,7 @@ METHOD = Method(
     build=_build,
     count=_count,
     callbacks=lambda: [AdaLoraCallback()],
-    # PEFT's scale is lora_alpha / the ranks a matrix has, so it grows as they are pruned.
+    # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
     # PEFT keeps neither its averages nor its mask, and prunes all when it goes on.
     resumes=False,

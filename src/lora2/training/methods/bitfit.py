@@ -7,12 +7,33 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 
+from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import HEADS, with_head, wrap
 from lora2.training.models import BaseModel
 
 
+def biases(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return all biases, heads left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith("bias") and not set(name.split(".")) & set(HEADS)
+    ]
+    if not found:
+        raise UserError(
+            f"method: bitfit trains biases, and this model ({model.config.model_type}) has none; "
+            "choose another method."
+        )
+    return found
+
+
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    biases(base.model)
     adapter = LoraConfig(
         target_modules=DUMMY_TARGET_MODULES, bias="all", **with_head(base, options)
     )
@@ -20,11 +41,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if name.endswith("bias") and not set(name.split(".")) & set(HEADS)
-    )
+    return sum(parameter.numel() for parameter in biases(model))
 
 
 METHOD = Method(

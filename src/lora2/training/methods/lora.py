@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from lora2.training.methods import lora2
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.methods.wrapping import ALL_KINDS, matrix_shapes, place, with_head, wrap
 from lora2.training.models import BaseModel
 
 
@@ -35,7 +35,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    shapes = matrix_shapes(model, config(model, options))
+    shapes = matrix_shapes(model, config(model, options), ALL_KINDS)
     return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes)
 
 

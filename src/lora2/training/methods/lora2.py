@@ -11,7 +11,14 @@ from transformers import PreTrainedModel
 from lora2.config import Lora2Config
 from lora2.trainer import Lora2Callback
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import matrix_shapes, one_word, place, with_head, wrap
+from lora2.training.methods.wrapping import (
+    ALL_KINDS,
+    matrix_shapes,
+    one_word,
+    place,
+    with_head,
+    wrap,
+)
 from lora2.training.models import BaseModel
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
@@ -33,7 +40,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     r, total = options["init_r"], 0
-    for d_in, d_out in matrix_shapes(model, config(options, **place(model, options))):
+    adapter = config(options, **place(model, options))
+    for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS):
         k = min(options["k"], d_in, d_out)
         total += k * (d_in + d_out) + 2 * k * r + r
     return total

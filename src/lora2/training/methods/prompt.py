@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from peft import PromptTuningConfig, TaskType
+from peft import PromptTuningConfig
 from torch import nn
 from transformers import PreTrainedModel
 
+from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import wrap
+from lora2.training.methods.wrapping import with_head, wrap
 from lora2.training.models import BaseModel
 
+_HEAD_OF_DECODERS = "score"
 
-def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    # PEFT trains the head with it, and has no other modules to save here.
-    return wrap(
-        base.model,
-        PromptTuningConfig(
-            task_type=TaskType.SEQ_CLS, num_virtual_tokens=options["virtual_tokens"]
-        ),
+
+def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
+    """Return PEFT's config, without the head.
+
+    Raises:
+        UserError: a value that cannot be meant, or a model that cannot tell text from padding.
+    """
+    tokens = options["virtual_tokens"]
+    if tokens < 1:
+        raise UserError(f"virtual_tokens={tokens} must be a whole number of at least 1.")
+    if _HEAD_OF_DECODERS in dict(model.named_children()):
+        # PEFT hands over vectors in place of tokens, in which such a head finds no padding and
+        # reads the last place of a row, be it padded or not.
+        raise UserError(
+            f"method: prompt tuning cannot classify with {model.config.model_type}, whose head "
+            "reads the last token and would read padding; choose another method or an encoder."
+        )
+    return PromptTuningConfig(
+        num_virtual_tokens=tokens,
+        # Not always the model's width, which PEFT would take.
+        token_dim=model.get_input_embeddings().weight.shape[1],
     )
 
 
+def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    adapter = config(base.model, options)
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    return wrap(base.model, adapter)
+
+
 def _count(model: PreTrainedModel, options: Options) -> int:
-    width: int = model.get_input_embeddings().weight.shape[1]
-    return options["virtual_tokens"] * width
+    adapter = config(model, options)
+    return adapter.num_virtual_tokens * adapter.token_dim
 
 
 METHOD = Method(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import TaskType, get_peft_model
@@ -21,6 +21,12 @@ from lora2.training.models import BaseModel
 HEADS = ("classifier", "score")
 """What PEFT trains beside the adapter for sequence classification, whatever else is asked for."""
 
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
+"""The kinds of layers that every method can adapt."""
+
+ALL_KINDS = (*LINEAR, nn.Embedding, nn.Conv2d)
+"""The kinds that LoRA and LoRA² can adapt."""
+
 _PLACE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -30,27 +36,33 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     Raises:
         UserError: no module of those names in the model, or a config that does not suit it.
     """
-    targets = getattr(config, "target_modules", None)
     try:
         adapted: nn.Module = get_peft_model(model, config)
         return adapted
     except UserError:
         raise
     except NoMatchingPeftModuleError as error:
-        shown = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
-        raise UserError(
-            f"target_modules: no module of this model ({model.config.model_type}) is chosen by "
-            f"{shown or 'the defaults'}, in view of exclude_modules and layers_to_transform; write "
-            "names of its linear layers, or all-linear."
-        ) from error
+        raise _nothing_chosen(model, config) from error
     except ValueError as error:
         raise UserError(f"adapter: {' '.join(str(error).split())}") from error
 
 
+def _nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:
+    targets = getattr(config, "target_modules", None)
+    shown = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+    return UserError(
+        f"target_modules: no module of this model ({model.config.model_type}) is chosen by "
+        f"{shown or 'the defaults'}, in view of exclude_modules and layers_to_transform; write "
+        "names of its linear layers, or all-linear."
+    )
+
+
 def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
     """Return the fields by which PEFT trains and saves the head with any adapter."""
-    saved = options.get("modules_to_save") or modules_without_weights(base.new_modules)
-    return {"task_type": TaskType.SEQ_CLS, "modules_to_save": list(saved) or None}
+    # In this order, each once; what lacks weights is needed whatever else is asked for.
+    asked, needed = options.get("modules_to_save") or [], modules_without_weights(base.new_modules)
+    saved = list(dict.fromkeys([*asked, *needed]))
+    return {"task_type": TaskType.SEQ_CLS, "modules_to_save": saved or None}
 
 
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:
@@ -85,11 +97,29 @@ def one_word(options: Options) -> dict[str, Any]:
     return {**options, **names}
 
 
-def matrix_shapes(model: PreTrainedModel, config: PeftConfig) -> Iterator[tuple[int, int]]:
-    """Yield (d_in, d_out) of every linear layer that a config chooses, heads left out."""
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or set(name.split(".")) & set(HEADS):
-            continue
-        if config.target_modules == "all-linear" or check_target_module_exists(config, name):
-            d_out, d_in = module.weight.shape
-            yield (d_out, d_in) if isinstance(module, Conv1D) else (d_in, d_out)
+def matrix_shapes(
+    model: PreTrainedModel, config: PeftConfig, kinds: tuple[type[nn.Module], ...] = LINEAR
+) -> list[tuple[int, int]]:
+    """Return (d_in, d_out) of every layer of these kinds that a config chooses, heads left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    all_linear = config.target_modules == "all-linear"
+    shapes = [
+        _shape(module)
+        for name, module in model.named_modules()
+        if isinstance(module, LINEAR if all_linear else kinds)
+        and not set(name.split(".")) & set(HEADS)
+        and config.target_modules is not None
+        and (all_linear or check_target_module_exists(config, name))
+    ]
+    if not shapes:
+        raise _nothing_chosen(model, config)
+    return shapes
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    weight: Any = module.weight
+    first, others = weight.shape[0], weight.shape[1:].numel()
+    return (first, others) if isinstance(module, Conv1D | nn.Embedding) else (others, first)

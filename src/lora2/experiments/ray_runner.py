@@ -1,0 +1,113 @@
+"""Makes runs on a Ray cluster that is there already: one remote task a run.
+
+Which runs go on at a time, and where, is Ray's to decide; so is what becomes of one whose worker
+was killed: it is tried again, and goes on from its newest checkpoint where the work folder is one
+that the new worker sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lora2.errors import UserError
+from lora2.experiments.description import RunDescription
+from lora2.experiments.execution import Place
+from lora2.experiments.own_process import execute_in_own_process
+from lora2.experiments.record import RecordFolder, RunRecord
+from lora2.experiments.runner import Finished, Runner
+from lora2.extras import require
+
+_RETRIES = 3
+# Threads that wait for a task; one is made when it is needed.
+_WAITING = 1000
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Ray keeps free for one run.
+
+    Attributes:
+        cpus: CPU cores.
+        gpus: GPUs; with 0, a run sees none.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class RayRunner(Runner):
+    """Makes runs on a Ray cluster.
+
+    Args:
+        records: where records lie and are written, by this process, as each arrives.
+        place: where runs are made, on every node.
+        address: of the cluster; "auto" finds the one that this machine belongs to.
+        resources: of one run.
+        finished: told of every run.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        records: RecordFolder,
+        place: Place,
+        address: str = "auto",
+        resources: Resources = Resources(),
+        finished: Finished = lambda record: None,
+    ) -> None:
+        super().__init__(records, _WAITING, finished)
+        self._ray = require("ray", extra="ray")
+        threads = place.threads or max(1, int(resources.cpus))
+        # A worker's current folder is another.
+        data_dir = place.data_dir and str(Path(place.data_dir).absolute())
+        self._place = replace(place, work=place.work.absolute(), data_dir=data_dir, threads=threads)
+        self._address = address
+        # After one call a worker is replaced: the peak memory of a run is its own.
+        self._task = self._ray.remote(
+            max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
+        )(execute_in_own_process)
+        self._submitted: set[Any] = set()
+
+    def __enter__(self) -> Self:
+        try:
+            self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"ray_address: no Ray cluster answers at {self._address} "
+                f"({' '.join(str(error).split())}); start one with `ray start --head`."
+            ) from error
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._ray.shutdown()
+
+    def _make(self, description: RunDescription) -> RunRecord:
+        task = self._task.options(name=description.name).remote(description, self._place)
+        self._submitted.add(task)
+        # Left between this thread's look and now: `_end` may have come too early to see it.
+        if self._closed:
+            self._cancel(task)
+        try:
+            record: RunRecord = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            record = RunRecord(description, "failed", error=" ".join(str(error).split()))
+        self._submitted.discard(task)
+        return record
+
+    def _end(self) -> None:
+        for task in list(self._submitted):
+            self._cancel(task)
+
+    def _cancel(self, task: Any) -> None:
+        self._ray.cancel(task, force=True)
