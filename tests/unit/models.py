@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
 from lora2 import Lora2Config
@@ -183,8 +186,44 @@ def tiny_bert(**fields: Any) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**(defaults | fields))).eval()
 
 
+def tiny_deberta(**fields: Any) -> DebertaV2ForSequenceClassification:
+    """A random DeBERTa-v2 classifier of the form of DeBERTaV3-base, two layers of width 8."""
+    defaults = {
+        "vocab_size": 30,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 32,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "pooler_dropout": 0.0,
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(0)
+    return DebertaV2ForSequenceClassification(DebertaV2Config(**(defaults | fields))).eval()
+
+
 def tiny_llama(**fields: Any) -> LlamaForCausalLM:
     """A random Llama with two layers of width 8, in evaluation mode."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(_tiny_llama_config(fields)).eval()
+
+
+def tiny_llama_classifier(**fields: Any) -> LlamaForSequenceClassification:
+    """The same with a classification head in place of the language model's."""
+    torch.manual_seed(0)
+    return LlamaForSequenceClassification(_tiny_llama_config(fields)).eval()
+
+
+def _tiny_llama_config(fields: dict[str, Any]) -> LlamaConfig:
     defaults = {
         "vocab_size": 30,
         "hidden_size": 8,
@@ -198,8 +237,7 @@ def tiny_llama(**fields: Any) -> LlamaForCausalLM:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**(defaults | fields))).eval()
+    return LlamaConfig(**(defaults | fields))
 
 
 def bert_batch(size: int = 4, length: int = 6, seed: int = 0) -> dict[str, Tensor]:

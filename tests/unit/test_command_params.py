@@ -23,6 +23,59 @@ def test_params_prints_the_papers_numbers(arguments, printed, capsys):
     assert capsys.readouterr().out == f"{printed}\n"
 
 
+# DeBERTaV3-base: twelve layers of four matrices 768 × 768 and two of 768 × 3072, biases, and two
+# normalisations, beside those of the embeddings and of the relative positions.
+SQUARE, LONG = 768 + 768, 768 + 3072
+SUMS = 12 * (4 * SQUARE + 2 * LONG)
+BIASES = 12 * (4 * 768 + 3072 + 768 + 2 * 768) + 2 * 768
+ENCODER = 12 * (4 * 768**2 + 2 * 768 * 3072 + 2 * 768) + (128_100 + 512 + 2) * 768
+ROBERTA_LAYER = 4 * (1024**2 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024
+METHODS_ON_DEBERTA = {
+    "--method lora --k 1": 165_888,
+    "--method lora": 8 * SUMS,
+    "--method lora --k 8 --weights Q,V": 8 * 24 * SQUARE,
+    "--method sora --k 1": SUMS + 72,
+    "--method sora": 8 * SUMS + 8 * 72,
+    "--method adalora": 12 * SUMS + 12 * 72,
+    # AdaLoRA has no k, and what it prunes to has no part in what it trains.
+    "--method adalora --r 2 --k 1": 2 * SUMS + 2 * 72,
+    "--method lora2 --k 1 --r 8": SUMS + 72 * (16 + 8),
+    "--method bottleneck": 24 * (2 * 8 * 768 + 8 + 768) + 26 * 2 * 768,
+    "--method bottleneck --bottleneck_size 64": 24 * (2 * 64 * 768 + 64 + 768) + 26 * 2 * 768,
+    "--method prompt": 20 * 768,
+    "--method prompt --virtual_tokens 100": 76_800,
+    "--method bitfit": BIASES,
+    "--method full": ENCODER + BIASES,
+    "--method head": 0,
+}
+
+
+@pytest.mark.parametrize(("arguments", "number"), METHODS_ON_DEBERTA.items())
+def test_params_of_every_method_is_its_formula(arguments, number, capsys):
+    assert lora2("params", "--arch=deberta-v3-base", *arguments.split()) == 0
+    assert capsys.readouterr().out == f"{number:,}\n"
+
+
+def test_params_of_deberta_are_those_that_are_published():
+    assert ENCODER + BIASES == 183_831_552
+
+
+def test_params_of_a_whole_model_has_no_pooler_that_a_classifier_lacks(capsys):
+    assert lora2("params", "--arch=roberta-large", "--method=full") == 0
+    embeddings = (50_265 + 514 + 1 + 2) * 1024
+    assert capsys.readouterr().out == f"{24 * ROBERTA_LAYER + embeddings:,}\n"
+
+
+def test_params_counts_embeddings_and_all_linear_layers(tiny_model, capsys):
+    command = ("params", "--model", tiny_model, "--k", 2, "--r", 4, "--target_modules")
+    extra = 2 * 2 * 4 + 4
+    assert lora2(*command, "word_embeddings") == 0
+    assert capsys.readouterr().out == f"{2 * (100 + 16) + extra:,}\n"
+    assert lora2(*command, "all-linear") == 0
+    # Two layers as below, and the pooler.
+    assert capsys.readouterr().out == f"{2 * (4 * 64 + 2 * 96 + 6 * extra) + 64 + extra:,}\n"
+
+
 def test_params_of_a_folder_needs_no_weights(tiny_model, tmp_path, capsys):
     (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     assert lora2("params", "--model", tmp_path, "--k", 1, "--r", 4) == 0
@@ -38,6 +91,10 @@ def test_params_of_a_folder_needs_no_weights(tiny_model, tmp_path, capsys):
         ("--arch roberta-large --weights Q,X", "'X'"),
         ("--arch roberta-large --k 0", "k=0"),
         ("--arch roberta-large --target_modules nothing", "nothing"),
+        ("--arch roberta-large --method lora --target_modules nothing", "nothing"),
+        ("--arch roberta-large --method lora3", "lora3"),
+        ("--arch roberta-large --method bottleneck --bottleneck_size 0", "bottleneck_size=0"),
+        ("--arch roberta-large --method prompt --virtual_tokens 0", "virtual_tokens=0"),
     ],
 )
 def test_params_refuses(arguments, named, capsys):

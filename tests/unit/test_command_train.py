@@ -120,19 +120,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(tiny_model, tmp_path):
         assert prepared.trainer.state.max_steps == prepared.steps
 
 
-# Methods
-
-
-@pytest.mark.parametrize(("method", "adapter"), [("lora", 2 * (4 * 64 + 2 * 96)), ("head", 0)])
-def test_methods_for_comparison(method, adapter, tiny_model, tmp_path, capsys):
-    folder = tmp_path / method
-    assert train(tiny_model, folder, method=method) == 0
-    summary = json.loads((folder / "summary.json").read_text())
-    # LoRA of rank 2 on the same six matrices: 2 (d_in + d_out) each.
-    assert summary["trainable_parameters"] == {"adapter": adapter, "head": 34}
-    assert summary["kept_singular_values"] == {}
-    assert lora2("evaluate", folder) == 0
-    assert f"{summary['last']['accuracy']:.4f}" in capsys.readouterr().out
+# Models and data of other kinds
 
 
 def test_modules_without_pretrained_weights_are_trained(tmp_path):

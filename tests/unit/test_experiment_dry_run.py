@@ -221,7 +221,8 @@ def test_any_model_of_a_folder_can_be_planned(tiny_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["table2"], "'table2' is none of table1"),
+        (["table9"], "'table9' is none of table1"),
+        (["table2"], "table2 has no runs"),
         (["ablations", "--preset=paper"], "of the preset paper"),
         (["table1", "--preset=large"], "preset: 'large' is none of small, paper"),
         (["table1", "--seeds=0"], "seeds=0"),
