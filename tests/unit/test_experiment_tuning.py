@@ -42,13 +42,13 @@ def peak_at(rate):
     return lambda tried: -abs(math.log(tried / rate))
 
 
-def test_the_usual_learning_rate_is_tried_first_then_its_double_and_half():
-    runs = Runs(peak_at(2e-3))
+def test_the_usual_learning_rate_is_tried_first_then_a_third_and_three_times_of_it():
+    runs = Runs(peak_at(3e-3))
     choice = tune(EXPERIMENT, 3, SEED, runs)
-    assert [rate for rate, _ in choice.trials] == [1e-3, 2e-3, 5e-4]
-    assert (choice.experiment, choice.learning_rate) == ("cola/lora-r1", 2e-3)
-    assert choice.trials[1][1] == 0
-    assert runs.made == [EXPERIMENT.run(rate, SEED) for rate in (1e-3, 2e-3, 5e-4)]
+    assert [rate for rate, _ in choice.trials] == [1e-3, 3.33e-4, 3e-3]
+    assert (choice.experiment, choice.learning_rate) == ("cola/lora-r1", 3e-3)
+    assert choice.trials[2][1] == 0
+    assert runs.made == [EXPERIMENT.run(rate, SEED) for rate in (1e-3, 3.33e-4, 3e-3)]
 
 
 @pytest.mark.parametrize("trials", [1, 2, 6])
@@ -87,10 +87,10 @@ def test_a_longer_search_goes_on_from_the_shorter_one():
 
 
 def test_failed_and_diverged_trials_are_survived():
-    values = {1e-3: None, 2e-3: math.nan, 5e-4: 0.25}
+    values = {1e-3: None, 3.33e-4: math.nan, 3e-3: 0.25}
     choice = tune(EXPERIMENT, 3, SEED, Runs(values.get))
-    assert choice.trials == ((1e-3, None), (2e-3, None), (5e-4, 0.25))
-    assert choice.learning_rate == 5e-4
+    assert choice.trials == ((1e-3, None), (3.33e-4, None), (3e-3, 0.25))
+    assert choice.learning_rate == 3e-3
 
 
 def test_where_every_trial_fails_the_usual_learning_rate_stays():
@@ -102,7 +102,9 @@ def test_of_equals_the_earlier_is_chosen():
 
 
 def test_negative_metrics_can_be_the_best():
-    assert tune(EXPERIMENT, 2, SEED, Runs({1e-3: -0.5, 2e-3: -0.25}.get)).learning_rate == 2e-3
+    assert (
+        tune(EXPERIMENT, 2, SEED, Runs({1e-3: -0.5, 3.33e-4: -0.25}.get)).learning_rate == 3.33e-4
+    )
 
 
 def test_the_value_of_a_run_is_its_best_main_metric():

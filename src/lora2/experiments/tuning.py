@@ -18,7 +18,7 @@ from lora2.extras import require
 _SAMPLER_SEED = 0
 _DIGITS = 3
 # The usual learning rate, then one on each side of it; what follows is the sampler's choice.
-_FIRST_FACTORS = (1.0, 2.0, 0.5)
+_FIRST_FACTORS = (1.0, 1 / 3, 3.0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def tune(
     Args:
         experiment: what is tuned.
         trials: runs to make; the first has the method's usual learning rate, the next two have
-            twice and half of it.
+            a third and three times of it.
         seed: of the runs, one that is not reported.
         run: makes a run, or finds its record.
     """

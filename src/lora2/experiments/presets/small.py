@@ -48,14 +48,15 @@ _PAPER_FORM = {
 # ξ of SoRA's released script.
 _SORA = {"lora_alpha": 16, "threshold": 3e-4}
 
-_SEARCH = Search(2e-4, 1e-3, 5e-3)
-_LORA_SEARCH = Search(2e-4, 5e-4, 5e-3)
+# A decade on each side of a method's usual learning rate.
+_SEARCH = Search(1e-4, 1e-3, 1e-2)
+_LORA_SEARCH = Search(5e-5, 5e-4, 5e-3)
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("head", "head alone", "head", "", {}, Search(5e-4, 3e-3, 5e-2)),
-    Setting("bitfit", "BitFit", "bitfit", "", {}, Search(3e-4, 1e-3, 1e-2), "bitfit"),
+    Setting("head", "head alone", "head", "", {}, Search(3e-4, 3e-3, 3e-2)),
+    Setting("bitfit", "BitFit", "bitfit", "", {}, _SEARCH, "bitfit"),
     Setting(
-        "full", "full fine-tuning", "full", "", {}, Search(2e-5, 1e-4, 5e-4), "full fine-tuning"
+        "full", "full fine-tuning", "full", "", {}, Search(1e-5, 1e-4, 1e-3), "full fine-tuning"
     ),
     Setting(
         "adalora-r1", "AdaLoRA", "adalora", "r=1",
@@ -129,6 +130,7 @@ TABLES: Mapping[str, tuple[str, tuple[Setting, ...]]] = {
             ),
             _variant("gaussian", "Gaussian start, Λ = 0", "lora2-k1", init_weights="gaussian"),
             _variant("unpruned", "nothing pruned", "lora2-k1", target_r=None),
+            _variant("zero-head", "head's bias from zero", "lora2-k1", head_start="zero"),
         ),
     ),
 }  # fmt: skip

@@ -47,6 +47,19 @@ class AdaLoraCallback(TrainerCallback):
         """Prune; the steps are counted from 1, since AdaLoRA takes no budget in step 0."""
         model.base_model.update_and_allocate(state.global_step + 1)
 
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Drop what was pruned, once all steps are done: until then PEFT keeps it as zeros."""
+        for name, config in model.peft_config.items():
+            if config.rank_pattern and state.global_step >= state.max_steps:
+                model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, name)
+
 
 def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfig:
     """Return PEFT's config, without the head; fractions of the training become steps.
