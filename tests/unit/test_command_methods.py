@@ -114,6 +114,16 @@ def test_gates_that_closed_are_gone_at_the_end(run_of):
     assert summary["final_parameters"]["adapter"] == left < TRAINED["sora"]
 
 
+def test_what_adalora_pruned_is_gone_at_the_end(run_of):
+    summary = json.loads((run_of("adalora") / "summary.json").read_text())
+    left = sum(
+        tensor.numel() for name, tensor in weights(run_of("adalora")).items() if "lora_" in name
+    )
+    assert summary["final_parameters"]["adapter"] == left < TRAINED["adalora"]
+    kept = sum(len(t) for name, t in weights(run_of("adalora")).items() if "lora_E" in name)
+    assert kept == 24
+
+
 @every_method
 def test_evaluate_gives_the_last_metrics_again(method, run_of, capsys):
     summary = json.loads((run_of(method) / "summary.json").read_text())

@@ -151,7 +151,7 @@ def as_json(**changed):
 def test_a_file_that_is_no_record_is_refused(text, tmp_path):
     folder = RecordFolder(tmp_path)
     folder.file_of(RUN).write_text(text)
-    with pytest.raises(UserError, match="is not a record of a run .*; remove it") as caught:
+    with pytest.raises(UserError, match=r"is not a record of a run .*; remove it") as caught:
         folder.find(RUN)
     assert str(folder.file_of(RUN)) in str(caught.value)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.adalora.layer import AdaLoraLayer
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -129,11 +130,19 @@ def adalora_config(schedule: dict[str, Any]) -> AdaLoraConfig:
 
 
 def kept(model: nn.Module) -> list[int]:
-    return [
-        int(parameter.count_nonzero())
-        for name, parameter in model.named_parameters()
-        if "lora_E" in name
-    ]
+    return [int(layer.lora_E["default"].count_nonzero()) for layer in layers(model)]
+
+
+def layers(model: nn.Module) -> list[AdaLoraLayer]:
+    return [module for module in model.modules() if isinstance(module, AdaLoraLayer)]
+
+
+def assert_equal_changes(ours: nn.Module, theirs: nn.Module) -> None:
+    for one, other in zip(layers(ours), layers(theirs), strict=True):
+        found, expected = (layer.get_delta_weight("default") for layer in (one, other))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    heads = [model.base_model.model.classifier for model in (ours, theirs)]
+    assert_equal_ends(*heads)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -141,13 +150,15 @@ def test_adalora_is_pefts(schedule: dict[str, Any], tmp_path: Path) -> None:
     expected, theirs = plain_loop(adalora_config(schedule), allocates=True)
     losses, ours = our_run("adalora", tmp_path, {"init_r": 4, "target_r": 2, **schedule})
     assert losses == pytest.approx(expected, abs=1e-6)
-    assert_equal_ends(ours, theirs)
+    assert_equal_changes(ours, theirs)
     # Twelve matrices of four ranks, of which half are pruned.
     assert kept(ours) == kept(theirs)
     assert sum(kept(ours)) == 24
     assert len(set(kept(ours))) > 1
-    # Its scale is lora_alpha / this number, which pruning does not change.
-    assert {float(p) for name, p in ours.named_parameters() if "ranknum" in name} == {4.0}
+    # Ours has dropped what was pruned, and both have the scale they started with.
+    assert [len(layer.lora_A["default"]) for layer in layers(ours)] == kept(theirs)
+    scales = {layer.ranknum["default"].item() for layer in layers(ours) if kept(layer) != [0]}
+    assert scales == {4.0}
 
 
 def test_fractions_of_the_training_are_its_steps(tmp_path: Path) -> None:
