@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from lora2 import Lora2Config, RankAllocator
 from lora2.data.load import load_task
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.targets import DEFAULT_TARGET_MODULES
 
 BATCH = 32

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lora2.budget import plan_budget
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.mathematics.allocation import keep_most_important
 from lora2.penalty import adapted_layers, group_by_shape
 from lora2.sensitivities import SensitivityGroup

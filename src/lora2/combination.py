@@ -11,7 +11,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.layers.base import Lora2Layer, as_stored
+from lora2.layers.lora2_layer import Lora2Layer, as_stored
 from lora2.mathematics.factors import normal_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for

@@ -11,8 +11,8 @@ from lora2.combination import add_weighted_adapter
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.layers.adapted import AdaptedLayer
-from lora2.layers.base import Lora2Layer
 from lora2.layers.dispatch import LAYER_TYPES
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.saving import compact_state_dict, remember_sizes, resize_for
 from lora2.tuner import AdaptedModel
 

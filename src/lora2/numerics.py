@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lora2.layers.base import FACTOR_ATTRIBUTES
+from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
 _ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.config import Lora2Config
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.mathematics import orthogonality
 from lora2.mathematics.gram import gram_matrices
 from lora2.mathematics.orthogonality import OrthogonalityTerms

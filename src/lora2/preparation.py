@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from lora2.layers.base import AdapterSettings, Lora2Layer
+from lora2.layers.lora2_layer import AdapterSettings, Lora2Layer
 from lora2.layers.prepared import PreparedCore
 from lora2.mathematics.factors import core
 from lora2.mathematics.gram import gram_matrices

@@ -10,7 +10,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from lora2.config import Lora2Config
-from lora2.layers.base import FACTOR_ATTRIBUTES
+from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from lora2.config import Lora2Config
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.penalty import penalty_of_layers
 from lora2.preparation import prepare_cores
 

@@ -10,7 +10,7 @@ from lora2.benchmarks.dense import DenseLora2Linear
 from lora2.benchmarks.methods import METHODS, adapted_modules
 from lora2.benchmarks.timing import training_step
 from lora2.benchmarks.workloads import WORKLOADS
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 from lora2.targets import DEFAULT_TARGET_MODULES
 from unit.models import disturb, layers_of
 

@@ -84,29 +84,127 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
     assert computed(record) == computed(whole)
 
 
-def test_leaving_early_ends_what_goes_on_and_writes_nothing(tiny_model, records, place):
-    run, waiting = (tiny_run(tiny_model, seed=seed, **LONG) for seed in (0, 1))
-    going_on, told = threading.Event(), []
+def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, place):
+    runs = [tiny_run(tiny_model, seed=seed, **LONG) for seed in (0, 1)]
+    asked, told = [], []
 
-    def step(description, done, steps):
+    def press_ctrl_c(description, done, steps):
         if done == 15:
-            going_on.set()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def one_after_the_other(description):
         # As a search does: it would ask for the next run, whatever became of the first.
-        return [runner.run(description), runner.run(waiting)]
+        for run in (description, *runs):
+            asked.append(run)
+            runner.run(run)
 
-    runner = LocalRunner(records, place, 1, step, told.append)
-
-    def press_ctrl_c():
-        with runner:
-            results = runner.each(one_after_the_other, [run, waiting])
-            assert going_on.wait(60) or next(results)
-            raise KeyboardInterrupt
-
-    # `each` hands the items out when it is asked for the first result.
-    ask = threading.Thread(target=lambda: None)
-    ask.start()
-    with pytest.raises(KeyboardInterrupt):
-        press_ctrl_c()
+    runner = LocalRunner(records, place, 1, press_ctrl_c, told.append)
+    with pytest.raises(KeyboardInterrupt), runner:
+        list(runner.each(one_after_the_other, runs))
     assert multiprocessing.active_children() == []
+    assert asked == runs[:1]
+    assert told == []
+    assert not records.path.exists()
+    # What was made so far is there for the next time.
+    assert (place.work / runs[0].name / "checkpoints" / "checkpoint-10").is_dir()
+    assert not (place.work / runs[1].name).exists()
+
+
+def test_a_work_folder_that_cannot_be_made_is_one_mistake_and_no_failed_runs(tmp_path, records):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError), LocalRunner(records, Place(tmp_path / "file")):
+        pass
+
+
+def test_less_than_one_job_is_refused(records, place):
+    with pytest.raises(UserError, match="jobs=0 must be at least 1"):
+        LocalRunner(records, place, 0)
+
+
+# --- what every runner does, without a process ---
+
+RUN = tiny_run("model")
+
+
+class FakeRunner(Runner):
+    """Makes records out of nothing, or what it is told to."""
+
+    def __init__(self, records, at_a_time=1, make=None):
+        super().__init__(records, at_a_time, lambda record: self.told.append(record))
+        self.told, self.made, self.ended = [], [], threading.Event()
+        self._how = make or (lambda run: finished(run, {"accuracy": 0.5}, {"accuracy": 0.5}))
+
+    def _make(self, description):
+        self.made.append(description)
+        return self._how(description)
+
+    def _end(self):
+        self.ended.set()
+
+
+def test_a_finished_record_is_found_and_no_run_is_made(records):
+    with FakeRunner(records) as first:
+        record = first.run(RUN)
+    with FakeRunner(records) as second:
+        assert second.run(RUN) == record
+    assert (first.made, second.made) == ([RUN], [])
+    assert first.told == second.told == [record]
+
+
+def test_a_failed_record_is_replaced(records):
+    with FakeRunner(records, make=failed) as runner:
+        assert runner.run(RUN).status == "failed"
+        assert records.find(RUN).status == "failed"
+    with FakeRunner(records) as runner:
+        assert runner.run(RUN).finished
+    assert records.find(RUN).finished
+
+
+def test_a_damaged_record_is_refused_and_not_run_over(records):
+    records.path.mkdir()
+    records.file_of(RUN).write_text("{")
+    with FakeRunner(records) as runner, pytest.raises(UserError, match="is not a record"):
+        runner.run(RUN)
+    assert runner.made == []
+    assert records.file_of(RUN).read_text() == "{"
+
+
+def test_a_fault_of_the_runner_itself_reaches_the_caller(records):
+    with FakeRunner(records, make=lambda run: 1 / 0) as runner, pytest.raises(ZeroDivisionError):
+        list(runner.each(runner.run, [RUN]))
+    assert not records.path.exists()
+
+
+def test_as_many_runs_go_on_at_a_time_as_were_asked_for(records):
+    barrier = threading.Barrier(2)
+
+    def together(run):
+        # Raises if no other run comes within ten seconds.
+        barrier.wait(10)
+        return failed(run)
+
+    runs = [dataclasses.replace(RUN, seed=seed) for seed in range(4)]
+    with FakeRunner(records, 2, together) as runner:
+        assert {record.description for record in runner.each(runner.run, runs)} == set(runs)
+
+
+def test_a_run_that_was_ended_has_not_failed_but_one_that_finished_counts(records):
+    other = dataclasses.replace(RUN, seed=1)
+    going_on = threading.Barrier(3)
+
+    def until_ended(run):
+        going_on.wait(10)
+        assert runner.ended.wait(10)
+        return failed(run) if run == RUN else finished(run, {}, {})
+
+    runner = FakeRunner(records, 2, until_ended)
+    # `each` submits when it is asked for its first result, which here comes too late.
+    with runner, ThreadPoolExecutor(2) as asking:
+        futures = [asking.submit(runner.run, run) for run in (RUN, other)]
+        going_on.wait(10)
+        asking.submit(runner.__exit__, None, None, None)
+    assert isinstance(futures[0].exception(), RunnerClosedError)
+    assert futures[1].result() == records.find(other)
+    assert records.find(RUN) is None
+    with pytest.raises(RunnerClosedError):
+        runner.run(RUN)

@@ -14,7 +14,7 @@ from lora2.benchmarks.progress import Watch
 from lora2.benchmarks.ratios import Seconds, overhead, ratio, spread
 from lora2.benchmarks.timing import interleaved, training_step
 from lora2.benchmarks.workloads import Workload
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 
 MODELS = ("minilm", "deberta", "llama")
 

@@ -18,7 +18,7 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     """A frozen base layer and, per adapter, a change B A of its weight.
 
     What kind of layer is adapted (`lora2.layers.linear`, ...) and how an adapter makes its two
-    factors (`lora2.layers.base`, `lora2.sora.layer`) are two subclasses; a layer is both.
+    factors (`lora2.layers.lora2_layer`, `lora2.sora.layer`) are two subclasses; a layer is both.
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:

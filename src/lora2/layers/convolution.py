@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora2.layers.base import Lora2Layer
+from lora2.layers.lora2_layer import Lora2Layer
 
 
 class Lora2Conv2d(Lora2Layer):

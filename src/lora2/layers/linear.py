@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lora2.layers.adapted import AdaptedLayer
-from lora2.layers.base import Lora2Layer
 from lora2.layers.joint_product import joint_product, thin_product
+from lora2.layers.lora2_layer import Lora2Layer
 
 
 class LinearLayer(AdaptedLayer):
