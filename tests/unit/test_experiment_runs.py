@@ -1,17 +1,23 @@
 """Runs in processes of their own: records, failures, killed processes, and leaving early."""
 
+import dataclasses
 import multiprocessing
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from experiment_case import failed, finished
+from lora2.errors import UserError
 from lora2.experiments.execution import Place, execute
 from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.record import RecordFolder
+from lora2.experiments.runner import Runner, RunnerClosedError
 from run_case import STEPS, computed, tiny_run
 
 # Long enough to be caught in the middle.
-MANY_STEPS = 100
+MANY_STEPS = 80
 LONG = {"num_train_epochs": MANY_STEPS // 4, "eval_steps": 10}
 
 
@@ -64,8 +70,8 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
     def kill(description, done, steps):
         # The checkpoint of step 10 is written when step 11 is done.
         if done == 15:
-            for process in multiprocessing.active_children():
-                process.kill()
+            (process,) = multiprocessing.active_children()
+            process.kill()
 
     with LocalRunner(records, place, progress=kill) as runner:
         killed = runner.run(run)
@@ -198,11 +204,9 @@ def test_a_run_that_was_ended_has_not_failed_but_one_that_finished_counts(record
         return failed(run) if run == RUN else finished(run, {}, {})
 
     runner = FakeRunner(records, 2, until_ended)
-    # `each` submits when it is asked for its first result, which here comes too late.
-    with runner, ThreadPoolExecutor(2) as asking:
+    with ThreadPoolExecutor(2) as asking, runner:
         futures = [asking.submit(runner.run, run) for run in (RUN, other)]
         going_on.wait(10)
-        asking.submit(runner.__exit__, None, None, None)
     assert isinstance(futures[0].exception(), RunnerClosedError)
     assert futures[1].result() == records.find(other)
     assert records.find(RUN) is None

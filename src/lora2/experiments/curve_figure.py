@@ -12,7 +12,8 @@ from lora2.experiments.summary import Find
 
 _PANEL = (5.2, 3.4)
 # Told apart without colour: each line has another marker, and its neighbours another dash.
-_MARKERS = "os^Dv<>Pp*Xh"
+# Thirteen, so that as many rows and more are all unlike: 4 does not divide it.
+_MARKERS = "os^Dv<>Pp*Xhd"
 _DASHES = ("-", "--", "-.", ":")
 _GREYS = ("black", "0.4")
 _MARKERS_ON_A_LINE = 8
@@ -41,20 +42,20 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
     if not shown:
         return None
     figure, all_axes = panels(len(shown), _PANEL)
-    styles = _styles(grid.rows)
+    looks = styles(grid.rows)
     lines = {}
     for axes, (column, curves) in zip(all_axes, shown, strict=True):
         for name, curve in curves.items():
             every = -(-len(curve.steps) // _MARKERS_ON_A_LINE)
             (lines[name],) = axes.plot(
-                curve.steps, curve.values, **styles[name], markersize=4, markevery=every
+                curve.steps, curve.values, **looks[name], markersize=4, markevery=every
             )
         axes.set_title(task_title(column.task))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(f"{column.metric.replace('_', ' ')}, %")
         axes.spines[["top", "right"]].set_visible(False)
     # In the order of the rows, whichever task came first.
-    names = [name for name in styles if name in lines]
+    names = [name for name in looks if name in lines]
     figure.legend(
         [lines[name] for name in names], names, loc="outside lower center",
         ncols=min(len(names), 2 * len(all_axes)), frameon=False,
@@ -80,6 +81,15 @@ def curve(row: Row, column: Column, find: Find) -> Curve | None:
     return Curve(tuple(steps), tuple(means))
 
 
+def styles(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """Return what the line of each row looks like, by its name; no two are alike."""
+    looks = zip(cycle(_GREYS), cycle(_DASHES), cycle(_MARKERS), strict=False)
+    return {
+        row.name: {"color": grey, "linestyle": dash, "marker": marker}
+        for row, (grey, dash, marker) in zip(rows, looks, strict=False)
+    }
+
+
 def _first_columns(grid: Grid) -> list[Column]:
     first: dict[str, Column] = {}
     for column in grid.columns:
@@ -90,11 +100,3 @@ def _first_columns(grid: Grid) -> list[Column]:
 def _curves(grid: Grid, column: Column, find: Find) -> dict[str, Curve]:
     found = {row.name: curve(row, column, find) for row in grid.rows}
     return {name: line for name, line in found.items() if line is not None}
-
-
-def _styles(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
-    looks = zip(cycle(_GREYS), cycle(_DASHES), cycle(_MARKERS), strict=False)
-    return {
-        row.name: {"color": grey, "linestyle": dash, "marker": marker}
-        for row, (grey, dash, marker) in zip(rows, looks, strict=False)
-    }

@@ -7,6 +7,8 @@ that the new worker sees.
 
 from __future__ import annotations
 
+import logging
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,10 @@ from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.runner import Finished, Runner
 from lora2.extras import require
 
+logger = logging.getLogger(__name__)
+
 _RETRIES = 3
+_SECONDS_TO_ANSWER = 10
 # Threads that wait for a task; one is made when it is needed.
 _WAITING = 1000
 
@@ -67,6 +72,7 @@ class RayRunner(Runner):
         data_dir = place.data_dir and str(Path(place.data_dir).absolute())
         self._place = replace(place, work=place.work.absolute(), data_dir=data_dir, threads=threads)
         self._address = address
+        self._resources = resources
         # After one call a worker is replaced: the peak memory of a run is its own.
         self._task = self._ray.remote(
             max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
@@ -75,12 +81,14 @@ class RayRunner(Runner):
 
     def __enter__(self) -> Self:
         try:
+            _check_answers(self._address)
             self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"ray_address: no Ray cluster answers at {self._address} "
-                f"({' '.join(str(error).split())}); start one with `ray start --head`."
+                f"({' '.join(str(error).split()).rstrip('.')}); start one with `ray start --head`."
             ) from error
+        self._tell_if_runs_must_wait()
         return super().__enter__()
 
     def __exit__(
@@ -91,6 +99,18 @@ class RayRunner(Runner):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._ray.shutdown()
+
+    def _tell_if_runs_must_wait(self) -> None:
+        # Not a mistake: a cluster may add nodes when they are asked for. But Ray says nothing.
+        needed = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
+        for node in self._ray.nodes():
+            there = node["Resources"]
+            if all(there.get(name, 0) >= number for name, number in needed.items()):
+                return
+        logger.warning(
+            "No node of the Ray cluster has %g CPU cores and %g GPUs: runs wait until one joins.",
+            *needed.values(),
+        )
 
     def _make(self, description: RunDescription) -> RunRecord:
         task = self._task.options(name=description.name).remote(description, self._place)
@@ -111,3 +131,11 @@ class RayRunner(Runner):
 
     def _cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=True)
+
+
+def _check_answers(address: str) -> None:
+    # Ray itself tries for minutes, and says so again and again.
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER):
+            pass

@@ -15,7 +15,8 @@ body { max-width: 84rem; margin: 2rem auto; padding: 0 1rem; background: #fff; c
   font: 16px/1.5 system-ui, sans-serif; }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 3rem; font-size: 1.25rem; }
-nav a { margin-right: 1rem; }
+nav { columns: 2 26rem; }
+nav a { display: block; break-inside: avoid; }
 a { color: #1a4f8a; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; white-space: nowrap;
