@@ -60,6 +60,13 @@ def test_bench_in_bfloat16_with_some_methods_and_another_batch(tmp_path):
     assert (result["batch_size"], result["length"]) == (3, 5)
 
 
+def test_one_sweep_can_be_measured_alone(tmp_path):
+    code = lora2("bench", "sweeps", "--sweep=r", "--rounds=1", f"--output_dir={tmp_path}")
+    assert code == 0
+    (result,) = Record.read(tmp_path / "sweeps-cpu-float32.json").results
+    assert list(result["sweeps"]) == ["r"]
+
+
 @pytest.mark.parametrize("section", ["storage", "parts", "sweeps"])
 def test_other_sections_write_record_and_chart(section, tmp_path, capsys):
     bench(tmp_path, section, "--models=tiny", "--warm_up=0")
@@ -129,6 +136,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
         ("--rounds 0", "rounds=0"),
         ("--warm_up -1", "warm_up=-1"),
         ("--batch_size 0", "batch_size=0"),
+        ("sweeps --sweep d", "sweep: 'd' is none of k, r, matrices, batch"),
         ("--models tiny --length 17", "length=17"),
         ("--dtype float16", "float16"),
         ("nothing", "nothing"),

@@ -13,6 +13,9 @@ from lora2.benchmarks.methods import METHODS, AdapterSize
 from lora2.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.errors import UserError
 
+SWEEPS = ("k", "r", "matrices", "batch")
+"""What grows in section `sweeps`, each by itself."""
+
 
 @dataclass
 class BenchArguments:
@@ -52,6 +55,10 @@ class BenchArguments:
     length: int | None = field(
         default=None, metadata={"help": "Tokens of a row; unless given, by model, dtype, device."}
     )
+    sweep: str | None = field(
+        default=None,
+        metadata={"help": f"One of the sweeps alone: {', '.join(SWEEPS)}."},
+    )
     output_dir: str = field(
         default="bench", metadata={"help": "Folder of the record and the chart."}
     )
@@ -65,6 +72,8 @@ class BenchArguments:
         if self.models is not None:
             _check_known("models", self.models, WORKLOADS)
         _check_known("methods", self.methods, METHODS)
+        if self.sweep not in (None, *SWEEPS):
+            raise UserError(f"sweep: {self.sweep!r} is none of {', '.join(SWEEPS)}.")
         lowest = {"k": 1, "r": 1, "rounds": 1, "warm_up": 0, "threads": 0}
         lowest |= {"batch_size": 1, "length": 2}
         for name, least in lowest.items():

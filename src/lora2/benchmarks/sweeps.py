@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lora2.benchmarks.arguments import BenchArguments
+from lora2.benchmarks.arguments import SWEEPS, BenchArguments
 from lora2.benchmarks.methods import METHODS, AdapterSize
 from lora2.benchmarks.progress import Watch
 from lora2.benchmarks.ratios import overhead, ratio, spread
@@ -53,13 +53,14 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
         **describe(workload, asdict(options.size(workload))),
         "sweeps": {
             sweep.name: _measure_one(sweep, options, workload, base, watch)
-            for sweep in sweeps(options, workload)
+            for key, sweep in sweeps(options, workload).items()
+            if options.sweep in (None, key)
         },
     }
 
 
-def sweeps(options: BenchArguments, workload: Workload) -> list[Sweep]:
-    """Return the four sweeps; whatever does not grow is as the options say."""
+def sweeps(options: BenchArguments, workload: Workload) -> dict[str, Sweep]:
+    """Return the four sweeps by the option's name; what does not grow is as the options say."""
     adapter, size = options.adapter, options.size(workload)
     layers = _distinct([max(1, round(part * workload.layers)) for part in LAYER_PARTS])
     sizes = _distinct(
@@ -71,7 +72,7 @@ def sweeps(options: BenchArguments, workload: Workload) -> list[Sweep]:
             for rows, tokens in BATCH_PARTS
         ]
     )
-    return [
+    every = (
         Sweep("k", tuple(Point(str(k), AdapterSize(k, options.r), size) for k in WIDTHS_K)),
         Sweep("r", tuple(Point(str(r), AdapterSize(options.k, r), size) for r in RANKS_R)),
         Sweep(
@@ -89,7 +90,8 @@ def sweeps(options: BenchArguments, workload: Workload) -> list[Sweep]:
             "batch × length",
             tuple(Point(f"{s.batch_size} × {s.length}", adapter, s) for s in sizes),
         ),
-    ]
+    )
+    return dict(zip(SWEEPS, every, strict=True))
 
 
 def _measure_one(
