@@ -19,7 +19,7 @@ from lora2.budget import steps_of
 from lora2.errors import UserError
 from lora2.training.methods import lora, lora2
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
 
@@ -97,10 +97,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    adapter = config(base.model, options, steps)
-    for name, value in with_head(base, options).items():
-        setattr(adapter, name, value)
-    return wrap(base.model, adapter)
+    return wrap_with_head(base, config(base.model, options, steps), options)
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lora2.bottleneck import BottleneckConfig
 from lora2.targets import SUBLAYER_OUTPUTS
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, with_head, wrap
+from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
 
@@ -37,11 +37,9 @@ def normalisations(model: PreTrainedModel) -> list[str]:
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    whole = [*(options.get("modules_to_save") or ()), *normalisations(base.model)]
     adapter = config(base.model, options)
-    for name, value in with_head(base, options).items():
-        setattr(adapter, name, value)
-    adapter.modules_to_save = [*(adapter.modules_to_save or ()), *normalisations(base.model)]
-    return wrap(base.model, adapter)
+    return wrap_with_head(base, adapter, {**options, "modules_to_save": whole})
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:

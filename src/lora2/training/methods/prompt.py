@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import with_head, wrap
+from lora2.training.methods.wrapping import wrap_with_head
 from lora2.training.models import BaseModel
 
 _HEAD_OF_DECODERS = "score"
@@ -38,10 +38,7 @@ def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    adapter = config(base.model, options)
-    for name, value in with_head(base, options).items():
-        setattr(adapter, name, value)
-    return wrap(base.model, adapter)
+    return wrap_with_head(base, config(base.model, options), options)
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lora2.sora import SoraCallback, SoraConfig
 from lora2.training.methods import lora2
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import matrix_shapes, place, with_head, wrap
+from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
 _OWN = ("threshold", "threshold_schedule", "max_threshold", "threshold_stages")
@@ -31,10 +31,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    adapter = config(base.model, options)
-    for name, value in with_head(base, options).items():
-        setattr(adapter, name, value)
-    return wrap(base.model, adapter)
+    return wrap_with_head(base, config(base.model, options), options)
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:

@@ -65,6 +65,17 @@ def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
     return {"task_type": TaskType.SEQ_CLS, "modules_to_save": saved or None}
 
 
+def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn.Module:
+    """Put an adapter on a model, and train and save the head with it.
+
+    Raises:
+        UserError: as `wrap`.
+    """
+    for name, value in with_head(base, options).items():
+        setattr(adapter, name, value)
+    return wrap(base.model, adapter)
+
+
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:
     """Return the modules that must be trained whole, since the checkpoint lacks them.
 
