@@ -4,10 +4,15 @@ Importing this package makes LoRA² known to PEFT, and the methods it is compare
 not have; do it before loading an adapter of theirs.
 """
 
+from lora2 import conversion
 from lora2.allocator import RankAllocator
 from lora2.bottleneck import BottleneckConfig, BottleneckModel
 from lora2.config import Lora2Config
 from lora2.errors import UserError
+from lora2.export.gguf import export_gguf
+from lora2.export.lora import export_lora
+from lora2.export.merged import export_merged
+from lora2.importing import import_lora
 from lora2.model import Lora2Model
 from lora2.registration import register
 from lora2.saving import compact_adapter
@@ -17,6 +22,7 @@ from lora2.trainer import Lora2Callback
 register("lora2", Lora2Config, Lora2Model)
 register("sora", SoraConfig, SoraModel)
 register("bottleneck", BottleneckConfig, BottleneckModel)
+conversion.install()
 
 __version__ = "0.1.0"
 
@@ -30,4 +36,8 @@ __all__ = [
     "SoraConfig",
     "UserError",
     "compact_adapter",
+    "export_gguf",
+    "export_lora",
+    "export_merged",
+    "import_lora",
 ]

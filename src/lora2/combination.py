@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from peft.utils import ModulesToSaveWrapper
-from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.layers.lora2_layer import Lora2Layer, as_stored
-from lora2.mathematics.factors import normal_form
+from lora2.layers.lora2_layer import Lora2Layer
+from lora2.mathematics.low_rank import singular_value_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
 
@@ -30,18 +30,20 @@ def add_weighted_adapter(
     adapter_name: str,
     combination_type: str = "cat",
     svd_rank: int | None = None,
-) -> None:
+) -> float:
     """Add the adapter Σ weight · Δ to the model, exactly; nothing happens if the name exists.
 
     combination_type: "cat" (or "linear") keeps the whole sum, k being the sum of the k's;
     "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
+
+    Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
 
     Raises:
         UserError: an unknown adapter or combination, lists of different length, or several
             adapters with the same modules_to_save.
     """
     if adapter_name in tuner.peft_config:
-        return
+        return 0.0
     _check(tuner, adapters, weights, combination_type)
     heads = _heads(tuner, adapters)
     limit = None
@@ -75,8 +77,10 @@ def add_weighted_adapter(
         wrapper.modules_to_save[adapter_name].load_state_dict(
             wrapper.modules_to_save[source].state_dict()
         )
-    for layer in adapted_layers(tuner.model, adapter_name).values():
-        _fill(layer, adapters, weights, adapter_name)
+    layers = adapted_layers(tuner.model, adapter_name).values()
+    sums = [_fill(layer, adapters, weights, adapter_name) for layer in layers]
+    kept, all_of_it = (sum(column) for column in zip(*sums, strict=True))
+    return math.sqrt(max(0.0, 1 - kept / all_of_it)) if all_of_it else 0.0
 
 
 def _check(
@@ -137,29 +141,20 @@ def _joint_sizes(tuner: Lora2Model, adapters: list[str], limit: int | None) -> d
     return sizes
 
 
-def _fill(layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str) -> None:
-    """Write the sum's singular value form, which is exact, into the new adapter."""
+def _fill(
+    layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str
+) -> tuple[float, float]:
+    """Write the sum into the new adapter; return the squares of its σ that fit, and of all."""
     pairs = [
         (weight * B, A)
         for name, weight in zip(adapters, weights, strict=True)
         if layer.has_adapter(name)
-        for B, A in [layer.factors(name)]
+        for B, A in [layer.factors(name, torch.float64)]
     ]
-    P, sigma, Q = _singular_value_form(
+    form = singular_value_form(
         torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
     )
-    scaling = layer.lora2_settings[adapter_name].scaling
+    layer.set_change(adapter_name, *form)
     k = len(layer.parameters_of(adapter_name)["lam"])
-    identity = torch.eye(k, dtype=sigma.dtype, device=sigma.device)
-    values = {"v": P[:, :k], "u": identity, "lam": sigma[:k] / scaling, "U": identity, "V": Q[:k]}
-    values = as_stored(values)
-    for symbol, parameter in layer.parameters_of(adapter_name).items():
-        parameter.copy_(values[symbol])
-
-
-def _singular_value_form(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(P [d_in, k], σ [k], Q [k, d_out]) with B A = Qᵀ diag(σ) Pᵀ, from thin matrices only."""
-    k = len(A)
-    identity = torch.eye(k, dtype=A.dtype, device=A.device)
-    ones = torch.ones(k, dtype=A.dtype, device=A.device)
-    return normal_form(A.mT, identity, ones, identity, B.mT, orthonormalize=False)
+    squares = form[1].square()
+    return float(squares[:k].sum()), float(squares.sum())

@@ -94,9 +94,11 @@ class Lora2Model(AdaptedModel):
         adapter_name: str,
         combination_type: str = "cat",
         svd_rank: int | None = None,
-    ) -> None:
+    ) -> float:
         """Add an adapter whose change is Σ weight · Δ of the given ones: see `combination`."""
-        add_weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
+        return add_weighted_adapter(
+            self, adapters, weights, adapter_name, combination_type, svd_rank
+        )
 
     @classmethod
     def _get_adapter_state_dict(

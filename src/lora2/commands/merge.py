@@ -13,9 +13,9 @@ from lora2.commands.evaluate import add_run_options
 from lora2.commands.parser import OptionParser
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
+from lora2.files import new_folder
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
-from lora2.training.run_folder import new_folder
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 # Any texts would do: what is compared is two forms of one model.

@@ -50,14 +50,29 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
             return x.dtype
         return torch.get_autocast_dtype(device)
 
+    def lora_groups(self) -> int:
+        """A PEFT LoRA of rank r on this layer holds a change of rank r / groups."""
+        return 1
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """The tensors of the PEFT LoRA whose change is B A, by their names in the layer.
+
+        Raises:
+            UserError: PEFT's LoRA computes something else on such a layer.
+        """
+        return {"lora_A.weight": A, "lora_B.weight": B}
+
     # What the method defines
 
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter."""
         raise NotImplementedError
 
-    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A."""
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.
+
+        Computed in `dtype`, or in the stored tensors' own, float32 at least.
+        """
         raise NotImplementedError
 
     def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
@@ -170,3 +185,12 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change is B A, a LoRA of rank k."""
         return True
+
+
+def layers_with(model: nn.Module, adapter_name: str) -> dict[str, AdaptedLayer]:
+    """Return the layers that carry an adapter of this package, by name in the model's order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, AdaptedLayer) and module.has_adapter(adapter_name)
+    }

@@ -6,6 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora2.errors import UserError
 from lora2.layers.lora2_layer import Lora2Layer
 
 
@@ -29,3 +30,31 @@ class Lora2Conv2d(Lora2Layer):
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[out, in/groups, h, w]."""
         return matrix.reshape(self.weight.shape)
+
+    def lora_groups(self) -> int:
+        """PEFT's A reads all channels at once and its B is grouped: each group has its own rows."""
+        base: Any = self.get_base_layer()
+        return base.groups
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """Two convolutions: A [k · groups, in, h, w], zero outside a row's group, and B by pixel.
+
+        Raises:
+            UserError: a dilated convolution, or padding other than by zeros, which PEFT's LoRA
+                does not repeat in its A.
+        """
+        base: Any = self.get_base_layer()
+        # PEFT 0.21 hands its A the kernel, the stride and the padding, and nothing else.
+        if base.dilation != (1, 1) or base.padding_mode != "zeros":
+            raise UserError(
+                f"PEFT's LoRA has no convolution with dilation={base.dilation} and "
+                f"padding_mode={base.padding_mode!r}; export the merged model instead."
+            )
+        kernel = A.reshape(len(A), *base.weight.shape[1:])
+        rows = kernel.new_zeros(base.groups, len(A), base.groups, *kernel.shape[1:])
+        for group in range(base.groups):
+            rows[group, :, group] = kernel
+        return {
+            "lora_A.weight": rows.flatten(2, 3).flatten(0, 1),
+            "lora_B.weight": B[:, :, None, None],
+        }

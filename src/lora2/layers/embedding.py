@@ -36,3 +36,11 @@ class Lora2Embedding(Lora2Layer):
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[vocabulary, width] as it is."""
         return matrix
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: PEFT's conversion writes names that its own embeddings do not have."""
+        return False
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """PEFT's names for it, whose A has one column a token: Bᵀ and Aᵀ."""
+        return {"lora_embedding_A": B.mT, "lora_embedding_B": A.mT}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.config import Lora2Config
-from lora2.initialization import initial_factors
+from lora2.initialization import RAW_LENGTH, initial_factors
 from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.prepared import PreparedByAdapter
 from lora2.mathematics.factors import core, factors, normal_form, thin_factors
@@ -99,20 +99,42 @@ class Lora2Layer(AdaptedLayer):
                 new = nn.Parameter(old.new_zeros(shapes[symbol]), requires_grad=old.requires_grad)
                 getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = new
 
+    @torch.no_grad()
+    def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
+        """Make the adapter's change X diag(σ) Y, cut to k; X [d_out, ·], Y [·, d_in] orthonormal.
+
+        λ is 1 and the magnitude is in 𝒱, as at the default start, where v has the same length too:
+        it sets how fast v turns in training.
+        """
+        settings, parameters = self.lora2_settings[adapter_name], self.parameters_of(adapter_name)
+        k, r = parameters["u"].shape
+        length = RAW_LENGTH if settings.orthonormalize else 1.0
+        values = {
+            "v": length * Y[:k].mT,
+            "u": torch.eye(k, r),
+            "lam": torch.ones(r),
+            "U": torch.eye(r, k),
+            "V": (X * (sigma / settings.scaling))[:, :k].mT,
+        }
+        for symbol, tensor in as_stored(values).items():
+            parameters[symbol].copy_(tensor)
+
     # The formula
 
-    def stored_factors(self, adapter_name: str) -> dict[str, Tensor]:
-        """The five factors by symbol, v [d_in, k] among them, in float32 or wider."""
+    def stored_factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """The five factors by symbol, v [d_in, k] among them, in `dtype`, or float32 or wider."""
         stored = {
-            symbol: in_full_precision(tensor)
+            symbol: in_full_precision(tensor, dtype)
             for symbol, tensor in self.parameters_of(adapter_name).items()
         }
         return stored | {"v": stored["v"].mT}
 
-    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
         settings = self.lora2_settings[adapter_name]
-        stored = self.stored_factors(adapter_name)
+        stored = self.stored_factors(adapter_name, dtype)
         with torch.autocast(stored["v"].device.type, enabled=False):
             return factors(
                 **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize

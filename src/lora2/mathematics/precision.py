@@ -4,6 +4,6 @@ import torch
 from torch import Tensor
 
 
-def in_full_precision(tensor: Tensor) -> Tensor:
-    """A factor in float32 or wider: k × k algebra is too fine for less."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def in_full_precision(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A factor in `dtype`, else in float32 or wider: k × k algebra is too fine for less."""
+    return tensor.to(dtype or torch.promote_types(tensor.dtype, torch.float32))

@@ -48,10 +48,10 @@ class SoraLayer(AdaptedLayer):
         """Whether this layer carries the adapter."""
         return adapter_name in self.sora_scaling
 
-    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B diag(g) · scaling [d_out, r], A [r, d_in]): the weight changes by B A."""
         A, g, B = (
-            in_full_precision(held[adapter_name])
+            in_full_precision(held[adapter_name], dtype)
             for held in (self.sora_A, self.sora_gate, self.sora_B)
         )
         return self.sora_scaling[adapter_name] * B * g, A

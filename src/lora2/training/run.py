@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from lora2.allocator import RankAllocator
-from lora2.files import write_json_atomically
+from lora2.files import new_folder, write_json_atomically
 from lora2.trainer import Lora2Callback
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import RunSettings
@@ -30,7 +30,7 @@ from lora2.training.environment import describe_environment, versions
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
-from lora2.training.run_folder import RunFolder, new_folder
+from lora2.training.run_folder import RunFolder
 
 
 class RunInterrupted(KeyboardInterrupt):

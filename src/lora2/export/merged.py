@@ -1,0 +1,68 @@
+"""Exports a model with the adapter in its weights: a transformers checkpoint of its own."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from lora2.errors import UserError
+from lora2.export.verification import Batch, check_same, logits, sample_batch
+from lora2.files import new_folder
+
+# A shard is held twice while it is written: a twentieth of the model, but no more files than that.
+_SHARDS = 20
+_SMALLEST_SHARD = 50_000_000
+
+
+@dataclass(frozen=True)
+class MergedExport:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        model: the merged model, read back from there.
+        difference: largest difference of the logits, as a share of the largest logit.
+    """
+
+    path: Path
+    model: Any
+    difference: float
+
+
+@torch.no_grad()
+def export_merged(
+    model: PeftModel, path: Path | str, *, batch: Batch | None = None, tokenizer: Any = None
+) -> MergedExport:
+    """Write a standalone checkpoint: sharded safetensors, tokenizer, generation config.
+
+    Merges layer by layer within the given model and lets go of its weights once they are on disk,
+    so that memory stays near one copy of the model; go on with the `model` that is returned, which
+    was read back and found to compute the same on `batch`. The folder appears only then.
+
+    Raises:
+        UserError: the folder exists, a layer cannot be merged, or the logits differ.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"output: {path} exists already; give another folder.")
+    model.eval()
+    batch = sample_batch(model) if batch is None else batch
+    expected = logits(model, batch)
+    merged: Any = model.merge_and_unload(safe_merge=True)
+    kind, dtype, device = type(merged), merged.dtype, merged.device
+    size = sum(p.numel() * p.element_size() for p in merged.parameters())
+    with new_folder(path) as temporary:
+        merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        # The second copy comes when the first is gone.
+        merged.to("meta")
+        gc.collect()
+        reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
+        difference = check_same(expected, logits(reloaded, batch), dtype)
+    return MergedExport(path, reloaded, difference)

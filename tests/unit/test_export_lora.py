@@ -1,0 +1,322 @@
+"""An exported LoRA computes what the adapter did, wherever it is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.conversion import convert_to_lora, save_as_lora
+from safetensors.torch import load_file
+
+import lora2
+from lora2 import Lora2Config, SoraConfig, UserError, export_lora
+from lora2.export.lora_form import lora_form, shortest_names
+from unit.models import (
+    ADAPTER_FORMS,
+    CONV1D,
+    CONV2D,
+    KINDS,
+    LINEAR,
+    Conv2dModel,
+    DeepMlp,
+    Kind,
+    bert_batch,
+    disturb,
+    prune_half,
+    rows,
+    tiny_bert,
+    tiny_llama,
+    tiny_llama_classifier,
+)
+
+# PEFT's LoRA repeats neither dilation nor padding by reflection.
+EXPORTABLE = [kind for kind in KINDS if kind.name != "conv2d_strided"]
+WIDE = Kind("wide", LINEAR.make, LINEAR.inputs, ["lin0"])
+every_kind = pytest.mark.parametrize("kind", EXPORTABLE, ids=[kind.name for kind in EXPORTABLE])
+every_form = pytest.mark.parametrize("form", ADAPTER_FORMS)
+both_ways = pytest.mark.parametrize("compact", [False, True], ids=["padded", "compact"])
+
+
+def adapted(kind: Kind, form: str = "exact") -> PeftModel:
+    torch.manual_seed(1)
+    model = get_peft_model(kind.model(), kind.config(form)).eval()
+    disturb(model)
+    if form == "pruned":
+        prune_half(model)
+    return model
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer:UserWarning")
+@every_kind
+@every_form
+@both_ways
+def test_exported_lora_equals_the_adapter(
+    kind: Kind, form: str, compact: bool, tmp_path: Path
+) -> None:
+    model, x = adapted(kind, form), kind.inputs()
+    export = export_lora(model, tmp_path / "lora", compact=compact, batch=x)
+    exported = PeftModel.from_pretrained(kind.model(), tmp_path / "lora").eval()
+    assert type(exported.peft_config["default"]) is LoraConfig
+    assert relative(exported(x), model(x)) < 1e-5
+    assert export.difference < 1e-5
+    assert relative(exported(x), kind.model()(x)) > 1e-3
+
+
+def test_exported_lora_is_read_where_lora2_is_not_installed(tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "base")
+    config = Lora2Config(task_type="CAUSAL_LM", k=3, init_r=4, lora_alpha=16.0)
+    model = get_peft_model(tiny_llama(), config).eval()
+    disturb(model)
+    prune_half(model)
+    tokens = torch.arange(12).view(2, 6) + 3
+    torch.save(model(tokens).logits, tmp_path / "expected.pt")
+    export_lora(model, tmp_path / "padded")
+    export_lora(model, tmp_path / "compact", compact=True)
+    script = f"""
+import sys, torch
+sys.modules["lora2"] = None
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+expected = torch.load("{tmp_path}/expected.pt")
+for name in ("padded", "compact"):
+    base = LlamaForCausalLM.from_pretrained("{tmp_path}/base").eval()
+    model = PeftModel.from_pretrained(base, "{tmp_path}/" + name).eval()
+    with torch.no_grad():
+        found = model(torch.arange(12).view(2, 6) + 3).logits
+    print(float((found - expected).abs().max() / expected.abs().max()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    differences = [float(line) for line in done.stdout.split()]
+    assert len(differences) == 2
+    assert max(differences) < 1e-5
+
+
+def test_one_of_several_adapters_is_exported_and_the_model_stays(tmp_path: Path) -> None:
+    model, x = adapted(LINEAR), rows()
+    model.add_adapter("other", LINEAR.config("k_is_one"))
+    disturb(model, "other", seed=5)
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.train()
+    before = model(x)
+    export_lora(model, tmp_path / "other", adapter_name="other", batch=x)
+    assert model.training
+    assert model.active_adapter == "default"
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == trainable
+    assert torch.equal(model(x), before)
+    model.eval().set_adapter("other")
+    exported = PeftModel.from_pretrained(LINEAR.model(), tmp_path / "other").eval()
+    assert relative(exported(x), model(x)) < 1e-5
+
+
+def test_padded_form_has_one_rank_and_no_patterns(tmp_path: Path) -> None:
+    model = adapted(LINEAR, "k_above_r")
+    layers = model.get_base_model()
+    with torch.no_grad():
+        layers.lin0.lora2_lambda["default"].zero_()
+    export = export_lora(model, tmp_path / "lora", batch=rows())
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert export.ranks == {"lin0": 0, "lin1": 2}
+    assert (config["r"], config["lora_alpha"]) == (2, 2)
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    assert sorted(config["target_modules"]) == ["lin0", "lin1"]
+    assert tensors["base_model.model.lin0.lora_A.weight"].shape == (2, 6)
+    assert not tensors["base_model.model.lin0.lora_B.weight"].any()
+
+
+def test_compact_form_leaves_out_what_changes_nothing(tmp_path: Path) -> None:
+    model = adapted(LINEAR, "k_above_r")
+    with torch.no_grad():
+        model.get_base_model().lin0.lora2_lambda["default"].zero_()
+    export_lora(model, tmp_path / "lora", compact=True, batch=rows())
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        "base_model.model.lin1.lora_A.weight": (2, 10),
+        "base_model.model.lin1.lora_B.weight": (2, 2),
+    }
+    with torch.no_grad():
+        model.get_base_model().lin1.lora2_lambda["default"].zero_()
+    with pytest.raises(UserError, match="changes nothing"):
+        export_lora(model, tmp_path / "none", compact=True, batch=rows())
+    assert not (tmp_path / "none").exists()
+
+
+@both_ways
+@pytest.mark.parametrize("make", [tiny_bert, tiny_llama_classifier])
+def test_head_is_exported_with_the_lora(make, compact: bool, tmp_path: Path) -> None:
+    model = get_peft_model(make(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=3)).eval()
+    disturb(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.default" in name:
+                parameter.add_(0.5)
+    export = export_lora(model, tmp_path / "lora", compact=compact)
+    exported = PeftModel.from_pretrained(make(), tmp_path / "lora").eval()
+    batch = {name: tensor for name, tensor in bert_batch().items() if name != "labels"}
+    assert relative(exported(**batch).logits, model(**batch).logits) < 1e-5
+    assert export.difference < 1e-5
+
+
+def test_sora_is_exported_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_llama(), SoraConfig(r=3, target_modules=["q_proj"])).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sora_B" in name:
+                parameter.normal_()
+    export_lora(model, tmp_path / "lora")
+    exported = PeftModel.from_pretrained(tiny_llama(), tmp_path / "lora").eval()
+    tokens = torch.arange(10).view(2, 5)
+    assert relative(exported(tokens).logits, model(tokens).logits) < 1e-5
+
+
+def test_float64_export_of_a_float64_adapter_is_exact_to_rounding() -> None:
+    model = adapted(LINEAR, "pruned").double()
+    form = lora_form(model, dtype=torch.float64)
+    for name, layer in (("lin0", model.get_base_model().lin0),):
+        prefix = f"base_model.model.{name}"
+        change = form.tensors[f"{prefix}.lora_B.weight"] @ form.tensors[f"{prefix}.lora_A.weight"]
+        torch.testing.assert_close(change, layer.get_delta_weight("default"), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"a.0.q", "a.1.q"}, ["q"]),
+        ({"a.0.q"}, ["0.q"]),
+        ({"a.0.q", "a.1.q", "a.0.o.d"}, ["0.o.d", "q"]),
+        ({"a.0.o.d", "a.1.o.d"}, ["o.d"]),
+    ],
+)
+def test_target_modules_are_the_shortest_names_that_choose_just_these(chosen, expected) -> None:
+    names = {"", "a", "p.d", *(f"a.{i}{end}" for i in (0, 1) for end in ("", ".q", ".o", ".o.d"))}
+    assert shortest_names(chosen, names) == expected
+
+
+def test_layers_of_the_same_name_that_are_not_adapted_stay_so(tmp_path: Path) -> None:
+    config = Lora2Config(target_modules=["lin0"], layers_to_transform=[1], k=2, init_r=2)
+    torch.manual_seed(0)
+    model = get_peft_model(DeepMlp().eval(), config).eval()
+    disturb(model)
+    export_lora(model, tmp_path / "lora", batch=rows())
+    torch.manual_seed(0)
+    exported = PeftModel.from_pretrained(DeepMlp().eval(), tmp_path / "lora").eval()
+    names = {n for n, m in exported.named_modules() if hasattr(m, "lora_A")}
+    assert names == {"base_model.model.body.layers.1.lin0"}
+    assert relative(exported(rows()), model(rows())) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: Path) -> None:
+    kind = Kind("conv", lambda: Conv2dModel(**options), CONV2D.inputs, ["conv"])
+    with pytest.raises(UserError, match="merged model instead"):
+        export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch) -> None:
+    right = lora2.export.lora.lora_form
+
+    def wrong(*arguments, **options):
+        form = right(*arguments, **options)
+        next(iter(form.tensors.values())).mul_(1.01)
+        return form
+
+    monkeypatch.setattr("lora2.export.lora.lora_form", wrong)
+    with pytest.raises(UserError, match="not kept"):
+        export_lora(adapted(LINEAR), tmp_path / "lora", batch=rows())
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("peft.LoraConfig.save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        export_lora(adapted(LINEAR), tmp_path / "lora", batch=rows())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"adapter_name": "missing"}, "does not exist"),
+        ({"batch": None}, "give inputs"),
+        ({"path": "."}, "exists already"),
+    ],
+)
+def test_impossible_export_is_refused(options, sentence, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("something").touch()
+    arguments = {"path": "lora", "batch": rows()} | options
+    with pytest.raises(UserError, match=sentence):
+        export_lora(adapted(LINEAR), **arguments)
+
+
+def test_merged_adapter_is_refused(tmp_path: Path) -> None:
+    model = adapted(LINEAR)
+    model.merge_adapter()
+    with pytest.raises(UserError, match="unmerge"):
+        export_lora(model, tmp_path / "lora", batch=rows())
+
+
+def test_an_adapter_that_is_no_low_rank_change_is_refused(tmp_path: Path) -> None:
+    model = get_peft_model(LINEAR.model(), LoraConfig(target_modules=["lin0"], r=2))
+    with pytest.raises(UserError, match="LORA"):
+        export_lora(model, tmp_path / "lora", batch=rows())
+
+
+# PEFT's own conversion
+
+
+# PEFT's conversion does not tell its own LoRA that a Conv1D's weight is transposed.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.parametrize("kind", [WIDE, CONV1D, CONV2D], ids=["linear", "conv1d", "conv2d"])
+@pytest.mark.parametrize("rank", [3, 5, 1.0])
+def test_peft_converts_without_a_decomposition_of_the_change(
+    kind: Kind, rank: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = adapted(kind), kind.inputs()
+    monkeypatch.setattr(
+        "lora2.layers.adapted.AdaptedLayer.get_delta_weight",
+        lambda *_: pytest.fail("the whole change was made"),
+    )
+    save_as_lora(tmp_path, model, rank=rank)
+    exported = PeftModel.from_pretrained(kind.model(), tmp_path).eval()
+    assert relative(exported(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(1, 1), (2, 2), (0.5, 1), (0.999999, 3)])
+def test_peft_converts_to_the_nearest_lora_of_a_lower_rank(rank: float, expected: int) -> None:
+    model = adapted(WIDE)
+    with torch.no_grad():
+        # Singular values that fall, so that the shares above are of one, and of all three.
+        model.get_base_model().lin0.lora2_V["default"].mul_(torch.tensor([[1.0], [0.1], [0.1]]))
+    _, tensors = convert_to_lora(model, rank=rank)
+    A, B = (tensors[f"base_model.model.lin0.lora_{part}.weight"] for part in "AB")
+    left, sigma, right = torch.linalg.svd(model.get_base_model().lin0.get_delta_weight("default"))
+    best = (left[:, :expected] * sigma[:expected]) @ right[:expected]
+    assert A.shape == (expected, 6)
+    torch.testing.assert_close(B @ A, best, rtol=1e-4, atol=1e-5)
+
+
+def test_peft_refuses_a_rank_beyond_the_weight() -> None:
+    with pytest.raises(ValueError, match="choose a lower rank"):
+        convert_to_lora(adapted(WIDE), rank=7)
+
+
+def test_peft_still_converts_its_own_methods() -> None:
+    model = get_peft_model(LINEAR.model(), LoHaConfig(target_modules=["lin0"], r=2)).eval()
+    config, tensors = convert_to_lora(model, rank=4)
+    assert config.r == 4
+    assert tensors["base_model.model.lin0.lora_A.weight"].shape == (4, 6)
