@@ -265,6 +265,12 @@ class Examples(torch.utils.data.Dataset):
         return {name: tensor[index] for name, tensor in self.batch.items()}
 
 
+@torch.no_grad()
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest expected value."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
 def layers_of(model: nn.Module) -> dict[str, Lora2Layer]:
     """The adapted layers of a model by module name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Lora2Layer)}

@@ -1,0 +1,97 @@
+"""A merged checkpoint stands alone and computes what the adapter did."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from lora2 import Lora2Config, UserError, export_merged
+from unit.models import bert_batch, difference, disturb, prune_half, tiny_bert, tiny_llama
+
+MODELS = {"bert": (tiny_bert, "SEQ_CLS"), "llama": (tiny_llama, "CAUSAL_LM")}
+
+
+def adapted(name: str = "llama", **fields):
+    make, task = MODELS[name]
+    config = Lora2Config(task_type=task, k=3, init_r=4, lora_alpha=16.0, **fields)
+    model = get_peft_model(make(), config).eval()
+    disturb(model)
+    prune_half(model)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_merged_checkpoint_equals_the_adapter(name: str, tmp_path: Path) -> None:
+    model = adapted(name)
+    batch = {key: tensor for key, tensor in bert_batch().items() if key != "labels"}
+    with torch.no_grad():
+        expected = model(**batch).logits
+    export = export_merged(model, tmp_path / "merged")
+    kind = type(MODELS[name][0]())
+    reloaded = kind.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        assert difference(reloaded(**batch).logits, expected) < 1e-5
+        assert torch.equal(reloaded(**batch).logits, export.model(**batch).logits)
+    assert export.difference < 1e-5
+    assert not [key for key, _ in reloaded.named_parameters() if "lora2" in key]
+
+
+def test_merged_checkpoint_is_read_where_lora2_is_not_installed(tmp_path: Path) -> None:
+    model = adapted()
+    tokens = torch.arange(12).view(2, 6) + 3
+    torch.save(model(tokens).logits.detach(), tmp_path / "expected.pt")
+    export_merged(model, tmp_path / "merged")
+    script = f"""
+import sys, torch
+sys.modules["lora2"] = None
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("{tmp_path}/merged").eval()
+expected = torch.load("{tmp_path}/expected.pt")
+with torch.no_grad():
+    found = model(torch.arange(12).view(2, 6) + 3).logits
+print(float((found - expected).abs().max() / expected.abs().max()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
+def test_checkpoint_is_sharded_and_has_its_generation_config(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lora2.export.merged._SMALLEST_SHARD", 1)
+    model = adapted()
+    model.generation_config.max_new_tokens = 7
+    export = export_merged(model, tmp_path / "merged")
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors.index.json"} <= names
+    assert len([name for name in names if name.endswith(".safetensors")]) > 5
+    assert export.model.generation_config.max_new_tokens == 7
+
+
+def test_half_precision_stays_what_it_is(tmp_path: Path) -> None:
+    model = adapted().to(torch.bfloat16)
+    export = export_merged(model, tmp_path / "merged")
+    assert export.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("broken", ["save", "differ"])
+def test_failed_export_leaves_nothing(broken: str, tmp_path: Path, monkeypatch) -> None:
+    if broken == "save":
+
+        def full(*arguments, **options):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    else:
+        monkeypatch.setattr("lora2.export.verification.TOLERANCES", {torch.float32: -1.0})
+    with pytest.raises((OSError, UserError), match=r"No space|not kept"):
+        export_merged(adapted(), tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
+    with pytest.raises(UserError, match="exists already"):
+        export_merged(adapted(), tmp_path)

@@ -1,0 +1,108 @@
+"""A trained LoRA or AdaLoRA becomes a LoRA² adapter that computes the same and can be pruned."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
+
+from lora2 import RankAllocator, UserError, import_lora
+from unit.models import (
+    CONV1D,
+    CONV2D,
+    EMBEDDING,
+    LINEAR,
+    Kind,
+    bert_batch,
+    layers_of,
+    rows,
+    tiny_bert,
+    tiny_llama,
+)
+
+KINDS = (LINEAR, CONV1D, EMBEDDING, CONV2D)
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found - expected).abs().max() < 1e-6 * max(1.0, float(expected.abs().max())))
+
+
+def taught(base: Any, config: Any, folder: Path) -> PeftModel:
+    """A saved adapter with random tensors, on its base model."""
+    torch.manual_seed(3)
+    model = get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(str(folder))
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"rank_pattern": {".*": 2}}])
+def test_imported_lora_computes_the_same(kind: Kind, fields: dict, tmp_path: Path) -> None:
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=kind.target_modules, **fields)
+    source, x = taught(kind.model(), config, tmp_path), kind.inputs()
+    imported = import_lora(kind.model(), tmp_path).eval()
+    assert same(imported(x), source(x))
+    assert not same(imported(x), kind.model()(x))
+    imported.save_pretrained(str(tmp_path / "again"))
+    reloaded = PeftModel.from_pretrained(kind.model(), tmp_path / "again").eval()
+    assert torch.equal(reloaded(x), imported(x))
+
+
+@torch.no_grad()
+def test_imported_adalora_computes_the_same(tmp_path: Path) -> None:
+    config = AdaLoraConfig(init_r=4, target_r=2, target_modules=["lin0", "lin1"], total_step=10)
+    source = taught(LINEAR.model(), config, tmp_path)
+    imported = import_lora(LINEAR.model(), tmp_path).eval()
+    assert same(imported(rows()), source(rows()))
+
+
+@torch.no_grad()
+def test_head_is_imported_too(tmp_path: Path) -> None:
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    source = taught(tiny_bert(), config, tmp_path)
+    imported = import_lora(tiny_bert(), tmp_path).eval()
+    batch = {name: tensor for name, tensor in bert_batch().items() if name != "labels"}
+    assert same(imported(**batch).logits, source(**batch).logits)
+
+
+def test_imported_adapter_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
+    taught(tiny_llama(), config, tmp_path)
+    model = import_lora(tiny_llama(), tmp_path, target_r=2, tinit=1, tfinal=1)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    allocator = RankAllocator(model, total_steps=6)
+    tokens = torch.arange(16).view(2, 8) + 3
+    losses = []
+    for _ in range(6):
+        loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        allocator.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    kept = sum(
+        int((layer.lora2_lambda["default"] != 0).sum()) for layer in layers_of(model).values()
+    )
+    assert kept == 2 * len(layers_of(model))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (LoraConfig(r=2, target_modules=["lin0"], use_dora=True), "use_dora=True"),
+        (LoraConfig(r=2, target_modules=["lin0"], bias="all"), "bias='all'"),
+        (IA3Config(target_modules=["lin0"], feedforward_modules=[]), "IA3"),
+    ],
+)
+def test_what_lora2_has_not_is_refused(config, sentence: str, tmp_path: Path) -> None:
+    get_peft_model(LINEAR.model(), config).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=sentence):
+        import_lora(LINEAR.model(), tmp_path)
