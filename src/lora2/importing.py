@@ -37,7 +37,7 @@ def import_lora(
     """
     config = PeftConfig.from_pretrained(str(path))
     _check(config, path)
-    taught = PeftModel.from_pretrained(sharing_copy(model), str(path))
+    taught = load_source(model, path)
     layers = {
         name: module
         for name, module in taught.get_base_model().named_modules()
@@ -63,6 +63,11 @@ def import_lora(
         layer.set_change(adapter_name, *forms[name])
     _take_over_whole_modules(taught, result, adapter_name)
     return result
+
+
+def load_source(model: nn.Module, path: Path | str) -> PeftModel:
+    """Return PEFT's own adapter in `path` on a copy of the base model that shares its weights."""
+    return PeftModel.from_pretrained(sharing_copy(model), str(path)).eval()
 
 
 def _check(config: PeftConfig, path: Path | str) -> None:

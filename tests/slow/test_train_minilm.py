@@ -43,8 +43,8 @@ def test_evaluate_agrees_with_the_last_evaluation_of_training(run, capsys):
     assert f"{last['accuracy']:.4f}" in capsys.readouterr().out
 
 
-def test_merge_and_inspect(run, tmp_path):
-    assert lora2("merge", run, "--output", tmp_path / "merged") == 0
+def test_export_and_inspect(run, tmp_path):
+    assert lora2("export", run, "--to=merged", "--output", tmp_path / "merged") == 0
     assert lora2("inspect", run) == 0
     assert len(list((run / "figures").iterdir())) == 3
 

@@ -136,14 +136,14 @@ def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, caps
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "merge"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
 @pytest.mark.parametrize("sizes", [{"hidden": 32}, {"layers": 3}, {"layers": 1}], ids=str)
 def test_adapter_of_another_base_model(command, sizes, finished_run, tmp_path, capsys):
     model = save_tiny_model(tmp_path / "other", **sizes)
-    more = {"predict": ["--text=here"], "merge": [f"--output={tmp_path / 'merged'}"]}
+    more = {"predict": ["--text=here"], "export": [f"--output={tmp_path / 'lora'}"]}
     said = refused(capsys, command, finished_run, f"--model={model}", *more.get(command, []))
     assert "another base model" in said
-    assert not (tmp_path / "merged").exists()
+    assert not (tmp_path / "lora").exists()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "inspect"])

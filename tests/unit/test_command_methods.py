@@ -154,7 +154,7 @@ def test_inspect_shows_a_run_without_singular_values(method, run_of, tmp_path, c
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.merges])
 def test_merged_model_stands_alone(method, run_of, tmp_path):
     output = tmp_path / "merged"
-    assert lora2("merge", run_of(method), "--output", output) == 0
+    assert lora2("export", run_of(method), "--to=merged", "--output", output) == 0
     merged = AutoModelForSequenceClassification.from_pretrained(output).eval()
     batch = AutoTokenizer.from_pretrained(output)("The tables are here.", return_tensors="pt")
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_merged_model_stands_alone(method, run_of, tmp_path):
 
 
 REFUSALS = {
-    "full": "is a transformers checkpoint already; there is nothing to merge",
+    "full": "is a transformers checkpoint already; there is nothing to export",
     "bottleneck": "bottleneck adapters cannot be merged into the weights",
     "prompt": "prompt tuning cannot be merged into the weights",
 }
@@ -176,7 +176,7 @@ def test_only_these_do_not_merge():
 @pytest.mark.parametrize(("method", "said"), REFUSALS.items())
 def test_merging_what_cannot_be_merged_is_refused(method, said, run_of, tmp_path, capsys):
     output = tmp_path / "merged"
-    assert said in refused(capsys, "merge", run_of(method), "--output", output)
+    assert said in refused(capsys, "export", run_of(method), "--to=merged", "--output", output)
     assert not output.exists()
 
 

@@ -56,7 +56,7 @@ def test_unknown_command_names_the_nearest(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_option_is_one_sentence(command, capsys):
     words = [] if command in ("train", "params") else ["somewhere"]
-    more = ["--output=x"] if command == "merge" else []
+    more = ["--output=x"] if command in ("export", "combine", "import") else []
     assert "--colour" in refused(capsys, command, *words, *more, "--colour", "red")
 
 

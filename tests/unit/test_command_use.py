@@ -1,14 +1,11 @@
-"""evaluate, predict, merge and inspect on a finished run."""
+"""evaluate, predict and inspect on a finished run."""
 
 import json
 import shutil
 
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import lora2, refused
-from lora2.training.saved_run import load_saved_run
 
 
 def last_accuracy(run):
@@ -66,31 +63,6 @@ def test_predict_writes_one_line_per_row_of_a_file(finished_run, tmp_path, capsy
 )
 def test_predict_refuses(arguments, named, finished_run, capsys):
     assert named in refused(capsys, "predict", finished_run, *arguments)
-
-
-def test_merged_model_stands_alone(finished_run, tmp_path):
-    output = tmp_path / "merged"
-    assert lora2("merge", finished_run, "--output", output) == 0
-    merged = AutoModelForSequenceClassification.from_pretrained(output).eval()
-    tokenizer = AutoTokenizer.from_pretrained(output)
-    run = load_saved_run(finished_run)
-    batch = tokenizer("The tables near the doctor are here.", return_tensors="pt")
-    with torch.no_grad():
-        torch.testing.assert_close(merged(**batch).logits, run.model(**batch).logits)
-    assert merged.config.id2label == {0: "unacceptable", 1: "acceptable"}
-    assert not [name for name, _ in merged.named_parameters() if "lora2" in name]
-
-
-def test_merge_refuses_a_folder_that_exists(finished_run, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert "exists already" in refused(capsys, "merge", finished_run, "--output", tmp_path)
-
-
-def test_merge_that_does_not_agree_is_not_kept(finished_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lora2.commands.merge._TOLERANCE", {torch.float32: -1.0})
-    output = tmp_path / "merged"
-    assert "not kept" in refused(capsys, "merge", finished_run, "--output", output)
-    assert not list(tmp_path.iterdir())
 
 
 def test_inspect_prints_and_draws(finished_run, tmp_path, capsys):

@@ -15,13 +15,17 @@ COMMANDS = {
     "train": "train an adapter; without options, the packaged model on agreement",
     "evaluate": "evaluate a run's adapter again, on its validation data or another file",
     "predict": "label texts with a run's adapter",
-    "merge": "write the model with the adapter merged into its weights",
+    "export": "write a run's adapter as a LoRA, merged into the weights, or for llama.cpp",
+    "combine": "write the weighted sum of several adapters",
+    "import": "turn a trained LoRA or AdaLoRA adapter into one of LoRA²",
     "inspect": "show what a run kept, its budget and its loss",
     "reproduce": "make a table of the paper from run records, and the missing runs before",
     "tune": "search a method's learning rate, with as many trials as every other",
     "bench": "measure speed and memory beside PEFT's LoRA and AdaLoRA",
     "params": "count an adapter's parameters without loading weights",
 }
+# `import` cannot be the name of a module that Python code imports.
+_MODULES = {"import": "import_adapter"}
 USER_MISTAKE, INTERRUPTED = 2, 130
 
 
@@ -58,7 +62,7 @@ def _dispatch(words: Sequence[str]) -> int:
     # What PEFT and transformers tell each other's developers; no user of a command can act on it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
-    command = importlib.import_module(f"lora2.commands.{name}")
+    command = importlib.import_module(f"lora2.commands.{_MODULES.get(name, name)}")
     code: int = command.execute(rest)
     return code
 

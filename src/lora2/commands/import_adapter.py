@@ -1,0 +1,84 @@
+"""`lora2 import`: a trained LoRA or AdaLoRA adapter as one of LoRA²."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, TaskType
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from lora2.commands.parser import OptionParser
+from lora2.errors import UserError
+from lora2.export.verification import check_same, logits
+from lora2.files import new_folder
+from lora2.importing import import_lora, load_source
+from lora2.training.models import model_source, quiet_loading
+from lora2.training.saved_run import WEIGHTS
+
+_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the subcommand and return the exit code."""
+    options = _parser().parse_args(list(arguments))
+    if options.output.exists():
+        raise UserError(f"output: {options.output} exists already; give another folder.")
+    folder = (
+        options.adapter / "adapter" if (options.adapter / "adapter").is_dir() else options.adapter
+    )
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"adapter: {folder} holds no adapter_config.json; give an adapter's folder."
+        )
+    config = PeftConfig.from_pretrained(str(folder))
+    with quiet_loading():
+        base = _base_model(config, folder, options.model or config.base_model_name_or_path)
+        expected = logits(load_source(base, folder), None)
+        model = import_lora(base, folder, target_r=options.target_r)
+        difference = check_same(expected, logits(model.eval(), None), base.dtype)
+        with new_folder(options.output) as temporary:
+            model.save_pretrained(str(temporary))
+    adapter = model.peft_config["default"]
+    print(f"LoRA² adapter of k = {adapter.k} written to {options.output}")
+    print(f"Its logits differ from those of {folder} by {difference:.1e} of the largest")
+    return 0
+
+
+def _base_model(config: Any, folder: Path, name: str | None) -> Any:
+    if name is None:
+        raise UserError("model: the adapter does not say what its base model is; give --model.")
+    source = model_source(name)
+    if config.task_type == TaskType.SEQ_CLS:
+        labels = _labels(folder)
+        return AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
+    return AutoModelForCausalLM.from_pretrained(source)
+
+
+def _labels(folder: Path) -> int:
+    """The number of outputs of the head that was saved with the adapter."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
+            if key.endswith(_HEADS):
+                return int(file.get_slice(key).get_shape()[0])
+    raise UserError(f"adapter: {folder} is of a classifier but holds no head.")
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        prog="lora2 import",
+        description="Turn a trained LoRA or AdaLoRA adapter of PEFT into one of LoRA² that "
+        "computes the same, k and r being its rank, so that training can go on with pruning.",
+    )
+    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="its folder, or a run's")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--model", help="its base model, if it has moved")
+    parser.add_argument(
+        "--target_r",
+        "--target-r",
+        type=float,
+        help="singular values a matrix is to keep when training goes on",
+    )
+    return parser
