@@ -10,12 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.layers.quantized import (
-    is_quantized,
-    plain_linear,
-    replace_base_layer,
-    values_of_weight,
-)
+from lora2.layers.quantized import is_quantized, plain_linear, values_of_weight
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
@@ -155,8 +150,8 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         """Add the change of the named (or active) adapters to the base weight.
 
         A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
-        computes in. Quantized again, a sum mostly rounds back to where it came from: what an
-        adapter changes is smaller than half a step of a 4-bit grid (docs/quantization.md).
+        computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
+        change, which is smaller than a step of a 4-bit grid (docs/quantization.md).
 
         Raises:
             UserError: the base weight is quantized in a way that cannot be undone.
@@ -190,6 +185,11 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
                 f"{base.weight.dtype}: load the base model without quantization to merge."
             )
         quantized = is_quantized(base)
+        if quantized and base is not self.base_layer:
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
+                f"adapters lie on, too ({type(self.base_layer).__name__}): unload those first."
+            )
         # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
         merged = weight + delta.to(weight.device)
         merged = merged.to(self.plain_dtype if quantized else weight.dtype)
@@ -198,16 +198,14 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
                 f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
             )
         if quantized:
-            replace_base_layer(self, plain_linear(base, merged))
-            self._replaced = (base,)
+            self._replaced, self.base_layer = (base,), plain_linear(base, merged)
         else:
             base.weight.data = merged
 
     def _restore_quantized_layer(self) -> None:
         (quantized,) = self._replaced
         # It was out of sight of a `to` in between.
-        quantized.to(self.weight.device).train(self.training)
-        replace_base_layer(self, quantized)
+        self.base_layer = quantized.to(self.weight.device).train(self.training)
         self._replaced = ()
         self.merged_adapters.clear()
 

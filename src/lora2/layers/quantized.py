@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 # In float8 a layer has scales beside its weight.
@@ -72,13 +71,6 @@ def _from_four_bits(layer: Any) -> Tensor:
     return dequantize_4bit(weight.data, state)
 
 
-def _unpack(layer: Any) -> None:
-    """Undo the packing of a 4-bit weight: see `keep_layouts`."""
-    if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
-        # bitsandbytes does so on saving.
-        layer.state_dict()
-
-
 def _from_eight_bits(layer: Any) -> Tensor:
     from bitsandbytes.functional import int8_vectorwise_dequant
 
@@ -88,6 +80,18 @@ def _from_eight_bits(layer: Any) -> Tensor:
     # The scales of the rows move from the weight to the layer in its first forward pass.
     scales = weight.SCB if layer.state.SCB is None else layer.state.SCB
     return int8_vectorwise_dequant(weight.data, scales.to(weight.device))
+
+
+def _unpack(layer: Any) -> None:
+    """Undo the packing of a 4-bit weight: see `keep_layouts`."""
+    if not getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+        return
+    # bitsandbytes does so on saving.
+    layer.state_dict()
+    state = layer.weight.quant_state
+    if state.absmax.dim() == 2:
+        # All but the scales, unless they are quantized themselves (bitsandbytes 0.50).
+        state.absmax = state.absmax.mT.reshape(-1).float()
 
 
 def keep_layouts(model: nn.Module) -> None:
@@ -122,14 +126,6 @@ def activation_dtype_of(model: nn.Module) -> torch.dtype:
         if type(parameter) is nn.Parameter and parameter.is_floating_point():
             return parameter.dtype
     return torch.get_default_dtype()
-
-
-def replace_base_layer(layer: BaseTunerLayer, base: nn.Module) -> None:
-    """Put `base` in the place of the base layer, which may lie below other methods' adapters."""
-    owner: Any = layer
-    while isinstance(owner.base_layer, BaseTunerLayer):
-        owner = owner.base_layer
-    owner.base_layer = base
 
 
 def dequantize_model(model: nn.Module, dtype: torch.dtype) -> None:
