@@ -67,6 +67,7 @@ def base_weights(model: nn.Module) -> list[Tensor]:
     return [values_of_weight(layer.get_base_layer()).clone() for layer in layers(model)]
 
 
+@torch.no_grad()
 def relative(found: Tensor, expected: Tensor) -> float:
     """Length of the difference, relative to the expected one's."""
     return float((found - expected).float().norm() / expected.float().norm())
