@@ -242,3 +242,11 @@ def test_quantized_embedding_is_refused() -> None:
     model = nn.Sequential(bitsandbytes.nn.Embedding8bit(30, 64))
     with pytest.raises(UserError, match=r"'0' is a quantized Embedding8bit"):
         adapted(model, target_modules=["0"], task_type=None)
+
+
+def test_four_bits_of_a_half_precision_model_are_not_rounded_before_the_sum(
+    load: Callable[..., Any],
+) -> None:
+    for weight in base_weights(adapted(load(four_bits_in_float32, torch.bfloat16))):
+        assert weight.dtype == torch.float32
+        assert not torch.equal(weight.bfloat16().float(), weight)
