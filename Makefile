@@ -48,11 +48,11 @@ slow: env ## tests with real pretrained weights, on the CPU
 
 test: lint types unit slow ## all that CI runs
 
-test-engines: $(ENGINES) chromium ## tests that need Ray and Chromium, which it installs
+test-engines: $(ENGINES) chromium ## tests that need Ray, Chromium and the quantizers, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
 
 $(ENGINES): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]"
 	@touch $@
 
 # Debian's; where it cannot be installed, the tests that need it are skipped.

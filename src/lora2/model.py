@@ -40,6 +40,7 @@ class Lora2Model(AdaptedModel):
     def _post_injection_hook(
         self, model: nn.Module, config: Lora2Config, adapter_name: str
     ) -> None:
+        super()._post_injection_hook(model, config, adapter_name)
         training_hook.install(model)
 
     def unload(self) -> nn.Module:

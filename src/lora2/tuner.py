@@ -14,6 +14,7 @@ from torch import nn
 
 from lora2.layers.adapted import BASE_ONLY, AdaptedLayer
 from lora2.layers.dispatch import LayerTypes, wrap_layer
+from lora2.layers.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.targets import DEFAULT_TARGET_MODULES
 
 
@@ -44,10 +45,32 @@ class AdaptedModel(BaseTuner):
             self.add_to_layer(target, adapter_name, peft_config, current_key)
             return
         layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
+        layer.plain_dtype = activation_dtype_of(self.model)
         self.add_to_layer(layer, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        keep_layouts(model)
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Return the base model with the adapters' change in its weights.
+
+        Where layers were quantized, the model is a plain one in the dtype that it computes in, as
+        if it had been loaded without quantization: see `AdaptedLayer.merge`.
+        """
+        layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
+        dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
+        merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+        if dtype is not None:
+            dequantize_model(merged, dtype)
+        return merged
 
     # Mixed batches
 

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.layers.quantized import is_quantized, plain_linear, values_of_weight
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
@@ -28,6 +29,11 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.merged_adapters: list[str] = []
+        # What a layer with a quantized weight is merged in.
+        self.plain_dtype = torch.get_default_dtype()
+        # The quantized layer whose place a merged one has taken, out of sight of nn.Module, which
+        # would list its tensors beside those of the merged one.
+        self._replaced: tuple[nn.Module, ...] = ()
 
     # What the kind of base layer defines
 
@@ -81,6 +87,11 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
 
     # What follows from them
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the base layer is quantized, or was before a merge."""
+        return bool(self._replaced) or is_quantized(self.get_base_layer())
+
     def add_dropout(self, adapter_name: str, probability: float) -> None:
         """Drop inputs of the adapter with this probability, in training."""
         dropout = nn.Dropout(probability) if probability else nn.Identity()
@@ -120,6 +131,13 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     ) -> Tensor:
         """Base output plus that of the named adapters."""
         result: Tensor = self.base_layer(x, *args, **kwargs)
+        if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
+            base: Any = self.get_base_layer()
+            raise UserError(
+                f"Adapters {adapter_names} cannot be trained on a {type(base).__name__} with a "
+                f"{type(base.weight).__name__}, which passes no gradient on to its input: quantize "
+                "the weights only, not the activations."
+            )
         for name in adapter_names:
             result = result + self.adapter_output(x, name).to(result.dtype)
         return result
@@ -146,8 +164,12 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the change of the named (or active) adapters to the base weight.
 
+        A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
+        computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
+        change, which is smaller than a step of a 4-bit grid (docs/quantization.md).
+
         Raises:
-            UserError: the base weight is quantized.
+            UserError: the base weight is quantized in a way that cannot be undone.
             ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
                 left as it was.
         """
@@ -157,9 +179,12 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Subtract the change of every merged adapter from the base weight."""
+        """Subtract the change of every merged adapter; a quantized layer comes back as it was."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        if self._replaced:
+            self._restore_quantized_layer()
             return
         while self.merged_adapters:
             name = self.merged_adapters.pop()
@@ -168,19 +193,36 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     @torch.no_grad()
     def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
         base: Any = self.get_base_layer()
-        weight = base.weight
-        if not weight.is_floating_point():
+        weight = values_of_weight(base)
+        if weight is None:
             raise UserError(
-                f"Adapter {name!r} cannot be merged into a weight of dtype {weight.dtype}: load "
-                "the base model without quantization to merge."
+                f"Adapter {name!r} cannot be merged into a {type(base.weight).__name__} of dtype "
+                f"{base.weight.dtype}: load the base model without quantization to merge."
+            )
+        quantized = is_quantized(base)
+        if quantized and base is not self.base_layer:
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
+                f"adapters lie on, too ({type(self.base_layer).__name__}): unload those first."
             )
         # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-        merged = (weight.data + delta.to(weight.device)).to(weight.dtype)
+        merged = weight + delta.to(weight.device)
+        merged = merged.to(self.plain_dtype if quantized else weight.dtype)
         if check and not torch.isfinite(merged).all():
             raise ValueError(
                 f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
             )
-        weight.data = merged
+        if quantized:
+            self._replaced, self.base_layer = (base,), plain_linear(base, merged)
+        else:
+            base.weight.data = merged
+
+    def _restore_quantized_layer(self) -> None:
+        (quantized,) = self._replaced
+        # It was out of sight of a `to` in between.
+        self.base_layer = quantized.to(self.weight.device).train(self.training)
+        self._replaced = ()
+        self.merged_adapters.clear()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change is B A, a LoRA of rank k."""

@@ -1,4 +1,8 @@
-"""Which adapted layer wraps which base layer. Quantized bases will be further rows."""
+"""Which adapted layer wraps which base layer.
+
+A linear layer that is quantized is still an nn.Linear, with a weight that only
+`lora2.layers.quantized` looks into.
+"""
 
 from collections.abc import Mapping
 
@@ -11,6 +15,7 @@ from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.convolution import Lora2Conv2d
 from lora2.layers.embedding import Lora2Embedding
 from lora2.layers.linear import Lora2Linear
+from lora2.layers.quantized import is_quantized
 
 LayerTypes = Mapping[type[nn.Module], type[AdaptedLayer]]
 
@@ -28,9 +33,14 @@ def wrap_layer(
     """Return an adapted layer around `target`, without an adapter yet.
 
     Raises:
-        UserError: no adapted layer exists for this kind of module.
+        UserError: no adapted layer exists for this kind of module, or none for its quantization.
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    if is_quantized(base) and not isinstance(base, nn.Linear):
+        raise UserError(
+            f"Module {module_name!r} is a quantized {type(base).__name__}, which cannot be "
+            "adapted: name linear layers in target_modules, or load it without quantization."
+        )
     for base_type, layer_type in layer_types.items():
         if isinstance(base, base_type):
             return layer_type(target, adapter_name)
