@@ -43,10 +43,10 @@ def main() -> None:
     torch.set_default_dtype(torch.bfloat16)
     base = LlamaForCausalLM(LlamaConfig(**SIZES))
     torch.set_default_dtype(torch.float32)
+    size = sum(p.numel() * p.element_size() for p in base.parameters())
     model = get_peft_model(base, Lora2Config(task_type="CAUSAL_LM", k=8, init_weights=False))
     del base
     gc.collect()
-    size = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if "lora2" not in n)
     folder = tempfile.mkdtemp(prefix="merge-memory-")
     try:
         watched = PeakResidentSet()
