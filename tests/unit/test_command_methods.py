@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import lora2, refused, small_options
 from lora2.training.methods.registry import METHODS
-from lora2.training.prepare import RunTrainer
 from lora2.training.records import read_lines
+from lora2.training.run_trainer import RunTrainer
 from lora2.training.saved_run import load_saved_run
 
 every_method = pytest.mark.parametrize("method", METHODS)

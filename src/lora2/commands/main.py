@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train an adapter; without options, the packaged model on agreement",
     "evaluate": "evaluate a run's adapter again, on its validation data or another file",
     "predict": "label texts with a run's adapter",
+    "generate": "write texts with a run's adapter on a language model",
     "merge": "write the model with the adapter merged into its weights",
     "inspect": "show what a run kept, its budget and its loss",
     "reproduce": "make a table of the paper from run records, and the missing runs before",

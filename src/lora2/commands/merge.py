@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from lora2.commands.evaluate import add_run_options
 from lora2.commands.parser import OptionParser
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
-from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
+from lora2.training.objectives.registry import objective_of
 from lora2.training.run_folder import new_folder
 from lora2.training.saved_run import SavedRun, load_saved_run
 
@@ -42,25 +41,11 @@ def execute(arguments: Sequence[str]) -> int:
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise UserError(f"output: {options.output} exists already; give another folder.")
     run = load_saved_run(options.run, options.model)
-    _check_merges(run)
+    run.check_merges()
     difference = merge(run, options.output)
     print(f"Merged model written to {options.output}")
     print(f"Read back, its logits differ from the adapter's by {difference:.1e} at most")
     return 0
-
-
-def _check_merges(run: SavedRun) -> None:
-    method = METHODS[run.settings.run.method]
-    if method.whole:
-        raise UserError(
-            f"run: {run.folder.adapter} is a transformers checkpoint already; there is nothing to "
-            "merge."
-        )
-    if not method.merges:
-        raise UserError(
-            f"run: {method.label} cannot be merged into the weights; load the adapter in "
-            f"{run.folder.adapter} beside its base model."
-        )
 
 
 def merge(run: SavedRun, output: Path) -> float:
@@ -78,12 +63,13 @@ def merge(run: SavedRun, output: Path) -> float:
     with new_folder(output) as temporary, quiet_loading():
         merged.save_pretrained(temporary)
         run.tokenizer.save_pretrained(temporary)
-        difference = _largest_difference(temporary, batch, expected)
+        difference = _largest_difference(run, temporary, batch, expected)
     return difference
 
 
 def _sample_batch(run: SavedRun) -> dict[str, Tensor]:
-    columns = [list(_SAMPLES)] * len(run.task["text_columns"])
+    # A language model reads them one by one.
+    columns = [list(_SAMPLES)] * len(run.task.get("text_columns", ("text",)))
     texts = build_dataset(columns, labels=None)
     encoded = run.tokenizer(
         *(list(texts[name]) for name in texts.column_names),
@@ -95,8 +81,11 @@ def _sample_batch(run: SavedRun) -> dict[str, Tensor]:
     return dict(encoded.to(run.model.device))
 
 
-def _largest_difference(folder: Path, batch: dict[str, Tensor], expected: Tensor) -> float:
-    reloaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
+def _largest_difference(
+    run: SavedRun, folder: Path, batch: dict[str, Tensor], expected: Tensor
+) -> float:
+    model_class = objective_of(run.settings).model_class
+    reloaded = model_class.from_pretrained(folder, dtype="auto")
     reloaded.to(expected.device).eval()
     with torch.no_grad():
         difference = float((reloaded(**batch).logits - expected).abs().max())
