@@ -35,8 +35,8 @@ def load_text_task(
     dataset: str | None = None,
     dataset_config: str | None = None,
     text_columns: Sequence[str] | None = None,
-    train_rows: int = 4000,
-    validation_rows: int = 200,
+    train_rows: int = 1200,
+    validation_rows: int = 100,
     exact_match: bool = False,
     data_seed: int = 0,
 ) -> TextTask:

@@ -126,8 +126,8 @@ class ModelArguments:
 class TextArguments:
     """What training a language model has beside; most of it are fields of trl.SFTConfig."""
 
-    train_rows: int = field(default=4000, metadata={"help": "Training rows of rewrite."})
-    validation_rows: int = field(default=200, metadata={"help": "Validation rows of rewrite."})
+    train_rows: int = field(default=1200, metadata={"help": "Training rows of rewrite."})
+    validation_rows: int = field(default=100, metadata={"help": "Validation rows of rewrite."})
     exact_match_rows: int = field(
         default=0,
         metadata={

@@ -192,7 +192,9 @@ def _summary(
 
 
 def _reached(prepared: PreparedRun, history: list[dict[str, Any]]) -> dict[str, Any]:
-    found = best_and_last(evaluation_records(history), prepared.main_metric)
+    # The model untrained is nothing that the run has reached.
+    trained = [record for record in evaluation_records(history) if record["step"] > 0]
+    found = best_and_last(trained, prepared.main_metric)
     return dict(zip(("best", "last"), found or (None, None), strict=True))
 
 
