@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ def generate(
     """
     for start in range(0, len(prompts), batch_size):
         batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
-        # What a checkpoint says of temperatures is not used, and transformers would say so.
-        with quiet_loading():
+        # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
+        # says that prompt tuning has no use for the positions that transformers hands it.
+        with quiet_loading(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,

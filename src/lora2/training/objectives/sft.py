@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
@@ -138,20 +140,21 @@ class SupervisedFineTuning(Objective):
                 "messages with; give a model that was trained on conversations, or rows of text."
             )
         trl = require("trl", extra=_EXTRA)
-        config = self._config(settings, RunFolder(settings.folder))
         try:
-            with quiet_data_sets():
+            # A trainer makes its folder, and nothing may be written yet.
+            with quiet_data_sets(), TemporaryDirectory() as folder:
                 # The rows must be counted before there is an adapter, whose schedule depends on
                 # their number. What TRL makes of rows is what a trainer of it has.
                 made = trl.SFTTrainer(
                     model=base.model,
-                    args=config,
+                    args=self._config(settings, RunFolder(Path(folder))),
                     train_dataset=task.train,
                     eval_dataset=task.validation,
                     processing_class=tokenizer,
                 )
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"data: {' '.join(str(error).split())}") from error
+            option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
+            raise UserError(f"{option}: {' '.join(str(error).split())}") from error
         sets = {"train": made.train_dataset, **made.eval_dataset}
         for name, rows in sets.items():
             if len(rows) == 0:
