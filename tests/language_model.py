@@ -27,8 +27,10 @@ MARKED_TEMPLATE = (
 def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     """A tokenizer of single bytes: it can read and write everything."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *alphabet])}
-    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    # One merge, of bytes that no text has: a GGUF file cannot be without.
+    pieces = [*SPECIAL, *alphabet, "Āā"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[("Ā", "ā")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -51,7 +53,7 @@ def save_language_model(folder: Path, template: str | None = TEMPLATE, layers: i
         num_attention_heads=2,
         num_key_value_heads=2,
         intermediate_size=32,
-        vocab_size=259,
+        vocab_size=260,
         max_position_embeddings=256,
         pad_token_id=0,
         bos_token_id=1,

@@ -231,6 +231,8 @@ def test_own_rows_train_evaluate_and_generate(case, language_model, tmp_path, ca
         assert "20 rows" in capsys.readouterr().out
     else:
         assert "exact_match_rows" in refused(capsys, "evaluate", folder)
+        messages = write(tmp_path / "prompts.jsonl", {"prompt": CHAT[:1]})
+        assert "learnt from bare text" in refused(capsys, "generate", folder, "--file", messages)
 
 
 # The loss

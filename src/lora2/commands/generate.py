@@ -10,6 +10,7 @@ from typing import Any
 
 from lora2.commands.parser import OptionParser
 from lora2.data.table_files import read_table
+from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.files import write_atomically
@@ -51,11 +52,6 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
 
 def _answer_file(run: SavedRun, model: Any, rows: Sequence[dict[str, Any]], options: Any) -> None:
     prompts = [_prompt(row, run) for row in rows]
-    if len({isinstance(prompt, str) for prompt in prompts}) > 1:
-        raise UserError(
-            f"file: some prompts of {options.file} are text and some are messages, and the run has "
-            "learnt from texts; write all of them as text."
-        )
     texts = _texts(run, model, prompts, options)
     lines = (
         json.dumps(row | {"completion": text}, ensure_ascii=False)
@@ -71,14 +67,22 @@ def _answer_file(run: SavedRun, model: Any, rows: Sequence[dict[str, Any]], opti
 
 def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
     prompt = row["prompt"]
-    return as_prompt(prompt, run.task) if isinstance(prompt, str) else prompt
+    if isinstance(prompt, str):
+        return as_prompt(prompt, run.task)
+    if not run.task["conversational"]:
+        raise UserError(
+            f"file: a prompt is a list of messages, and {run.folder.path} has learnt from bare "
+            "text; write the prompts as text."
+        )
+    messages: Prompt = prompt
+    return messages
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     table = read_table(path)
     rows = []
     for number, prompt in enumerate(table.column("prompt", "file"), start=1):
-        if not isinstance(prompt, str | list) or not prompt:
+        if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
                 f"file: prompt is {prompt!r} in row {number} of {path}; write a text, or a list of "
                 "messages with role and content."

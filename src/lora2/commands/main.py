@@ -58,6 +58,8 @@ def _dispatch(words: Sequence[str]) -> int:
         raise UserError(f"{name!r} is not a command of lora2; {hint}")
     # What PEFT and transformers tell each other's developers; no user of a command can act on it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
+    # A GGUF file has none; the vocabulary is never changed here.
+    warnings.filterwarnings("ignore", "Could not find a config file in")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
     command = importlib.import_module(f"lora2.commands.{name}")
     code: int = command.execute(rest)

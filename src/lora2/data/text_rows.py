@@ -74,7 +74,7 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
         if name != "prompt" and not value.strip():
             raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
         return str
-    if form != "text" and isinstance(value, list) and value and all(map(_is_message, value)):
+    if form != "text" and are_messages(value):
         return list
     wanted = {
         "chat": 'a list of messages such as [{"role": "user", "content": "…"}]',
@@ -84,6 +84,11 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
     raise UserError(
         f"{_ROLE}: {name} is {_shortened(value)} in {place}; write {wanted[form]} there."
     )
+
+
+def are_messages(value: object) -> bool:
+    """Whether a value is a list of messages with role and content, one at least."""
+    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
 
 
 def _is_message(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
-_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
+# The last is how a GGUF file ends that was cut short.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, struct.error)
 
 
 @dataclass(frozen=True)
