@@ -47,7 +47,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         find_model("smollm2")
     monkeypatch.setitem(sys.modules, "gguf", None)
     (tmp_path / "a.gguf").touch()
-    with pytest.raises(UserError, match=r"demo-llm"):
+    with pytest.raises(UserError, match=r"lora2\[sft\]"):
         find_model(str(tmp_path / "a.gguf"))
 
 

@@ -69,7 +69,7 @@ def find_model(name: str) -> ModelSource:
 
 def _gguf(path: Path) -> ModelSource:
     # Found missing now, in one sentence; transformers says less.
-    require("gguf", extra="demo-llm")
+    require("gguf", extra="sft")
     return ModelSource(str(path.parent), path.name)
 
 
