@@ -105,6 +105,18 @@ def test_answers_are_scored_before_and_after(run_of):
     assert summary["main_metric"] == "exact_match"
 
 
+def test_each_evaluation_is_one_line_of_output(language_model, tmp_path, capsys):
+    assert train_texts(language_model, tmp_path / "run") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lora2, ")]
+    shown = [(line.split(": ")[0], line.split(": ")[1].split()[0]) for line in lines]
+    assert shown == [
+        ("lora2, epoch 0, step 0", "exact_match"),
+        ("lora2, epoch 1, step 4", "validation_loss"),
+        ("lora2, epoch 2, step 8", "validation_loss"),
+        ("lora2, epoch 2, step 8", "exact_match"),
+    ]
+
+
 def test_budget_falls_as_in_every_run(run_of):
     logs = read_lines(run_of("lora2") / "log.jsonl")
     # 28 + 28 (1 − (t − 1)/4)³ after step 1, until three steps before the end: 14 matrices.
