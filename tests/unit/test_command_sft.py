@@ -22,13 +22,14 @@ from language_model import (
 )
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training.arguments import RunSettings, TextArguments
+from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.sft import _CONFIG
 from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
 from lora2.training.saved_run import load_saved_run
 from lora2.training.sft_trainer import RunSftTrainer
+from lora2.training.text_arguments import TextArguments
 
 STEPS = 8
 # These train nothing of a language model without biases, or nothing at all without a head.

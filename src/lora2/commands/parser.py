@@ -22,10 +22,10 @@ from lora2.training.arguments import (
     PromptArguments,
     RunArguments,
     SoraArguments,
-    TextArguments,
     TrainingOptions,
 )
 from lora2.training.recipes import GENERAL
+from lora2.training.text_arguments import TextArguments
 
 _GROUPS: tuple[tuple[str, type], ...] = (
     ("adapter (Lora2Config)", AdapterArguments),

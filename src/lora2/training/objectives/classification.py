@@ -17,7 +17,7 @@ from transformers import (
 from lora2.data import Task, TaskData, load_task, tokenize
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings, TextArguments
+from lora2.training.arguments import RunSettings
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.metrics import compute_metrics
 from lora2.training.models import (
@@ -30,6 +30,7 @@ from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 from lora2.training.sources import find_model
+from lora2.training.text_arguments import TextArguments
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
