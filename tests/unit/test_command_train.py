@@ -13,8 +13,9 @@ from command_line import lora2, refused, save_tiny_model, small_options
 from lora2 import Lora2Config
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training.prepare import RunTrainer, prepare
+from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
+from lora2.training.run_trainer import RunTrainer
 
 STEPS = 8
 

@@ -32,7 +32,10 @@ def task(texts: list[list[str]], labels: list, kind: str = "classification") -> 
     dataset = build_dataset(texts, labels, kind)
     sets = {"matched": dataset, "mismatched": dataset}
     names = ("no", "yes") if kind == "classification" else ()
-    return TaskData("t", ("text",), "label", kind, names, dataset, sets, ("accuracy",), "accuracy")
+    return TaskData(
+        name="t", text_columns=("text",), label_column="label", kind=kind, label_names=names,
+        train=dataset, validation=sets, metrics=("accuracy",), main_metric="accuracy",
+    )  # fmt: skip
 
 
 def test_all_sets_are_tokenized_and_truncated_but_not_padded(tokenizer):

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
-from lora2.training.prepare import RunTrainer
+from lora2.training.run_trainer import RunTrainer
 from unit.models import Examples, bert_batch, tiny_bert
 
 STEPS, SIZE, RATE = 10, 4, 1e-2

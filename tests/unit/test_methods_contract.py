@@ -19,7 +19,7 @@ from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel, load_base_model
-from lora2.training.prepare import RunTrainer
+from lora2.training.run_trainer import RunTrainer
 from lora2.training.saved_run import load_adapter
 from unit.models import Examples, bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
 

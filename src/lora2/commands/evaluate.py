@@ -10,8 +10,10 @@ from rich.console import Console
 from transformers import EvalPrediction
 
 from lora2.commands.parser import OptionParser
-from lora2.data import load_labelled
+from lora2.data import load_labelled, load_text_rows
+from lora2.data.text_loading import EXACT_MATCH
 from lora2.reports.tables import metrics_table
+from lora2.training.exact_match import exact_match, questions_in
 from lora2.training.metrics import compute_metrics
 from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
 
@@ -30,15 +32,37 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def evaluate(run: SavedRun, dataset: Any, batch_size: int) -> dict[str, float]:
-    """Return the metrics of the task on labelled rows."""
+    """Return the metrics of the task on rows with labels or answers."""
+    if run.settings.objective == "sft":
+        return {EXACT_MATCH: exact_match_of(run, dataset, batch_size)}
     logits = run.logits(dataset, batch_size).numpy()
     labels = dataset.with_format("numpy")["label"][:]
     return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
 
 
+def exact_match_of(run: SavedRun, rows: Any, batch_size: int) -> float:
+    """Return the share of rows whose prompt is answered exactly right.
+
+    Raises:
+        UserError: no row has an answer.
+    """
+    return exact_match(
+        run.model,
+        run.tokenizer,
+        questions_in(rows),
+        max_new_tokens=run.settings.text.max_new_tokens,
+        batch_size=batch_size,
+    )
+
+
 def _datasets(run: SavedRun, options: Any) -> dict[str, Any]:
     if options.file is None:
-        return load_validation(run, options.data_dir).validation
+        return {
+            name: _as_in_training(run, rows)
+            for name, rows in load_validation(run, options.data_dir).validation.items()
+        }
+    if run.settings.objective == "sft":
+        return {options.file.name: load_text_rows(options.file, run.task)}
     dataset = load_labelled(
         options.file,
         text_columns=run.task["text_columns"],
@@ -49,13 +73,21 @@ def _datasets(run: SavedRun, options: Any) -> dict[str, Any]:
     return {options.file.name: dataset}
 
 
+def _as_in_training(run: SavedRun, rows: Any) -> Any:
+    """Return the validation rows that were scored at the end of the run: of texts, the first."""
+    limit = run.settings.text.exact_match_rows
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 evaluate", description="Compute the metrics of a run's adapter again."
     )
     add_run_options(parser)
     parser.add_argument(
-        "--file", type=Path, help="labelled data to use in place of the run's validation data"
+        "--file",
+        type=Path,
+        help="data with labels or answers, in place of the run's validation data",
     )
     parser.add_argument("--data_dir", "--data-dir", help="where the task's data lies now")
     return parser

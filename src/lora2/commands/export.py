@@ -66,18 +66,10 @@ def _tell_difference(difference: float) -> None:
 
 
 def _check(run: SavedRun, form: str) -> None:
-    method = METHODS[run.settings.run.method]
-    if method.whole:
-        raise UserError(
-            f"run: {run.folder.adapter} is a transformers checkpoint already; there is nothing to "
-            "export."
-        )
-    if form == "merged" and not method.merges:
-        raise UserError(
-            f"run: {method.label} cannot be merged into the weights; load the adapter in "
-            f"{run.folder.adapter} beside its base model."
-        )
-    if form != "merged" and not layers_with(run.model, "default"):
+    if form == "merged":
+        run.check_merges()
+    elif not layers_with(run.model, "default"):
+        method = METHODS[run.settings.run.method]
         mend = "its adapter is one already" if method.name == "lora" else "export to merged"
         raise UserError(
             f"to: {form} is for LoRA² and SoRA, not for {method.label}; {mend} "

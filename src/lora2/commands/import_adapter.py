@@ -8,14 +8,18 @@ from typing import Any
 
 from peft import PeftConfig, TaskType
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.export.verification import check_same, logits
 from lora2.files import new_folder
 from lora2.importing import import_lora, load_source
-from lora2.training.models import model_source, quiet_loading
+from lora2.training.models import (
+    load_base_model,
+    load_config,
+    load_language_model,
+    quiet_loading,
+)
 from lora2.training.saved_run import WEIGHTS
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
@@ -50,11 +54,9 @@ def execute(arguments: Sequence[str]) -> int:
 def _base_model(config: Any, folder: Path, name: str | None) -> Any:
     if name is None:
         raise UserError("model: the adapter does not say what its base model is; give --model.")
-    source = model_source(name)
     if config.task_type == TaskType.SEQ_CLS:
-        labels = _labels(folder)
-        return AutoModelForSequenceClassification.from_pretrained(source, num_labels=labels)
-    return AutoModelForCausalLM.from_pretrained(source)
+        return load_base_model(name, load_config(name, num_labels=_labels(folder)), "float32").model
+    return load_language_model(name, "float32").model
 
 
 def _labels(folder: Path) -> int:

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train an adapter; without options, the packaged model on agreement",
     "evaluate": "evaluate a run's adapter again, on its validation data or another file",
     "predict": "label texts with a run's adapter",
+    "generate": "write texts with a run's adapter on a language model",
     "export": "write a run's adapter as a LoRA, merged into the weights, or for llama.cpp",
     "combine": "write the weighted sum of several adapters",
     "import": "turn a trained LoRA or AdaLoRA adapter into one of LoRA²",
@@ -61,6 +62,8 @@ def _dispatch(words: Sequence[str]) -> int:
         raise UserError(f"{name!r} is not a command of lora2; {hint}")
     # What PEFT and transformers tell each other's developers; no user of a command can act on it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
+    # A GGUF file has none; the vocabulary is never changed here.
+    warnings.filterwarnings("ignore", "Could not find a config file in")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
     command = importlib.import_module(f"lora2.commands.{_MODULES.get(name, name)}")
     code: int = command.execute(rest)

@@ -25,6 +25,7 @@ from lora2.training.arguments import (
     TrainingOptions,
 )
 from lora2.training.recipes import GENERAL
+from lora2.training.text_arguments import TextArguments
 
 _GROUPS: tuple[tuple[str, type], ...] = (
     ("adapter (Lora2Config)", AdapterArguments),
@@ -32,6 +33,7 @@ _GROUPS: tuple[tuple[str, type], ...] = (
     ("adapter of --method bottleneck", BottleneckArguments),
     ("adapter of --method prompt", PromptArguments),
     ("data", DataArguments),
+    ("text, of --objective sft", TextArguments),
     ("model", ModelArguments),
     ("run", RunArguments),
     ("training (transformers.TrainingArguments)", TrainingOptions),
@@ -75,8 +77,9 @@ class TrainParser(OptionParser, HfArgumentParser):
             dataclass_types=[],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             description="Train a LoRA² adapter on a text task. Without options: the packaged "
-            "MiniLM on agreement. Defaults are those of the general recipe; some tasks have their "
-            "own, and the run folder's config.yaml shows what held.",
+            "MiniLM on agreement; with --objective sft, the packaged SmolLM2 on rewrite. Defaults "
+            "are those of the general recipe; some tasks have their own, and the run folder's "
+            "config.yaml shows what held.",
         )
         self.add_argument(
             "--config", help="YAML file of options by name; the command line overrides it."

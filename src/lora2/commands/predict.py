@@ -27,7 +27,7 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(
             f"output: the folder {options.output.parent} does not exist; make it first."
         )
-    run = load_saved_run(options.run, options.model)
+    run = load_saved_run(options.run, options.model, "classification")
     dataset = _texts(run, options)
     predictions = predict(run, dataset, options.batch_size)
     lines = [json.dumps(prediction, ensure_ascii=False) for prediction in predictions]

@@ -16,7 +16,7 @@ from lora2.files import write_json_atomically
 from lora2.heap import keep_freed_memory
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
-from lora2.training.arguments import RunSettings, task_of_recipe
+from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
@@ -82,9 +82,11 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     given = parser.given(arguments)
     settings = RunSettings.from_options(given)
     if not settings.run.resume:
-        task = task_of_recipe(settings.data)
+        task, objective = settings.task, settings.objective
         defaults = METHODS[settings.run.method].defaults
-        return RunSettings.from_options(recipe(task) | defaults | given | {"task": task})
+        return RunSettings.from_options(
+            recipe(task, objective) | defaults | given | {"task": task, "objective": objective}
+        )
     folder = RunFolder(settings.folder)
     if not folder.is_run:
         raise UserError(
@@ -132,10 +134,4 @@ def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:
 
 
 def _watch(console: Console, prepared: PreparedRun) -> Any:
-    sets = prepared.task.validation
-    metrics = tuple(
-        f"{name}_{metric}" if len(sets) > 1 else metric
-        for name in sets
-        for metric in prepared.task.metrics
-    )
-    return partial(watch_progress, console, metrics=metrics)
+    return partial(watch_progress, console, metrics=prepared.shown)

@@ -1,18 +1,25 @@
-"""Tasks to train on: agreement (generated), the GLUE tasks, and the user's own data."""
+"""Tasks to train on: agreement and rewrite (generated), the GLUE tasks, the user's own data."""
 
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.load import TASK_NAMES, load_task
 from lora2.data.own_data import load_labelled, load_texts
-from lora2.data.task import Kind, TaskData
+from lora2.data.task import Kind, Task, TaskData
+from lora2.data.text_loading import TEXT_TASK_NAMES, load_text_rows, load_text_task
+from lora2.data.text_task import TextTask
 from lora2.data.tokenization import tokenize, tokenize_dataset
 
 __all__ = [
     "GLUE_TASKS",
     "TASK_NAMES",
+    "TEXT_TASK_NAMES",
     "Kind",
+    "Task",
     "TaskData",
+    "TextTask",
     "load_labelled",
     "load_task",
+    "load_text_rows",
+    "load_text_task",
     "load_texts",
     "tokenize",
     "tokenize_dataset",

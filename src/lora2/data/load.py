@@ -73,7 +73,7 @@ def load_task(
         )
     if kind not in (None, "classification", "regression"):
         raise UserError(f"kind: got {kind!r}; write classification or regression.")
-    name, train, validation = _own_tables(train_file, validation_file, dataset, dataset_config)
+    name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
     return task_from_tables(
         name,
         train,
@@ -110,12 +110,17 @@ def _named_task(
     return _agreement(train_sentences, validation_sentences, data_seed)
 
 
-def _own_tables(
+def own_tables(
     train_file: Path | str | None,
     validation_file: Path | str | None,
     dataset: str | None,
     dataset_config: str | None,
 ) -> tuple[str, Table, Table | None]:
+    """Return the name, the training table and the validation table of the user's data.
+
+    Raises:
+        UserError: options that contradict each other, or a table that cannot be read.
+    """
     if dataset is not None:
         files = [f for f in (train_file, validation_file) if f is not None]
         if files:

@@ -55,7 +55,7 @@ def task_from_tables(
     label_names = _label_names(train, label_column, labels, kind)
     train_set = _encoded(train, texts, label_column, labels, kind, label_names)
     if validation is None:
-        train_set, validation_set = _split(train_set, train.source, data_seed)
+        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
     else:
         validation_set = _labelled(validation, columns, label_column, kind, label_names)
     return TaskData(
@@ -135,8 +135,12 @@ def _encoded(
     return build_dataset(texts, encode_labels(table, label_column, names, label_names), kind)
 
 
-def _split(dataset: Dataset, source: str, data_seed: int) -> tuple[Dataset, Dataset]:
-    """Split a tenth, at least one row, off for validation; both keep the order of the file."""
+def split_off_validation(dataset: Dataset, source: str, data_seed: int) -> tuple[Dataset, Dataset]:
+    """Split a tenth, at least one row, off for validation; both keep the order of the file.
+
+    Raises:
+        UserError: there is a single row.
+    """
     rows = len(dataset)
     if rows < 2:
         raise UserError(

@@ -1,4 +1,4 @@
-"""TaskData: one text task, ready to be tokenized, wherever it came from."""
+"""Tasks: what a run trains on and is measured by, ready to be tokenized, wherever it came from."""
 
 from __future__ import annotations
 
@@ -18,32 +18,60 @@ TEXT_COLUMNS = ("text", "text_pair")
 LABEL_COLUMN = "label"
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """A text task: training and validation sets with columns `text`, (`text_pair`,) `label`.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What all tasks have.
 
     Attributes:
         name: name of the task, of the user's training file, or of the hub dataset.
+        train: the training set.
+        validation: one set called "validation", or MNLI's "matched" and "mismatched" in this order.
+        metrics: names of the metrics to compute.
+        main_metric: the one that decides which checkpoint is the best.
+    """
+
+    name: str
+    train: Dataset
+    validation: dict[str, Dataset]
+    metrics: tuple[str, ...]
+    main_metric: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return what must be known of the task when its run is used, ready for JSON."""
+        return {
+            "name": self.name,
+            "validation_sets": list(self.validation),
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData(Task):
+    """A task of labels: sets with columns `text`, (`text_pair`,) `label`.
+
+    The metrics are those of `lora2.training.metrics`.
+
+    Attributes:
         text_columns: the one or two columns of the *source* that hold the texts; `lora2 predict`
             reads other files by them. In the datasets they are `text` and `text_pair`.
         label_column: the column of the source that holds the label; in the datasets, `label`.
         kind: classification (label: index into `label_names`) or regression (label: float).
         label_names: one name per class, in the order of the model's outputs; () for regression.
-        train: the training set.
-        validation: one set called "validation", or MNLI's "matched" and "mismatched" in this order.
-        metrics: names of the metrics to compute, see `lora2.training.metrics`.
-        main_metric: the one that decides which checkpoint is the best.
     """
 
-    name: str
     text_columns: tuple[str, ...]
     label_column: str
     kind: Kind
     label_names: tuple[str, ...]
-    train: Dataset
-    validation: dict[str, Dataset]
-    metrics: tuple[str, ...]
-    main_metric: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return the above with how to read texts and labels."""
+        return super().describe() | {
+            "kind": self.kind,
+            "text_columns": self.text_columns,
+            "label_column": self.label_column,
+            "label_names": self.label_names,
+        }
 
 
 def build_dataset(

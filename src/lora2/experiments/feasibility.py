@@ -17,8 +17,9 @@ from lora2.training.adapters import check_schedule
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel, load_config, set_classifier_dropout
-from lora2.training.prepare import load_data, optimizer_steps, training_arguments
+from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
+from lora2.training.trainer_arguments import optimizer_steps, training_arguments
 
 
 def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None:

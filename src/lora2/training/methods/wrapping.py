@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft import TaskType, get_peft_model
+from peft import get_peft_model
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.error import NoMatchingPeftModuleError
@@ -58,11 +58,11 @@ def _nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:
 
 
 def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
-    """Return the fields by which PEFT trains and saves the head with any adapter."""
+    """Return the fields by which PEFT trains and saves the head, if any, with any adapter."""
     # In this order, each once; what lacks weights is needed whatever else is asked for.
     asked, needed = options.get("modules_to_save") or [], modules_without_weights(base.new_modules)
     saved = list(dict.fromkeys([*asked, *needed]))
-    return {"task_type": TaskType.SEQ_CLS, "modules_to_save": saved or None}
+    return {"task_type": base.task_type, "modules_to_save": saved or None}
 
 
 def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn.Module:

@@ -1,0 +1,130 @@
+"""Rewrite: dates and quantities in words, to be written in one fixed form.
+
+"the 3rd of March 1998" → "1998-03-03"; "two and a half kilos" → "2.5 kg". No right answer of the
+validation set is one of the training set: what is scored is the form, not a memory of answers.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Literal
+
+Split = Literal["train", "validation"]
+
+SYSTEM = "Write in standard form."
+"""The system message of every row; without one, SmolLM2's template puts a longer one there."""
+
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+# Days that every month has, so that no date is impossible.
+_DAYS = 28
+_YEARS = (1900, 2099)
+_DATES = (
+    "{ordinal} of {month}, {year}",
+    "the {ordinal} of {month} {year}",
+    "{month} {day}, {year}",
+    "{month} {ordinal}, {year}",
+    "{day} {month} {year}",
+    "{day} {short} {year}",
+    "the {word} of {month}, {year}",
+)
+
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_ORDINALS = {
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
+    "nine": "ninth", "twelve": "twelfth", "twenty": "twentieth",
+}  # fmt: skip
+# Hundredths, and how they are said behind and without a whole number.
+_FRACTIONS = {
+    25: ("and a quarter", "a quarter of a"),
+    50: ("and a half", "half a"),
+    75: ("and three quarters", "three quarters of a"),
+}
+_UNITS = {
+    "kilo": "kg", "kilogram": "kg", "gram": "g", "metre": "m", "meter": "m", "kilometre": "km",
+    "kilometer": "km", "centimetre": "cm", "litre": "l", "liter": "l", "millilitre": "ml",
+    "minute": "min", "second": "s",
+}  # fmt: skip
+# One answer in so many is kept for validation.
+_HELD_OUT = 5
+
+
+def rewrite_pairs(split: Split, rows: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Return `rows` different texts of one split, each with its right answer.
+
+    Deterministic by (split, seed). Half are dates, half quantities, in random order.
+
+    Raises:
+        ValueError: `rows` is not positive.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; got {rows}.")
+    # A string seed is hashed the same way by every Python version; hash() of a tuple is not.
+    generator = random.Random(f"rewrite-{split}-{seed}")
+    pairs: dict[str, str] = {}
+    while len(pairs) < rows:
+        text, answer = (_date, _quantity)[len(pairs) % 2](generator)
+        if _split_of(answer) == split:
+            pairs.setdefault(text, answer)
+    shuffled = list(pairs.items())
+    generator.shuffle(shuffled)
+    return shuffled
+
+
+def _split_of(answer: str) -> Split:
+    # By the answer alone, so that the sets are disjoint whatever their seeds.
+    return "validation" if zlib.crc32(answer.encode()) % _HELD_OUT == 0 else "train"
+
+
+def _date(generator: random.Random) -> tuple[str, str]:
+    year = generator.randint(*_YEARS)
+    month, day = generator.randint(1, len(_MONTHS)), generator.randint(1, _DAYS)
+    name = _MONTHS[month - 1]
+    text = generator.choice(_DATES).format(
+        year=year, month=name, short=name[:3], day=day, ordinal=_ordinal(day), word=_nth(day)
+    )
+    return text, f"{year}-{month:02d}-{day:02d}"
+
+
+def _quantity(generator: random.Random) -> tuple[str, str]:
+    whole, part = generator.randrange(100), generator.choice((0, *_FRACTIONS))
+    unit = generator.choice(tuple(_UNITS))
+    if whole == 0 and part == 0:
+        whole = 100
+    # 250 hundredths are 2.5: no zeros at the end.
+    answer = f"{whole + part / 100:g} {_UNITS[unit]}"
+    if whole == 0:
+        return f"{_FRACTIONS[part][1]} {unit}", answer
+    behind = f" {_FRACTIONS[part][0]}" if part else ""
+    plural = unit if whole == 1 and not part else f"{unit}s"
+    return f"{_in_words(whole)}{behind} {plural}", answer
+
+
+def _in_words(number: int) -> str:
+    if number < len(_ONES):
+        return _ONES[number]
+    if number == 100:
+        return "one hundred"
+    tens, ones = divmod(number, 10)
+    return _TENS[tens] + (f"-{_ONES[ones]}" if ones else "")
+
+
+def _nth(number: int) -> str:
+    """Return 21 as "twenty-first"."""
+    before, hyphen, last = _in_words(number).rpartition("-")
+    return f"{before}{hyphen}{_ORDINALS.get(last, last + 'th')}"
+
+
+def _ordinal(number: int) -> str:
+    """Return 21 as "21st"."""
+    if number in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

@@ -1,0 +1,170 @@
+"""One entry to all data for language models: rewrite, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora2.data.load import own_tables
+from lora2.data.own_data import split_off_validation
+from lora2.data.rewrite import SYSTEM, Split, rewrite_pairs
+from lora2.data.table_files import Table, read_table
+from lora2.data.text_rows import choose_form, read_rows
+from lora2.data.text_task import COLUMNS, Form, TextTask
+from lora2.errors import UserError
+from lora2.extras import require
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TEXT_TASK_NAMES = ("rewrite",)
+
+# Of quantities, the scarcer half, there are some five thousand, four in five for training.
+_LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
+
+EXACT_MATCH = "exact_match"
+TOKEN_ACCURACY = "mean_token_accuracy"
+
+
+def load_text_task(
+    task: str | None = None,
+    *,
+    train_file: Path | str | None = None,
+    validation_file: Path | str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    train_rows: int = 1200,
+    validation_rows: int = 100,
+    exact_match: bool = False,
+    data_seed: int = 0,
+) -> TextTask:
+    """Load a named task, the user's files, or a hub dataset; rewrite if nothing is named.
+
+    Args:
+        task: one of `TEXT_TASK_NAMES`.
+        train_file: the user's JSON lines, Parquet, CSV or TSV file.
+        validation_file: likewise; without it a tenth of the training rows is split off.
+        dataset: name of a hub dataset, instead of files.
+        dataset_config: its configuration, if it has several.
+        text_columns: `messages`, `prompt` and `completion`, or one column of texts; guessed if
+            obvious.
+        train_rows: of rewrite.
+        validation_rows: of rewrite.
+        exact_match: whether answers are generated and compared with the right ones.
+        data_seed: generates rewrite and splits off validation rows.
+
+    Raises:
+        UserError: options that contradict each other, or data that cannot be used.
+    """
+    own = {"train_file": train_file, "validation_file": validation_file, "dataset": dataset}
+    given = [name for name, value in own.items() if value is not None]
+    if task is not None or not given:
+        if task not in (None, *TEXT_TASK_NAMES):
+            raise UserError(
+                f"task: got {task!r}, which is no task of texts to write; write one of "
+                f"{', '.join(TEXT_TASK_NAMES)}, or name data of your own."
+            )
+        if given or text_columns is not None:
+            raise UserError(
+                f"{(*given, 'text_columns')[0]}: it is for your own data and does not go with "
+                f"task={task or TEXT_TASK_NAMES[0]}; leave one of the two out."
+            )
+        return _rewrite(train_rows, validation_rows, exact_match, data_seed)
+    name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
+    return _own_task(name, train, validation, text_columns, exact_match, data_seed)
+
+
+def load_text_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
+    """Read another file for a task that is already known, by its description.
+
+    Raises:
+        UserError: a file, column or row that cannot be used.
+    """
+    return _dataset(read_rows(read_table(path), task["form"], task["columns"]))
+
+
+def _own_task(
+    name: str,
+    train: Table,
+    validation: Table | None,
+    text_columns: Sequence[str] | None,
+    exact_match: bool,
+    data_seed: int,
+) -> TextTask:
+    form, columns = choose_form(train, text_columns)
+    if exact_match and form == "text":
+        raise UserError(
+            f"exact_match_rows: the rows of {train.source} are plain text and have no answers to "
+            "compare with; write 0, or give prompts with completions."
+        )
+    rows = read_rows(train, form, columns)
+    if validation is None:
+        train_set, validation_set = split_off_validation(_dataset(rows), train.source, data_seed)
+    else:
+        train_set = _dataset(rows)
+        validation_set = _dataset(read_rows(validation, form, columns))
+    return TextTask(
+        name=name,
+        train=train_set,
+        validation={"validation": validation_set},
+        metrics=(metrics := _metrics(exact_match)),
+        main_metric=metrics[0],
+        form=form,
+        conversational=not isinstance(rows[0][COLUMNS[form][0]], str),
+        system=_common_system(rows, form),
+        columns=columns,
+    )
+
+
+def _metrics(exact_match: bool) -> tuple[str, ...]:
+    return (EXACT_MATCH, TOKEN_ACCURACY) if exact_match else (TOKEN_ACCURACY,)
+
+
+def _common_system(rows: Sequence[Mapping[str, Any]], form: Form) -> str | None:
+    first_column = COLUMNS[form][0]
+    systems = set()
+    for row in rows:
+        if isinstance(row[first_column], str):
+            return None
+        first = row[first_column][0]
+        systems.add(first["content"] if first["role"] == "system" else None)
+    return systems.pop() if len(systems) == 1 else None
+
+
+def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed: int) -> TextTask:
+    sizes: dict[Split, int] = {"train": train_rows, "validation": validation_rows}
+    for split, rows in sizes.items():
+        if not 1 <= rows <= _LARGEST[split]:
+            raise UserError(
+                f"{split}_rows: got {rows}; write a number from 1 to {_LARGEST[split]:,}, the "
+                "different rows that rewrite has."
+            )
+    sets = {
+        split: _dataset([_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)])
+        for split, rows in sizes.items()
+    }
+    return TextTask(
+        name="rewrite",
+        train=sets["train"],
+        validation={"validation": sets["validation"]},
+        metrics=(metrics := _metrics(exact_match)),
+        main_metric=metrics[0],
+        form="prompt_completion",
+        conversational=True,
+        system=SYSTEM,
+        columns=COLUMNS["prompt_completion"],
+    )
+
+
+def _conversation(text: str, answer: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
+        "completion": [{"role": "assistant", "content": answer}],
+    }
+
+
+def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+    made: Dataset = require("datasets", extra="train").Dataset.from_list(rows)
+    return made

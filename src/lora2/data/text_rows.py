@@ -1,0 +1,111 @@
+"""The rows of a user's table of texts, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from lora2.data.table_files import Table
+from lora2.data.text_task import COLUMNS, Form
+from lora2.errors import UserError
+
+_ROLE = "text_columns"
+
+
+def choose_form(table: Table, named: Sequence[str] | None) -> tuple[Form, tuple[str, ...]]:
+    """Return the form of a table's rows, and the columns that hold them.
+
+    named: the columns that the user named, if any; a single one of another name holds texts.
+
+    Raises:
+        UserError: no or several forms, or names that are no form.
+    """
+    if named is not None:
+        form = next((form for form, names in COLUMNS.items() if names == tuple(named)), None)
+        if form is None and len(named) == 1:
+            form = "text"
+        if form is None:
+            raise UserError(
+                f"{_ROLE}: got {', '.join(named) or 'nothing'}; name messages, or prompt and "
+                "completion, or one column of texts."
+            )
+        return form, tuple(named)
+    found = [
+        form for form in get_args(Form) if all(name in table.column_names for name in COLUMNS[form])
+    ]
+    if len(found) != 1:
+        has = "columns of several forms" if found else "no texts to learn from"
+        raise UserError(
+            f"{_ROLE}: {table.source} has {has} (its columns are "
+            f"{', '.join(table.column_names)}); name messages, or prompt and completion, or one "
+            "column of texts."
+        )
+    return found[0], COLUMNS[found[0]]
+
+
+def read_rows(table: Table, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one dictionary a row, by the column names of the form, every value checked.
+
+    Raises:
+        UserError: naming the first row that cannot be used.
+    """
+    values = [table.column(name, _ROLE) for name in columns]
+    rows = [dict(zip(COLUMNS[form], row, strict=True)) for row in zip(*values, strict=True)]
+    kinds = set()
+    for number, row in enumerate(rows, start=1):
+        place = f"row {number} of {table.source}"
+        kinds |= {_kind(value, name, place, form) for name, value in row.items()}
+        if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
+            raise UserError(
+                f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
+                "nothing to learn from them; remove the row."
+            )
+    if len(kinds) > 1:
+        raise UserError(
+            f"{_ROLE}: some prompts or completions of {table.source} are text and some are "
+            "messages; write all of them in one way."
+        )
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _kind(value: object, name: str, place: str, form: Form) -> type:
+    """Return str or list, of a text or of messages that are as they must be."""
+    if isinstance(value, str) and form != "chat":
+        if name != "prompt" and not value.strip():
+            raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
+        return str
+    if form != "text" and are_messages(value):
+        return list
+    wanted = {
+        "chat": 'a list of messages such as [{"role": "user", "content": "…"}]',
+        "prompt_completion": "a text, or a list of messages with role and content",
+        "text": "a text",
+    }
+    raise UserError(
+        f"{_ROLE}: {name} is {_shortened(value)} in {place}; write {wanted[form]} there."
+    )
+
+
+def are_messages(value: object) -> bool:
+    """Whether a value is a list of messages with role and content, one at least."""
+    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
+    )
+
+
+def _plain(value: Any) -> Any:
+    # What else a message holds would have to be in all of them.
+    if isinstance(value, str):
+        return value
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _shortened(value: object, limit: int = 40) -> str:
+    shown = "empty" if value in (None, "", []) else repr(value)
+    return shown if len(shown) <= limit else f"{shown[:limit]}…"

@@ -1,0 +1,70 @@
+"""TextTask: texts that a language model learns to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lora2.data.task import Task
+
+# "chat": a column `messages`; "prompt_completion": `prompt` and `completion`; "text": `text`.
+Form = Literal["chat", "prompt_completion", "text"]
+COLUMNS: dict[Form, tuple[str, ...]] = {
+    "prompt_completion": ("prompt", "completion"),
+    "chat": ("messages",),
+    "text": ("text",),
+}
+
+Message = Mapping[str, str]
+# Text as it stands, or what comes before in a conversation.
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """A task of texts: sets with the columns that `COLUMNS` names for their form.
+
+    The metrics are "exact_match", where answers are generated, and "mean_token_accuracy".
+
+    Attributes:
+        form: how a row lies.
+        conversational: whether prompts and completions are messages, rather than bare text.
+        system: the system message that all training rows begin with, if they do.
+        columns: the columns of the *source*, see `COLUMNS` for those of the datasets.
+    """
+
+    form: Form
+    conversational: bool
+    system: str | None
+    columns: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the above with what `lora2 generate` must know."""
+        return super().describe() | {
+            "form": self.form,
+            "conversational": self.conversational,
+            "system": self.system,
+            "columns": self.columns,
+        }
+
+
+def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Prompt, str] | None:
+    """Return what a model is asked and the right answer; None where a row has no answer."""
+    if "completion" in row:
+        completion = row["completion"]
+        if isinstance(completion, str):
+            return row["prompt"], completion
+        return (row["prompt"], completion[0]["content"]) if len(completion) == 1 else None
+    messages = row.get("messages")
+    if not messages or messages[-1]["role"] != "assistant":
+        return None
+    return messages[:-1], messages[-1]["content"]
+
+
+def as_prompt(text: str, task: Mapping[str, Any]) -> Prompt:
+    """Return a user's words as a prompt of a task, of which `task` is the description."""
+    if not task["conversational"]:
+        return text
+    system = [] if task["system"] is None else [{"role": "system", "content": task["system"]}]
+    return [*system, {"role": "user", "content": text}]

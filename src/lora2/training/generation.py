@@ -1,0 +1,74 @@
+"""Texts from a causal language model, in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lora2.data.text_task import Prompt
+from lora2.training.models import quiet_loading
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    batch_size: int = 8,
+) -> Iterator[str]:
+    """Yield what the model writes behind each prompt, without special tokens.
+
+    temperature: 0 always takes the likeliest token; above, tokens are drawn.
+    """
+    for start in range(0, len(prompts), batch_size):
+        batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
+        # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
+        # says that prompt tuning has no use for the positions that transformers hands it.
+        with quiet_loading(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            tokens = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                temperature=temperature or None,
+                top_p=None,
+                top_k=None if temperature == 0 else 0,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=_ends(model, tokenizer),
+            )
+        # Prompt tuning puts vectors in front, and gives back new tokens behind the same prompt.
+        written = tokens[:, batch["input_ids"].shape[1] :]
+        yield from tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any:
+    """Return the prompts as token ids [rows, tokens], padded on the left, all of one kind."""
+    messages = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if messages:
+        texts = [
+            str(tokenizer.apply_chat_template(each, add_generation_prompt=True, tokenize=False))
+            for each in messages
+        ]
+    return tokenizer(
+        texts,
+        # A chat template writes them itself.
+        add_special_tokens=not messages,
+        return_token_type_ids=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+
+
+def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    of_model = model.generation_config.eos_token_id
+    ids = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({each for each in (*ids, tokenizer.eos_token_id) if each is not None})

@@ -1,0 +1,1 @@
+"""What `lora2 train --objective` knows, one file each; `registry` has them all."""

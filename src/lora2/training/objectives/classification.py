@@ -1,0 +1,138 @@
+"""Labels for texts: a new head on an encoder or decoder, by transformers' Trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lora2.data import Task, TaskData, load_task, tokenize
+from lora2.data.tokenization import by_length
+from lora2.errors import UserError
+from lora2.training.arguments import RunSettings
+from lora2.training.head_start import start_head_at_label_mean
+from lora2.training.metrics import compute_metrics
+from lora2.training.models import (
+    BaseModel,
+    load_base_model,
+    load_config,
+    set_classifier_dropout,
+)
+from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.run_folder import RunFolder
+from lora2.training.run_trainer import RunTrainer
+from lora2.training.sources import find_model
+from lora2.training.text_arguments import TextArguments
+from lora2.training.trainer_arguments import training_arguments
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+
+class Classification(Objective):
+    """Classes, or values on a scale."""
+
+    name = "classification"
+    model_class = AutoModelForSequenceClassification
+
+    def check(self, settings: RunSettings) -> None:
+        """Refuse the options of language models."""
+        given, default = dataclasses.asdict(settings.text), dataclasses.asdict(TextArguments())
+        for name, value in given.items():
+            if value != default[name]:
+                raise UserError(
+                    f"{name}={value}: it is for language models; leave it out, or add "
+                    "--objective sft."
+                )
+
+    def load_data(self, settings: RunSettings) -> TaskData:
+        """Return the task that the data options name."""
+        options = dataclasses.asdict(settings.data)
+        del options["max_length"]
+        options["data_seed"] = options.pop("dataset_seed")
+        return load_task(options.pop("task"), **options)
+
+    def load_base(self, settings: RunSettings, task: TaskData) -> BaseModel:
+        """Return the pretrained model with the head that its task needs."""
+        config = load_config(settings.model.model, **_head_fields(task))
+        set_classifier_dropout(config, settings.model.classifier_dropout)
+        base = load_base_model(settings.model.model, config, settings.model.dtype)
+        if settings.model.head_start == "label_mean":
+            start_head_at_label_mean(base, task)
+        return base
+
+    def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
+        """Return the model under a saved adapter, with the adapter's head."""
+        head = {field: getattr(config, field) for field in ("problem_type", "id2label", "label2id")}
+        return load_base_model(
+            name, AutoConfig.from_pretrained(find_model(name).location, **head), dtype
+        )
+
+    def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
+        """Return the trainer's arguments."""
+        return training_arguments(settings, folder)
+
+    def tokenize(
+        self,
+        settings: RunSettings,
+        task: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        base: BaseModel,
+    ) -> Sets:
+        """Return token ids and labels."""
+        return tokenize(task, tokenizer, settings.data.max_length)
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> RunTrainer:
+        """Return the trainer of a model that is ready to train."""
+        # By length: metrics do not depend on the order, and a batch of equal lengths has no
+        # padding.
+        validation = {name: by_length(sets[name]) for name in task.validation}
+        return RunTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=sets["train"],
+            eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute_metrics(task.metrics),
+            callbacks=callbacks,
+        )
+
+    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
+        """Return all metrics of all validation sets."""
+        sets = task.validation
+        return (
+            tuple(
+                f"{name}_{metric}" if len(sets) > 1 else metric
+                for name in sets
+                for metric in task.metrics
+            ),
+        )
+
+
+def _head_fields(task: TaskData) -> dict[str, Any]:
+    """Return what a model's configuration must say of the task."""
+    if task.kind == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(task.label_names)),
+        "label2id": {name: index for index, name in enumerate(task.label_names)},
+    }

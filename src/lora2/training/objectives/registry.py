@@ -1,0 +1,18 @@
+"""All objectives by name."""
+
+from __future__ import annotations
+
+from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.objectives.classification import Classification
+from lora2.training.objectives.objective import Objective
+from lora2.training.objectives.sft import SupervisedFineTuning
+
+OBJECTIVES: dict[ObjectiveName, Objective] = {
+    "classification": Classification(),
+    "sft": SupervisedFineTuning(),
+}
+
+
+def objective_of(settings: RunSettings) -> Objective:
+    """Return the objective of a run."""
+    return OBJECTIVES[settings.objective]

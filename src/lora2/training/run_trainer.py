@@ -1,0 +1,32 @@
+"""The trainer of all runs with labels, and what those of all runs share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer
+
+
+class FinishedRuns:
+    """Mixed into a trainer: a training that was done is not gone on with."""
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # Of a training that had ended within an epoch and is resumed, transformers 5.23 does one
+        # more step before it looks whether any are left.
+        trainer: Any = self
+        if trainer.state.global_step >= trainer.state.max_steps:
+            trainer.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)  # type: ignore[misc]
+
+
+class RunTrainer(FinishedRuns, Trainer):
+    """The trainer of all runs with labels."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # transformers 5.23 takes a `**kwargs` in the model's forward for the promise that the loss
+        # is divided by the samples of the whole optimizer batch. Classification heads ignore the
+        # number they are handed and return a mean, so that n accumulated micro-batches would give
+        # n times the gradient.
+        self.model_accepts_loss_kwargs = False

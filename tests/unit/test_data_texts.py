@@ -1,0 +1,136 @@
+"""Rows of texts: which forms there are, and what a user may get wrong in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora2 import UserError
+from lora2.data import load_text_rows, load_text_task
+from lora2.data.text_task import as_prompt, prompt_and_answer
+
+USER = {"role": "user", "content": "2 + 2"}
+ASSISTANT = {"role": "assistant", "content": "4"}
+SYSTEM = {"role": "system", "content": "Calculate."}
+
+ROWS = {
+    "chat": {"messages": [SYSTEM, USER, ASSISTANT]},
+    "prompt_completion": {"prompt": "2 + 2 =", "completion": " 4"},
+    "messages in prompt and completion": {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]},
+    "text": {"text": "2 + 2 = 4"},
+}
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_form_is_seen_from_the_columns(case, tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[ROWS[case]] * 10)
+    task = load_text_task(train_file=file)
+    assert task.form == ("prompt_completion" if "prompt" in case else case)
+    assert task.conversational == (case not in ("prompt_completion", "text"))
+    assert task.system == ("Calculate." if task.conversational else None)
+    # A tenth is split off.
+    assert (len(task.train), len(task.validation["validation"])) == (9, 1)
+    assert task.train[0] == ROWS[case]
+    assert load_text_rows(file, task.describe())[0] == ROWS[case]
+
+
+def test_a_table_of_strings_will_do(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("prompt,completion\n2 + 2 =, 4\n1 + 1 =, 2\n")
+    assert load_text_task(train_file=file).form == "prompt_completion"
+
+
+def test_texts_may_have_another_name(tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[{"story": "Once."}] * 3)
+    task = load_text_task(train_file=file, text_columns=["story"])
+    assert task.train[0] == {"text": "Once."}
+
+
+def test_a_named_form_is_taken_among_several(tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[ROWS["chat"] | ROWS["text"]] * 3)
+    assert load_text_task(train_file=file, text_columns=["messages"]).form == "chat"
+
+
+def test_system_message_is_that_of_all_rows_or_none(tmp_path):
+    file = write(tmp_path / "mine.jsonl", ROWS["chat"], {"messages": [USER, ASSISTANT]})
+    assert load_text_task(train_file=file, validation_file=file).system is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([{"review": "Good."}], "no texts to learn from"),
+        ([ROWS["chat"] | ROWS["text"]], "columns of several forms"),
+        ([{"text": " "}], "text is blank in row 1"),
+        ([ROWS["text"], {"text": None}], "text is empty in row 2"),
+        ([{"prompt": "a", "completion": ""}], "completion is blank in row 1"),
+        ([{"messages": "hello"}], "messages is 'hello' in row 1"),
+        ([{"messages": []}], "messages is empty in row 1"),
+        ([{"messages": [{"role": "user"}]}], "write a list of messages"),
+        ([{"messages": [USER]}], "none of the role assistant"),
+        (
+            [ROWS["prompt_completion"], ROWS["messages in prompt and completion"]],
+            "some are messages",
+        ),
+        ([ROWS["text"]], "a single row"),
+    ],
+)
+def test_rows_that_cannot_be_used(rows, named, tmp_path):
+    file = write(tmp_path / "mine.jsonl", *rows)
+    with pytest.raises(UserError, match=named):
+        load_text_task(train_file=file)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"task": "cola"}, "task: got 'cola'"),
+        ({"task": "rewrite", "train_file": "mine.jsonl"}, "train_file"),
+        ({"text_columns": ["messages"]}, "text_columns"),
+        ({"train_rows": 0}, "train_rows: got 0"),
+        ({"validation_rows": 10**6}, "validation_rows: got 1000000"),
+        ({"validation_file": "mine.jsonl"}, "train_file"),
+        ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
+def test_options_that_cannot_be_meant(options, named):
+    with pytest.raises(UserError, match=named):
+        load_text_task(**options)
+
+
+def test_two_columns_that_are_no_form(tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[{"a": "1", "b": "2"}] * 3)
+    with pytest.raises(UserError, match="got a, b"):
+        load_text_task(train_file=file, text_columns=["a", "b"])
+
+
+def test_texts_have_no_answers_to_match(tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[ROWS["text"]] * 3)
+    with pytest.raises(UserError, match="exact_match_rows"):
+        load_text_task(train_file=file, exact_match=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        (ROWS["chat"], ([SYSTEM, USER], "4")),
+        (ROWS["prompt_completion"], ("2 + 2 =", " 4")),
+        (ROWS["messages in prompt and completion"], ([SYSTEM, USER], "4")),
+        (ROWS["text"], None),
+        ({"messages": [ASSISTANT, USER]}, None),
+        ({"prompt": [USER], "completion": [ASSISTANT, USER, ASSISTANT]}, None),
+    ],
+)
+def test_question_of_a_row(row, question):
+    assert prompt_and_answer(row) == question
+
+
+def test_words_of_a_user_become_what_the_run_has_learnt_from():
+    assert as_prompt("2 + 2", {"conversational": False, "system": None}) == "2 + 2"
+    assert as_prompt("2 + 2", {"conversational": True, "system": None}) == [USER]
+    assert as_prompt("2 + 2", {"conversational": True, "system": "Calculate."}) == [SYSTEM, USER]
