@@ -268,7 +268,7 @@ class Examples(torch.utils.data.Dataset):
 @torch.no_grad()
 def difference(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest expected value."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 def layers_of(model: nn.Module) -> dict[str, Lora2Layer]:
