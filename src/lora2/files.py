@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lora2.errors import UserError
+
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Replace the content of `path` by `data` (text as UTF-8) in one step.
@@ -42,6 +44,16 @@ def write_json_atomically(path: Path, value: Any) -> None:
         OSError: as for `write_atomically`.
     """
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_is_new(path: Path) -> None:
+    """Check that a folder may be written at `path`: nothing is there, or an empty folder.
+
+    Raises:
+        UserError: something is.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"output: {path} exists already; give another folder.")
 
 
 @contextmanager

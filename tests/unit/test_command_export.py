@@ -112,7 +112,7 @@ def test_imported_lora_computes_the_same(lora_run, tiny_model, tmp_path, capsys)
 def test_import_refuses(case, finished_run, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     arguments, named = {
-        "exists": ([finished_run, "--output", tmp_path / "there"], "exists already"),
+        "exists": ([finished_run, "--output", tmp_path], "exists already"),
         "nothing": ([tmp_path / "there", "--output", tmp_path / "x"], "adapter_config.json"),
         "lora2": ([finished_run, "--output", tmp_path / "x"], "LORA2"),
     }[case]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.files import new_folder
+from lora2.files import check_is_new, new_folder
 from lora2.model import Lora2Model
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
@@ -24,8 +24,7 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(
             f"weights: {len(weights)} numbers for {len(options.runs)} runs; give one for each."
         )
-    if options.output.exists():
-        raise UserError(f"output: {options.output} exists already; give another folder.")
+    check_is_new(options.output)
     if options.rank is not None and options.rank < 1:
         raise UserError(f"rank={options.rank} must be at least 1.")
     first = load_saved_run(options.runs[0], options.model)

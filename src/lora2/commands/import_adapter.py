@@ -12,7 +12,7 @@ from safetensors import safe_open
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.export.verification import check_same, logits
-from lora2.files import new_folder
+from lora2.files import check_is_new, new_folder
 from lora2.importing import import_lora, load_source
 from lora2.training.models import (
     load_base_model,
@@ -28,8 +28,7 @@ _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
-    if options.output.exists():
-        raise UserError(f"output: {options.output} exists already; give another folder.")
+    check_is_new(options.output)
     folder = (
         options.adapter / "adapter" if (options.adapter / "adapter").is_dir() else options.adapter
     )

@@ -12,11 +12,10 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
-from lora2.errors import UserError
 from lora2.export.engines import ENGINES, objections
 from lora2.export.lora_form import LoraForm, lora_form
 from lora2.export.verification import Batch, adapter_logits, check_same, logits
-from lora2.files import new_folder
+from lora2.files import check_is_new, new_folder
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def export_lora(
         UserError: the folder exists, or the adapter has no form as a LoRA.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"output: {path} exists already; give another folder.")
+    check_is_new(path)
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
     expected, base = adapter_logits(model, adapter_name, batch)
     with new_folder(path) as temporary:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lora2.errors import UserError
 from lora2.export.verification import Batch, check_same, logits, sample_batch
-from lora2.files import new_folder
+from lora2.files import check_is_new, new_folder
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -48,8 +47,7 @@ def export_merged(
         UserError: the folder exists, a layer cannot be merged, or the logits differ.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"output: {path} exists already; give another folder.")
+    check_is_new(path)
     model.eval()
     batch = sample_batch(model) if batch is None else batch
     expected = logits(model, batch)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -42,7 +41,6 @@ class Classification(Objective):
     """Classes, or values on a scale."""
 
     name = "classification"
-    model_class = AutoModelForSequenceClassification
 
     def check(self, settings: RunSettings) -> None:
         """Refuse the options of language models."""

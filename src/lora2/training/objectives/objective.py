@@ -26,11 +26,9 @@ class Objective(ABC):
 
     Attributes:
         name: as users write it.
-        model_class: the class of transformers that loads a model of this kind.
     """
 
     name: ClassVar[ObjectiveName]
-    model_class: ClassVar[Any]
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -51,7 +50,6 @@ class SupervisedFineTuning(Objective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
-    model_class = AutoModelForCausalLM
 
     def check(self, settings: RunSettings) -> None:
         """Refuse the options of labels, and numbers that cannot be meant."""
