@@ -5,6 +5,7 @@ Training can then go on with pruning.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def import_lora(
 
 def load_source(model: nn.Module, path: Path | str) -> PeftModel:
     """Return PEFT's own adapter in `path` on a copy of the base model that shares its weights."""
-    return PeftModel.from_pretrained(sharing_copy(model), str(path)).eval()
+    # PEFT warns of AdaLoRA's own rank patterns, and of matrices of which it kept nothing.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(sharing_copy(model), str(path)).eval()
 
 
 def _check(config: PeftConfig, path: Path | str) -> None:

@@ -22,6 +22,7 @@ from lora2.training.arguments import (
     PromptArguments,
     RunArguments,
     SoraArguments,
+    StartArguments,
     TrainingOptions,
 )
 from lora2.training.recipes import GENERAL
@@ -29,6 +30,7 @@ from lora2.training.text_arguments import TextArguments
 
 _GROUPS: tuple[tuple[str, type], ...] = (
     ("adapter (Lora2Config)", AdapterArguments),
+    ("adapter of --method lora2", StartArguments),
     ("adapter of --method sora", SoraArguments),
     ("adapter of --method bottleneck", BottleneckArguments),
     ("adapter of --method prompt", PromptArguments),

@@ -163,6 +163,20 @@ class RunArguments:
 
 
 @dataclass
+class StartArguments:
+    """Where an adapter of LoRA² starts."""
+
+    start_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of an adapter to go on from, of --method lora2: one of LoRA², or a "
+            "LoRA or AdaLoRA, which becomes one. It brings its k, its r and its modules; the "
+            "budget and its schedule are those given here."
+        },
+    )
+
+
+@dataclass
 class PromptArguments:
     """What prompt tuning has."""
 
@@ -273,7 +287,13 @@ TrainingOptions = _derived(
 
 DEFAULT_TASKS: dict[ObjectiveName, str] = {"classification": "agreement", "sft": "rewrite"}
 
-METHOD_GROUPS = (AdapterArguments, SoraArguments, BottleneckArguments, PromptArguments)
+METHOD_GROUPS = (
+    AdapterArguments,
+    StartArguments,
+    SoraArguments,
+    BottleneckArguments,
+    PromptArguments,
+)
 """The options of methods. What several methods have is declared by the first of the groups."""
 
 

@@ -74,6 +74,10 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     objective = objective_of(settings)
     folder = RunFolder(settings.folder)
     objective.check(settings)
+    if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
+        raise UserError(
+            f"start_from: {chosen.label} starts anew; leave it out, or take --method lora2."
+        )
     task = objective.load_data(settings)
     tokenizer = load_tokenizer(settings.model.model)
     arguments = objective.arguments(settings, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from lora2.config import Lora2Config
 from lora2.trainer import Lora2Callback
 from lora2.training.methods.method import Method, Options
+from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (
     ALL_KINDS,
     matrix_shapes,
@@ -35,6 +37,9 @@ def config(options: Options, **fields: Any) -> Lora2Config:
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+    start = options.get("start_from")
+    if start is not None:
+        return go_on_from(base.model, Path(start), options)
     return wrap(base.model, config(options, **with_head(base, options)))
 
 

@@ -1,0 +1,81 @@
+"""Training goes on from an adapter: LoRA², or a LoRA that becomes LoRA²."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import lora2, refused, save_tiny_model, small_options
+from lora2.commands.parser import TrainParser
+from lora2.commands.train import resolve
+from lora2.training.prepare import prepare
+from lora2.training.saved_run import load_saved_run
+from unit.models import difference, layers_of
+
+TOKENS = torch.arange(4, 36).view(2, 16)
+
+
+@pytest.fixture(scope="module")
+def starts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each method; do not write into them."""
+    folders = {}
+    for method in ("lora", "adalora", "lora2"):
+        folders[method] = tmp_path_factory.mktemp("runs") / method
+        options = small_options(learning_rate=1e-2, num_train_epochs=1, tfinal=1)
+        start = ("train", f"--method={method}", f"--model={tiny_model}")
+        assert lora2(*start, f"--output_dir={folders[method]}", *options) == 0
+    return folders
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(TOKENS).logits
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "lora2"])
+def test_training_starts_at_what_was_learnt(method, starts, tiny_model, tmp_path):
+    arguments = [
+        f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}",
+        f"--start_from={starts[method]}", *small_options(target_r=1),
+    ]  # fmt: skip
+    prepared = prepare(resolve(TrainParser(), arguments))
+    model = prepared.trainer.model
+    assert difference(logits(model), logits(load_saved_run(starts[method]).model)) < 1e-5
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    for part in ("lora2_V", "lora2_lambda", "classifier.modules_to_save"):
+        assert any(part in name for name in trained)
+    assert not any("base_layer" in name for name in trained)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora2"])
+def test_training_goes_on_with_pruning(method, starts, tiny_model, tmp_path):
+    folder = tmp_path / "run"
+    options = small_options(target_r=0.5, learning_rate=1e-2)
+    start = ("train", f"--model={tiny_model}", f"--start_from={starts[method]}")
+    assert lora2(*start, f"--output_dir={folder}", *options) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    count = len(layers_of(load_saved_run(folder).model))
+    assert sum(summary["kept_singular_values"].values()) == count // 2
+    assert lora2("evaluate", folder) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"start_from": "nowhere"}, "no adapter_config.json"),
+        ({"method": "sora"}, "starts anew"),
+        ({"model": "wider"}, "does not fit this model"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_refused(
+    changed, named, starts, tiny_model, tmp_path, capsys
+):
+    if "model" in changed:
+        changed = {"model": save_tiny_model(tmp_path / "wider", hidden=32)}
+    given = {"model": tiny_model, "start_from": starts["lora2"]} | changed
+    options = [f"--{name}={value}" for name, value in given.items()]
+    folder = tmp_path / "run"
+    command = ("train", *options, f"--output_dir={folder}", *small_options())
+    assert named in refused(capsys, *command)
+    assert not folder.exists()
