@@ -44,7 +44,11 @@ def import_lora(
         for name, module in taught.get_base_model().named_modules()
         if isinstance(module, LoraLayer) and module.r
     }
-    forms = {name: singular_value_form(*_factors(name, layer)) for name, layer in layers.items()}
+    # Matrices of which AdaLoRA kept nothing are left out: they have no directions to go on from.
+    pairs = {name: _factors(name, layer) for name, layer in layers.items()}
+    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
+    if not forms:
+        raise UserError(f"the adapter in {path} changes nothing; train a new one.")
     sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)
