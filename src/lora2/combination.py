@@ -15,6 +15,7 @@ from lora2.layers.lora2_layer import Lora2Layer
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
+from lora2.targets import exact_targets
 
 if TYPE_CHECKING:
     from lora2.model import Lora2Model
@@ -65,7 +66,7 @@ def add_weighted_adapter(
         lora_dropout=0.0,
         modules_to_save=_joint_heads(tuner, adapters),
         # Full names: fields such as layers_to_transform need no merging.
-        target_modules=set(sizes),
+        target_modules=exact_targets(sizes, [n for n, _ in tuner.model.named_modules()]),
         exclude_modules=None,
         layers_to_transform=None,
         layers_pattern=None,

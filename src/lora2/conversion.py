@@ -45,16 +45,22 @@ def as_lora_of_rank(
     rank: a whole number; or, if a float, the share of the squared singular values to keep.
 
     Raises:
-        ValueError: a rank above the smaller side of the weight.
+        ValueError: a rank above the smaller side of the weight, or that its groups do not divide.
     """
     B, A = (factor.double() for factor in layer.factors(adapter_name))
-    size = rank if isinstance(rank, int) else _rank_of_share(singular_value_form(B, A)[1], rank)
-    if size > min(layer.matrix_shape()):
+    groups = layer.lora_groups()
+    if isinstance(rank, int):
+        size = rank
+    else:
+        size = groups * _rank_of_share(singular_value_form(B, A)[1], rank)
+    if size % groups:
+        raise ValueError(f"rank={size} must be a multiple of the convolution's groups={groups}.")
+    if size // groups > min(layer.matrix_shape()):
         raise ValueError(
             f"rank={size} is above the smaller side of the weight, {min(layer.matrix_shape())}: "
             "choose a lower rank."
         )
-    tensors = layer.as_lora(*of_rank(B, A, size // layer.lora_groups()))
+    tensors = layer.as_lora(*of_rank(B, A, size // groups))
     first, second = (tensor.float().contiguous() for tensor in tensors.values())
     return first, second, size
 

@@ -63,6 +63,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or the disk is full.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir()

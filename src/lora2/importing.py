@@ -5,7 +5,6 @@ Training can then go on with pruning.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,28 @@ from torch import Tensor, nn
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.export.verification import sharing_copy
+from lora2.loading import load_adapter
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
+from lora2.targets import exact_targets
+
+# Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "lora_bias": (),
+    "use_dora": (),
+    "target_parameters": (),
+    "trainable_token_indices": (),
+    "layer_replication": (),
+    "alora_invocation_tokens": (),
+    "arrow_config": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "monteclora_config": (),
+    # The other starts change the base weight when PEFT makes the layers.
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
+}
 
 
 @torch.no_grad()
@@ -36,8 +54,7 @@ def import_lora(
     Raises:
         UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias).
     """
-    config = PeftConfig.from_pretrained(str(path))
-    _check(config, path)
+    config = check_importable(path)
     taught = load_source(model, path)
     layers = {
         name: module
@@ -57,7 +74,7 @@ def import_lora(
         init_r=largest,
         k_pattern=dict(pattern),
         rank_pattern=dict(pattern),
-        target_modules=sorted(sizes),
+        target_modules=exact_targets(sizes, [n for n, _ in model.named_modules()]),
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
@@ -71,29 +88,48 @@ def import_lora(
 
 
 def load_source(model: nn.Module, path: Path | str) -> PeftModel:
-    """Return PEFT's own adapter in `path` on a copy of the base model that shares its weights."""
-    # PEFT warns of AdaLoRA's own rank patterns, and of matrices of which it kept nothing.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(sharing_copy(model), str(path)).eval()
+    """Return PEFT's own adapter in `path` on a copy of the base model that shares its weights.
+
+    Raises:
+        UserError: it is of another base model.
+    """
+    return load_adapter(sharing_copy(model), Path(path)).eval()
 
 
-def _check(config: PeftConfig, path: Path | str) -> None:
+def check_importable(path: Path | str) -> PeftConfig:
+    """Return the config of an adapter that LoRA² can compute.
+
+    Raises:
+        UserError: it is of another method, or does more than to add B A to a weight.
+    """
+    config = read_config(path)
     if config.peft_type not in (PeftType.LORA, PeftType.ADALORA):
         raise UserError(
             f"{path} holds an adapter of {config.peft_type}; only LoRA and AdaLoRA become LoRA²."
         )
     values = vars(config)
-    for name, plain in (("use_dora", False), ("bias", "none"), ("lora_bias", False)):
-        if values.get(name, plain) != plain:
+    for name, plain in _PLAIN.items():
+        value = values.get(name)
+        if value and value not in plain:
             raise UserError(
-                f"{name}={values[name]!r} in {path}: LoRA² has no such part, so the adapter would "
-                "compute something else; train it without."
+                f"{name}={value!r} in {path}: LoRA² has no such part, so the adapter would compute "
+                "something else; train it without."
             )
-    if values.get("target_parameters") or values.get("trainable_token_indices"):
+    return config
+
+
+def read_config(path: Path | str) -> PeftConfig:
+    """Return the config of a saved adapter.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return PeftConfig.from_pretrained(str(path))
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} adapts single parameters or tokens, which LoRA² does not; use target_modules."
-        )
+            f"{path} holds no adapter that PEFT knows ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:
@@ -110,11 +146,13 @@ def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:
         return scaling * A.mT, B.mT
     A, B = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
     base = layer.get_base_layer()
-    if isinstance(base, nn.Conv2d) and base.groups > 1:
-        raise UserError(
-            f"{name} is a convolution with groups={base.groups}, in which PEFT's LoRA is of a form "
-            "that LoRA² has not; leave it out of target_modules."
-        )
+    if isinstance(base, nn.Conv2d):
+        form = (base.groups, base.dilation, base.padding_mode)
+        if form != (1, (1, 1), "zeros"):
+            raise UserError(
+                f"{name} is a convolution with groups, dilation and padding_mode {form}, on which "
+                "PEFT's LoRA computes something else than LoRA²; leave it out of target_modules."
+            )
     return scaling * B.flatten(1), A.flatten(1)
 
 

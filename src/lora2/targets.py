@@ -1,5 +1,8 @@
 """Default target modules by architecture (`model_type` of the transformers config)."""
 
+import re
+from collections.abc import Collection
+
 # For encoders the paper's six matrices of a layer: query, key, value, attention output and both
 # feed-forward ones (Table 4). "output.dense" names the attention output and the second
 # feed-forward matrix at once. For decoders: every linear layer of a block.
@@ -46,3 +49,14 @@ SUBLAYER_OUTPUTS: dict[str, list[str]] = {
     )
     for model_type in model_types
 }
+
+
+def exact_targets(chosen: Collection[str], names: Collection[str]) -> list[str] | str:
+    """Return target modules that choose just these full names of a model's `names`.
+
+    PEFT also takes a module whose name ends in "." and a chosen one: then a regular expression.
+    """
+    endings = tuple(f".{name}" for name in chosen)
+    if any(name.endswith(endings) and name not in chosen for name in names):
+        return "|".join(re.escape(name) for name in sorted(chosen))
+    return sorted(chosen)

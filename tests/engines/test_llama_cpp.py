@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora2 import Lora2Config, export_gguf
 
-gguf = pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.engines
 
 PROMPTS = (
@@ -116,7 +115,9 @@ def texts_of_transformers(model: PeftModel, tokenizer: Any) -> list[str]:
 
 
 def texts_of_llama_cpp(base: Path, adapter: Path | None, tokenizer: Any) -> list[str]:
-    engine = llama_cpp.Llama(
+    from llama_cpp import Llama
+
+    engine = Llama(
         str(base),
         lora_path=None if adapter is None else str(adapter),
         n_ctx=128,

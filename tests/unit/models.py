@@ -16,6 +16,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from lora2 import Lora2Config
@@ -184,6 +186,24 @@ def tiny_bert(**fields: Any) -> BertForSequenceClassification:
     }
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(**(defaults | fields))).eval()
+
+
+def tiny_roberta() -> RobertaForSequenceClassification:
+    """A random RoBERTa classifier, whose head is made of several layers."""
+    torch.manual_seed(0)
+    return RobertaForSequenceClassification(
+        RobertaConfig(
+            vocab_size=30,
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=32,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.3,
+        )
+    ).eval()
 
 
 def tiny_deberta(**fields: Any) -> DebertaV2ForSequenceClassification:

@@ -60,12 +60,30 @@ def test_training_goes_on_with_pruning(method, starts, tiny_model, tmp_path):
     assert lora2("evaluate", folder) == 0
 
 
+def test_run_is_not_cleared_that_training_is_to_start_from(finished_run, tiny_model, capsys):
+    command = ("train", f"--model={tiny_model}", f"--start_from={finished_run}", "--overwrite")
+    said = refused(capsys, *command, f"--output_dir={finished_run}", *small_options())
+    assert "lies in the run folder" in said
+    assert (finished_run / "adapter").is_dir()
+
+
+def test_inputs_are_dropped_as_asked(starts, tiny_model, tmp_path):
+    arguments = [
+        f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", "--lora_dropout=0.3",
+        f"--start_from={starts['lora2']}", *small_options(target_r=1),
+    ]  # fmt: skip
+    model = prepare(resolve(TrainParser(), arguments)).trainer.model
+    dropouts = [layer.adapter_dropout["default"].p for layer in layers_of(model).values()]
+    assert set(dropouts) == {0.3}
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"start_from": "nowhere"}, "no adapter_config.json"),
         ({"method": "sora"}, "starts anew"),
-        ({"model": "wider"}, "does not fit this model"),
+        ({"model": "wider"}, "another base model"),
+        ({"target_r": 9}, "target_r=9"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_refused(
@@ -76,6 +94,6 @@ def test_what_cannot_be_gone_on_from_is_refused(
     given = {"model": tiny_model, "start_from": starts["lora2"]} | changed
     options = [f"--{name}={value}" for name, value in given.items()]
     folder = tmp_path / "run"
-    command = ("train", *options, f"--output_dir={folder}", *small_options())
+    command = ("train", *small_options(), *options, f"--output_dir={folder}")
     assert named in refused(capsys, *command)
     assert not folder.exists()

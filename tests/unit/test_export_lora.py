@@ -10,10 +10,12 @@ import torch
 from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.conversion import convert_to_lora, save_as_lora
 from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
 
 import lora2
 from lora2 import Lora2Config, SoraConfig, UserError, export_lora
 from lora2.export.lora_form import lora_form, shortest_names
+from lora2.numerics import NumericalError
 from unit.models import (
     ADAPTER_FORMS,
     CONV1D,
@@ -26,11 +28,13 @@ from unit.models import (
     bert_batch,
     difference,
     disturb,
+    layers_of,
     prune_half,
     rows,
     tiny_bert,
     tiny_llama,
     tiny_llama_classifier,
+    tiny_roberta,
 )
 
 # PEFT's LoRA repeats neither dilation nor padding by reflection.
@@ -147,7 +151,7 @@ def test_compact_form_leaves_out_what_changes_nothing(tmp_path: Path) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("make", [tiny_bert, tiny_llama_classifier])
+@pytest.mark.parametrize("make", [tiny_bert, tiny_roberta, tiny_llama_classifier])
 def test_head_is_exported_with_the_lora(make, compact: bool, tmp_path: Path) -> None:
     model = get_peft_model(make(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=3)).eval()
     disturb(model)
@@ -160,6 +164,67 @@ def test_head_is_exported_with_the_lora(make, compact: bool, tmp_path: Path) -> 
     batch = {name: tensor for name, tensor in bert_batch().items() if name != "labels"}
     assert difference(exported(**batch).logits, model(**batch).logits) < 1e-5
     assert export.difference < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_adapter_on_half_precision_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    # A modest change: where it is large against the weights, half precision is off by a tenth.
+    config = Lora2Config(task_type="CAUSAL_LM", k=3, lora_alpha=0.5)
+    model = get_peft_model(tiny_llama().to(dtype), config).eval()
+    disturb(model)
+    export_lora(model, tmp_path / "lora")
+    exported = PeftModel.from_pretrained(tiny_llama().to(dtype), tmp_path / "lora").eval()
+    ours, theirs = layers_of(model), dict(exported.named_modules())
+    for name, layer in ours.items():
+        change = layer.get_delta_weight("default")
+        assert difference(theirs[name].get_delta_weight("default"), change) < 1e-5
+
+
+@pytest.mark.parametrize("broken", ["lora_B", "lora_A"])
+def test_wrong_change_is_noticed_where_logits_hide_it(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision an effect may be smaller than what rounding may differ by."""
+    right = lora2.export.lora.lora_form
+
+    def wrong(*arguments, **options):
+        form = right(*arguments, **options)
+        next(t for name, t in form.tensors.items() if broken in name).mul_(1.01)
+        return form
+
+    monkeypatch.setattr("lora2.export.lora.lora_form", wrong)
+    model = get_peft_model(tiny_llama().bfloat16(), Lora2Config(task_type="CAUSAL_LM", k=3))
+    disturb(model)
+    with pytest.raises(UserError, match="otherwise than the adapter does"):
+        export_lora(model, tmp_path / "lora")
+    assert not list(tmp_path.iterdir())
+
+
+def test_adapter_with_nan_is_refused(tmp_path: Path) -> None:
+    model = adapted(LINEAR)
+    with torch.no_grad():
+        model.get_base_model().lin1.lora2_V["default"][0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="lin1"):
+        export_lora(model, tmp_path / "lora", batch=rows())
+
+
+def test_a_model_without_peft_around_it_is_refused(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.add_adapter(Lora2Config(k=2))
+    with pytest.raises(UserError, match="no PeftModel"):
+        export_lora(model, tmp_path / "lora")
+
+
+def test_an_encoder_with_a_decoder_is_compared_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval()
+    model = get_peft_model(model, Lora2Config(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"]))
+    disturb(model)
+    assert export_lora(model, tmp_path / "lora").difference < 1e-5
 
 
 def test_sora_is_exported_too(tmp_path: Path) -> None:
@@ -290,6 +355,18 @@ def test_peft_converts_without_a_decomposition_of_the_change(
     save_as_lora(tmp_path, model, rank=rank)
     exported = PeftModel.from_pretrained(kind.model(), tmp_path).eval()
     assert difference(exported(x), model(x)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer:UserWarning")
+@pytest.mark.parametrize("rank", [6, 1.0])
+def test_peft_converts_a_grouped_convolution(rank: float, tmp_path: Path) -> None:
+    kind = Kind("grouped", lambda: Conv2dModel(groups=2), CONV2D.inputs, ["conv"])
+    model, x = adapted(kind), kind.inputs()
+    save_as_lora(tmp_path, model, rank=rank)
+    exported = PeftModel.from_pretrained(kind.model(), tmp_path).eval()
+    assert difference(exported(x), model(x)) < 1e-5
+    with pytest.raises(ValueError, match="multiple of"):
+        convert_to_lora(model, rank=3)
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(1, 1), (2, 2), (0.5, 1), (0.999999, 3)])

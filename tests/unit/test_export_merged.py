@@ -7,11 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 from peft import get_peft_model
+from transformers import LlamaForCausalLM
 
 from lora2 import Lora2Config, UserError, export_merged
-from unit.models import bert_batch, difference, disturb, prune_half, tiny_bert, tiny_llama
+from unit.models import (
+    Mlp,
+    bert_batch,
+    difference,
+    disturb,
+    prune_half,
+    rows,
+    tiny_bert,
+    tiny_llama,
+    tiny_roberta,
+)
 
-MODELS = {"bert": (tiny_bert, "SEQ_CLS"), "llama": (tiny_llama, "CAUSAL_LM")}
+TOKENS = torch.arange(12).view(2, 6) + 3
+MODELS = {
+    "bert": (tiny_bert, "SEQ_CLS"),
+    "roberta": (tiny_roberta, "SEQ_CLS"),
+    "llama": (tiny_llama, "CAUSAL_LM"),
+}
 
 
 def adapted(name: str = "llama", **fields):
@@ -76,6 +92,44 @@ def test_half_precision_stays_what_it_is(tmp_path: Path) -> None:
     assert export.model.dtype == torch.bfloat16
 
 
+# PEFT's word that merging may be wrong, which is tested here, and that the two are tied no longer.
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning")
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_that_the_head_shares_is_merged_alone(tied: bool, tmp_path: Path) -> None:
+    fields = {"target_modules": ["embed_tokens", "q_proj"], "k": 3}
+    model = get_peft_model(
+        tiny_llama(tie_word_embeddings=tied), Lora2Config(task_type="CAUSAL_LM", **fields)
+    ).eval()
+    disturb(model)
+    with torch.no_grad():
+        expected = model(TOKENS).logits
+        model.merge_adapter()
+        assert difference(model(TOKENS).logits, expected) < 1e-5
+        model.unmerge_adapter()
+        assert difference(model(TOKENS).logits, expected) < 1e-5
+        export_merged(model, tmp_path / "merged")
+        reloaded = LlamaForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        assert difference(reloaded(TOKENS).logits, expected) < 1e-5
+
+
+def test_model_is_unmerged_where_merged_logits_differ(tmp_path: Path, monkeypatch) -> None:
+    model = adapted()
+    with torch.no_grad():
+        expected = model(TOKENS).logits
+        monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)
+        with pytest.raises(UserError, match="not kept"):
+            export_merged(model, tmp_path / "merged")
+        assert difference(model(TOKENS).logits, expected) < 1e-5
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_that_transformers_does_not_save_is_refused(tmp_path: Path) -> None:
+    model = get_peft_model(Mlp(), Lora2Config(target_modules=["lin0"]))
+    with pytest.raises(UserError, match="no model of transformers"):
+        export_merged(model, tmp_path / "merged", batch=rows())
+
+
 @pytest.mark.parametrize("broken", ["save", "differ"])
 def test_failed_export_leaves_nothing(broken: str, tmp_path: Path, monkeypatch) -> None:
     if broken == "save":
@@ -85,7 +139,7 @@ def test_failed_export_leaves_nothing(broken: str, tmp_path: Path, monkeypatch) 
 
         monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     else:
-        monkeypatch.setattr("lora2.export.verification.TOLERANCES", {torch.float32: -1.0})
+        monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)
     with pytest.raises((OSError, UserError), match=r"No space|not kept"):
         export_merged(adapted(), tmp_path / "merged")
     assert not list(tmp_path.iterdir())

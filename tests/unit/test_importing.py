@@ -13,6 +13,7 @@ from unit.models import (
     CONV2D,
     EMBEDDING,
     LINEAR,
+    Conv2dModel,
     Kind,
     bert_batch,
     layers_of,
@@ -20,6 +21,18 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
+
+
+class Outer(torch.nn.Module):
+    """A linear layer, and another whose name ends in the first one's."""
+
+    def __init__(self, inner: torch.nn.ModuleDict) -> None:
+        super().__init__()
+        self.lin, self.inner = torch.nn.Linear(6, 6), inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner["lin"](torch.tanh(self.lin(x)))
+
 
 KINDS = (LINEAR, CONV1D, EMBEDDING, CONV2D)
 
@@ -94,11 +107,43 @@ def test_imported_adapter_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
     assert kept == 2 * len(layers_of(model))
 
 
+def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(tiny_llama(num_hidden_layers=3), config).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match="another base model"):
+        import_lora(tiny_llama(), tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["conv"])
+    get_peft_model(Conv2dModel(**options), config).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match="leave it out"):
+        import_lora(Conv2dModel(**options), tmp_path)
+
+
+@torch.no_grad()
+def test_names_that_end_alike_are_told_apart(tmp_path: Path) -> None:
+    def base() -> torch.nn.Module:
+        torch.manual_seed(0)
+        inner = torch.nn.ModuleDict({"lin": torch.nn.Linear(6, 6)})
+        return Outer(inner)
+
+    source = taught(base(), LoraConfig(r=2, target_modules="lin"), tmp_path)
+    imported = import_lora(base(), tmp_path).eval()
+    assert same(imported(rows()), source(rows()))
+    assert {n for n, m in imported.named_modules() if hasattr(m, "lora2_V")} == {
+        "base_model.model.lin"
+    }
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
         (LoraConfig(r=2, target_modules=["lin0"], use_dora=True), "use_dora=True"),
         (LoraConfig(r=2, target_modules=["lin0"], bias="all"), "bias='all'"),
+        (LoraConfig(r=2, target_modules=["lin0"], init_lora_weights="pissa"), "'pissa'"),
+        (LoraConfig(r=2, target_modules=["lin0"], init_lora_weights="olora"), "'olora'"),
         (IA3Config(target_modules=["lin0"], feedforward_modules=[]), "IA3"),
     ],
 )

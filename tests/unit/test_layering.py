@@ -24,7 +24,7 @@ LEVELS = (
     ("layers", "bottleneck"),
     ("tuner",),
     ("sora",),
-    ("budget", "penalty", "sensitivities", "saving", "numerics", "allocator"),
+    ("budget", "loading", "penalty", "sensitivities", "saving", "numerics", "allocator"),
     ("combination", "conversion", "preparation"),
     ("training_hook", "model"),
     ("trainer", "export"),

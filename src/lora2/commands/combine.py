@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.files import check_is_new, new_folder
+from lora2.loading import check_loaded, find_adapter
 from lora2.model import Lora2Model
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
@@ -27,6 +29,10 @@ def execute(arguments: Sequence[str]) -> int:
     check_is_new(options.output)
     if options.rank is not None and options.rank < 1:
         raise UserError(f"rank={options.rank} must be at least 1.")
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"weights: {weights} holds a number that is none; write finite ones.")
+    for path in options.runs[1:]:
+        _check_same_base(options.runs[0], path)
     first = load_saved_run(options.runs[0], options.model)
     model, names = first.model, [str(path) for path in options.runs]
     tuner = getattr(model, "base_model", None)
@@ -34,10 +40,11 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"runs: {options.runs[0]} is not of method lora2, which this adds up.")
     adapters = ["default"]
     for index, path in enumerate(options.runs[1:], start=1):
-        _check_same_base(options.runs[0], path)
+        name, folder = f"adapter{index}", find_adapter(path, "runs")
         with quiet_loading():
-            model.load_adapter(str(RunFolder(path).adapter), f"adapter{index}")
-        adapters.append(f"adapter{index}")
+            model.load_adapter(str(folder), name)
+        check_loaded(model, folder, name)
+        adapters.append(name)
     form = "cat" if options.rank is None else "svd"
     missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank)
     model.set_adapter(_SUM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import EvalPrediction
 from lora2.commands.parser import OptionParser
 from lora2.data import load_labelled, load_text_rows
 from lora2.data.text_loading import EXACT_MATCH
+from lora2.data.text_task import prompt_and_answer
 from lora2.reports.tables import metrics_table
 from lora2.training.exact_match import exact_match, questions_in
 from lora2.training.metrics import compute_metrics
@@ -74,9 +76,11 @@ def _datasets(run: SavedRun, options: Any) -> dict[str, Any]:
 
 
 def _as_in_training(run: SavedRun, rows: Any) -> Any:
-    """Return the validation rows that were scored at the end of the run: of texts, the first."""
-    limit = run.settings.text.exact_match_rows
-    return rows.select(range(min(limit, len(rows)))) if limit else rows
+    """Return the validation rows that the run was scored on: of texts, the first with an answer."""
+    if run.settings.objective != "sft":
+        return rows
+    answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
+    return rows.select(answered[: run.settings.text.exact_match_rows or None])
 
 
 def _parser() -> OptionParser:
@@ -84,6 +88,7 @@ def _parser() -> OptionParser:
         prog="lora2 evaluate", description="Compute the metrics of a run's adapter again."
     )
     add_run_options(parser)
+    add_batch_size(parser)
     parser.add_argument(
         "--file",
         type=Path,
@@ -97,6 +102,20 @@ def add_run_options(parser: OptionParser) -> None:
     """Add the options of all commands that load a run's adapter."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--model", help="where the base model lies now, if it has moved")
+
+
+def add_batch_size(parser: OptionParser) -> None:
+    """Add the option of commands that work through rows."""
     parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=64, help="rows at once (default: 64)"
+        "--batch_size",
+        "--batch-size",
+        type=_at_least_one,
+        default=64,
+        help="rows at once (default: 64)",
     )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

@@ -111,6 +111,8 @@ def _check(options: Any) -> None:
         raise UserError("generate: give --prompt or --file; without a terminal nobody can type.")
     if options.output is not None and options.file is None:
         raise UserError("output: it is for the prompts of --file; leave it out, or add --file.")
+    if options.output is not None and options.output.is_dir():
+        raise UserError(f"output: {options.output} is a folder; give a file.")
     if options.output is not None and not options.output.parent.is_dir():
         raise UserError(
             f"output: the folder {options.output.parent} does not exist; make it first."

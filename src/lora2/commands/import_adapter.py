@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, TaskType
+from peft import TaskType
 from safetensors import safe_open
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.export.verification import check_same, logits
+from lora2.export.verification import check_same, logits, tolerance_of
 from lora2.files import check_is_new, new_folder
-from lora2.importing import import_lora, load_source
+from lora2.importing import check_importable, import_lora, load_source
+from lora2.loading import WEIGHTS, find_adapter
 from lora2.training.models import (
     load_base_model,
     load_config,
     load_language_model,
     quiet_loading,
 )
-from lora2.training.saved_run import WEIGHTS
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -29,19 +29,13 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
     check_is_new(options.output)
-    folder = (
-        options.adapter / "adapter" if (options.adapter / "adapter").is_dir() else options.adapter
-    )
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"adapter: {folder} holds no adapter_config.json; give an adapter's folder."
-        )
-    config = PeftConfig.from_pretrained(str(folder))
+    folder = find_adapter(options.adapter, "adapter")
+    config = check_importable(folder)
     with quiet_loading():
         base = _base_model(config, folder, options.model or config.base_model_name_or_path)
         expected = logits(load_source(base, folder), None)
         model = import_lora(base, folder, target_r=options.target_r)
-        difference = check_same(expected, logits(model.eval(), None), base.dtype)
+        difference = check_same(expected, logits(model.eval(), None), tolerance_of(model))
         with new_folder(options.output) as temporary:
             model.save_pretrained(str(temporary))
     adapter = model.peft_config["default"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lora2.commands.evaluate import add_run_options
+from lora2.commands.evaluate import add_batch_size, add_run_options
 from lora2.commands.parser import OptionParser
 from lora2.data import load_texts
 from lora2.data.task import build_dataset
@@ -75,6 +75,7 @@ def _texts(run: SavedRun, options: Any) -> Any:
 def _parser() -> OptionParser:
     parser = OptionParser(prog="lora2 predict", description="Label texts with a run's adapter.")
     add_run_options(parser)
+    add_batch_size(parser)
     parser.add_argument("--text", help="one text")
     parser.add_argument("--text_pair", "--text-pair", help="its second text, for tasks on pairs")
     parser.add_argument("--file", type=Path, help="a file with the text columns of the run's data")

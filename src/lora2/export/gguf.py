@@ -15,7 +15,14 @@ from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.export.lora_form import PREFIX, lora_form
-from lora2.export.verification import Batch, adapter_logits, check_same, logits
+from lora2.export.verification import (
+    Batch,
+    adapter_logits,
+    check_changes,
+    check_same,
+    logits,
+    tolerance_of,
+)
 from lora2.extras import require
 from lora2.files import flush_to_disk
 
@@ -79,7 +86,7 @@ def export_gguf(
         UserError: the file exists, the package gguf is missing, or llama.cpp has no place for a
             part of the adapter.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     if path.exists():
         raise UserError(f"output: {path} exists already; give another file.")
     form = lora_form(model, adapter_name)
@@ -92,7 +99,8 @@ def export_gguf(
         flush_to_disk(temporary)
         reloaded = get_peft_model(base, form.config)
         set_peft_model_state_dict(reloaded, _read(temporary, places))
-        difference = check_same(expected, logits(reloaded.eval(), batch), torch.float32)
+        check_changes(model, adapter_name, reloaded, torch.float32)
+        difference = check_same(expected, logits(reloaded.eval(), batch), tolerance_of(model))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

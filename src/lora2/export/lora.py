@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import nn
 
 from lora2.export.engines import ENGINES, objections
 from lora2.export.lora_form import LoraForm, lora_form
-from lora2.export.verification import Batch, adapter_logits, check_same, logits
+from lora2.export.verification import (
+    Batch,
+    adapter_logits,
+    check_changes,
+    check_same,
+    logits,
+    tolerance_of,
+)
 from lora2.files import check_is_new, new_folder
 
 
@@ -36,7 +42,7 @@ class LoraExport:
 
 
 def export_lora(
-    model: nn.Module,
+    model: PeftModel,
     path: Path | str,
     *,
     adapter_name: str = "default",
@@ -53,7 +59,8 @@ def export_lora(
     `batch` (inputs of the model, made up if there are none). The model stays as it is.
 
     Raises:
-        UserError: the folder exists, or the adapter has no form as a LoRA.
+        UserError: the folder exists, the adapter has no form as a LoRA, or the check failed.
+        NumericalError: NaN or infinity in the adapter.
     """
     path = Path(path)
     check_is_new(path)
@@ -67,7 +74,9 @@ def export_lora(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reloaded = PeftModel.from_pretrained(base, temporary).eval()
-        difference = check_same(expected, logits(reloaded, batch), dtype)
+        check_changes(model, adapter_name, reloaded, dtype)
+        tolerance = tolerance_of(model, dtype)
+        difference = check_same(expected, logits(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)

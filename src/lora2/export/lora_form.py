@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
 from lora2.layers.adapted import AdaptedLayer, layers_with
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
+from lora2.numerics import NumericalError
 from lora2.saving import pattern_for
 
 PREFIX = "base_model.model."
@@ -44,7 +45,7 @@ class LoraForm:
 
 @torch.no_grad()
 def lora_form(
-    model: nn.Module,
+    model: PeftModel,
     adapter_name: str = "default",
     *,
     compact: bool = False,
@@ -53,11 +54,15 @@ def lora_form(
     """Return the adapter as a LoRA, in `dtype`.
 
     Raises:
+        NumericalError: NaN or infinity in the adapter.
         UserError: no such adapter, a layer whose change PEFT's LoRA cannot express, or a compact
             form of an adapter that changes nothing.
     """
     config = _config_of(model, adapter_name)
-    layers = layers_with(_base_of(model), adapter_name)
+    layers = layers_with(model.get_base_model(), adapter_name)
+    for name, layer in layers.items():
+        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
+            raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
     ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
     sizes = _own_ranks(layers, ranks) if compact else _one_rank(layers, ranks)
     if not sizes:
@@ -71,7 +76,7 @@ def lora_form(
         B, A = (factor.double() for factor in layers[name].factors(adapter_name))
         B, A = of_rank(B, A, size // layers[name].lora_groups())
         for key, tensor in layers[name].as_lora(B, A).items():
-            tensors[f"{PREFIX}{name}.{key}"] = tensor.to(dtype).contiguous()
+            tensors[f"{PREFIX}{name}.{key}"] = tensor.to("cpu", dtype).contiguous()
     tensors |= _whole_modules(model, adapter_name)
     usual = Counter(sizes.values()).most_common(1)[0][0]
     pattern = pattern_for(sizes, {}, usual)
@@ -91,7 +96,12 @@ def lora_form(
     return LoraForm(lora, tensors, ranks)
 
 
-def _config_of(model: nn.Module, adapter_name: str) -> Any:
+def _config_of(model: object, adapter_name: str) -> Any:
+    if not isinstance(model, PeftModel):
+        raise UserError(
+            f"model: a {type(model).__name__} is no PeftModel; load the adapter with "
+            "PeftModel.from_pretrained(base_model, folder) to export it."
+        )
     configs = getattr(model, "peft_config", {})
     if adapter_name not in configs:
         raise UserError(
@@ -112,10 +122,6 @@ def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
     return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
 
 
-def _base_of(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def _one_rank(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
     """The largest rank for all; of grouped convolutions, the next that their groups divide."""
     groups = math.lcm(*(layer.lora_groups() for layer in layers.values()))
@@ -131,19 +137,21 @@ def _lora_rank(layer: AdaptedLayer, size: int) -> int:
     return size * layer.lora_groups()
 
 
-def _whole_modules(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
+def _whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     """What the adapter trains and saves whole (modules_to_save), by PEFT's names."""
     return {
-        f"{PREFIX}{name}.{key}": tensor.detach().clone()
-        for name, module in _base_of(model).named_modules()
+        f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", copy=True)
+        for name, module in model.get_base_model().named_modules()
         if isinstance(module, ModulesToSaveWrapper)
         for key, tensor in module.adapter_state_dict(adapter_name, module.state_dict()).items()
     }
 
 
-def _module_names(model: nn.Module) -> set[str]:
+def _module_names(model: PeftModel) -> set[str]:
     """The names that the modules have in the base model alone."""
-    return {name.replace(".original_module", "") for name, _ in _base_of(model).named_modules()}
+    return {
+        name.replace(".original_module", "") for name, _ in model.get_base_model().named_modules()
+    }
 
 
 def shortest_names(chosen: set[str], names: set[str]) -> list[str]:

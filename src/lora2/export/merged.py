@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
-from lora2.export.verification import Batch, check_same, logits, sample_batch
+from lora2.errors import UserError
+from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
@@ -41,18 +44,35 @@ def export_merged(
 
     Merges layer by layer within the given model and lets go of its weights once they are on disk,
     so that memory stays near one copy of the model; go on with the `model` that is returned, which
-    was read back and found to compute the same on `batch`. The folder appears only then.
+    was read back and found to compute the same on `batch`. The folder appears only then. Merged
+    logits are compared before anything is given up, and the model is unmerged if they differ.
 
     Raises:
         UserError: the folder exists, a layer cannot be merged, or the logits differ.
+        ValueError: a merged weight would hold NaN or infinity.
     """
     path = Path(path)
     check_is_new(path)
+    if not isinstance(model.get_base_model(), PreTrainedModel):
+        raise UserError(
+            f"model: a {type(model.get_base_model()).__name__} is no model of transformers; merge "
+            "it with merge_and_unload, and save it as it is saved."
+        )
     model.eval()
     batch = sample_batch(model) if batch is None else batch
-    expected = logits(model, batch)
-    merged: Any = model.merge_and_unload(safe_merge=True)
-    kind, dtype, device = type(merged), merged.dtype, merged.device
+    expected, tolerance = logits(model, batch), tolerance_of(model)
+    model.merge_adapter(safe_merge=True)
+    try:
+        check_same(expected, logits(model, batch), tolerance)
+    except UserError:
+        # While there is an adapter to go back to.
+        model.unmerge_adapter()
+        raise
+    with warnings.catch_warnings():
+        # That all is merged already.
+        warnings.simplefilter("ignore")
+        merged: Any = model.merge_and_unload()
+    kind, device = type(merged), merged.device
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
     with new_folder(path) as temporary:
         merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
@@ -62,5 +82,5 @@ def export_merged(
         merged.to("meta")
         gc.collect()
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
-        difference = check_same(expected, logits(reloaded, batch), dtype)
+        difference = check_same(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)

@@ -1,4 +1,8 @@
-"""Whether what was written computes what the trained model does: logits side by side."""
+"""Whether what was written computes what the trained model does.
+
+The logits of both are compared, in the dtype that the model computes in; and of a LoRA the change
+of each weight as well, since half precision may round away an adapter's whole effect on logits.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,30 @@ from itertools import chain
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.layers.adapted import layers_with
+from lora2.layers.adapted import AdaptedLayer, layers_with
+from lora2.layers.quantized import activation_dtype_of
 
 Batch = Mapping[str, Tensor] | Tensor
 
-# Largest difference relative to the largest logit: float32 differs by the order of its sums, a
-# merged half-precision weight is rounded once.
+# Largest difference of logits, relative to the largest: float32 differs by the order of its sums,
+# half precision by where it rounds.
 TOLERANCES = {
     torch.float64: 1e-4,
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
+}
+# Difference of a weight's change, relative to the change: by the dtype that it was written in.
+_CHANGE_TOLERANCES = {
+    torch.float64: 1e-5,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
 }
 _ROWS, _LENGTH = 2, 12
 
@@ -38,7 +52,8 @@ def sample_batch(model: Any) -> dict[str, Tensor]:
     if name == "input_ids" and hasattr(config, "vocab_size"):
         rows = (_ROWS, _LENGTH)
         tokens = torch.randint(config.vocab_size, rows, generator=generator).to(device)
-        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        more = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **more}
     if name == "pixel_values" and hasattr(config, "image_size"):
         images = (_ROWS, config.num_channels, config.image_size, config.image_size)
         return {"pixel_values": torch.randn(images, generator=generator).to(device)}
@@ -86,17 +101,52 @@ def logits(model: Any, batch: Batch | None) -> Tensor:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def check_same(expected: Tensor, found: Tensor, dtype: torch.dtype) -> float:
+def check_same(expected: Tensor, found: Tensor, tolerance: float) -> float:
     """Return the largest difference, relative to the largest logit.
 
     Raises:
-        UserError: it is beyond what `dtype` allows.
+        UserError: it is beyond the tolerance.
     """
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-    if not difference <= TOLERANCES[dtype]:
+    if not difference <= tolerance:
         raise UserError(
-            f"What was exported computes something else: logits differ by {difference:.1e} of the "
-            f"largest, more than {TOLERANCES[dtype]:.0e}, so it was not kept. Export in float32, "
-            "and report it if that does not help."
+            f"What was written computes something else: logits differ by {difference:.1e} of the "
+            f"largest, more than {tolerance:.0e}, so it was not kept; try a model in float32."
         )
     return difference
+
+
+def tolerance_of(model: nn.Module, written: torch.dtype = torch.float32) -> float:
+    """Return how far logits may differ, by the dtypes of the model and of what was written.
+
+    A quantized model may compute in half precision, whatever its other weights are.
+    """
+    if any(layer.is_quantized for layer in model.modules() if isinstance(layer, AdaptedLayer)):
+        return TOLERANCES[torch.bfloat16]
+    return max(TOLERANCES[activation_dtype_of(model)], TOLERANCES[written])
+
+
+@torch.no_grad()
+def check_changes(
+    model: PeftModel, adapter_name: str, exported: PeftModel, dtype: torch.dtype
+) -> None:
+    """Check the change of each weight in a LoRA that was read back, written in `dtype`.
+
+    Raises:
+        UserError: one differs.
+    """
+    modules = dict(exported.get_base_model().named_modules())
+    for name, layer in layers_with(model.get_base_model(), adapter_name).items():
+        # Of grouped convolutions PEFT cannot tell the change; their logits are compared.
+        if layer.lora_groups() > 1:
+            continue
+        expected = layer.get_delta_weight(adapter_name).cpu()
+        found: Tensor = torch.zeros(())
+        lora: Any = modules[name]
+        if isinstance(modules[name], LoraLayer):
+            found = lora.get_delta_weight("default").to("cpu", expected.dtype)
+        if not (found - expected).norm() <= _CHANGE_TOLERANCES[dtype] * expected.norm():
+            raise UserError(
+                f"What was written changes {name} otherwise than the adapter does, so it was not "
+                "kept; write it in float32."
+            )

@@ -215,7 +215,8 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         if quantized:
             self._replaced, self.base_layer = (base,), plain_linear(base, merged)
         else:
-            base.weight.data = merged
+            # A new parameter: the old one may be another module's too, such as a tied head's.
+            base.weight = nn.Parameter(merged, requires_grad=base.weight.requires_grad)
 
     def _restore_quantized_layer(self) -> None:
         (quantized,) = self._replaced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, set_seed
@@ -77,6 +78,12 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
         raise UserError(
             f"start_from: {chosen.label} starts anew; leave it out, or take --method lora2."
+        )
+    start = settings.adapter["start_from"]
+    if start is not None and Path(start).resolve().is_relative_to(folder.path.resolve()):
+        raise UserError(
+            f"start_from: {start} lies in the run folder {folder.path}, which a new run clears; "
+            "give another --output_dir."
         )
     task = objective.load_data(settings)
     tokenizer = load_tokenizer(settings.model.model)

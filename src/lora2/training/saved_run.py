@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from peft import PeftModel
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -20,14 +18,13 @@ from transformers import (
 
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
+from lora2.loading import load_adapter
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
-
-WEIGHTS = "adapter_model.safetensors"
 
 _INSTEAD: dict[ObjectiveName, str] = {
     "classification": "has learnt labels and cannot write texts; use `lora2 predict`",
@@ -119,40 +116,12 @@ def load_saved_run(
     base = objective_of(settings).reload(
         str(folder.adapter) if whole else name, config, settings.model.dtype
     )
-    adapted = base.model if whole else load_adapter(base.model, folder.adapter, name)
+    adapted = base.model if whole else load_adapter(base.model, folder.adapter)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
     tokenizer = load_tokenizer(str(folder.adapter))
     return SavedRun(folder, settings, folder.read_task(), summary, adapted, tokenizer)
-
-
-def load_adapter(model: Any, path: Path, name: str) -> PeftModel:
-    """Put a saved adapter on a base model, checking that every tensor finds its place.
-
-    Raises:
-        UserError: the adapter is of another base model.
-        SafetensorError: its file is damaged.
-    """
-    with safe_open(path / WEIGHTS, framework="pt") as file:
-        saved = set(file.keys())
-    wrong = UserError(
-        f"model: the adapter in {path} is of another base model than {name}; give the model that "
-        "it was trained on."
-    )
-    try:
-        # PEFT warns of modules without weights, which here is an error, found below, and of
-        # matrices of which AdaLoRA kept nothing.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            adapted = PeftModel.from_pretrained(model, path)
-            loaded = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    except (RuntimeError, ValueError) as error:
-        # torch names every tensor of another size, PEFT the modules it did not find.
-        raise wrong from error
-    if loaded != saved:
-        raise wrong
-    return adapted
 
 
 def load_validation(run: SavedRun, data_dir: str | None) -> Task:

@@ -39,7 +39,7 @@ def config(options: Options, **fields: Any) -> Lora2Config:
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
     start = options.get("start_from")
     if start is not None:
-        return go_on_from(base.model, Path(start), options)
+        return go_on_from(base, Path(start), options)
     return wrap(base.model, config(options, **with_head(base, options)))
 
 

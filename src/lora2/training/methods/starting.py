@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from peft import PeftConfig, PeftModel
 from peft.utils import PeftType
 from torch import nn
 
+from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.importing import import_lora
+from lora2.importing import check_importable, import_lora, read_config
+from lora2.loading import find_adapter, load_adapter
+from lora2.penalty import adapted_layers
 from lora2.training.methods.method import Options
+from lora2.training.models import BaseModel
 
 # What says how training goes, as against what the adapter is.
 _SCHEDULE = (
@@ -27,33 +30,29 @@ _SCHEDULE = (
 )
 
 
-def go_on_from(model: Any, path: Path, options: Options) -> nn.Module:
+def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     """Return the model with the adapter in `path`, to be trained and pruned by these options.
 
     Raises:
-        UserError: no adapter, or one that does not fit the model.
+        UserError: no adapter, or one that does not fit the model or its task.
     """
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"start_from: {path} holds no adapter_config.json; give the folder of an adapter or of "
-            "a finished run."
-        )
+    folder = find_adapter(path, "start_from")
     fields = {name: options[name] for name in _SCHEDULE}
-    try:
-        if PeftConfig.from_pretrained(str(folder)).peft_type != PeftType["LORA2"]:
-            return import_lora(model, folder, **fields)
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except UserError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
+    config = read_config(folder)
+    ours = config.peft_type == PeftType["LORA2"]
+    if not ours:
+        check_importable(folder)
+    if config.task_type != base.task_type:
         raise UserError(
-            f"start_from: the adapter in {folder} does not fit this model ({reason}); give the "
-            "model, and labels as many, that it was trained with."
-        ) from error
-    # Of a finished run λ has only what was kept: nothing says which values to prune but from here.
-    config = adapted.peft_config["default"]
-    for name, value in fields.items():
-        setattr(config, name, value)
+            f"start_from: the adapter in {folder} is for {config.task_type}, and this run is "
+            f"{base.task_type.value}; give one that was trained for the same."
+        )
+    if not ours:
+        return import_lora(base.model, folder, **fields)
+    adapted = load_adapter(base.model, folder, is_trainable=True)
+    saved: Lora2Config = adapted.peft_config["default"]
+    # The fields are checked anew. Of a finished run λ has only what was kept.
+    adapted.peft_config["default"] = replace(saved, **fields)
+    for layer in adapted_layers(adapted, "default").values():
+        layer.add_dropout("default", fields["lora_dropout"])
     return adapted
