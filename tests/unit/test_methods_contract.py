@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from lora2 import UserError
+from lora2.loading import load_adapter
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel, load_base_model
 from lora2.training.run_trainer import RunTrainer
-from lora2.training.saved_run import load_adapter
 from unit.models import Examples, bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
 
 STEPS = 3
@@ -318,7 +318,7 @@ def reloaded(method: Method, architecture: Architecture, folder: Path) -> nn.Mod
     """Load what was saved as the commands do."""
     if method.whole:
         return load_base_model(str(folder), AutoConfig.from_pretrained(folder), "float32").model
-    return load_adapter(fresh(architecture), folder, "base")
+    return load_adapter(fresh(architecture), folder)
 
 
 @every_case
