@@ -21,7 +21,14 @@ from engines.quantized_models import (
     torchao_int8_activations,
     train,
 )
-from lora2 import Lora2Config, RankAllocator, SoraConfig, UserError
+from lora2 import (
+    Lora2Config,
+    RankAllocator,
+    SoraConfig,
+    UserError,
+    export_lora,
+    export_merged,
+)
 from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.quantized import is_quantized, keep_layouts, values_of_weight
 
@@ -250,3 +257,33 @@ def test_four_bits_of_a_half_precision_model_are_not_rounded_before_the_sum(
     for weight in base_weights(adapted(load(four_bits_in_float32, torch.bfloat16))):
         assert weight.dtype == torch.float32
         assert not torch.equal(weight.bfloat16().float(), weight)
+
+
+# Exported
+
+
+@every_kind
+def test_adapter_on_a_quantized_base_is_exported(
+    configuration: Callable[[], Any], load: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = adapted(load(configuration))
+    train(model)
+    expected = logits(model.eval())
+    export_lora(model, tmp_path / "lora")
+    exported = PeftModel.from_pretrained(load(configuration), tmp_path / "lora").eval()
+    without = logits(load(configuration).eval())
+    assert relative(logits(exported), expected) < 0.1 * relative(without, expected)
+
+
+@every_kind
+def test_model_on_a_quantized_base_is_exported_merged(
+    configuration: Callable[[], Any], load: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = adapted(load(configuration))
+    train(model)
+    expected = logits(model.eval())
+    export_merged(model, tmp_path / "merged")
+    reloaded = LlamaForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    without = logits(load(configuration).eval())
+    assert not any(is_quantized(module) for module in reloaded.modules())
+    assert relative(logits(reloaded), expected) < 0.1 * relative(without, expected)
