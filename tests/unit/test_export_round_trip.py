@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 
-from lora2 import Lora2Config, export_lora
-from unit.models import difference, disturb, prune_half
+from lora2 import Lora2Config, export_lora, export_merged
+from unit.models import difference, disturb, prune_half, tiny_llama
 
 # Run by the test and by the process that has no lora2: base models with fixed weights and inputs.
 BASES = """
@@ -59,7 +59,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 warnings.simplefilter("ignore")
 found = {}
-for folder in sorted(path for path in Path(".").iterdir() if path.is_dir()):
+for folder in sorted(path for path in Path(".").iterdir() if "-" in path.name):
     name = folder.name.partition("-")[0]
     expected = load_file(folder / "expected.safetensors")
     for file in sorted(folder.glob("*/adapter_config.json")):
@@ -72,6 +72,12 @@ for folder in sorted(path for path in Path(".").iterdir() if path.is_dir()):
     merged.load_state_dict(load_file(folder / "merged.safetensors"), strict=name != "conv1d")
     pair = output(merged, name), expected["default"]
     found[str(folder / "merged")] = float((pair[0] - pair[1]).abs().max() / pair[1].abs().max())
+from transformers import AutoModelForCausalLM
+checkpoint = AutoModelForCausalLM.from_pretrained("checkpoint").eval()
+with torch.no_grad():
+    logits = checkpoint(torch.arange(12).view(2, 6) + 3).logits
+expected = load_file("checkpoint.safetensors")["logits"]
+found["checkpoint"] = float((logits - expected).abs().max() / expected.abs().max())
 print(json.dumps(found))
 """
 
@@ -123,12 +129,18 @@ def test_every_form_computes_the_same_where_lora2_is_not_installed(tmp_path, cap
     for name in space["KINDS"]:
         for form in FORMS:
             write(tmp_path / f"{name}-{form}", name, form)
+    model = get_peft_model(tiny_llama(), Lora2Config(task_type="CAUSAL_LM", k=3)).eval()
+    disturb(model)
+    with torch.no_grad():
+        logits = model(torch.arange(12).view(2, 6) + 3).logits
+    save_file({"logits": logits}, tmp_path / "checkpoint.safetensors")
+    export_merged(model, tmp_path / "checkpoint")
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     differences = json.loads(done.stdout)
-    assert len(differences) == len(space["KINDS"]) * len(FORMS) * 5
+    assert len(differences) == len(space["KINDS"]) * len(FORMS) * 5 + 1
     worst = max(differences, key=differences.__getitem__)
     with capsys.disabled():
         print(f"\nlargest difference of {len(differences)}: {differences[worst]:.1e} ({worst})")
