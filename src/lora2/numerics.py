@@ -1,5 +1,6 @@
 """Stops training at the first number that is not one, and says where it stands."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,7 +14,17 @@ _ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of f
 
 
 class NumericalError(ArithmeticError):
-    """A factor or gradient became NaN or infinite."""
+    """A loss, factor or gradient became NaN or infinite."""
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Check the training loss of an optimizer step.
+
+    Raises:
+        NumericalError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise NumericalError(f"The training loss is {loss} at step {step}: {_ADVICE}")
 
 
 class GradientWatch:

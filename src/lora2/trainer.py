@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import math
 from typing import Any
 
 from safetensors.torch import load as load_safetensors
@@ -15,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from lora2.allocator import RankAllocator
 from lora2.errors import UserError
-from lora2.numerics import GradientWatch, NumericalError, check_finite
+from lora2.numerics import GradientWatch, check_finite, check_loss
 from lora2.saving import compact_adapter
 from lora2.training_hook import TrainingHook, installed, trained_adapters
 
@@ -118,10 +117,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         if logs is None or "loss" not in logs or not self.allocators:
             return
         loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise NumericalError(
-                f"The training loss is {loss} at step {state.global_step}: lower the learning rate."
-            )
+        check_loss(loss, state.global_step)
         penalty = self._logged_penalty(args)
         added: dict[str, float] = {"task_loss": loss - (penalty or 0.0)}
         if penalty is not None:

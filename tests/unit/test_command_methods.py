@@ -1,6 +1,7 @@
 """`lora2 train --method X` for every method, and what the other commands make of its run."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_a_run_says_what_it_trained(method, run_of):
     assert summary["trainable_parameters"] == {"adapter": TRAINED[method], "head": 34}
     assert bool(summary["kept_singular_values"]) == (method == "lora2")
     assert [record["step"] for record in read_lines(run_of(method) / "metrics.jsonl")] == [2, 4]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "lora2"])
+def test_a_run_that_diverges_stops_and_says_so(method, tiny_model, tmp_path, capsys):
+    options = {"learning_rate": 1e30, "logging_steps": 1, "max_grad_norm": 0}
+    assert train(method, tiny_model, tmp_path / "run", **options) == 2
+    assert re.search(
+        r"(loss is|NaN or infinity in) .*: lower the learning rate", capsys.readouterr().err
+    )
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_gates_that_closed_are_gone_at_the_end(run_of):

@@ -111,10 +111,11 @@ def test_reproduce_makes_no_run_that_has_a_record(folders, runs, tmp_path, capsy
 def test_a_failed_run_stands_in_the_table_and_is_tried_again(folders, runs, capsys):
     usual = runs.value
     runs.value = lambda run: None if run.method == "lora2" else 0.5
-    assert lora2("reproduce", "table1", *folders) == 0
-    said = capsys.readouterr().out
-    assert "failed, out of memory" in said
-    assert "1 failed" in said
+    assert lora2("reproduce", "table1", *folders) == 1
+    said = capsys.readouterr()
+    assert "failed, out of memory" in said.out
+    assert "1 failed" in said.out
+    assert "Runs that failed: 1." in said.err
     runs.value, made = usual, len(runs.made)
     assert lora2("reproduce", "table1", *folders) == 0
     assert [run.method for run in runs.made[made:]] == ["lora2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from lora2.extras import require
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run the subcommand and return the exit code."""
+    """Run the subcommand and return the exit code: 1 if a run of the table has failed."""
     name, options, where = _ReproduceParser().read(arguments)
     folder = where.records_of(options.preset)
     records = RecordFolder(folder)
@@ -43,12 +44,13 @@ def execute(arguments: Sequence[str]) -> int:
         return 0
     require("matplotlib.figure", extra="train")
     tables = options.tables(folder)
+    failed = 0
     if name == TIMES:
         written = _make_times(options, where, tables, console)
     else:
-        written = _make_grid(
-            options.chosen.grid(options.wanted(name, folder)), where, records, tables, console
-        )
+        grid = options.chosen.grid(options.wanted(name, folder))
+        written = _make_grid(grid, where, records, tables, console)
+        failed = len(records.missing(grid.descriptions()))
     wanted = (options.wanted(each, folder) for each in options.chosen.tables)
     page = write_page(
         f"LoRA²: preset {options.preset}",
@@ -59,6 +61,9 @@ def execute(arguments: Sequence[str]) -> int:
     )
     for path in (*written, page):
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    if failed:
+        print(f"Runs that failed: {failed}. The same command tries them again.", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,6 +12,7 @@ from lora2.data import Task
 from lora2.errors import UserError
 from lora2.training.adapters import check_schedule, count_parameters
 from lora2.training.arguments import MethodName, RunSettings
+from lora2.training.loss_check import LossCheck
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel, load_tokenizer
@@ -101,9 +102,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             "choose another method."
         )
     budget = check_schedule(model, steps)
-    trainer = objective.trainer(
-        settings, task, tokenizer, model, arguments, sets, chosen.callbacks()
-    )
+    callbacks = [LossCheck(), *chosen.callbacks()]
+    trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
     return PreparedRun(
         settings=settings,

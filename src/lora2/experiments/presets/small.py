@@ -45,6 +45,8 @@ _PAPER_FORM = {
     **_SCRIPTS_WINDOW, "init_r": 8, "target_r": 4, "lora_alpha": 16,
     "orthogonality": "penalty", "orth_reg_weight": 0.1,
 }  # fmt: skip
+# LoRA²'s defaults, half of the singular values pruned.
+_LORA2 = {"init_r": 8, "target_r": 4, "lora_alpha": 4}
 # ξ of SoRA's released script.
 _SORA = {"lora_alpha": 16, "threshold": 3e-4}
 
@@ -69,7 +71,7 @@ SETTINGS: tuple[Setting, ...] = (
         "lora2-paper-k1", "LoRA², literal", "lora2", "k=1", {"k": 1, **_PAPER_FORM}, _SEARCH
     ),
     Setting(
-        "lora2-k1", "LoRA²", "lora2", "k=1", {"k": 1, "init_r": 8, "target_r": 4}, _SEARCH,
+        "lora2-k1", "LoRA²", "lora2", "k=1", {"k": 1, **_LORA2}, _SEARCH,
         "lora2 k=1",
     ),
     Setting(
@@ -83,7 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
         "lora2-paper-k8", "LoRA², literal", "lora2", "k=8", {"k": 8, **_PAPER_FORM}, _SEARCH
     ),
     Setting(
-        "lora2-k8", "LoRA²", "lora2", "k=8", {"k": 8, "init_r": 8, "target_r": 4}, _SEARCH,
+        "lora2-k8", "LoRA²", "lora2", "k=8", {"k": 8, **_LORA2}, _SEARCH,
         "lora2 k=8",
     ),
 )  # fmt: skip

@@ -1,0 +1,33 @@
+"""Stops a run of any method once its loss is no number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora2.numerics import check_loss
+
+
+class LossCheck(TrainerCallback):
+    """Checks every training loss that is logged.
+
+    Lora2Callback does so too, and names the layer before it gets here; the other methods have no
+    callback of ours.
+    """
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Stop if the loss is NaN or infinite.
+
+        Raises:
+            NumericalError: it is.
+        """
+        if logs is not None and "loss" in logs:
+            check_loss(float(logs["loss"]), state.global_step)
