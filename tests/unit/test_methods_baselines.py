@@ -57,10 +57,8 @@ class LossTrainer(RunTrainer):
         return loss
 
 
-def our_run(
-    method: str, folder: Path, options: dict[str, Any], **training: Any
-) -> tuple[list[float], nn.Module]:
-    """The same by what `lora2 train` builds; the losses, and the model."""
+def our_trainer(method: str, folder: Path, options: dict[str, Any], **training: Any) -> LossTrainer:
+    """The same by what `lora2 train` builds."""
     base = BaseModel(tiny_bert(), ("classifier",))
     chosen = METHODS[method]
     settings = RunSettings.from_options({**chosen.defaults, **options})
@@ -88,8 +86,16 @@ def our_run(
         model=model, args=arguments, train_dataset=Examples(rows), callbacks=chosen.callbacks()
     )
     trainer.losses = []
+    return trainer
+
+
+def our_run(
+    method: str, folder: Path, options: dict[str, Any], **training: Any
+) -> tuple[list[float], nn.Module]:
+    """The losses of a training, and the model."""
+    trainer = our_trainer(method, folder, options, **training)
     trainer.train()
-    return trainer.losses, model
+    return trainer.losses, trainer.model
 
 
 def assert_equal_ends(ours: nn.Module, theirs: nn.Module) -> None:
@@ -177,3 +183,16 @@ def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     )
     assert losses == expected
     assert_equal_ends(ours, theirs)
+
+
+def test_adaloras_penalty_is_no_part_of_the_evaluation_loss(tmp_path: Path) -> None:
+    batch = bert_batch(SIZE, seed=0)
+    options = {"init_r": 4, "target_r": 2.0, "orth_reg_weight": 0.1, **SCHEDULES["in_every_step"]}
+    trainer = our_trainer("adalora", tmp_path, options)
+    with torch.no_grad():
+        output = trainer.model.eval()(**batch)
+    task_loss = nn.functional.cross_entropy(output.logits, batch["labels"]).item()
+    # The penalty that PEFT adds in any mode is far from nothing.
+    assert output.loss.item() > task_loss + 0.1
+    evaluated = trainer.evaluate(Examples(batch))
+    assert evaluated["eval_loss"] == pytest.approx(task_loss, abs=1e-5)

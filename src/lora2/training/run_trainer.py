@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from peft import PeftModel
+from peft.tuners.adalora import AdaLoraModel
+from torch import nn
 from transformers import Trainer
 
 
@@ -30,3 +33,10 @@ class RunTrainer(FinishedRuns, Trainer):
         # number they are handed and return a mean, so that n accumulated micro-batches would give
         # n times the gradient.
         self.model_accepts_loss_kwargs = False
+
+    def prediction_step(self, model: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """Return loss, logits and labels of a batch; PEFT's AdaLoRA counts its penalty here too."""
+        wrapped: Any = self.accelerator.unwrap_model(model)
+        if isinstance(wrapped, PeftModel) and isinstance(wrapped.base_model, AdaLoraModel):
+            model = wrapped.base_model.model
+        return super().prediction_step(model, *arguments, **named)
