@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
+from lora2.target_config import TargetConfig
 
 Orthogonality = Literal["exact", "penalty", "none"]
 Importance = Literal["reduced", "full"]
@@ -18,7 +18,7 @@ Start = Literal["lora", "orthonormal", "gaussian"]
 
 
 @dataclass
-class Lora2Config(PeftConfig):
+class Lora2Config(TargetConfig):
     """Configuration of a LoRA² adapter, W + P Λ Q with P = v u and Q = 𝒰 𝒱 (eq. 4).
 
     Names that AdaLoRA or LoRA have too mean the same here. `tinit`, `tfinal` and `deltaT` are
@@ -45,16 +45,6 @@ class Lora2Config(PeftConfig):
             "help": "Singular values a matrix keeps at the end, on average over all matrices (may "
             "be a fraction). None, or init_r: none are pruned."
         },
-    )
-    target_modules: list[str] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Names (or one regular expression) of the modules to adapt, or 'all-linear'. "
-            "None: the default of the architecture."
-        },
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
     )
     lora_alpha: float = field(
         default=8.0,
@@ -127,38 +117,13 @@ class Lora2Config(PeftConfig):
     init_std: float = field(
         default=0.02, metadata={"help": "Standard deviation of the Gaussian start."}
     )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Name of the list of layers, if layers_to_transform needs it."},
-    )
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata={"help": "Other modules to train and save whole, such as a new head."},
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["LORA2"]
-        self.target_modules = _as_set(self.target_modules)
-        self.exclude_modules = _as_set(self.exclude_modules)
         self._check_sizes()
         self._check_choices()
         self._check_schedule()
-        pattern = self.target_modules
-        is_regular_expression = isinstance(pattern, str) and pattern != "all-linear"
-        if is_regular_expression and self.layers_to_transform is not None:
-            raise UserError(
-                f"layers_to_transform cannot be combined with target_modules={pattern!r}, a "
-                "regular expression: put the layers into it."
-            )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise UserError(
-                f"layers_pattern={self.layers_pattern!r} does nothing without "
-                "layers_to_transform: give the layers, or leave both out."
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields; of a saved adapter, with the k and r that its modules have.
@@ -265,7 +230,3 @@ class Lora2Config(PeftConfig):
                 f"tinit={self.tinit} and tfinal={self.tfinal} leave no steps in which to prune: "
                 "their sum must be below 1."
             )
-
-
-def _as_set(names: Any) -> Any:
-    return set(names) if isinstance(names, list | tuple) else names

@@ -18,6 +18,7 @@ LEVELS = (
         "heap",
         "mathematics",
         "registration",
+        "target_config",
         "targets",
     ),
     ("config", "initialization"),

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from lora2.errors import UserError
+from lora2.target_config import TargetConfig
 
 Activation = Literal["gelu", "relu"]
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):
+class BottleneckConfig(TargetConfig):
     """Configuration of a bottleneck adapter, h + U f(D h + b_D) + b_U.
 
     Raises:
@@ -37,16 +37,6 @@ class BottleneckConfig(PeftConfig):
             "adapter stands. None: the output projections of both sub-layers."
         },
     )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Name of the list of layers, if layers_to_transform needs it."},
-    )
     modules_to_save: list[str] | None = field(
         default=None,
         metadata={
@@ -58,9 +48,6 @@ class BottleneckConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["BOTTLENECK"]
-        for name in ("target_modules", "exclude_modules"):
-            names = getattr(self, name)
-            setattr(self, name, set(names) if isinstance(names, list | tuple) else names)
         if self.bottleneck_size < 1 or self.bottleneck_size != int(self.bottleneck_size):
             raise UserError(
                 f"bottleneck_size={self.bottleneck_size} must be a whole number of at least 1."

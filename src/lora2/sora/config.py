@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
+from lora2.target_config import TargetConfig
 
 
 @dataclass
-class SoraConfig(PeftConfig):
+class SoraConfig(TargetConfig):
     """Configuration of a SoRA adapter, W + (lora_alpha / r) · B diag(g) A.
 
     Raises:
@@ -39,26 +39,9 @@ class SoraConfig(PeftConfig):
     threshold_stages: int = field(
         default=7, metadata={"help": "Equal parts of the training, of which each has one ξ."}
     )
-    target_modules: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Names (or one regular expression) of the linear layers to adapt."},
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Name of the list of layers, if layers_to_transform needs it."},
-    )
     rank_pattern: dict[str, int] = field(
         default_factory=dict,
         metadata={"help": "Another r for modules that match a pattern; written when pruned."},
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Other modules to train and save whole."}
     )
     init_weights: bool = field(
         default=True,
@@ -68,9 +51,6 @@ class SoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["SORA"]
-        for name in ("target_modules", "exclude_modules"):
-            names = getattr(self, name)
-            setattr(self, name, set(names) if isinstance(names, list | tuple) else names)
         if self.r < 1 or self.r != int(self.r):
             raise UserError(f"r={self.r} must be a whole number of at least 1.")
         if self.lora_alpha <= 0:

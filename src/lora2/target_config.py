@@ -1,0 +1,62 @@
+"""What the configurations of all our adapters have: where the adapter goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.config import PeftConfig
+
+from lora2.errors import UserError
+
+
+@dataclass
+class TargetConfig(PeftConfig):
+    """Which modules get an adapter, and which others are trained whole; the names are PEFT's.
+
+    Raises:
+        UserError: fields that cannot be meant together; the sentence says what to write instead.
+    """
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names (or one regular expression) of the modules to adapt, or 'all-linear'. "
+            "None: the default of the architecture."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Name of the list of layers, if layers_to_transform needs it."},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Other modules to train and save whole, such as a new head."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        pattern = self.target_modules
+        is_regular_expression = isinstance(pattern, str) and pattern != "all-linear"
+        if is_regular_expression and self.layers_to_transform is not None:
+            raise UserError(
+                f"layers_to_transform cannot be combined with target_modules={pattern!r}, a "
+                "regular expression: put the layers into it."
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise UserError(
+                f"layers_pattern={self.layers_pattern!r} does nothing without "
+                "layers_to_transform: give the layers, or leave both out."
+            )
+
+
+def _as_set(names: Any) -> Any:
+    return set(names) if isinstance(names, list | tuple) else names
