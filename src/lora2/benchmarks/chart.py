@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lora2.benchmarks.record import Record
 from lora2.benchmarks.report import label
-from lora2.extras import require
 from lora2.files import write_atomically
+from lora2.reports.panels import new_figure, png
 
-_DPI = 150
 _PANEL = (5.2, 3.4)
 _MEBIBYTE = 2**20
 
@@ -80,7 +78,7 @@ def draw_sweeps(record: Record, path: Path) -> None:
         for result in record.results
         for name, sweep in result["sweeps"].items()
     }
-    figure, all_axes = _figure(len(panels))
+    figure, all_axes = new_figure(len(panels), _PANEL)
     for axes, (title, points) in zip(all_axes, panels.items(), strict=True):
         for method, style in (("lora", "0.6"), ("lora2", "black")):
             heights = [
@@ -90,11 +88,11 @@ def draw_sweeps(record: Record, path: Path) -> None:
             axes.plot(list(points), heights, "o-", color=style, label=label(method))
         _finish(axes, title, "step time / floor")
         axes.legend(frameon=False)
-    _save(figure, path)
+    write_atomically(path, png(figure))
 
 
 def _draw_bars(panels: Mapping[str, Mapping[str, Bar]], unit: str, path: Path) -> None:
-    figure, all_axes = _figure(len(panels))
+    figure, all_axes = new_figure(len(panels), _PANEL)
     for axes, (title, bars) in zip(all_axes, panels.items(), strict=True):
         names = [label(name) for name in bars]
         heights = [height for height, _, _ in bars.values()]
@@ -109,7 +107,7 @@ def _draw_bars(panels: Mapping[str, Mapping[str, Bar]], unit: str, path: Path) -
         axes.invert_yaxis()
         axes.set_xlabel(unit)
         _finish(axes, title, "")
-    _save(figure, path)
+    write_atomically(path, png(figure))
 
 
 def _seconds(row: Mapping[str, Any]) -> Mapping[str, float]:
@@ -124,26 +122,7 @@ def _exact(value: float) -> Bar:
     return value, value, value
 
 
-def _figure(panels: int) -> tuple[Any, Any]:
-    # Without pyplot there is no global state, and no display is looked for.
-    module = require("matplotlib.figure", extra="train")
-    columns = min(panels, 3)
-    rows = -(-panels // columns)
-    size = (_PANEL[0] * columns, _PANEL[1] * rows)
-    figure = module.Figure(figsize=size, layout="constrained")
-    all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for unused in all_axes[panels:]:
-        unused.remove()
-    return figure, all_axes[:panels]
-
-
 def _finish(axes: Any, title: str, unit: str) -> None:
     axes.set_title(title)
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    write_atomically(path, buffer.getvalue())

@@ -103,3 +103,8 @@ TRAIN_ROWS: dict[str, int] = {
     "qnli": 104743,
     "rte": 2490,
 }
+
+
+def task_title(task: str) -> str:
+    """Return a task's name as people write it: "stsb" is STS-B."""
+    return GLUE_TASKS[task].folder if task in GLUE_TASKS else task

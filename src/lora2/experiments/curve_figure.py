@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from lora2.data.glue import task_title
 from lora2.experiments.grid import Column, Grid, Row
-from lora2.experiments.panels import panels, png, task_title
 from lora2.experiments.summary import Find
+from lora2.reports.panels import new_figure, png
 
 _PANEL = (5.2, 3.4)
 # Told apart without colour: each line has another marker, and its neighbours another dash.
@@ -41,7 +42,7 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
     ]
     if not shown:
         return None
-    figure, all_axes = panels(len(shown), _PANEL)
+    figure, all_axes = new_figure(len(shown), _PANEL)
     looks = styles(grid.rows)
     lines = {}
     for axes, (column, curves) in zip(all_axes, shown, strict=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora2.data.glue import task_title
 from lora2.experiments.description import RunDescription
 from lora2.experiments.grid import Grid
-from lora2.experiments.panels import panels, png, task_title
 from lora2.experiments.summary import Find
 from lora2.reports.figures import draw_counts
 from lora2.reports.kept import KeptGrid, kept_grid
+from lora2.reports.panels import new_figure, png
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def kept_figure(grid: Grid, find: Find) -> bytes | None:
         return None
     width = max(len(panel.matrices) for panel in shown)
     height = max(len(panel.layers) for panel in shown)
-    figure, all_axes = panels(len(shown), (1.4 + 0.62 * width, 1.9 + 0.3 * height))
+    figure, all_axes = new_figure(len(shown), (1.4 + 0.62 * width, 1.9 + 0.3 * height))
     # One scale of grey: panels can be compared.
     largest = max(max(panel.initial for panel in shown), 1)
     for axes, panel in zip(all_axes, shown, strict=True):

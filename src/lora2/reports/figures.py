@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.extras import require
 from lora2.files import write_atomically
 from lora2.reports.kept import KeptGrid
+from lora2.reports.panels import new_figure, png
 from lora2.training.records import Record
 
-_DPI = 150
+_SIZE = (6.4, 4.0)
 
 
 def draw_kept(grid: KeptGrid, path: Path) -> None:
     """Draw kept singular values by layer and matrix, each with its number."""
     height, width = len(grid.layers), len(grid.matrices)
-    figure, axes = _figure(1.8 + 1.1 * width, 1.8 + 0.36 * height)
+    figure, (axes,) = new_figure(1, (1.8 + 1.1 * width, 1.8 + 0.36 * height))
     largest = max(grid.initial, *(count or 0 for row in grid.counts for count in row), 1)
     draw_counts(axes, grid.layers, grid.matrices, grid.counts, largest)
     axes.set_title(f"kept singular values: {grid.total} of {grid.initial * height * width}")
-    _save(figure, path)
+    write_atomically(path, png(figure))
 
 
 def draw_counts(
@@ -48,7 +47,7 @@ def draw_counts(
 
 def draw_budget(logs: Sequence[Record], path: Path) -> None:
     """Draw the budget and the singular values kept, by optimizer step."""
-    figure, axes = _figure()
+    figure, (axes,) = new_figure(1, _SIZE)
     steps = [entry["step"] for entry in logs if "budget" in entry]
     axes.step(
         steps, [e["budget"] for e in logs if "budget" in e], "k-", where="post", label="budget"
@@ -59,12 +58,12 @@ def draw_budget(logs: Sequence[Record], path: Path) -> None:
     )  # fmt: skip
     axes.set_ylim(bottom=0)
     _label(axes, "singular values", "budget")
-    _save(figure, path)
+    write_atomically(path, png(figure))
 
 
 def draw_loss(logs: Sequence[Record], evaluations: Sequence[Record], path: Path) -> None:
     """Draw the training loss of each log and the validation loss of each evaluation."""
-    figure, axes = _figure()
+    figure, (axes,) = new_figure(1, _SIZE)
     axes.plot(
         [entry["step"] for entry in logs], [entry["loss"] for entry in logs],
         color="0.6", label="training",
@@ -78,13 +77,7 @@ def draw_loss(logs: Sequence[Record], evaluations: Sequence[Record], path: Path)
             label=name.replace("_loss", "").replace("_", " "),
         )  # fmt: skip
     _label(axes, "loss", "loss")
-    _save(figure, path)
-
-
-def _figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
-    # Without pyplot there is no global state, and no display is looked for.
-    figure = require("matplotlib.figure", extra="train").Figure(figsize=(width, height))
-    return figure, figure.subplots()
+    write_atomically(path, png(figure))
 
 
 def _label(axes: Any, unit: str, title: str) -> None:
@@ -93,9 +86,3 @@ def _label(axes: Any, unit: str, title: str) -> None:
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
-    write_atomically(path, buffer.getvalue())

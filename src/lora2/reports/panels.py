@@ -1,18 +1,17 @@
-"""Panels of a figure, and the figure as PNG."""
+"""Panels of a figure, and the figure as PNG; all figures are made with these."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from lora2.data.glue import GLUE_TASKS
 from lora2.extras import require
 
 _DPI = 150
 _IN_A_ROW = 3
 
 
-def panels(number: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+def new_figure(number: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     """Return a figure and its panels, at most three side by side.
 
     Args:
@@ -35,8 +34,3 @@ def png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def task_title(task: str) -> str:
-    """Return a task's name as people write it: "stsb" is STS-B."""
-    return GLUE_TASKS[task].folder if task in GLUE_TASKS else task
