@@ -16,6 +16,7 @@ from lora2.allocator import RankAllocator
 from lora2.errors import UserError
 from lora2.numerics import GradientWatch, check_finite, check_loss
 from lora2.saving import compact_adapter
+from lora2.trainer_logs import add_to_log
 from lora2.training_hook import TrainingHook, installed, trained_adapters
 
 logger = logging.getLogger(__name__)
@@ -126,10 +127,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
             suffix = f"/{name}" if len(self.allocators) > 1 else ""
             added[f"budget{suffix}"] = allocator.budget
             added[f"kept_singular_values{suffix}"] = allocator.kept
-        logs |= added
-        # The trainer appends its entry before it asks the callbacks.
-        if state.log_history:
-            state.log_history[-1] |= added
+        add_to_log(logs, state, added)
 
     def on_train_end(
         self,

@@ -20,6 +20,7 @@ LEVELS = (
         "registration",
         "target_config",
         "targets",
+        "trainer_logs",
     ),
     ("config", "initialization"),
     ("layers", "bottleneck"),

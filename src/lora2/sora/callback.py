@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora2.errors import UserError
 from lora2.sora.config import SoraConfig
 from lora2.sora.gates import GateThreshold, prune_gates
+from lora2.trainer_logs import add_to_log
 
 
 class SoraCallback(TrainerCallback):
@@ -72,10 +73,7 @@ class SoraCallback(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         added = {"open_gates": sum(each.open_gates for each in self.thresholds.values())}
-        logs |= added
-        # The trainer appends its entry before it asks the callbacks.
-        if state.log_history:
-            state.log_history[-1] |= added
+        add_to_log(logs, state, added)
 
     def on_train_end(
         self,
