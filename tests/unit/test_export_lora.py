@@ -35,7 +35,6 @@ from unit.models import (
 
 # PEFT's LoRA repeats neither dilation nor padding by reflection.
 EXPORTABLE = [kind for kind in KINDS if kind.name != "conv2d_strided"]
-WIDE = Kind("wide", LINEAR.make, LINEAR.inputs, ["lin0"])
 every_kind = pytest.mark.parametrize("kind", EXPORTABLE, ids=[kind.name for kind in EXPORTABLE])
 both_ways = pytest.mark.parametrize("compact", [False, True], ids=["padded", "compact"])
 
