@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lora2.data.glue import TRAIN_ROWS
 from lora2.experiments.description import RunDescription
@@ -76,10 +76,12 @@ def plan(grid: Grid, find: Find) -> tuple[PlannedRow, ...]:
     printed = paper_rows(grid.name)
     tasks = dict.fromkeys(column.task for column in grid.columns)
     config_of = cache(config_of_sizes)
+    # One for all cells: counting changes nothing of it.
+    model_of = cache(lambda name: empty_model(config_of(name)))
 
     def planned(row: Row) -> PlannedRow:
         cells = tuple(
-            _cell(runs, config_of(runs[0].model), find)
+            _cell(runs, config_of(runs[0].model), model_of(runs[0].model), find)
             for task in tasks
             if (runs := row.runs.get(task, ()))
         )
@@ -91,7 +93,9 @@ def plan(grid: Grid, find: Find) -> tuple[PlannedRow, ...]:
     return tuple(planned(row) for row in grid.rows)
 
 
-def _cell(runs: tuple[RunDescription, ...], config: PretrainedConfig, find: Find) -> PlannedCell:
+def _cell(
+    runs: tuple[RunDescription, ...], config: PretrainedConfig, model: PreTrainedModel, find: Find
+) -> PlannedCell:
     first = runs[0]
     with naming(first):
         settings = checked_settings(first, _NOWHERE)
@@ -105,7 +109,7 @@ def _cell(runs: tuple[RunDescription, ...], config: PretrainedConfig, find: Find
         options=first.options,
         rows=rows,
         steps=steps,
-        parameters=METHODS[first.method].count(empty_model(config), settings.adapter),
+        parameters=METHODS[first.method].count(model, settings.adapter),
         finished=finished,
         failed=len(records) - finished,
     )
