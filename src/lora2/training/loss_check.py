@@ -12,8 +12,7 @@ from lora2.numerics import check_loss
 class LossCheck(TrainerCallback):
     """Checks every training loss that is logged.
 
-    Lora2Callback does so too, and names the layer before it gets here; the other methods have no
-    callback of ours.
+    Of LoRA², Lora2Callback names the layer before it gets here; nothing else watches the others.
     """
 
     def on_log(

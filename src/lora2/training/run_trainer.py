@@ -39,4 +39,6 @@ class RunTrainer(FinishedRuns, Trainer):
         wrapped: Any = self.accelerator.unwrap_model(model)
         if isinstance(wrapped, PeftModel) and isinstance(wrapped.base_model, AdaLoraModel):
             model = wrapped.base_model.model
-        return super().prediction_step(model, *arguments, **named)
+        # Mixed precision is with the forward of the outermost model, which may be passed by.
+        with self.accelerator.autocast():
+            return super().prediction_step(model, *arguments, **named)
