@@ -53,7 +53,7 @@ types: env ## mypy
 	$(BIN)/mypy
 
 unit: env ## the default tests: CPU, no network, no real weights
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 slow: env ## tests with real pretrained weights, on the CPU
 	$(BIN)/pytest -m slow

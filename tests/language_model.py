@@ -1,5 +1,6 @@
 """A tiny language model in a folder, and options of a run with it that takes a second."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,6 +9,9 @@ from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from command_line import SMALL, lora2
+from lora2.commands.parser import TrainParser
+from lora2.commands.train import resolve
+from lora2.training.prepare import PreparedRun, prepare
 
 SPECIAL = ("<pad>", "<start>", "<end>")
 TEMPLATE = (
@@ -22,6 +26,12 @@ MARKED_TEMPLATE = (
     "{% else %}{{ message['content'] }}<end>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<start>assistant:{% endif %}"
 )
+CHAT = [
+    {"role": "user", "content": "A?"},
+    {"role": "assistant", "content": "B."},
+    {"role": "user", "content": "C?"},
+    {"role": "assistant", "content": "D."},
+]
 
 
 def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
@@ -90,3 +100,15 @@ def train_texts(model: Path, folder: Path, *more: str, **changed: object) -> int
     """Run `lora2 train --objective sft` and return the exit code."""
     start = ("train", "--objective=sft", f"--model={model}", f"--output_dir={folder}")
     return lora2(*start, *text_options(**changed), *more)
+
+
+def prepared_run(model: Path, folder: Path, **changed: object) -> PreparedRun:
+    """Do all of `lora2 train --objective sft` but the training."""
+    options = [f"--model={model}", f"--output_dir={folder}", "--objective=sft"]
+    return prepare(resolve(TrainParser(), [*options, *text_options(**changed)]))
+
+
+def write_rows(path: Path, *rows: dict) -> Path:
+    """Write a file of JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

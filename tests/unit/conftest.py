@@ -1,16 +1,30 @@
 """Fixtures of the command line's tests."""
 
+import gc
 from pathlib import Path
 
 import pytest
 
 from command_line import lora2, save_tiny_model, small_options
+from language_model import save_language_model
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every garbage collection: each training asks for a full one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny pretrained model."""
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny language model."""
+    return save_language_model(tmp_path_factory.mktemp("model") / "llama")
 
 
 @pytest.fixture(scope="session")

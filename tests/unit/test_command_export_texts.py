@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from command_line import lora2, refused
-from language_model import save_language_model, train_texts
+from language_model import train_texts
 from lora2.training.saved_run import load_saved_run
 from unit.models import difference
 
@@ -16,23 +16,20 @@ TOKENS = torch.arange(20, 60).view(2, 20)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_language_model(tmp_path_factory.mktemp("model") / "llama")
-
-
-@pytest.fixture(scope="module")
-def runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three runs of different seeds; do not write into them."""
     folders = [tmp_path_factory.mktemp("runs") / str(seed) for seed in range(3)]
     for seed, folder in enumerate(folders):
-        assert train_texts(base, folder, seed=seed, learning_rate=1e-2) == 0
+        assert train_texts(language_model, folder, seed=seed, learning_rate=1e-2) == 0
     return folders
 
 
 @pytest.fixture(scope="module")
-def lora_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lora_run(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "lora"
-    assert train_texts(base, folder, "--method=lora", learning_rate=1e-2, target_r=None) == 0
+    assert (
+        train_texts(language_model, folder, "--method=lora", learning_rate=1e-2, target_r=None) == 0
+    )
     return folder
 
 
@@ -46,7 +43,7 @@ def on_base(base: Path, adapter: Path) -> PeftModel:
 
 
 @pytest.mark.parametrize("compact", [[], ["--compact"]], ids=["padded", "compact"])
-def test_exported_lora_writes_what_the_run_does(compact, runs, base, tmp_path, capsys):
+def test_exported_lora_writes_what_the_run_does(compact, runs, language_model, tmp_path, capsys):
     output = tmp_path / "lora"
     assert lora2("export", runs[0], "--output", output, *compact) == 0
     said = capsys.readouterr().out
@@ -56,7 +53,7 @@ def test_exported_lora_writes_what_the_run_does(compact, runs, base, tmp_path, c
         (line,) = (line for line in said.splitlines() if line.startswith(f"{engine}:"))
         assert all(word in line for word in mixed)
     expected = logits(load_saved_run(runs[0]).model)
-    assert difference(logits(on_base(base, output)), expected) < 1e-5
+    assert difference(logits(on_base(language_model, output)), expected) < 1e-5
 
 
 def test_gguf_is_written_and_read_back(runs, tmp_path, capsys):
@@ -67,35 +64,37 @@ def test_gguf_is_written_and_read_back(runs, tmp_path, capsys):
     assert "exists already" in refused(capsys, "export", runs[0], "--to=gguf", "--output", output)
 
 
-def test_combined_adapter_is_the_weighted_sum(runs, base, tmp_path, capsys):
+def test_combined_adapter_is_the_weighted_sum(runs, language_model, tmp_path, capsys):
     output, weights = tmp_path / "sum", (0.5, -1.0, 2.0)
     assert lora2("combine", *runs, "--weights", *weights, "--output", output) == 0
     assert "left out: 0.0e+00" in capsys.readouterr().out
     parts = [deltas(load_saved_run(run).model) for run in runs]
-    total = deltas(on_base(base, output))
+    total = deltas(on_base(language_model, output))
     assert total.keys() == parts[0].keys()
     for name, change in total.items():
         expected = sum(w * part[name] for w, part in zip(weights, parts, strict=True))
         assert difference(change, expected) < 1e-6, name
 
 
-def test_combined_adapter_of_a_lower_rank_says_what_it_left_out(runs, base, tmp_path, capsys):
+def test_combination_of_a_lower_rank_says_what_it_left_out(
+    runs, language_model, tmp_path, capsys
+):
     output = tmp_path / "sum"
     assert lora2("combine", *runs, "--rank=1", "--output", output) == 0
     said = capsys.readouterr().out
     parts = [deltas(load_saved_run(run).model) for run in runs]
     sums = {name: sum(part[name] for part in parts) for name in parts[0]}
-    total = deltas(on_base(base, output))
+    total = deltas(on_base(language_model, output))
     missing = sum(float((total[n] - s).square().sum()) for n, s in sums.items()) ** 0.5
     whole = sum(float(s.square().sum()) for s in sums.values()) ** 0.5
     assert f"left out: {missing / whole:.1e}" in said
 
 
-def test_imported_lora_writes_what_the_run_does(lora_run, base, tmp_path):
+def test_imported_lora_writes_what_the_run_does(lora_run, language_model, tmp_path):
     output = tmp_path / "lora2"
     assert lora2("import", lora_run, "--output", output) == 0
     expected = logits(load_saved_run(lora_run).model)
-    assert difference(logits(on_base(base, output)), expected) < 1e-6
+    assert difference(logits(on_base(language_model, output)), expected) < 1e-6
 
 
 def deltas(model: PeftModel) -> dict[str, torch.Tensor]:

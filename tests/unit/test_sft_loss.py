@@ -1,0 +1,105 @@
+"""What `lora2 train --objective sft` learns: the tokens that count, and the penalty beside them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from language_model import (
+    CHAT,
+    MARKED_TEMPLATE,
+    byte_tokenizer,
+    prepared_run,
+    save_language_model,
+    train_texts,
+    write_rows,
+)
+from lora2.training.records import read_lines
+from lora2.training.sft_trainer import RunSftTrainer
+
+
+def labels_learnt(trainer: RunSftTrainer, row: int = 0) -> str:
+    """The bytes of a training row that count in the loss."""
+    learnt = [label for label in trainer.train_dataset[row]["labels"] if label != -100]
+    return byte_tokenizer().decode(learnt)
+
+
+def test_completions_alone_are_learnt_unless_told_otherwise(language_model, tmp_path):
+    first = prepared_run(language_model, tmp_path / "run")
+    answer = first.task.train[0]["completion"][0]["content"]
+    assert labels_learnt(first.trainer) == f"{answer}<end>"
+    whole = prepared_run(language_model, tmp_path / "run", completion_only_loss=False)
+    assert labels_learnt(whole.trainer).startswith("<start>system:Write in standard form.<end>")
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_assistants_words_alone_are_learnt_if_asked(packing, tmp_path):
+    model = save_language_model(tmp_path / "model", MARKED_TEMPLATE)
+    file = write_rows(tmp_path / "mine.jsonl", *[{"messages": CHAT}] * 4)
+    own = {"train_file": file, "train_rows": None, "validation_rows": None}
+    own |= {"tinit": 0, "tfinal": 0, "exact_match_rows": 0, "packing": packing}
+    prepared = prepared_run(model, tmp_path / "run", assistant_only_loss=True, **own)
+    assert labels_learnt(prepared.trainer).startswith("B.<end>D.<end>")
+    assert prepared.main_metric == "mean_token_accuracy"
+    prepared.trainer.train()
+
+
+def test_packed_rows_are_fewer_and_the_steps_with_them(language_model, tmp_path):
+    folder = tmp_path / "run"
+    options = {"packing": True, "max_length": 200, "tinit": 0, "tfinal": 0}
+    prepared = prepared_run(language_model, folder, **options)
+    assert prepared.steps < 8
+    prepared.trainer.train()
+    assert prepared.trainer.state.max_steps == prepared.steps
+
+
+def first_gradient(model: Path, folder: Path, **options: object) -> torch.Tensor:
+    """The gradient of a first step, as one vector."""
+    usual = {"target_r": "none", "max_steps": 1} | options
+    prepared = prepared_run(
+        model, folder, tinit=0, tfinal=0, exact_match_rows=0, save_strategy="no",
+        eval_strategy="no", max_grad_norm=0, **usual,
+    )  # fmt: skip
+    found: list[torch.Tensor] = []
+    step = prepared.trainer.create_optimizer().step
+
+    def keep(*arguments: object, **named: object) -> object:
+        parameters = [p for p in prepared.trainer.model.parameters() if p.requires_grad]
+        found.append(torch.cat([p.grad.flatten() for p in parameters]).clone())
+        return step(*arguments, **named)
+
+    prepared.trainer.optimizer.step = keep
+    prepared.trainer.train()
+    return found[0]
+
+
+@pytest.mark.parametrize("method", ["lora2", "adalora"])
+def test_penalty_enters_the_gradient_in_full(method, language_model, tmp_path):
+    options = {"lora2": {"orthogonality": "penalty"}, "adalora": {"target_r": 2, "max_steps": 3}}
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    with_weight = [
+        first_gradient(
+            language_model, tmp_path / "run", method=method, orth_reg_weight=weight,
+            **options[method], **batch,
+        )
+        for weight in (0.0, 1.0, 2.0)
+    ]  # fmt: skip
+    once, twice = with_weight[1] - with_weight[0], with_weight[2] - with_weight[0]
+    assert once.norm() > 1e-2
+    torch.testing.assert_close(twice, 2 * once, atol=1e-5, rtol=1e-4)
+    whole = first_gradient(
+        language_model, tmp_path / "run", method=method, orth_reg_weight=1.0,
+        per_device_train_batch_size=32, **options[method],
+    )  # fmt: skip
+    torch.testing.assert_close(with_weight[1], whole, atol=1e-5, rtol=1e-4)
+
+
+def test_logged_penalty_is_what_was_added(language_model, tmp_path):
+    folder = tmp_path / "run"
+    more = ["--orthogonality=penalty", "--gradient_accumulation_steps=2", "--tfinal=1"]
+    assert train_texts(language_model, folder, *more, exact_match_rows=0, tfinal=None) == 0
+    for log in read_lines(folder / "log.jsonl"):
+        assert log["penalty"] > 0
+        assert log["loss"] == pytest.approx(log["task_loss"] + log["penalty"])
+        # The loss of tokens, without what was added.
+        assert log["task_loss"] == pytest.approx(5.56, abs=0.1)
