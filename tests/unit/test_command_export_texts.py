@@ -76,9 +76,7 @@ def test_combined_adapter_is_the_weighted_sum(runs, language_model, tmp_path, ca
         assert difference(change, expected) < 1e-6, name
 
 
-def test_combination_of_a_lower_rank_says_what_it_left_out(
-    runs, language_model, tmp_path, capsys
-):
+def test_combination_of_a_lower_rank_says_what_it_left_out(runs, language_model, tmp_path, capsys):
     output = tmp_path / "sum"
     assert lora2("combine", *runs, "--rank=1", "--output", output) == 0
     said = capsys.readouterr().out
