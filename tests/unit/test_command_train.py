@@ -15,6 +15,7 @@ from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
+from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 
 STEPS = 8
@@ -286,6 +287,28 @@ def test_existing_run_is_not_touched(tiny_model, finished_run, capsys):
     command = ("train", f"--model={tiny_model}", f"--output_dir={finished_run}", *small_options())
     assert "--overwrite" in refused(capsys, *command)
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run, capsys):
+    start = ("train", f"--output_dir={interrupted_run}", f"--{how}")
+    options = [f"--model={tiny_model}", *small_options()] if how == "overwrite" else []
+    with RunFolder(interrupted_run).held():
+        before = contents(interrupted_run)
+        assert "another process is training into" in refused(capsys, *start, *options)
+        assert contents(interrupted_run) == before
+    assert lora2(*start, *options) == 0
+
+
+def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):
+    with RunFolder(tmp_path / "run").held():
+        pass
+    options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *small_options()]
+    assert lora2("train", *options) == 0
 
 
 def test_foreign_folder_is_not_touched_even_with_overwrite(tiny_model, tmp_path, capsys):

@@ -8,6 +8,7 @@ from lora2.errors import UserError
 from lora2.experiments.execution import Place, execute
 from lora2.experiments.feasibility import check_feasible
 from lora2.experiments.record import RunRecord
+from lora2.training.run_folder import RunFolder
 from run_case import STEPS, computed, tiny_run
 
 
@@ -167,6 +168,18 @@ def test_an_error_without_words_is_named_by_its_kind(tiny_model, place, monkeypa
 
     monkeypatch.setattr("lora2.experiments.execution.prepare", fail)
     assert execute(tiny_run(tiny_model), place).error == "ZeroDivisionError"
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(tiny_model, place):
+    run = tiny_run(tiny_model)
+    with pytest.raises(Killed):
+        execute(run, place, kill_at(5))
+    with RunFolder(place.work / run.name).held():
+        record, steps = ticks(run, place)
+    assert record.status == "failed"
+    assert "another process is training" in record.error
+    assert steps == []
+    assert execute(run, place).resumed_from_step == 4
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -53,15 +54,16 @@ def execute(arguments: Sequence[str]) -> int:
     prepared = prepare(settings)
     console = Console(quiet=not prepared.trainer.is_world_process_zero())
     console.print(plan_table(prepared))
-    if settings.run.resume:
-        _tell_where_it_resumes(console, folder)
-        write_environment(prepared)
-    else:
-        start_folder(prepared)
-    # The others look for checkpoints in the folder; the first may just be clearing it.
-    prepared.trainer.accelerator.wait_for_everyone()
-    baseline = _baseline(prepared, console)
-    summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
+    with folder.held() if _is_first_process() else nullcontext():
+        if settings.run.resume:
+            _tell_where_it_resumes(console, folder)
+            write_environment(prepared)
+        else:
+            start_folder(prepared)
+        # The others look for checkpoints in the folder; the first may just be clearing it.
+        prepared.trainer.accelerator.wait_for_everyone()
+        baseline = _baseline(prepared, console)
+        summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
     console.print(summary_table(summary))
     done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
     console.print(done, highlight=False, soft_wrap=True)

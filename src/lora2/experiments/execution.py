@@ -91,15 +91,15 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
 def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunRecord:
     settings = settings_of(description, place)
     folder = RunFolder(settings.folder)
-    if not METHODS[description.method].resumes or newest_complete(folder.checkpoints)[0] is None:
-        shutil.rmtree(folder.path, ignore_errors=True)
+    resumes = METHODS[description.method].resumes
     prepared = prepare(settings)
-    if not folder.is_run:
-        start_folder(prepared)
-    clock = _StepClock(prepared.steps, tick)
-    summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
-    record = _record(description, prepared, summary, clock)
-    shutil.rmtree(folder.path)
+    with folder.held():
+        if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
+            start_folder(prepared)
+        clock = _StepClock(prepared.steps, tick)
+        summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
+        record = _record(description, prepared, summary, clock)
+        shutil.rmtree(folder.path)
     return record
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lora2.errors import UserError
 from lora2.extras import require
@@ -75,6 +78,10 @@ class RunFolder:
         return self.path / "figures"
 
     @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def is_run(self) -> bool:
         """Whether a run has been started here."""
         return self.config_file.is_file()
@@ -92,7 +99,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir: {self.path} is a file; give another folder.")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or all(entry == self._lock for entry in self.path.iterdir()):
             return
         if not self.is_run:
             raise UserError(
@@ -106,6 +113,28 @@ class RunFolder:
                 f"output_dir: {self.path} holds {state} run; add {mend}--overwrite to replace it, "
                 "or give another --output_dir."
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder while this one trains into it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The system lets go of it when a process ends, however it ends.
+        lock = FileLock(self._lock)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(
+                f"output_dir: another process is training into {self.path}; wait for its end, or "
+                "give another folder."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def start(self, options: dict[str, Any], task: dict[str, Any]) -> None:
         """Clear the folder and write what is known before training."""
