@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.utils import ModulesToSaveWrapper
+from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.layers.lora2_layer import Lora2Layer
 from lora2.mathematics.low_rank import singular_value_form
+from lora2.numerics import NumericalError
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
 from lora2.targets import exact_targets
@@ -40,8 +41,9 @@ def add_weighted_adapter(
     Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
 
     Raises:
-        UserError: an unknown adapter or combination, lists of different length, or several
-            adapters with the same modules_to_save.
+        UserError: an unknown adapter or combination, lists of different length, a weight that is
+            no number, or several adapters with the same modules_to_save.
+        NumericalError: NaN or infinity in one of the adapters.
     """
     if adapter_name in tuner.peft_config:
         return 0.0
@@ -51,6 +53,8 @@ def add_weighted_adapter(
     if combination_type == "svd":
         limit = svd_rank or max(_width(tuner, name) for name in adapters)
     sizes = _joint_sizes(tuner, adapters, limit)
+    # Before anything is made that a failure would leave behind.
+    forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)
     first = tuner.peft_config[adapters[0]]
@@ -78,9 +82,12 @@ def add_weighted_adapter(
         wrapper.modules_to_save[adapter_name].load_state_dict(
             wrapper.modules_to_save[source].state_dict()
         )
-    layers = adapted_layers(tuner.model, adapter_name).values()
-    sums = [_fill(layer, adapters, weights, adapter_name) for layer in layers]
-    kept, all_of_it = (sum(column) for column in zip(*sums, strict=True))
+    kept = all_of_it = 0.0
+    for name, layer in adapted_layers(tuner.model, adapter_name).items():
+        layer.set_change(adapter_name, *forms[name])
+        squares = forms[name][1].square()
+        kept += float(squares[: sizes[name]].sum())
+        all_of_it += float(squares.sum())
     return math.sqrt(max(0.0, 1 - kept / all_of_it)) if all_of_it else 0.0
 
 
@@ -97,6 +104,8 @@ def _check(
         raise UserError(
             f"adapters={unknown} do not exist in this model: choose from {list(tuner.peft_config)}."
         )
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"weights={weights} must be finite numbers.")
     if combination_type not in COMBINATION_TYPES:
         raise UserError(
             f"combination_type={combination_type!r} is not known: choose one of "
@@ -142,20 +151,19 @@ def _joint_sizes(tuner: Lora2Model, adapters: list[str], limit: int | None) -> d
     return sizes
 
 
-def _fill(
-    layer: Lora2Layer, adapters: list[str], weights: list[float], adapter_name: str
-) -> tuple[float, float]:
-    """Write the sum into the new adapter; return the squares of its σ that fit, and of all."""
+def _sum(
+    tuner: Lora2Model, module: str, adapters: list[str], weights: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted sum in one module, as (X, σ, Y) in float64."""
+    layer: Any = tuner.model.get_submodule(module)
     pairs = [
         (weight * B, A)
         for name, weight in zip(adapters, weights, strict=True)
         if layer.has_adapter(name)
         for B, A in [layer.factors(name, torch.float64)]
     ]
-    form = singular_value_form(
+    if not all(factor.isfinite().all() for pair in pairs for factor in pair):
+        raise NumericalError(f"{module}: an adapter holds NaN or infinity; train it again.")
+    return singular_value_form(
         torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
     )
-    layer.set_change(adapter_name, *form)
-    k = len(layer.parameters_of(adapter_name)["lam"])
-    squares = form[1].square()
-    return float(squares[:k].sum()), float(squares.sum())

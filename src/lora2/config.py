@@ -10,7 +10,7 @@ from peft.utils import PeftType
 from lora2.errors import UserError
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
-from lora2.target_config import TargetConfig
+from lora2.target_config import TargetConfig, check_whole, checked_pattern
 
 Orthogonality = Literal["exact", "penalty", "none"]
 Importance = Literal["reduced", "full"]
@@ -167,17 +167,11 @@ class Lora2Config(TargetConfig):
         return self.lora_alpha / k
 
     def _check_sizes(self) -> None:
-        patterns = {"k_pattern": self.k_pattern, "rank_pattern": self.rank_pattern}
-        sizes = {"k": self.k, "init_r": self.init_r} | {
-            f"{name}[{key!r}]": value
-            for name, pattern in patterns.items()
-            for key, value in (pattern or {}).items()
-        }
-        for name, value in sizes.items():
-            # A finished adapter may have matrices with nothing left, hence 0 in rank_pattern.
-            lowest = 0 if name.startswith("rank_pattern") else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise UserError(f"{name}={value!r} must be a whole number of at least {lowest}.")
+        check_whole("k", self.k)
+        check_whole("init_r", self.init_r)
+        self.k_pattern = checked_pattern("k_pattern", self.k_pattern)
+        # A finished adapter may have matrices with nothing left.
+        self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
         if self.target_r is None:
             return
         if self.target_r <= 0:
@@ -200,7 +194,9 @@ class Lora2Config(TargetConfig):
             "init_weights": (True, False, *get_args(Start)),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
+            value = getattr(self, name)
+            # 1 == True, and is no start.
+            if not any(type(value) is type(each) and value == each for each in allowed):
                 raise UserError(
                     f"{name}={getattr(self, name)!r} is not known: choose one of "
                     f"{', '.join(map(repr, allowed))}."

@@ -41,20 +41,31 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Fields that an imported adapter has by itself.
+_DECIDED = {
+    "k", "init_r", "k_pattern", "rank_pattern", "target_modules", "modules_to_save", "task_type",
+    "base_model_name_or_path",
+}  # fmt: skip
+
+
 @torch.no_grad()
 def import_lora(
     model: nn.Module, path: Path | str, *, adapter_name: str = "default", **fields: Any
 ) -> PeftModel:
     """Return the model with a LoRA² adapter that computes what the LoRA in `path` does.
 
-    model: its base model; fields: of `Lora2Config`, such as `target_r` and `lora_alpha`. Each
-    matrix gets k and init_r of the rank that it has; λ starts at 1 with the magnitude in 𝒱, as at
-    the default start.
+    model: its base model; fields: of `Lora2Config`, such as `target_r` and `lora_alpha`, but not
+    its sizes and modules. Each matrix gets k and init_r of the rank that it has; λ starts at 1 with
+    the magnitude in 𝒱, as at the default start.
 
     Raises:
-        UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias).
+        UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
+            a field that it decides itself.
     """
     config = check_importable(path)
+    decided = sorted(_DECIDED & fields.keys())
+    if decided:
+        raise UserError(f"{', '.join(decided)}: the adapter in {path} decides; leave it out.")
     taught = load_source(model, path)
     layers = {
         name: module

@@ -69,22 +69,42 @@ class Lora2Model(AdaptedModel):
     def update_and_allocate(self, global_step: int) -> None:
         """Prune after an optimizer step, by AdaLoRA's name for it; `global_step` counts from 0.
 
+        A count that has gone back is a new training.
+
         Raises:
-            UserError: the config has no `total_step`.
+            UserError: the config has no `total_step`, or a training is resumed, of whose earlier
+                steps nothing is known here.
         """
-        allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
         for name, config in training_hook.trained_adapters(self.model):
-            if not config.prunes:
-                continue
-            if name not in allocators:
-                if config.total_step is None:
-                    raise UserError(
-                        f"total_step={config.total_step} in the config of adapter {name!r}: "
-                        "update_and_allocate needs the number of optimizer steps there."
-                    )
-                allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
-            if allocators[name].completed_steps <= global_step:
-                allocators[name].step()
+            if config.prunes:
+                allocator = self._allocator(name, config, global_step)
+                if allocator.completed_steps <= global_step:
+                    allocator.step()
+
+    def _allocator(self, name: str, config: Lora2Config, global_step: int) -> RankAllocator:
+        allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
+        known = allocators.get(name)
+        if known is not None and known.completed_steps <= global_step + 1:
+            return known
+        if config.total_step is None:
+            raise UserError(
+                f"total_step={config.total_step} in the config of adapter {name!r}: "
+                "update_and_allocate needs the number of optimizer steps there."
+            )
+        # Some loops count from 1.
+        if global_step > 1:
+            raise UserError(
+                f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
+                f"{name!r} before it. Call it from step 0 on; to resume a training, keep a "
+                "RankAllocator and its state_dict instead."
+            )
+        allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
+        return allocators[name]
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from the model."""
+        super().delete_adapter(adapter_name)
+        self.__dict__.get("_allocators", {}).pop(adapter_name, None)
 
     # Combining, saving and loading
 

@@ -35,19 +35,22 @@ class SensitivityGroup:
         }
 
     def update(self, beta1: float, beta2: float) -> None:
-        """Take in the present weights and gradients."""
+        """Take in the present weights and gradients, unless a gradient has overflowed."""
         parameters = self._parameters()
         weights = self._stacked(parameters, _data)
         gradients = self._stacked(parameters, _gradient_or_zero)
+        # float16's loss scaler skips such a step, and an average would stay infinite ever after.
+        # Decided on the device: nothing waits.
+        sums = [gradient.sum(dtype=torch.float32) for gradient in gradients.values()]
+        finite = torch.stack(sums).sum().isfinite()
         for symbol in self._symbols:
             average, uncertainty = f"{symbol}.{_AVERAGE}", f"{symbol}.{_UNCERTAINTY}"
-            self.state[average], self.state[uncertainty] = update_averages(
-                self.state[average],
-                self.state[uncertainty],
-                weights[symbol],
-                gradients[symbol],
-                beta1=beta1,
-                beta2=beta2,
+            old = self.state[average], self.state[uncertainty]
+            new = update_averages(
+                *old, weights[symbol], gradients[symbol], beta1=beta1, beta2=beta2
+            )
+            self.state[average], self.state[uncertainty] = (
+                torch.where(finite, *pair) for pair in zip(new, old, strict=True)
             )
 
     def importance(self) -> Tensor:

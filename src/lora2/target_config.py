@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from peft.config import PeftConfig
@@ -42,6 +43,10 @@ class TargetConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{each.name}={value} must be a finite number.")
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         pattern = self.target_modules
@@ -56,6 +61,27 @@ class TargetConfig(PeftConfig):
                 f"layers_pattern={self.layers_pattern!r} does nothing without "
                 "layers_to_transform: give the layers, or leave both out."
             )
+
+
+def check_whole(name: str, value: Any, lowest: int = 1) -> None:
+    """Check that a field is a whole number.
+
+    Raises:
+        UserError: it is none, or below `lowest`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise UserError(f"{name}={value!r} must be a whole number of at least {lowest}.")
+
+
+def checked_pattern(name: str, pattern: dict[str, int] | None, lowest: int = 1) -> dict[str, int]:
+    """Return sizes by pattern of a module's name; None stands for no pattern.
+
+    Raises:
+        UserError: a size that is no whole number, or below `lowest`.
+    """
+    for key, value in (pattern or {}).items():
+        check_whole(f"{name}[{key!r}]", value, lowest)
+    return pattern or {}
 
 
 def _as_set(names: Any) -> Any:

@@ -74,7 +74,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             self._restore(state)
         self._hook = installed(model)
-        self._watches = [GradientWatch(model, name) for name in configs]
+        # float16's loss scaler expects overflows and skips those steps by itself.
+        self._watches = [] if args.fp16 else [GradientWatch(model, name) for name in configs]
 
     def on_pre_optimizer_step(
         self,
@@ -85,7 +86,6 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Stop before a gradient that is NaN or infinite can reach the weights."""
-        # float16's loss scaler expects overflows and skips those steps by itself.
         if model is not None and not args.fp16:
             for watch in self._watches:
                 watch.check()

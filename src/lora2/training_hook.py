@@ -161,8 +161,7 @@ def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str
 def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
     for layer in layers:
         if layer.has_adapter(adapter_name):
-            active = adapter_name in layer.active_adapters and not layer.disable_adapters
-            return active and layer.parameters_of(adapter_name)["v"].requires_grad
+            return layer.trains(adapter_name)
     return False
 
 

@@ -100,15 +100,47 @@ def test_2_the_plain_config_works_without_a_number_of_steps(tmp_path: Path) -> N
         bert_model().base_model.update_and_allocate(0)
 
 
-def test_2_update_and_allocate_prunes_in_adaloras_loops() -> None:
-    model = bert_model(total_step=TOTAL).train()
+def adaloras_loop(model: nn.Module, first: int = 0) -> None:
+    model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for step in range(TOTAL):
+    for step in range(first, TOTAL):
         model(**bert_batch(4, seed=step)).loss.backward()
         optimizer.step()
         model.base_model.update_and_allocate(step)
         optimizer.zero_grad()
+
+
+def test_2_update_and_allocate_prunes_in_adaloras_loops() -> None:
+    model = bert_model(total_step=TOTAL)
+    adaloras_loop(model)
     assert kept(model) == 12
+
+
+def test_2_an_adapter_made_anew_under_the_same_name_is_pruned_too() -> None:
+    model = bert_model(total_step=TOTAL)
+    adaloras_loop(model)
+    config = model.peft_config["default"]
+    model.add_adapter("other", config)
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    model.add_adapter("default", config)
+    model.set_adapter("default")
+    adaloras_loop(model)
+    assert kept(model) == 12
+
+
+def test_2_a_second_training_has_a_schedule_of_its_own() -> None:
+    model = bert_model(total_step=TOTAL)
+    adaloras_loop(model)
+    for layer in layers_of(model).values():
+        torch.nn.init.ones_(layer.lora2_lambda["default"])
+    adaloras_loop(model)
+    assert kept(model) == 12
+
+
+def test_2_update_and_allocate_refuses_to_go_on_with_what_it_has_not_seen() -> None:
+    with pytest.raises(UserError, match="global_step=4: update_and_allocate has not seen"):
+        adaloras_loop(bert_model(total_step=TOTAL), first=4)
 
 
 def test_2_equal_ranks_prune_nothing_and_a_larger_target_is_refused_at_once(

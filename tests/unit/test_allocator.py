@@ -125,6 +125,26 @@ def test_state_dict_is_a_copy() -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in state.items())
 
 
+def test_a_step_whose_gradients_overflowed_leaves_the_averages_as_they_were() -> None:
+    """Such a step float16's loss scaler skips."""
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    list(loop.run(0, 2))
+    before = allocator.state_dict()
+    last = list(layers_of(model).values())[-1].lora2_lambda["default"]
+    last.grad[0] = torch.inf
+    allocator.step()
+    after = allocator.state_dict()
+    assert before.pop("completed_steps") + 1 == after.pop("completed_steps")
+    groups = {name.split(".")[0] for name in before if torch.equal(before[name], after[name])}
+    # The other group's matrices had gradients that count.
+    assert groups == {"mask", "group0"}
+    list(loop.run(3, TOTAL))
+    state = allocator.state_dict().values()
+    assert all(torch.isfinite(tensor).all() for tensor in state)
+
+
 # Importance
 
 

@@ -41,6 +41,10 @@ def test_schedule_does_not_matter_where_nothing_is_pruned() -> None:
         ({"beta1": 1.0}, r"beta1=1.0 must lie in \[0, 1\)"),
         ({"importance": "best"}, "importance='best' is not known: choose one of 'reduced', 'full'"),
         ({"k_pattern": {"lin0": 0}}, r"k_pattern\['lin0'\]=0"),
+        ({"tinit": float("inf")}, "tinit=inf must be a finite number"),
+        ({"target_r": float("nan")}, "target_r=nan must be a finite number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan must be a finite number"),
+        ({"init_weights": 1}, "init_weights=1 is not known"),
     ],
 )
 def test_config_that_cannot_be_meant_is_refused(fields: dict, sentence: str) -> None:

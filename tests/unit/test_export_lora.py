@@ -167,10 +167,11 @@ def test_wrong_change_is_noticed_where_logits_hide_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_adapter_with_nan_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factor", ["lora2_v", "lora2_V"])
+def test_adapter_with_nan_is_refused(factor: str, tmp_path: Path) -> None:
     model = adapted(LINEAR)
     with torch.no_grad():
-        model.get_base_model().lin1.lora2_V["default"][0, 0] = torch.nan
+        getattr(model.get_base_model().lin1, factor)["default"][0, 0] = torch.nan
     with pytest.raises(NumericalError, match="lin1"):
         export_lora(model, tmp_path / "lora", batch=rows())
 

@@ -13,6 +13,7 @@ from unit.models import (
     bert_batch,
     difference,
     disturb,
+    layers_of,
     prune_half,
     rows,
     tiny_bert,
@@ -100,6 +101,17 @@ def test_model_is_unmerged_where_merged_logits_differ(tmp_path: Path, monkeypatc
             export_merged(model, tmp_path / "merged")
         assert difference(model(TOKENS).logits, expected) < 1e-5
     assert not list(tmp_path.iterdir())
+
+
+def test_model_is_unmerged_where_a_later_layer_holds_nan(tmp_path: Path) -> None:
+    model = adapted()
+    layers = list(layers_of(model).values())
+    with torch.no_grad():
+        layers[-1].lora2_V["default"][0, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaNs detected"):
+        export_merged(model, tmp_path / "merged")
+    assert not any(layer.merged for layer in layers)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_that_transformers_does_not_save_is_refused(tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ def test_imported_adapter_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
     assert kept == 2 * len(layers_of(model))
 
 
+def test_a_field_that_the_adapter_decides_is_refused(tmp_path: Path) -> None:
+    get_peft_model(tiny_llama(), LoraConfig(r=2)).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r"init_r, k: the adapter in .* decides"):
+        import_lora(tiny_llama(), tmp_path, k=4, init_r=4)
+
+
 def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"])
     get_peft_model(tiny_llama(num_hidden_layers=3), config).save_pretrained(str(tmp_path))

@@ -131,3 +131,15 @@ def test_inverse_square_root_stays_finite_when_a_direction_is_lost(k: int, root:
     (gradient,) = torch.autograd.grad(result.sum(), x)
     assert torch.isfinite(result).all()
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@each_way
+def test_a_matrix_with_nan_becomes_nan_and_the_others_of_its_batch_do_not(
+    bad: float, root: Root
+) -> None:
+    batch = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    batch[0, 1, 1] = bad
+    result = root(batch)
+    assert not torch.isfinite(result[0]).all()
+    torch.testing.assert_close(result[1], batch[1])

@@ -8,6 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lora2 import Lora2Config, UserError
+from lora2.numerics import NumericalError
 from unit.models import (
     KIND_IDS,
     KINDS,
@@ -153,6 +154,17 @@ def test_impossible_combination_is_refused(arguments: tuple, sentence: str) -> N
     with pytest.raises(UserError, match=sentence):
         model.add_weighted_adapter(*arguments)
     assert "sum" not in model.peft_config
+
+
+@pytest.mark.parametrize("factor", ["lora2_v", "lora2_V"])
+def test_an_adapter_with_nan_is_named_and_nothing_is_added(factor: str) -> None:
+    model = with_three_adapters(LINEAR)
+    with torch.no_grad():
+        getattr(model.get_base_model().lin1, factor)["default"][0, 0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(NumericalError, match="lin1"):
+            model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "sum")
+        assert list(model.peft_config) == ["default", "wide", "thin"]
 
 
 def test_combination_takes_over_the_one_head_and_refuses_two(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -121,6 +121,23 @@ def test_autocast_takes_the_thin_products_in_half_precision() -> None:
         # The k × k algebra is not autocast.
         assert all(torch.equal(f, g) for f, g in zip(layer.factors("default"), (B, A), strict=True))
         assert layer.adapter_output(LINEAR.inputs(), "default").dtype == torch.bfloat16
+
+
+def test_autocast_does_not_round_the_core_of_a_nearly_dependent_v() -> None:
+    """(vᵀ v)^(−1/2) is large there, and its rounding with it."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(256, 256))
+    model = get_peft_model(base, Lora2Config(target_modules=["0"], k=8, init_weights=False))
+    (layer,) = layers_of(model).values()
+    with torch.no_grad():
+        vt = layer.lora2_v["default"]
+        vt.copy_(vt.mean(0) + 1e-2 * vt)
+    x = torch.randn(16, 256)
+    exact = layer.double()(x.double()).float()
+    layer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(x).float()
+    assert (output - exact).norm() / exact.norm() < 0.01
 
 
 def test_model_cast_to_half_with_its_adapter_still_works() -> None:

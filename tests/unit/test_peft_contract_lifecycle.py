@@ -197,12 +197,15 @@ def test_several_adapters_merge_at_once_and_one_by_one(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("symbol", ["v", "u", "lam", "U", "V"])
 @every_kind
-def test_safe_merge_raises_on_nan_and_leaves_the_weight(kind: Kind, bad: float) -> None:
+def test_safe_merge_raises_on_nan_and_leaves_the_weight(
+    kind: Kind, symbol: str, bad: float
+) -> None:
     model = adapted(kind)
     first = next(iter(layers_of(model).values()))
     with torch.no_grad():
-        first.parameters_of("default")["V"][0, 0] = bad
+        first.parameters_of("default")[symbol].view(-1)[0] = bad
     before = weights(model)
     with pytest.raises(ValueError, match="NaNs detected"):
         model.merge_adapter(safe_merge=True)

@@ -10,6 +10,9 @@ from unit.sora import SCHEDULE, config
 
 BAD = {
     "r": ({"r": 0}, "r=0 must be a whole number of at least 1"),
+    "float_r": ({"r": 4.0}, "r=4.0 must be a whole number of at least 1"),
+    "pattern": ({"rank_pattern": {"lin0": -1}}, r"rank_pattern\['lin0'\]=-1 must be"),
+    "no_number": ({"threshold": float("nan")}, "threshold=nan must be a finite number"),
     "fractional_r": ({"r": 2.5}, "r=2.5 must be a whole number of at least 1"),
     "lora_alpha": ({"lora_alpha": 0}, "lora_alpha=0 must be above 0"),
     "lora_dropout": ({"lora_dropout": 1.0}, r"lora_dropout=1.0 must lie in \[0, 1\)"),

@@ -114,6 +114,23 @@ def test_an_interrupted_training_is_not_pruned(tmp_path: Path) -> None:
     assert model.peft_config["default"].rank_pattern == {}
 
 
+def test_gates_of_an_adapter_that_is_not_trained_stay_as_they_are(tmp_path: Path) -> None:
+    model = bert_model(threshold=0.1)
+    model.add_adapter("other", SoraConfig(task_type="SEQ_CLS", r=4, threshold=0.1))
+    before = [layer.sora_gate["other"].clone() for layer in layers(model, "other")]
+    trainer_for(model, tmp_path).train()
+    assert open_gates(model) < 4 * len(before)
+    after = [layer.sora_gate["other"] for layer in layers(model, "other")]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert model.peft_config["other"].rank_pattern == {}
+
+
+def test_a_frozen_adapter_is_refused(tmp_path: Path) -> None:
+    model = bert_model(inference_mode=True)
+    with pytest.raises(UserError, match="no trainable SoRA adapter"):
+        trainer_for(model, tmp_path).train()
+
+
 def test_a_model_without_gates_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="SoraCallback found no SoRA adapter"):
+    with pytest.raises(UserError, match="SoraCallback found no trainable SoRA"):
         trainer_for(tiny_bert(), tmp_path).train()

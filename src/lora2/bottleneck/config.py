@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
-from lora2.target_config import TargetConfig
+from lora2.target_config import TargetConfig, check_whole
 
 Activation = Literal["gelu", "relu"]
 
@@ -48,10 +48,7 @@ class BottleneckConfig(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["BOTTLENECK"]
-        if self.bottleneck_size < 1 or self.bottleneck_size != int(self.bottleneck_size):
-            raise UserError(
-                f"bottleneck_size={self.bottleneck_size} must be a whole number of at least 1."
-            )
+        check_whole("bottleneck_size", self.bottleneck_size)
         if self.activation not in get_args(Activation):
             raise UserError(
                 f"activation={self.activation!r} is not known: choose one of "

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
+from lora2.layers.adapted import AdaptedLayer
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -61,12 +62,14 @@ def export_merged(
     model.eval()
     batch = sample_batch(model) if batch is None else batch
     expected, tolerance = logits(model, batch), tolerance_of(model)
-    model.merge_adapter(safe_merge=True)
     try:
+        model.merge_adapter(safe_merge=True)
         check_same(expected, logits(model, batch), tolerance)
-    except UserError:
-        # While there is an adapter to go back to.
-        model.unmerge_adapter()
+    except Exception:
+        # While there are adapters to go back to; a failed merge has come to some layers only.
+        for layer in model.modules():
+            if isinstance(layer, AdaptedLayer) and layer.merged:
+                layer.unmerge()
         raise
     with warnings.catch_warnings():
         # That all is merged already.

@@ -92,6 +92,13 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         """Whether the base layer is quantized, or was before a merge."""
         return bool(self._replaced) or is_quantized(self.get_base_layer())
 
+    def trains(self, adapter_name: str) -> bool:
+        """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
+        if self.disable_adapters or adapter_name not in self.active_adapters:
+            return False
+        held: Any = (getattr(self, name) for name in self.adapter_layer_names)
+        return any(tensors[adapter_name].requires_grad for tensors in held)
+
     def add_dropout(self, adapter_name: str, probability: float) -> None:
         """Drop inputs of the adapter with this probability, in training."""
         dropout = nn.Dropout(probability) if probability else nn.Identity()

@@ -29,7 +29,7 @@ class _JointProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, vt: Tensor, C: Tensor, V: Tensor
     ) -> Tensor:
         ctx.shape, rows = x.shape, x.reshape(-1, x.shape[-1])
-        thin = _thin(rows, (C.mT @ vt.to(C.dtype)).to(x.dtype))
+        thin = _thin(rows, _product(C.mT, vt.to(C.dtype)).to(x.dtype))
         ctx.save_for_backward(rows, weight, vt, C, V, thin)
         return F.linear(rows, weight, bias).addmm_(_first_factor(thin), V.to(x.dtype))
 
@@ -41,11 +41,11 @@ class _JointProduct(torch.autograd.Function):
         thin_g = _thin(g, V.to(g.dtype))
         gx, gvt, gC = None, None, None
         if wanted[0]:
-            A = (C.mT @ vt.to(C.dtype)).to(g.dtype)
+            A = _product(C.mT, vt.to(C.dtype)).to(g.dtype)
             gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(ctx.shape)
         if wanted[3] or wanted[4]:
             gA = _sum_over_rows(thin_g, x).to(C.dtype)
-            gvt, gC = (C @ gA).to(vt.dtype), vt.to(C.dtype) @ gA.mT
+            gvt, gC = _product(C, gA).to(vt.dtype), _product(vt.to(C.dtype), gA.mT)
         return (
             gx,
             None,
@@ -54,6 +54,14 @@ class _JointProduct(torch.autograd.Function):
             gC,
             _sum_over_rows(thin, g).to(V.dtype) if wanted[5] else None,
         )
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Return the product in the factors' own dtype: autocast would round C, and C amplifies."""
+    if not torch.is_autocast_enabled(first.device.type):
+        return first @ second
+    with torch.autocast(first.device.type, enabled=False):
+        return first @ second
 
 
 def _thin(wide: Tensor, factor: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class ByEigenvalues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gram: Tensor) -> Tensor:
         """Return G^(-1/2)."""
-        eigenvalues, E = torch.linalg.eigh(gram)
+        eigenvalues, E = _eigh(gram)
         floor = _SMALLEST_EIGENVALUE * eigenvalues.mean(-1, keepdim=True)
         s = torch.maximum(eigenvalues, floor).sqrt()
         ctx.save_for_backward(s, E)
@@ -47,6 +47,21 @@ class ByEigenvalues(torch.autograd.Function):
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         K = -1 / (rows * columns * (rows + columns))
         return E @ (K * (E.mT @ grad @ E)) @ E.mT
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors; of a matrix with NaN or infinity the eigenvalues are NaN."""
+    try:
+        eigenvalues, E = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # It names no layer. A NaN in the result goes on to the checks that do.
+        broken = ~torch.isfinite(gram).flatten(-2).all(-1, keepdim=True)
+        if not broken.any():
+            raise
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        eigenvalues, E = torch.linalg.eigh(torch.where(broken.unsqueeze(-1), identity, gram))
+        eigenvalues = eigenvalues.masked_fill(broken, torch.nan)
+    return eigenvalues, E
 
 
 class ByProducts(torch.autograd.Function):

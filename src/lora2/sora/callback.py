@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora2.errors import UserError
 from lora2.sora.config import SoraConfig
-from lora2.sora.gates import GateThreshold, prune_gates
+from lora2.sora.gates import GateThreshold, gated_layers, prune_gates
 from lora2.trainer_logs import add_to_log
 
 
@@ -30,16 +30,22 @@ class SoraCallback(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Find the SoRA adapters of the model.
+        """Find the SoRA adapters that are being trained.
 
         Raises:
             UserError: there is none.
         """
+        assert model is not None
         configs: dict[str, Any] = getattr(model, "peft_config", {})
-        names = [name for name, config in configs.items() if isinstance(config, SoraConfig)]
-        if model is None or not names:
+        names = [
+            name
+            for name, config in configs.items()
+            if isinstance(config, SoraConfig)
+            and any(layer.trains(name) for layer in gated_layers(model, name).values())
+        ]
+        if not names:
             raise UserError(
-                "SoraCallback found no SoRA adapter in the model: wrap it with "
+                "SoraCallback found no trainable SoRA adapter in the model: wrap it with "
                 "get_peft_model(model, SoraConfig(...)), or leave the callback out."
             )
         self.thresholds = {

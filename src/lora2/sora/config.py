@@ -8,7 +8,7 @@ from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
-from lora2.target_config import TargetConfig
+from lora2.target_config import TargetConfig, check_whole, checked_pattern
 
 
 @dataclass
@@ -51,8 +51,8 @@ class SoraConfig(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["SORA"]
-        if self.r < 1 or self.r != int(self.r):
-            raise UserError(f"r={self.r} must be a whole number of at least 1.")
+        check_whole("r", self.r)
+        self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
         if self.lora_alpha <= 0:
             raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 16 is the default.")
         if not 0 <= self.lora_dropout < 1:
@@ -67,10 +67,7 @@ class SoraConfig(TargetConfig):
                 f"threshold_schedule={self.threshold_schedule!r} is not known: choose one of "
                 f"{', '.join(map(repr, THRESHOLD_SHAPES))}."
             )
-        if self.threshold_stages < 1 or self.threshold_stages != int(self.threshold_stages):
-            raise UserError(
-                f"threshold_stages={self.threshold_stages} must be a whole number of at least 1."
-            )
+        check_whole("threshold_stages", self.threshold_stages)
         if self.threshold_schedule == "constant":
             return
         if self.max_threshold is None or self.max_threshold < self.threshold:
