@@ -6,6 +6,7 @@ same behaviour stand in test_allocator*.py, test_trainer_*.py and test_peft_cont
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ def test_2_the_plain_config_works_without_a_number_of_steps(tmp_path: Path) -> N
         bert_model().base_model.update_and_allocate(0)
 
 
-def adaloras_loop(model: nn.Module, first: int = 0) -> None:
+def adaloras_loop(model: nn.Module, first: int = 0, last: int = TOTAL) -> None:
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for step in range(first, TOTAL):
+    for step in range(first, last):
         model(**bert_batch(4, seed=step)).loss.backward()
         optimizer.step()
         model.base_model.update_and_allocate(step)
@@ -118,12 +119,12 @@ def test_2_update_and_allocate_prunes_in_adaloras_loops() -> None:
 
 def test_2_an_adapter_made_anew_under_the_same_name_is_pruned_too() -> None:
     model = bert_model(total_step=TOTAL)
-    adaloras_loop(model)
+    adaloras_loop(model, last=1)
     config = model.peft_config["default"]
     model.add_adapter("other", config)
     model.set_adapter("other")
     model.delete_adapter("default")
-    model.add_adapter("default", config)
+    model.add_adapter("default", replace(config, init_r=4))
     model.set_adapter("default")
     adaloras_loop(model)
     assert kept(model) == 12
