@@ -105,6 +105,9 @@ class Lora2Model(AdaptedModel):
         """Remove one adapter from the model."""
         super().delete_adapter(adapter_name)
         self.__dict__.get("_allocators", {}).pop(adapter_name, None)
+        hook = training_hook.installed(self.model)
+        if hook is not None:
+            hook.forget(adapter_name)
 
     # Combining, saving and loading
 

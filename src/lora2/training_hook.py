@@ -84,6 +84,10 @@ class TrainingHook:
         self._ended, self._ended_steps = 0.0, 0
         return mean
 
+    def forget(self, adapter_name: str) -> None:
+        """Know nothing of an adapter that has gone; another may get its name."""
+        self._first_values.pop(adapter_name, None)
+
     def _layers(self, model: nn.Module) -> list[Lora2Layer]:
         if self.known_layers is None or self.known_layers[0] is not model:
             self.known_layers = (model, _layers_in(model))
