@@ -115,7 +115,7 @@ def test_a_failed_run_stands_in_the_table_and_is_tried_again(folders, runs, caps
     said = capsys.readouterr()
     assert "failed, out of memory" in said.out
     assert "1 failed" in said.out
-    assert "Runs that failed: 1." in said.err
+    assert "Runs without a result: 1." in said.err
     runs.value, made = usual, len(runs.made)
     assert lora2("reproduce", "table1", *folders) == 0
     assert [run.method for run in runs.made[made:]] == ["lora2"]

@@ -294,14 +294,39 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
-def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run, capsys):
-    start = ("train", f"--output_dir={interrupted_run}", f"--{how}")
+def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    start = ("train", f"--output_dir={folder}", f"--{how}")
     options = [f"--model={tiny_model}", *small_options()] if how == "overwrite" else []
-    with RunFolder(interrupted_run).held():
-        before = contents(interrupted_run)
+    with RunFolder(folder).held():
+        before = contents(folder)
         assert "another process is training into" in refused(capsys, *start, *options)
-        assert contents(interrupted_run) == before
+        assert contents(folder) == before
     assert lora2(*start, *options) == 0
+
+
+@pytest.mark.parametrize("how", ["start", "resume"])
+def test_run_that_another_process_finishes_meanwhile_is_not_touched(
+    how, tiny_model, finished_run, interrupted_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    if how == "resume":
+        shutil.copytree(interrupted_run, folder)
+    options = ["--resume"] if how == "resume" else [f"--model={tiny_model}", *small_options()]
+
+    def slowly(settings):
+        prepared = prepare(settings)
+        shutil.copytree(finished_run, folder, dirs_exist_ok=True)
+        return prepared
+
+    monkeypatch.setattr("lora2.commands.train.prepare", slowly)
+    said = refused(capsys, "train", f"--output_dir={folder}", *options)
+    assert "finished" in said
+    theirs, ours = contents(finished_run), contents(folder)
+    assert {folder / path.relative_to(finished_run): theirs[path] for path in theirs}.items() <= (
+        ours.items()
+    )
 
 
 def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):

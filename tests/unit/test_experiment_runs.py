@@ -12,7 +12,7 @@ from experiment_case import failed, finished
 from lora2.errors import UserError
 from lora2.experiments.execution import Place, execute
 from lora2.experiments.jobs import LocalRunner
-from lora2.experiments.record import RecordFolder
+from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.runner import Runner, RunnerClosedError
 from run_case import STEPS, computed, tiny_run
 
@@ -164,6 +164,31 @@ def test_a_failed_record_is_replaced(records):
     with FakeRunner(records) as runner:
         assert runner.run(RUN).finished
     assert records.find(RUN).finished
+
+
+def elsewhere(run):
+    return RunRecord(run, "elsewhere", error="another process is training into it")
+
+
+def test_nothing_is_written_of_a_run_that_another_process_makes(records):
+    with FakeRunner(records, make=elsewhere) as runner:
+        assert runner.run(RUN).status == "elsewhere"
+    assert [record.status for record in runner.told] == ["elsewhere"]
+    assert records.find(RUN) is None
+
+
+@pytest.mark.parametrize("here", [failed, elsewhere])
+def test_what_another_process_has_finished_meanwhile_stays(here, records):
+    theirs = finished(RUN, {}, {})
+
+    def make(run):
+        records.write(theirs)
+        return here(run)
+
+    with FakeRunner(records, make=make) as runner:
+        assert runner.run(RUN) == theirs
+    assert records.find(RUN) == theirs
+    assert runner.told == [theirs]
 
 
 def test_a_damaged_record_is_refused_and_not_run_over(records):

@@ -93,8 +93,19 @@ def test_failed_and_diverged_trials_are_survived():
     assert choice.learning_rate == 3e-3
 
 
-def test_where_every_trial_fails_the_usual_learning_rate_stays():
-    assert tune(EXPERIMENT, 4, SEED, Runs(lambda rate: None)).learning_rate == 1e-3
+def test_where_every_trial_fails_nothing_is_chosen():
+    choice = tune(EXPERIMENT, 4, SEED, Runs(lambda rate: None))
+    assert choice.learning_rate is None
+    assert [value for _, value in choice.trials] == [None] * 4
+
+
+def test_nothing_is_chosen_while_another_process_makes_a_trial():
+    def run(description):
+        if description.options["learning_rate"] == 1e-3:
+            return RunRecord(description, "elsewhere")
+        return record(description, 0.5)
+
+    assert tune(EXPERIMENT, 3, SEED, run).learning_rate is None
 
 
 def test_of_equals_the_earlier_is_chosen():

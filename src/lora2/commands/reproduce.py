@@ -32,7 +32,7 @@ from lora2.extras import require
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run the subcommand and return the exit code: 1 if a run of the table has failed."""
+    """Run the subcommand and return the exit code: 1 if a run of the table has no result."""
     name, options, where = _ReproduceParser().read(arguments)
     folder = where.records_of(options.preset)
     records = RecordFolder(folder)
@@ -62,7 +62,7 @@ def execute(arguments: Sequence[str]) -> int:
     for path in (*written, page):
         console.print(f"Written: {path}", highlight=False, soft_wrap=True)
     if failed:
-        print(f"Runs that failed: {failed}. The same command tries them again.", file=sys.stderr)
+        print(f"Runs without a result: {failed}. The same command tries again.", file=sys.stderr)
         return 1
     return 0
 

@@ -55,6 +55,8 @@ def execute(arguments: Sequence[str]) -> int:
     console = Console(quiet=not prepared.trainer.is_world_process_zero())
     console.print(plan_table(prepared))
     with folder.held() if _is_first_process() else nullcontext():
+        if _is_first_process():
+            _check_as_before(settings, folder)
         if settings.run.resume:
             _tell_where_it_resumes(console, folder)
             write_environment(prepared)
@@ -68,6 +70,14 @@ def execute(arguments: Sequence[str]) -> int:
     done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
     console.print(done, highlight=False, soft_wrap=True)
     return 0
+
+
+def _check_as_before(settings: RunSettings, folder: RunFolder) -> None:
+    # Loading took its time, and another process may have trained to its end meanwhile.
+    if not settings.run.resume:
+        folder.check_may_start(settings.run.overwrite)
+    elif folder.is_finished:
+        raise UserError(f"resume: another process has finished the run in {folder.path} meanwhile.")
 
 
 def _is_first_process() -> bool:

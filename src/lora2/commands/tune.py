@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from lora2.experiments.arguments import PlaceArguments
 from lora2.experiments.display import display
 from lora2.experiments.feasibility import check_feasible
 from lora2.experiments.presets import small
-from lora2.experiments.rates import FILE_NAME, read_choices, write_choices
+from lora2.experiments.rates import FILE_NAME, add_choice
 from lora2.experiments.record import RecordFolder
 from lora2.experiments.setting import Experiment
 from lora2.experiments.tuning import Choice, tune
@@ -47,7 +48,7 @@ class TuneArguments:
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run the subcommand and return the exit code."""
+    """Run the subcommand and return the exit code: 1 where no learning rate could be chosen."""
     parser = _TuneParser()
     method, tuning, where = parser.read(arguments)
     require("optuna", extra="tune")
@@ -60,7 +61,13 @@ def execute(arguments: Sequence[str]) -> int:
     folder = where.records_of("small")
     choices = _tune_all(experiments, tuning.trials, where, console)
     console.print(_table(choices))
-    console.print(f"Written: {folder / FILE_NAME}", highlight=False, soft_wrap=True)
+    unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
+    if len(unsettled) < len(choices):
+        console.print(f"Written: {folder / FILE_NAME}", highlight=False, soft_wrap=True)
+    if unsettled:
+        names = ", ".join(unsettled)
+        print(f"Nothing chosen: {names}. The same command tries again.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -93,8 +100,8 @@ def _tune_all(
         with runner:
             for choice in runner.each(work, experiments):
                 done.append(choice)
-                # Read again each time: another process may tune other methods.
-                write_choices(folder, read_choices(folder) | {choice.experiment: choice})
+                if choice.learning_rate is not None:
+                    add_choice(folder, choice)
     return sorted(done, key=lambda choice: choice.experiment)
 
 
@@ -108,7 +115,8 @@ def _table(choices: Sequence[Choice]) -> Table:
             f"{rate:g}: {'failed' if value is None else format(value, '.4f')}"
             for rate, value in choice.trials
         )
-        table.add_row(choice.experiment, f"{choice.learning_rate:g}", tried)
+        rate = choice.learning_rate
+        table.add_row(choice.experiment, "none" if rate is None else f"{rate:g}", tried)
     return table
 
 

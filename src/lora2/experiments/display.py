@@ -43,7 +43,7 @@ def _title(description: RunDescription) -> str:
 def _line(record: RunRecord) -> str:
     title = f"{_title(record.description)} ({record.description.identity})"
     if not record.finished:
-        return f"{title}: failed, {record.error}"
+        return f"{title}: {record.status}, {record.error}"
     if record.best is None or record.last is None:
         return f"{title}: done, never evaluated"
     best, last = record.best[record.main_metric], record.last[record.main_metric]

@@ -27,7 +27,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.records import evaluation_records
 from lora2.training.run import run, start_folder
-from lora2.training.run_folder import RunFolder
+from lora2.training.run_folder import FolderHeldError, RunFolder
 
 Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
@@ -53,13 +53,16 @@ class Place:
 def execute(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
     """Train to the end and return the record; a mistake or fault becomes a record too.
 
-    A run that was cut short goes on from its newest complete checkpoint, where its method can.
+    A run that was cut short goes on from its newest complete checkpoint, where its method can; one
+    that another process is making is left to it.
     """
     if place.threads:
         torch.set_num_threads(place.threads)
     keep_freed_memory()
     try:
         return _train(description, place, tick)
+    except FolderHeldError as error:
+        return RunRecord(description, "elsewhere", error=str(error))
     except Exception as error:
         # Whatever it was, the other runs go on; the traceback is for whoever looks into this one.
         traceback.print_exc(file=sys.stderr)
@@ -99,7 +102,8 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
         clock = _StepClock(prepared.steps, tick)
         summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
         record = _record(description, prepared, summary, clock)
-        shutil.rmtree(folder.path)
+        # A network disk keeps a file that is open, as the lock is: the run is no worse for it.
+        shutil.rmtree(folder.path, ignore_errors=True)
     return record
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock
+
 from lora2.errors import UserError
 from lora2.experiments.tuning import Choice
 from lora2.files import write_json_atomically
@@ -31,6 +33,13 @@ def read_choices(folder: Path) -> dict[str, Choice]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no chosen learning rates ({error}); remove it.") from error
+
+
+def add_choice(folder: Path, choice: Choice) -> None:
+    """Add one choice, or replace that of the same experiment; several processes may at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{FILE_NAME}.lock"):
+        write_choices(folder, read_choices(folder) | {choice.experiment: choice})
 
 
 def write_choices(folder: Path, choices: Mapping[str, Choice]) -> None:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.files import write_json_atomically
 
-Status = Literal["finished", "failed"]
+Status = Literal["finished", "failed", "elsewhere"]
+_WRITTEN = ("finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,9 @@ class RunRecord:
 
     Attributes:
         description: what was run.
-        status: whether it came to its end.
-        error: of a failed run, what went wrong.
+        status: whether it came to its end; "elsewhere", and no record on disk, while another
+            process makes the run.
+        error: of a run without an end, what went wrong.
         main_metric: the metric that decides which evaluation is the best, a key of evaluations.
         evaluations: one entry an evaluation: step, epoch and all metrics (as fractions).
         best: the entry of `evaluations` with the highest main metric.
@@ -76,7 +78,7 @@ class RunRecord:
         Raises:
             ValueError: the status is none; other faults raise what reading them raises.
         """
-        if content["status"] not in get_args(Status):
+        if content["status"] not in _WRITTEN:
             raise ValueError(f"status {content['status']!r}")
         fields = {name: value for name, value in content.items() if name != "identity"}
         return cls(**fields | {"description": RunDescription.from_dict(content["description"])})

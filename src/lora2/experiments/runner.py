@@ -61,6 +61,8 @@ class Runner(ABC):
     def run(self, description: RunDescription) -> RunRecord:
         """Return the record of a run, after making it if there is none or it has failed.
 
+        Nothing is written of a run that another process is making.
+
         Raises:
             RunnerClosedError: the runner was left before the run came to its end.
         """
@@ -74,7 +76,12 @@ class Runner(ABC):
         # A run that was ended from outside has not failed.
         if self._closed and not record.finished:
             raise RunnerClosedError
-        self._records.write(record)
+        if not record.finished:
+            # Another process may have made it meanwhile, whatever became of it here.
+            found = self._records.find(description)
+            record = found if found is not None and found.finished else record
+        if record is not found and record.status != "elsewhere":
+            self._records.write(record)
         self._finished(record)
         return record
 

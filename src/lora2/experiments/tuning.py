@@ -27,13 +27,14 @@ class Choice:
 
     Attributes:
         experiment: name of the experiment.
-        learning_rate: the one with the highest metric.
+        learning_rate: the one with the highest metric; None if no trial came to its end, or one of
+            them is being made by another process.
         trials: learning rates and what they reached (best evaluation), in the order of trials;
             None for a run that failed or diverged.
     """
 
     experiment: str
-    learning_rate: float
+    learning_rate: float | None
     trials: tuple[tuple[float, float | None], ...]
 
 
@@ -60,18 +61,21 @@ def tune(
     for factor in _FIRST_FACTORS:
         study.enqueue_trial({"learning_rate": factor * search.first})
     reached: list[tuple[float, float | None]] = []
+    is_complete = True
     for _ in range(trials):
         trial: Any = study.ask()
         asked = trial.suggest_float("learning_rate", search.low, search.high, log=True)
         rate = float(f"{asked:.{_DIGITS - 1}e}")
-        value = best_value(run(experiment.run(rate, seed)))
+        record = run(experiment.run(rate, seed))
+        value = best_value(record)
+        is_complete = is_complete and record.status != "elsewhere"
         state = optuna.trial.TrialState.FAIL if value is None else None
         study.tell(trial, value, state=state)
         reached.append((rate, value))
-    worked = [pair for pair in reached if pair[1] is not None]
+    worked = [pair for pair in reached if pair[1] is not None and is_complete]
     # Of equals the earlier one, which starts with the usual learning rate.
-    best = max(worked, key=lambda pair: pair[1] or 0.0, default=reached[0])
-    return Choice(experiment.name, best[0], tuple(reached))
+    best = max(worked, key=lambda pair: pair[1] or 0.0, default=None)
+    return Choice(experiment.name, best and best[0], tuple(reached))
 
 
 def best_value(record: RunRecord) -> float | None:

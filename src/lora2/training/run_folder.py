@@ -17,6 +17,10 @@ from lora2.extras import require
 from lora2.files import write_atomically, write_json_atomically
 
 
+class FolderHeldError(UserError):
+    """Another process is training into the folder."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and files of one run.
@@ -99,7 +103,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir: {self.path} is a file; give another folder.")
-        if not self.path.is_dir() or all(entry == self._lock for entry in self.path.iterdir()):
+        if not self.path.is_dir() or self._is_bare():
             return
         if not self.is_run:
             raise UserError(
@@ -119,7 +123,7 @@ class RunFolder:
         """Keep other processes out of the folder while this one trains into it.
 
         Raises:
-            UserError: another process holds it.
+            FolderHeldError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # The system lets go of it when a process ends, however it ends.
@@ -127,7 +131,7 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise UserError(
+            raise FolderHeldError(
                 f"output_dir: another process is training into {self.path}; wait for its end, or "
                 "give another folder."
             ) from error
@@ -173,6 +177,12 @@ class RunFolder:
             return None
         content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
         return content
+
+    def _is_bare(self) -> bool:
+        """Whether nothing is here but what a run that was never started leaves."""
+        return not any(self.checkpoints.glob("*")) and all(
+            entry in (self._lock, self.checkpoints) for entry in self.path.iterdir()
+        )
 
     def _entries(self) -> Sequence[Path]:
         # By name, never the whole folder: what somebody put beside the run is theirs. The config

@@ -189,7 +189,8 @@ def _row(setting: Setting, wanted: Wanted) -> Row:
     runs = {}
     for each in experiments([setting]):
         choice = wanted.choices.get(each.tuned_name)
-        rate = setting.search.first if choice is None else choice.learning_rate
+        chosen = None if choice is None else choice.learning_rate
+        rate = setting.search.first if chosen is None else chosen
         runs[each.task] = tuple(each.run(rate, seed) for seed in wanted.seeds)
     return Row(setting.label, setting.method, setting.text, runs)
 
