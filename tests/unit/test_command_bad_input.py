@@ -1,5 +1,6 @@
 """What a user may get wrong: one sentence, exit code 2, and nothing half-written."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,33 @@ def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, caps
     )
     assert named in refused(capsys, *command)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "per_device_train_batch_size=0", "per_device_eval_batch_size=0",
+        "gradient_accumulation_steps=0", "dataloader_num_workers=-1", "seed=-1",
+        "learning_rate=-1", "learning_rate=nan", "weight_decay=-1", "adam_beta1=2",
+        'lr_scheduler_kwargs={"x": 1}',
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_leave_the_run_that_overwrite_would_replace(
+    option, tiny_model, finished_run, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", "--overwrite")
+    assert option.split("=")[0] in refused(capsys, *command, *small_options(), f"--{option}")
+    assert (folder / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("method", ["lora2", "adalora"])
+def test_a_smoothed_loss_beside_a_penalty_is_refused(method, tiny_model, tmp_path, capsys):
+    options = small_options(label_smoothing_factor=0.1, orthogonality="penalty")
+    command = ("train", f"--model={tiny_model}", f"--method={method}", *options)
+    said = refused(capsys, *command, f"--output_dir={tmp_path / 'run'}")
+    assert "label_smoothing_factor=0.1" in said
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])

@@ -366,6 +366,16 @@ def test_resume_with_another_config_is_refused(interrupted_run, capsys):
     assert "started with 2, not 3" in said
 
 
+@pytest.mark.parametrize(
+    ("option", "started"), [("max_steps=7", "-1"), ("optim=sgd", "adamw"), ("bf16=True", "False")]
+)
+def test_resume_with_another_option_of_the_trainer_is_refused(
+    option, started, interrupted_run, capsys
+):
+    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", f"--{option}")
+    assert f"was started with {started}" in said.replace("'", "")
+
+
 def test_resume_of_nothing_is_refused(tmp_path, capsys):
     assert "no run" in refused(capsys, "train", f"--output_dir={tmp_path / 'x'}", "--resume")
     assert not (tmp_path / "x").exists()

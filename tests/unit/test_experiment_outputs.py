@@ -6,6 +6,7 @@ import pytest
 
 from experiment_case import FIND, GRID, LORA2, finished
 from lora2.errors import UserError
+from lora2.experiments.description import RunDescription
 from lora2.experiments.grid import Grid, Row
 from lora2.experiments.iteration_table import iteration_table
 from lora2.experiments.iteration_times import IterationTimes, file_of, read_times
@@ -16,6 +17,7 @@ NOTHING_RUN = dataclasses.replace(GRID, name="table3", title="Not begun")
 TIMES = IterationTimes(
     "cola", "tiny", 32, {"adalora": [2.0, 1.0, 1.0], "lora2": [1.0, 0.8, 0.9]}, 2, "a CPU", {}
 )
+TIMED = RunDescription("tiny", "cola", "lora2", {}, 0)
 
 
 def kept_grid():
@@ -73,12 +75,19 @@ def test_a_task_that_the_paper_did_not_time_has_no_numbers_beside_it():
 
 def test_times_are_read_as_they_were_written(tmp_path):
     TIMES.write(tmp_path)
-    assert read_times(tmp_path, "cola") == TIMES
-    assert read_times(tmp_path, "stsb") is None
+    assert read_times(tmp_path, TIMED, rounds=3) == TIMES
+
+
+@pytest.mark.parametrize(
+    ("changed", "rounds"), [({"task": "stsb"}, 1), ({"model": "a/tiny"}, 1), ({}, 4)], ids=str
+)
+def test_times_of_something_else_are_not_taken_for_these(changed, rounds, tmp_path):
+    TIMES.write(tmp_path)
+    assert read_times(tmp_path, dataclasses.replace(TIMED, **changed), rounds) is None
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_a_damaged_file_of_times_is_named(tmp_path, text):
-    file_of(tmp_path, "cola").write_text(text, encoding="utf-8")
+    file_of(tmp_path, "tiny", "cola").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="holds no measured times"):
-        read_times(tmp_path, "cola")
+        read_times(tmp_path, TIMED)

@@ -4,7 +4,13 @@ import pytest
 from trl import SFTConfig
 
 from command_line import refused
-from language_model import prepared_run, save_language_model, text_options
+from language_model import (
+    CHAT,
+    prepared_run,
+    save_language_model,
+    text_options,
+    write_rows,
+)
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.training.arguments import RunSettings
@@ -82,6 +88,17 @@ def test_options_that_cannot_be_meant(changed, named, language_model, tmp_path, 
     folder = tmp_path / "run"
     command = ("train", "--objective=sft", f"--model={language_model}", f"--output_dir={folder}")
     assert named in refused(capsys, *command, *text_options(**changed))
+    assert not folder.exists()
+
+
+def test_rows_without_an_answer_leave_no_folder(language_model, tmp_path, capsys):
+    # They end with a question.
+    file = write_rows(tmp_path / "mine.jsonl", *[{"messages": CHAT[:3]}] * 8)
+    own = {"train_file": file, "train_rows": None, "validation_rows": None, "target_r": "none"}
+    command = ("train", "--objective=sft", f"--model={language_model}")
+    folder = tmp_path / "run"
+    said = refused(capsys, *command, f"--output_dir={folder}", *text_options(**own))
+    assert "exact_match_rows" in said
     assert not folder.exists()
 
 

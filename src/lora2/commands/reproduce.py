@@ -88,7 +88,7 @@ def _make_times(
 ) -> list[Path]:
     folder = where.records_of(options.preset)
     runs = options.chosen.timed(options.model or options.chosen.model)
-    missing = [run for run in runs if read_times(folder, run.task) is None]
+    missing = [run for run in runs if read_times(folder, run, options.rounds) is None]
     steps = (options.rounds + 1) * len(METHODS) * len(missing)
     with watch_on(console)("steps of both methods", steps) as tick:
         for run in missing:
@@ -100,7 +100,7 @@ def _make_times(
 
 def _measured(options: ReproduceArguments, folder: Path) -> list[IterationTimes]:
     runs = options.chosen.timed(options.model or options.chosen.model)
-    found = (read_times(folder, run.task) for run in runs)
+    found = (read_times(folder, run) for run in runs)
     return [times for times in found if times is not None]
 
 

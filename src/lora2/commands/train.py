@@ -33,6 +33,11 @@ from lora2.training.run_folder import RunFolder
 
 # How a run starts, as against what it is.
 _STARTS = ("resume", "overwrite", "output_dir")
+# What changes nothing of what a run computes, and may change when it goes on.
+_OF_THE_MACHINE = (
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+    "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step",
+)  # fmt: skip
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -107,9 +112,11 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
         )
     saved = parser.given_by_file(folder.config_file)
     for name, value in given.items():
-        if name not in _STARTS and value != saved.get(name, value):
+        # config.yaml has not those of the trainer's options that were left at their defaults.
+        started = saved.get(name, parser.get_default(name))
+        if name not in (*_STARTS, *_OF_THE_MACHINE) and value != started:
             raise UserError(
-                f"{name}: the run in {folder.path} was started with {saved[name]!r}, not "
+                f"{name}: the run in {folder.path} was started with {started!r}, not "
                 f"{value!r}; leave --{name} out to go on with it, or give another --output_dir."
             )
     return RunSettings.from_options(saved | given)

@@ -62,27 +62,29 @@ class IterationTimes:
     def write(self, folder: Path) -> None:
         """Write the record, in one step."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(file_of(folder, self.task), asdict(self))
+        write_json_atomically(file_of(folder, self.model, self.task), asdict(self))
 
 
-def file_of(folder: Path, task: str) -> Path:
-    """Return where the times of a task lie, or would lie."""
-    return folder / f"iteration-times-{task}.json"
+def file_of(folder: Path, model: str, task: str) -> Path:
+    """Return where the times of a model on a task lie, or would lie."""
+    return folder / f"iteration-times-{Path(model).name}-{task}.json"
 
 
-def read_times(folder: Path, task: str) -> IterationTimes | None:
-    """Return the times of a task, None if they have not been measured.
+def read_times(folder: Path, description: RunDescription, rounds: int = 1) -> IterationTimes | None:
+    """Return the times of a model on a task, None if so many rounds have not been measured.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = file_of(folder, task)
+    path = file_of(folder, description.model, description.task)
     if not path.is_file():
         return None
     try:
-        return IterationTimes(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        times = IterationTimes(**json.loads(path.read_text(encoding="utf-8")))
+        measured = min(map(len, times.seconds.values()))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no measured times ({error}); remove it.") from error
+    return times if times.model == description.model and measured >= rounds else None
 
 
 def measure(
@@ -104,7 +106,8 @@ def measure(
     settings = settings_of(description, place)
     task = load_data(settings)
     loaded = load_base(settings, task)
-    base = loaded.model.requires_grad_(False).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = loaded.model.to(device).requires_grad_(False).train()
     # What trains with every method.
     for name in loaded.new_modules:
         base.get_submodule(name).requires_grad_(True)
@@ -112,10 +115,9 @@ def measure(
     prepared = prepare_all(base, _workload(base), _SIZE, rounds + 1, METHODS)
     batch_size = settings.training["per_device_train_batch_size"]
     steps = {
-        name: training_step(method, _batches(settings, task, batch_size))
+        name: training_step(method, _batches(settings, task, batch_size, device))
         for name, method in prepared.items()
     }
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return IterationTimes(
         task=description.task,
         model=description.model,
@@ -139,8 +141,8 @@ def _workload(model: PreTrainedModel) -> Workload:
     return found[0]
 
 
-def _batches(settings: Any, task: Any, batch_size: int) -> Iterator[Batch]:
-    """Return shuffled batches without end, the same for every caller."""
+def _batches(settings: Any, task: Any, batch_size: int, device: str) -> Iterator[Batch]:
+    """Return shuffled batches without end on the device, the same for every caller."""
     tokenizer = load_tokenizer(settings.model.model)
     rows = tokenize_dataset(task.train, tokenizer, settings.data.max_length)
     loader: DataLoader[Any] = DataLoader(
@@ -151,4 +153,7 @@ def _batches(settings: Any, task: Any, batch_size: int) -> Iterator[Batch]:
         collate_fn=DataCollatorWithPadding(tokenizer),
         generator=torch.Generator().manual_seed(_SEED),
     )
-    return itertools.cycle([dict(batch) for batch in itertools.islice(loader, _KEPT)])
+    kept = itertools.islice(loader, _KEPT)
+    return itertools.cycle(
+        [{name: tensor.to(device) for name, tensor in batch.items()} for batch in kept]
+    )

@@ -18,7 +18,7 @@ from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel, load_tokenizer
 from lora2.training.objectives.registry import objective_of
 from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import optimizer_steps
+from lora2.training.trainer_arguments import check_learning_rate_schedule, optimizer_steps
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ def load_base(settings: RunSettings, task: Any) -> BaseModel:
     return objective_of(settings).load_base(settings, task)
 
 
+def _has_penalty(settings: RunSettings, method: str) -> bool:
+    by_config = method == "lora2" and settings.adapter["orthogonality"] == "penalty"
+    return bool(settings.adapter["orth_reg_weight"]) and (by_config or method == "adalora")
+
+
 def prepare(settings: RunSettings, method: MethodName | None = None) -> PreparedRun:
     """Load data and model, add the adapter and make the trainer.
 
@@ -89,10 +94,17 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     task = objective.load_data(settings)
     tokenizer = load_tokenizer(settings.model.model)
     arguments = objective.arguments(settings, folder)
+    if arguments.label_smoothing_factor and _has_penalty(settings, chosen.name):
+        raise UserError(
+            f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "
+            f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
+            "it out, or take --method lora2 with --orthogonality exact."
+        )
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
+    check_learning_rate_schedule(arguments, steps)
     model = chosen.build(base, settings.adapter, steps)
     head = (*HEADS, *base.new_modules)
     parameters = count_parameters(model, head)
@@ -103,7 +115,11 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         )
     budget = check_schedule(model, steps)
     callbacks = [LossCheck(), *chosen.callbacks()]
-    trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
+    try:
+        trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
+    except RuntimeError as error:
+        # Such as a missing package that report_to needs.
+        raise UserError(f"training: {' '.join(str(error).split())}") from error
     trainer.remove_callback(PrinterCallback)
     return PreparedRun(
         settings=settings,

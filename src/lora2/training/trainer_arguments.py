@@ -6,11 +6,26 @@ import math
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.run_folder import RunFolder
+
+# Lowest values of options that transformers does not look at before it trains.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "seed": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "adam_epsilon": 0,
+    "label_smoothing_factor": 0,
+}
+_SHARES = ("adam_beta1", "adam_beta2")
 
 
 def training_arguments(
@@ -22,12 +37,12 @@ def training_arguments(
     """Return the trainer's arguments, of a kind that may have more fields.
 
     Raises:
-        UserError: options that transformers refuses.
+        UserError: options that transformers refuses, or could not train with.
     """
     # torch warns about pinned memory where there is no device to copy to.
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
     try:
-        return kind(
+        arguments = kind(
             output_dir=str(folder.checkpoints),
             label_names=["labels"],
             disable_tqdm=True,
@@ -35,6 +50,37 @@ def training_arguments(
         )
     except ValueError as error:
         raise UserError(f"training: {' '.join(str(error).split()).rstrip('.')}.") from error
+    for name, lowest in _LEAST.items():
+        value = getattr(arguments, name)
+        if not lowest <= value < math.inf:
+            raise UserError(f"{name}={value} must be a number of at least {lowest}.")
+    for name in _SHARES:
+        if not 0 <= getattr(arguments, name) < 1:
+            raise UserError(f"{name}={getattr(arguments, name)} must lie in [0, 1).")
+    return arguments
+
+
+def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> None:
+    """Check that the trainer will be able to make its schedule, by making it.
+
+    Raises:
+        UserError: `lr_scheduler_kwargs` that the schedule does not take.
+    """
+    name = arguments.lr_scheduler_type
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    try:
+        get_scheduler(
+            name,
+            optimizer,
+            arguments.get_warmup_steps(steps),
+            steps,
+            scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"lr_scheduler_kwargs={arguments.lr_scheduler_kwargs}: {name} does not take them "
+            f"({' '.join(str(error).split())})."
+        ) from error
 
 
 def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:

@@ -162,11 +162,7 @@ def grid(wanted: Wanted) -> Grid:
     Raises:
         UserError: another model is asked for.
     """
-    if wanted.model != MODEL:
-        raise UserError(
-            f"model: the preset small is of {MODEL}, not of {wanted.model}; leave the option out, "
-            "or take --preset paper."
-        )
+    _check_model(wanted.model)
     title, settings = TABLES[wanted.table]
     untuned = sorted(
         each.tuned_name for each in experiments(settings) if each.tuned_name not in wanted.choices
@@ -176,6 +172,14 @@ def grid(wanted: Wanted) -> Grid:
         notes.append(f"Not tuned, at the usual learning rate: {', '.join(dict.fromkeys(untuned))}.")
     rows = tuple(_row(setting, wanted) for setting in settings)
     return Grid(wanted.table, f"MiniLM-L6: {title}", COLUMNS, rows, tuple(notes))
+
+
+def _check_model(model: str) -> None:
+    if model != MODEL:
+        raise UserError(
+            f"model: the preset small is of {MODEL}, not of {model}; leave the option out, or take "
+            "--preset paper."
+        )
 
 
 def _note(seeds: Iterable[int]) -> str:
@@ -196,7 +200,12 @@ def _row(setting: Setting, wanted: Wanted) -> Row:
 
 
 def timed(model: str) -> list[RunDescription]:
-    """Return one run for each of the tasks that the paper's Table 2 has too."""
+    """Return one run for each of the tasks that the paper's Table 2 has too.
+
+    Raises:
+        UserError: another model is asked for.
+    """
+    _check_model(model)
     chosen = next(setting for setting in SETTINGS if setting.key == "lora2-k8")
     return [
         each.run(chosen.search.first, seed=0)

@@ -177,6 +177,9 @@ class SupervisedFineTuning(Objective):
         from lora2.training.sft_trainer import RunSftTrainer
 
         (validation,) = task.validation
+        rows = settings.text.exact_match_rows
+        # Before the trainer, which makes its folder.
+        questions = questions_in(task.validation[validation], rows) if rows else []
         try:
             trainer = RunSftTrainer(
                 model=model,
@@ -188,9 +191,7 @@ class SupervisedFineTuning(Objective):
             )
         except ValueError as error:
             raise UserError(f"training: {' '.join(str(error).split())}") from error
-        rows = settings.text.exact_match_rows
-        if rows:
-            questions = questions_in(task.validation[validation], rows)
+        if questions:
             # Behind the adapter's own callbacks, which have the last word on what is scored.
             trainer.add_callback(
                 ExactMatchCallback(trainer, tokenizer, questions, settings.text.max_new_tokens)
