@@ -142,7 +142,7 @@ class RankAllocator:
         symbols = ["lam", "u", "U"] + (["v", "V"] if self.config.importance == "full" else [])
         return [
             SensitivityGroup([layers[i] for i in positions], positions, symbols, self.adapter_name)
-            for positions in group_by_shape(layers, self.adapter_name).values()
+            for positions in group_by_shape(layers, self.adapter_name)
         ]
 
     def _score(self) -> None:
@@ -163,13 +163,16 @@ class RankAllocator:
         by_layer: list[Tensor] = [torch.empty(0)] * len(self._layers)
         for group in self._groups:
             for position, importance in zip(group.positions, group.importance(), strict=True):
-                by_layer[position] = importance
+                # A model may be split over devices; the ranking is one.
+                by_layer[position] = importance.to(self._device)
         self._mask = keep_most_important(torch.cat(by_layer), plan.at(step))
 
     def _apply_mask(self) -> None:
         held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
         values: list[Tensor] = [by_adapter[self.adapter_name] for by_adapter in held]
-        torch._foreach_mul_(values, self._mask.to(values[0].dtype).split(self._ranks))
+        mask = self._mask.to(values[0].dtype).split(self._ranks)
+        parts = [part.to(value.device) for part, value in zip(mask, values, strict=True)]
+        torch._foreach_mul_(values, parts)
 
     def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
         return layer.parameters_of(self.adapter_name)

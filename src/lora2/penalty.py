@@ -22,16 +22,15 @@ def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]
     }
 
 
-def group_by_shape(
-    layers: Iterable[Lora2Layer], adapter_name: str
-) -> dict[tuple[int, int, int, int], list[int]]:
-    """Return positions of the layers whose factors have the same (d_in, k, r, d_out)."""
-    groups: dict[tuple[int, int, int, int], list[int]] = {}
+def group_by_shape(layers: Iterable[Lora2Layer], adapter_name: str) -> list[list[int]]:
+    """Return positions of the layers whose factors have the same sizes and are on one device."""
+    groups: dict[tuple[object, ...], list[int]] = {}
     for position, layer in enumerate(layers):
         parameters = layer.parameters_of(adapter_name)
-        shape = (*parameters["v"].shape, len(parameters["lam"]), parameters["V"].shape[1])
-        groups.setdefault(shape, []).append(position)
-    return groups
+        u = parameters["u"]
+        alike = u.shape, parameters["v"].shape, parameters["V"].shape, u.device, u.dtype
+        groups.setdefault(alike, []).append(position)
+    return list(groups.values())
 
 
 def orthogonality_penalty(model: nn.Module, adapter_name: str, config: Lora2Config) -> Tensor:
@@ -47,14 +46,16 @@ def penalty_of_layers(
     Deviation from the paper, which sums: with the mean one weight serves models of any depth. The
     authors' released code takes the mean too.
     """
-    by_size: dict[torch.Size, list[dict[str, nn.Parameter]]] = {}
+    by_size: dict[tuple[object, ...], list[dict[str, nn.Parameter]]] = {}
     for layer in layers:
         if layer.has_adapter(adapter_name):
             parameters = layer.parameters_of(adapter_name)
-            by_size.setdefault(parameters["u"].shape, []).append(parameters)
+            u = parameters["u"]
+            by_size.setdefault((u.shape, u.device, u.dtype), []).append(parameters)
     totals = [_total_of(members, config.orthogonality_terms) for members in by_size.values()]
     count = sum(map(len, by_size.values()))
-    return torch.as_tensor(sum(totals)) / max(count, 1)
+    # A model may be split over devices.
+    return torch.as_tensor(sum(total.to(totals[0].device) for total in totals)) / max(count, 1)
 
 
 def _total_of(members: list[dict[str, nn.Parameter]], terms: OrthogonalityTerms) -> Tensor:

@@ -156,6 +156,16 @@ def test_numbers_that_cannot_be_meant_leave_the_run_that_overwrite_would_replace
     assert (folder / "summary.json").is_file()
 
 
+@pytest.mark.parametrize("method", ["lora", "sora", "adalora"])
+@pytest.mark.parametrize("pattern", ["k_pattern", "rank_pattern"])
+def test_sizes_of_single_matrices_are_refused_where_a_method_has_none(
+    pattern, method, tiny_model, tmp_path, capsys
+):
+    options = [*small_options(), f'--{pattern}={{"query": 2}}', f"--method={method}"]
+    command = ("train", f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *options)
+    assert pattern in refused(capsys, *command)
+
+
 @pytest.mark.parametrize("method", ["lora2", "adalora"])
 def test_a_smoothed_loss_beside_a_penalty_is_refused(method, tiny_model, tmp_path, capsys):
     options = small_options(label_smoothing_factor=0.1, orthogonality="penalty")

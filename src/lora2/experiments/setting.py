@@ -35,7 +35,6 @@ class Setting:
         text: the setting as the paper writes it, such as "k=1".
         options: the method's options.
         search: where its learning rate is searched.
-        paper: key of its row in the paper's table.
         tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
     """
 
@@ -45,7 +44,6 @@ class Setting:
     text: str
     options: Mapping[str, Any]
     search: Search
-    paper: str | None = None
     tuned_as: str | None = None
 
 

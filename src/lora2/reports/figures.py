@@ -20,7 +20,8 @@ def draw_kept(grid: KeptGrid, path: Path) -> None:
     figure, (axes,) = new_figure(1, (1.8 + 1.1 * width, 1.8 + 0.36 * height))
     largest = max(grid.initial, *(count or 0 for row in grid.counts for count in row), 1)
     draw_counts(axes, grid.layers, grid.matrices, grid.counts, largest)
-    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * height * width}")
+    there = sum(count is not None for row in grid.counts for count in row)
+    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * there}")
     write_atomically(path, png(figure))
 
 

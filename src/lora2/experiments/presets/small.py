@@ -57,37 +57,35 @@ _LORA_SEARCH = Search(5e-5, 5e-4, 5e-3)
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("head", "head alone", "head", "", {}, Search(3e-4, 3e-3, 3e-2)),
-    Setting("bitfit", "BitFit", "bitfit", "", {}, _SEARCH, "bitfit"),
+    Setting("bitfit", "BitFit", "bitfit", "", {}, _SEARCH),
     Setting(
-        "full", "full fine-tuning", "full", "", {}, Search(1e-5, 1e-4, 1e-3), "full fine-tuning"
+        "full", "full fine-tuning", "full", "", {}, Search(1e-5, 1e-4, 1e-3)
     ),
     Setting(
         "adalora-r1", "AdaLoRA", "adalora", "r=1",
         {**_SCRIPTS_WINDOW, "init_r": 2, "target_r": 1, "lora_alpha": 16, "orth_reg_weight": 0.1},
         _SEARCH,
     ),
-    Setting("lora-r1", "LoRA", "lora", "r=1", {"k": 1, "lora_alpha": 16}, _LORA_SEARCH, "lora r=1"),
-    Setting("sora-r1", "SoRA", "sora", "r=1", {"k": 1, **_SORA}, _SEARCH, "sora r=1"),
+    Setting("lora-r1", "LoRA", "lora", "r=1", {"k": 1, "lora_alpha": 16}, _LORA_SEARCH),
+    Setting("sora-r1", "SoRA", "sora", "r=1", {"k": 1, **_SORA}, _SEARCH),
     Setting(
         "lora2-paper-k1", "LoRA², literal", "lora2", "k=1", {"k": 1, **_PAPER_FORM}, _SEARCH
     ),
     Setting(
         "lora2-k1", "LoRA²", "lora2", "k=1", {"k": 1, **_LORA2}, _SEARCH,
-        "lora2 k=1",
     ),
     Setting(
         "adalora-r8", "AdaLoRA", "adalora", "r=8",
         {**_SCRIPTS_WINDOW, "init_r": 12, "target_r": 8, "lora_alpha": 16, "orth_reg_weight": 0.1},
-        _SEARCH, "adalora r=8",
+        _SEARCH,
     ),
-    Setting("lora-r8", "LoRA", "lora", "r=8", {"k": 8, "lora_alpha": 16}, _LORA_SEARCH, "lora r=8"),
-    Setting("sora-r8", "SoRA", "sora", "r=8", {"k": 8, **_SORA}, _SEARCH, "sora r=8"),
+    Setting("lora-r8", "LoRA", "lora", "r=8", {"k": 8, "lora_alpha": 16}, _LORA_SEARCH),
+    Setting("sora-r8", "SoRA", "sora", "r=8", {"k": 8, **_SORA}, _SEARCH),
     Setting(
         "lora2-paper-k8", "LoRA², literal", "lora2", "k=8", {"k": 8, **_PAPER_FORM}, _SEARCH
     ),
     Setting(
         "lora2-k8", "LoRA²", "lora2", "k=8", {"k": 8, **_LORA2}, _SEARCH,
-        "lora2 k=8",
     ),
 )  # fmt: skip
 
@@ -95,9 +93,7 @@ SETTINGS: tuple[Setting, ...] = (
 def _variant(key: str, label: str, of: str, **options: Any) -> Setting:
     """Return a setting with other options, at the learning rate of the one it is made from."""
     base = next(setting for setting in SETTINGS if setting.key == of)
-    return replace(
-        base, key=key, label=label, options={**base.options, **options}, paper=None, tuned_as=of
-    )
+    return replace(base, key=key, label=label, options={**base.options, **options}, tuned_as=of)
 
 
 TABLES: Mapping[str, tuple[str, tuple[Setting, ...]]] = {

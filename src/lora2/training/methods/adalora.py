@@ -67,7 +67,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
     Raises:
         UserError: a value that cannot be meant, or a schedule without a step in which to prune.
     """
-    checked = lora2.config(options)
+    checked = lora2.shared_config(options, "AdaLoRA")
     target = checked.target_r if checked.target_r is not None else checked.init_r
     if target >= checked.init_r or target != int(target):
         # PEFT fails in the middle of training at the one, and rounds the other in silence.

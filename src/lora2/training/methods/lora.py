@@ -18,7 +18,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
     Raises:
         UserError: a value that cannot be meant; it is the same mistake for every method.
     """
-    checked = lora2.config(options)
+    checked = lora2.shared_config(options, "LoRA")
     return LoraConfig(
         r=checked.k,
         lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.config import Lora2Config
+from lora2.errors import UserError
 from lora2.trainer import Lora2Callback
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
@@ -34,6 +35,21 @@ def config(options: Options, **fields: Any) -> Lora2Config:
     """
     chosen = {name: value for name, value in options.items() if name in _FIELDS}
     return Lora2Config(**one_word(chosen) | fields)
+
+
+def shared_config(options: Options, label: str) -> Lora2Config:
+    """Return what another method shares with LoRA².
+
+    Raises:
+        UserError: a value that cannot be meant, or a size of single matrices.
+    """
+    for name in ("k_pattern", "rank_pattern"):
+        if options.get(name):
+            raise UserError(
+                f"{name}={options[name]}: {label} has one rank for all matrices; leave it out, or "
+                "take --method lora2."
+            )
+    return config(options)
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:

@@ -20,7 +20,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
     Raises:
         UserError: a value that cannot be meant.
     """
-    checked = lora2.config(options)
+    checked = lora2.shared_config(options, "SoRA")
     return SoraConfig(
         r=checked.k,
         lora_alpha=checked.lora_alpha,

@@ -1,8 +1,9 @@
-"""On a GPU, neither orthogonality nor allocation makes the host wait for the device."""
+"""On a GPU: nothing makes the host wait for the device, and a model may be split."""
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 
 from lora2 import Lora2Config, RankAllocator
 from unit.models import bert_batch, tiny_bert
@@ -44,3 +45,33 @@ def test_inverse_square_root_on_the_device_is_that_of_the_host() -> None:
     v = torch.randn(5, 30, 8, dtype=torch.float64)
     gram = v.mT @ v
     torch.testing.assert_close(inverse_square_root(gram.cuda()).cpu(), inverse_square_root(gram))
+
+
+class _Split(nn.Module):
+    """Two layers on two devices, as `device_map` places them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin0, self.lin1 = nn.Linear(6, 6), nn.Linear(6, 6).cuda()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lin1(self.lin0(x).cuda())
+
+
+@pytest.mark.parametrize("orthogonality", ["exact", "penalty"])
+def test_a_model_that_is_split_over_devices_is_pruned(orthogonality: str) -> None:
+    config = Lora2Config(
+        target_modules=["lin0", "lin1"], k=2, init_r=4, target_r=1, orthogonality=orthogonality,
+        init_weights=False, tinit=1, tfinal=1,
+    )  # fmt: skip
+    model = get_peft_model(_Split(), config).train()
+    allocator = RankAllocator(model, total_steps=6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for _ in range(6):
+        loss = model(torch.randn(3, 6)).square().mean()
+        penalty = model.base_model.weighted_penalty()
+        (loss if penalty is None else loss + penalty.to(loss.device)).backward()
+        optimizer.step()
+        allocator.step()
+        optimizer.zero_grad()
+    assert allocator.kept == allocator.budget == 2
