@@ -47,7 +47,7 @@ class Lora2Config(TargetConfig):
         },
     )
     lora_alpha: float = field(
-        default=8.0,
+        default=4.0,
         metadata={
             "help": "Scale of the change: the scaling is lora_alpha / k, as LoRA's for rank k, and "
             "lora_alpha / init_r in the paper's form (orthogonality='penalty')."
@@ -205,7 +205,7 @@ class Lora2Config(TargetConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1).")
         if self.lora_alpha <= 0:
-            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 8 is the default.")
+            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 4 is the default.")
         if self.orth_reg_weight < 0:
             raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
         if self.init_std <= 0:
