@@ -18,7 +18,7 @@ from run_case import OPTIONS, STEPS
 
 SEARCH = Search(1e-4, 1e-3, 1e-1)
 SETTINGS = (
-    Setting("lora2-k2", "LoRA²", "lora2", "k=2", {}, SEARCH, "lora2 k=1"),
+    Setting("lora2-k2", "LoRA²", "lora2", "k=2", {}, SEARCH),
     Setting("lora-r2", "LoRA", "lora", "r=2", {}, SEARCH),
 )
 RATES = [1e-3, 3.33e-4, 3e-3]
