@@ -36,7 +36,9 @@ _STARTS = ("resume", "overwrite", "output_dir")
 # What changes nothing of what a run computes, and may change when it goes on.
 _OF_THE_MACHINE = (
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
-    "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step",
+    "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step", "ddp_timeout",
+    "ddp_backend", "log_level", "log_level_replica", "project", "torch_empty_cache_steps",
+    "eval_accumulation_steps", "skip_memory_metrics", "save_total_limit",
 )  # fmt: skip
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
-from lora2.layers.adapted import AdaptedLayer
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -68,7 +68,7 @@ def export_merged(
     except Exception:
         # While there are adapters to go back to; a failed merge has come to some layers only.
         for layer in model.modules():
-            if isinstance(layer, AdaptedLayer) and layer.merged:
+            if isinstance(layer, BaseTunerLayer) and layer.merged:
                 layer.unmerge()
         raise
     with warnings.catch_warnings():

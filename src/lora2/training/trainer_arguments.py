@@ -67,7 +67,7 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
         UserError: `lr_scheduler_kwargs` that the schedule does not take.
     """
     name = arguments.lr_scheduler_type
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
     try:
         get_scheduler(
             name,
@@ -78,8 +78,8 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
         )
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"lr_scheduler_kwargs={arguments.lr_scheduler_kwargs}: {name} does not take them "
-            f"({' '.join(str(error).split())})."
+            f"lr_scheduler_type={getattr(name, 'value', name)} with lr_scheduler_kwargs="
+            f"{arguments.lr_scheduler_kwargs}: {' '.join(str(error).split()).rstrip('.')}."
         ) from error
 
 
