@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from lora2.commands.main import main
+from lora2.training.run_trainer import RunTrainer
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WORDS = "the a is are was were has have near with that table tables doctor doctors here away ."
@@ -96,3 +97,22 @@ SMALL = {
 def small_options(**changed: object) -> list[str]:
     """Options of a training run that takes a second."""
     return [f"--{name}={value}" for name, value in (SMALL | changed).items()]
+
+
+def train(model: Path, folder: Path, *more: str, **changed: object) -> int:
+    """Run `lora2 train` with options that take a second, and return its exit code."""
+    return lora2(
+        "train", f"--model={model}", f"--output_dir={folder}", *small_options(**changed), *more
+    )
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C in the middle of the step after `step`."""
+    original = RunTrainer.training_step
+
+    def training_step(self, *arguments, **named):
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(RunTrainer, "training_step", training_step)

@@ -41,13 +41,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 
-# Fields that an imported adapter has by itself.
-_DECIDED = {
-    "k", "init_r", "k_pattern", "rank_pattern", "target_modules", "modules_to_save", "task_type",
-    "base_model_name_or_path",
-}  # fmt: skip
-
-
 @torch.no_grad()
 def import_lora(
     model: nn.Module, path: Path | str, *, adapter_name: str = "default", **fields: Any
@@ -63,9 +56,6 @@ def import_lora(
             a field that it decides itself.
     """
     config = check_importable(path)
-    decided = sorted(_DECIDED & fields.keys())
-    if decided:
-        raise UserError(f"{', '.join(decided)}: the adapter in {path} decides; leave it out.")
     taught = load_source(model, path)
     layers = {
         name: module
@@ -80,17 +70,20 @@ def import_lora(
     sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)
-    adapter = Lora2Config(
-        k=largest,
-        init_r=largest,
-        k_pattern=dict(pattern),
-        rank_pattern=dict(pattern),
-        target_modules=exact_targets(sizes, [n for n, _ in model.named_modules()]),
-        modules_to_save=config.modules_to_save,
-        task_type=config.task_type,
-        base_model_name_or_path=config.base_model_name_or_path,
-        **fields,
-    )
+    decided: dict[str, Any] = {
+        "k": largest,
+        "init_r": largest,
+        "k_pattern": dict(pattern),
+        "rank_pattern": dict(pattern),
+        "target_modules": exact_targets(sizes, [n for n, _ in model.named_modules()]),
+        "modules_to_save": config.modules_to_save,
+        "task_type": config.task_type,
+        "base_model_name_or_path": config.base_model_name_or_path,
+    }
+    twice = sorted(decided.keys() & fields.keys())
+    if twice:
+        raise UserError(f"{', '.join(twice)}: the adapter in {path} decides; leave it out.")
+    adapter = Lora2Config(**decided, **fields)
     result = get_peft_model(model, adapter, adapter_name)
     for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
         layer.set_change(adapter_name, *forms[name])

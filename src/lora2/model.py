@@ -72,8 +72,8 @@ class Lora2Model(AdaptedModel):
         A count that has gone back is a new training.
 
         Raises:
-            UserError: the config has no `total_step`, or a training is resumed, of whose earlier
-                steps nothing is known here.
+            UserError: the config has no `total_step`, or the first count is not the first step
+                of the adapter's training, as in a resumed one.
         """
         for name, config in training_hook.trained_adapters(self.model):
             if config.prunes:
@@ -95,8 +95,8 @@ class Lora2Model(AdaptedModel):
         if global_step > 1:
             raise UserError(
                 f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
-                f"{name!r} before it. Call it from step 0 on; to resume a training, keep a "
-                "RankAllocator and its state_dict instead."
+                f"{name!r} before it. Count the optimizer steps of this adapter's training, from "
+                "0; where that cannot be, as in a resumed one, call step() of a RankAllocator."
             )
         allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
         return allocators[name]

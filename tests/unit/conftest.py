@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import lora2, save_tiny_model, small_options
+from command_line import interrupt_at, lora2, save_tiny_model, small_options, train
 from language_model import save_language_model
 
 
@@ -35,6 +35,16 @@ def finished_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options(baseline="head")
     )
     assert code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def interrupted_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run interrupted in step 7, with the checkpoints of steps 5 and 6; do not write into it."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(6, patch)
+        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
     return folder
 
 

@@ -143,7 +143,8 @@ def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, caps
         "per_device_train_batch_size=0", "per_device_eval_batch_size=0",
         "gradient_accumulation_steps=0", "dataloader_num_workers=-1", "seed=-1",
         "learning_rate=-1", "learning_rate=nan", "weight_decay=-1", "adam_beta1=2",
-        'lr_scheduler_kwargs={"x": 1}',
+        'lr_scheduler_kwargs={"x": 1}', "lr_scheduler_type=cosine_with_min_lr",
+        "report_to=nowhere",
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be_meant_leave_the_run_that_overwrite_would_replace(

@@ -1,6 +1,5 @@
 import errno
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,38 +8,18 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, TrainerCallback
 
-from command_line import lora2, refused, save_tiny_model, small_options
+from command_line import lora2, refused, save_tiny_model, small_options, train
 from lora2 import Lora2Config
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
-from lora2.training.run_folder import RunFolder
-from lora2.training.run_trainer import RunTrainer
 
 STEPS = 8
 
 
-def train(model: Path, folder: Path, *more: str, **changed: object) -> int:
-    return lora2(
-        "train", f"--model={model}", f"--output_dir={folder}", *small_options(**changed), *more
-    )
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C in the middle of the step after `step`."""
-    original = RunTrainer.training_step
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(RunTrainer, "training_step", training_step)
 
 
 # What a run leaves behind
@@ -206,184 +185,6 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tmp_path):
     assert max(float(gradient.abs().max()) for gradient in joint.values()) > 1e-3
     for name in joint:
         torch.testing.assert_close(accumulated[name], joint[name], atol=1e-5, rtol=1e-5)
-
-
-# Interrupted and resumed
-
-
-@pytest.mark.parametrize("step", [1, 5])
-def test_resumed_run_ends_as_the_uninterrupted_one(
-    step, tiny_model, finished_run, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt_at(step, patch)
-        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"step {step} of {STEPS}" in said
-    assert f"lora2 train --output_dir {folder} --resume" in said
-    assert not (folder / "adapter").exists()
-    assert lora2("train", "--output_dir", folder, "--resume") == 0
-    ours, theirs = weights(folder), weights(finished_run)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [r["accuracy"] for r in read_lines(folder / "metrics.jsonl")] == [
-        r["accuracy"] for r in read_lines(finished_run / "metrics.jsonl")
-    ]
-
-
-def cut(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("adapter_model.safetensors", cut),
-        ("adapter_model.safetensors", Path.unlink),
-        ("optimizer.pt", cut),
-        ("scheduler.pt", Path.unlink),
-        ("rng_state.pth", Path.unlink),
-        ("trainer_state.json", Path.unlink),
-        ("trainer_state.json", cut),
-    ],
-)
-def test_checkpoint_cut_short_is_skipped(file, damage, interrupted_run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(interrupted_run, folder)
-    damage(folder / "checkpoints" / "checkpoint-6" / file)
-    assert lora2("train", "--output_dir", folder, "--resume") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Skipped: checkpoint-6 was cut short" in said
-    assert file in said
-    assert "Going on from checkpoint-5." in said
-    assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 5
-
-
-def test_resume_without_a_complete_checkpoint_starts_over(interrupted_run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(interrupted_run, folder)
-    shutil.rmtree(folder / "checkpoints")
-    assert lora2("train", "--output_dir", folder, "--resume") == 0
-    assert "the beginning" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def interrupted_run(tiny_model, tmp_path_factory):
-    """A run interrupted in step 7, with the checkpoints of steps 5 and 6."""
-    folder = tmp_path_factory.mktemp("interrupted") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(6, patch)
-        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
-    return folder
-
-
-# Folders that hold something
-
-
-def test_existing_run_is_not_touched(tiny_model, finished_run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
-    command = ("train", f"--model={tiny_model}", f"--output_dir={finished_run}", *small_options())
-    assert "--overwrite" in refused(capsys, *command)
-    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("how", ["resume", "overwrite"])
-def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(interrupted_run, folder)
-    start = ("train", f"--output_dir={folder}", f"--{how}")
-    options = [f"--model={tiny_model}", *small_options()] if how == "overwrite" else []
-    with RunFolder(folder).held():
-        before = contents(folder)
-        assert "another process is training into" in refused(capsys, *start, *options)
-        assert contents(folder) == before
-    assert lora2(*start, *options) == 0
-
-
-@pytest.mark.parametrize("how", ["start", "resume"])
-def test_run_that_another_process_finishes_meanwhile_is_not_touched(
-    how, tiny_model, finished_run, interrupted_run, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
-    if how == "resume":
-        shutil.copytree(interrupted_run, folder)
-    options = ["--resume"] if how == "resume" else [f"--model={tiny_model}", *small_options()]
-
-    def slowly(settings):
-        prepared = prepare(settings)
-        shutil.copytree(finished_run, folder, dirs_exist_ok=True)
-        return prepared
-
-    monkeypatch.setattr("lora2.commands.train.prepare", slowly)
-    said = refused(capsys, "train", f"--output_dir={folder}", *options)
-    assert "finished" in said
-    theirs, ours = contents(finished_run), contents(folder)
-    assert {folder / path.relative_to(finished_run): theirs[path] for path in theirs}.items() <= (
-        ours.items()
-    )
-
-
-def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):
-    with RunFolder(tmp_path / "run").held():
-        pass
-    options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *small_options()]
-    assert lora2("train", *options) == 0
-
-
-def test_foreign_folder_is_not_touched_even_with_overwrite(tiny_model, tmp_path, capsys):
-    (tmp_path / "thesis.tex").write_text("important")
-    command = ("train", f"--model={tiny_model}", f"--output_dir={tmp_path}", *small_options())
-    assert "no run of lora2" in refused(capsys, *command, "--overwrite")
-    assert (tmp_path / "thesis.tex").read_text() == "important"
-
-
-def test_overwrite_replaces_the_run(tiny_model, finished_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished_run, folder)
-    assert train(tiny_model, folder, "--overwrite", num_train_epochs=1, tfinal=1) == 0
-    assert [record["step"] for record in read_lines(folder / "metrics.jsonl")] == [4]
-    # The baseline of the old run went with it.
-    assert not (folder / "baseline.json").exists()
-
-
-def test_bad_input_leaves_the_run_that_overwrite_would_replace(finished_run, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(finished_run, folder)
-    command = ("train", f"--output_dir={folder}", "--overwrite", f"--model={tmp_path / 'none'}")
-    refused(capsys, *command)
-    assert (folder / "summary.json").is_file()
-
-
-def test_resume_with_another_config_is_refused(interrupted_run, capsys):
-    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", "--k=3")
-    assert "k: " in said
-    assert "started with 2, not 3" in said
-
-
-@pytest.mark.parametrize(
-    ("option", "started"), [("max_steps=7", "-1"), ("optim=sgd", "adamw"), ("bf16=True", "False")]
-)
-def test_resume_with_another_option_of_the_trainer_is_refused(
-    option, started, interrupted_run, capsys
-):
-    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", f"--{option}")
-    assert f"was started with {started}" in said.replace("'", "")
-
-
-def test_resume_of_nothing_is_refused(tmp_path, capsys):
-    assert "no run" in refused(capsys, "train", f"--output_dir={tmp_path / 'x'}", "--resume")
-    assert not (tmp_path / "x").exists()
-
-
-def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
-    assert lora2("train", f"--output_dir={finished_run}", "--resume") == 0
-    assert "finished already" in capsys.readouterr().out
 
 
 # The disk is full

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from lora2 import Lora2Config, UserError, export_merged
@@ -92,8 +92,14 @@ def test_embedding_that_the_head_shares_is_merged_alone(tied: bool, tmp_path: Pa
         assert difference(reloaded(TOKENS).logits, expected) < 1e-5
 
 
-def test_model_is_unmerged_where_merged_logits_differ(tmp_path: Path, monkeypatch) -> None:
-    model = adapted()
+def peft_lora():
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False)
+    return get_peft_model(tiny_llama(), config).eval()
+
+
+@pytest.mark.parametrize("make", [adapted, peft_lora])
+def test_model_is_unmerged_where_merged_logits_differ(make, tmp_path: Path, monkeypatch) -> None:
+    model = make()
     with torch.no_grad():
         expected = model(TOKENS).logits
         monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)

@@ -76,11 +76,11 @@ class Runner(ABC):
         # A run that was ended from outside has not failed.
         if self._closed and not record.finished:
             raise RunnerClosedError
-        if not record.finished:
-            # Another process may have made it meanwhile, whatever became of it here.
-            found = self._records.find(description)
-            record = found if found is not None and found.finished else record
-        if record is not found and record.status != "elsewhere":
+        # Another process may have made it meanwhile, whatever became of it here.
+        found = self._records.find(description)
+        if found is not None and found.finished:
+            record = found
+        elif record.status != "elsewhere":
             self._records.write(record)
         self._finished(record)
         return record

@@ -115,11 +115,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         )
     budget = check_schedule(model, steps)
     callbacks = [LossCheck(), *chosen.callbacks()]
-    try:
-        trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
-    except RuntimeError as error:
-        # Such as a missing package that report_to needs.
-        raise UserError(f"training: {' '.join(str(error).split())}") from error
+    trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
     return PreparedRun(
         settings=settings,

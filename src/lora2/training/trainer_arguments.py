@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
@@ -57,14 +58,24 @@ def training_arguments(
     for name in _SHARES:
         if not 0 <= getattr(arguments, name) < 1:
             raise UserError(f"{name}={getattr(arguments, name)} must lie in [0, 1).")
+    _check_reporting(arguments)
     return arguments
+
+
+def _check_reporting(arguments: TrainingArguments) -> None:
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (RuntimeError, ValueError) as error:
+        # A package that is not installed, or a name that is none.
+        raise UserError(f"report_to: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> None:
     """Check that the trainer will be able to make its schedule, by making it.
 
     Raises:
-        UserError: `lr_scheduler_kwargs` that the schedule does not take.
+        UserError: a schedule that cannot be made of its `lr_scheduler_kwargs`.
     """
     name = arguments.lr_scheduler_type
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)

@@ -1,0 +1,89 @@
+"""`lora2 train` into a folder that holds something, or that another process writes into."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from command_line import lora2, refused, small_options, train
+from lora2.training.prepare import prepare
+from lora2.training.records import read_lines
+from lora2.training.run_folder import RunFolder
+
+
+def test_existing_run_is_not_touched(tiny_model, finished_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    command = ("train", f"--model={tiny_model}", f"--output_dir={finished_run}", *small_options())
+    assert "--overwrite" in refused(capsys, *command)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    start = ("train", f"--output_dir={folder}", f"--{how}")
+    options = [f"--model={tiny_model}", *small_options()] if how == "overwrite" else []
+    with RunFolder(folder).held():
+        before = contents(folder)
+        assert "another process is training into" in refused(capsys, *start, *options)
+        assert contents(folder) == before
+    assert lora2(*start, *options) == 0
+
+
+@pytest.mark.parametrize("how", ["start", "resume"])
+def test_run_that_another_process_finishes_meanwhile_is_not_touched(
+    how, tiny_model, finished_run, interrupted_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    if how == "resume":
+        shutil.copytree(interrupted_run, folder)
+    options = ["--resume"] if how == "resume" else [f"--model={tiny_model}", *small_options()]
+
+    def slowly(settings):
+        prepared = prepare(settings)
+        shutil.copytree(finished_run, folder, dirs_exist_ok=True)
+        return prepared
+
+    monkeypatch.setattr("lora2.commands.train.prepare", slowly)
+    said = refused(capsys, "train", f"--output_dir={folder}", *options)
+    assert "finished" in said
+    theirs, ours = contents(finished_run), contents(folder)
+    assert {folder / path.relative_to(finished_run): theirs[path] for path in theirs}.items() <= (
+        ours.items()
+    )
+
+
+def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):
+    with RunFolder(tmp_path / "run").held():
+        pass
+    options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *small_options()]
+    assert lora2("train", *options) == 0
+
+
+def test_foreign_folder_is_not_touched_even_with_overwrite(tiny_model, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("important")
+    command = ("train", f"--model={tiny_model}", f"--output_dir={tmp_path}", *small_options())
+    assert "no run of lora2" in refused(capsys, *command, "--overwrite")
+    assert (tmp_path / "thesis.tex").read_text() == "important"
+
+
+def test_overwrite_replaces_the_run(tiny_model, finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    assert train(tiny_model, folder, "--overwrite", num_train_epochs=1, tfinal=1) == 0
+    assert [record["step"] for record in read_lines(folder / "metrics.jsonl")] == [4]
+    # The baseline of the old run went with it.
+    assert not (folder / "baseline.json").exists()
+
+
+def test_bad_input_leaves_the_run_that_overwrite_would_replace(finished_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    command = ("train", f"--output_dir={folder}", "--overwrite", f"--model={tmp_path / 'none'}")
+    refused(capsys, *command)
+    assert (folder / "summary.json").is_file()

@@ -1,0 +1,109 @@
+"""`lora2 train --resume`: a run that was interrupted goes on, and as the run that it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from command_line import interrupt_at, lora2, refused, train
+from lora2.training.records import read_lines
+
+STEPS = 8
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_resumed_run_ends_as_the_uninterrupted_one(
+    step, tiny_model, finished_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        assert train(tiny_model, folder, save_strategy="steps", save_steps=1) == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"step {step} of {STEPS}" in said
+    assert f"lora2 train --output_dir {folder} --resume" in said
+    assert not (folder / "adapter").exists()
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    ours, theirs = weights(folder), weights(finished_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [r["accuracy"] for r in read_lines(folder / "metrics.jsonl")] == [
+        r["accuracy"] for r in read_lines(finished_run / "metrics.jsonl")
+    ]
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("adapter_model.safetensors", cut),
+        ("adapter_model.safetensors", Path.unlink),
+        ("optimizer.pt", cut),
+        ("scheduler.pt", Path.unlink),
+        ("rng_state.pth", Path.unlink),
+        ("trainer_state.json", Path.unlink),
+        ("trainer_state.json", cut),
+    ],
+)
+def test_checkpoint_cut_short_is_skipped(file, damage, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    damage(folder / "checkpoints" / "checkpoint-6" / file)
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Skipped: checkpoint-6 was cut short" in said
+    assert file in said
+    assert "Going on from checkpoint-5." in said
+    assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 5
+
+
+def test_resume_without_a_complete_checkpoint_starts_over(interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    shutil.rmtree(folder / "checkpoints")
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    assert "the beginning" in capsys.readouterr().out
+
+
+def test_resume_with_another_config_is_refused(interrupted_run, capsys):
+    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", "--k=3")
+    assert "k: " in said
+    assert "started with 2, not 3" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "started"), [("max_steps=7", "-1"), ("optim=sgd", "adamw"), ("bf16=True", "False")]
+)
+def test_resume_with_another_option_of_the_trainer_is_refused(
+    option, started, interrupted_run, capsys
+):
+    said = refused(capsys, "train", f"--output_dir={interrupted_run}", "--resume", f"--{option}")
+    assert f"was started with {started}" in said.replace("'", "")
+
+
+def test_options_that_change_no_result_may_change(interrupted_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    options = ["--ddp_timeout=7200", "--save_total_limit=1", "--dataloader_num_workers=0"]
+    assert lora2("train", f"--output_dir={folder}", "--resume", *options) == 0
+
+
+def test_resume_of_nothing_is_refused(tmp_path, capsys):
+    assert "no run" in refused(capsys, "train", f"--output_dir={tmp_path / 'x'}", "--resume")
+    assert not (tmp_path / "x").exists()
+
+
+def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
+    assert lora2("train", f"--output_dir={finished_run}", "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
