@@ -1,11 +1,15 @@
 """What a user may get wrong: one sentence, exit code 2, and nothing half-written."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from command_line import refused, save_tiny_model, save_tokenizer, small_options
+from lora2.errors import UserError
+from lora2.training.trainer_arguments import check_learning_rate_schedule
 
 GOOD = "text,label\n" + "".join(f"the table is here {i},{'ab'[i % 2]}\n" for i in range(12))
 
@@ -155,6 +159,17 @@ def test_numbers_that_cannot_be_meant_leave_the_run_that_overwrite_would_replace
     command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", "--overwrite")
     assert option.split("=")[0] in refused(capsys, *command, *small_options(), f"--{option}")
     assert (folder / "summary.json").is_file()
+
+
+@pytest.mark.parametrize(("rate", "is_refused"), [(1e-2, False), (5e-4, True)])
+def test_the_end_of_a_schedule_must_lie_below_the_learning_rate(rate, is_refused, tmp_path):
+    arguments = TrainingArguments(
+        str(tmp_path), learning_rate=rate, lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"lr_end": 1e-3}, use_cpu=True,
+    )  # fmt: skip
+    refusal = pytest.raises(UserError, match="lr_scheduler_type=polynomial")
+    with refusal if is_refused else nullcontext():
+        check_learning_rate_schedule(arguments, steps=10)
 
 
 @pytest.mark.parametrize("method", ["lora", "sora", "adalora"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import LlamaForCausalLM
 
 from lora2 import Lora2Config, UserError, export_merged
@@ -105,6 +106,10 @@ def test_model_is_unmerged_where_merged_logits_differ(make, tmp_path: Path, monk
         monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)
         with pytest.raises(UserError, match="not kept"):
             export_merged(model, tmp_path / "merged")
+        # A merged model would compute the same.
+        assert not any(
+            layer.merged for layer in model.modules() if isinstance(layer, BaseTunerLayer)
+        )
         assert difference(model(TOKENS).logits, expected) < 1e-5
     assert not list(tmp_path.iterdir())
 
