@@ -12,8 +12,8 @@ from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.layers.lora2_layer import Lora2Layer
 from lora2.mathematics.allocation import keep_most_important
-from lora2.penalty import adapted_layers, group_by_shape
-from lora2.sensitivities import SensitivityGroup
+from lora2.penalty import adapted_layers
+from lora2.sensitivities import SensitivityGroup, group_by_shape
 
 
 class RankAllocator:
@@ -60,6 +60,7 @@ class RankAllocator:
         self.resumable = resumable
         self.completed_steps = 0
         self._groups = self._new_groups()
+        self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
             layer.lora2_allocated.add(adapter_name)
@@ -135,15 +136,21 @@ class RankAllocator:
                 for key, value in group.state.items()
             }
 
-    # Scoring, batched over the matrices of a shape
+    # Scoring, batched over the matrices that are scored alike
 
     def _new_groups(self) -> list[SensitivityGroup]:
         layers = list(self._layers.values())
         symbols = ["lam", "u", "U"] + (["v", "V"] if self.config.importance == "full" else [])
         return [
             SensitivityGroup([layers[i] for i in positions], positions, symbols, self.adapter_name)
-            for positions in group_by_shape(layers, self.adapter_name)
+            for positions in group_by_shape(layers, symbols, self.adapter_name)
         ]
+
+    def _order_of_groups(self) -> Tensor:
+        """Where each singular value, in the model's order, stands among those of the groups."""
+        own = torch.arange(sum(self._ranks)).split(self._ranks)
+        grouped = torch.cat([own[i] for group in self._groups for i in group.positions])
+        return grouped.argsort().to(self._device)
 
     def _score(self) -> None:
         parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
@@ -160,12 +167,10 @@ class RankAllocator:
         due = (step - plan.warmup_steps) % plan.interval == 0 or plan.at(step) != plan.at(step - 1)
         if step <= plan.warmup_steps or not due:
             return
-        by_layer: list[Tensor] = [torch.empty(0)] * len(self._layers)
-        for group in self._groups:
-            for position, importance in zip(group.positions, group.importance(), strict=True):
-                # A model may be split over devices; the ranking is one.
-                by_layer[position] = importance.to(self._device)
-        self._mask = keep_most_important(torch.cat(by_layer), plan.at(step))
+        # A model may be split over devices; the ranking is one.
+        parts = [group.importance().flatten().to(self._device) for group in self._groups]
+        importance = torch.cat(parts)[self._order.to(self._device)]
+        self._mask = keep_most_important(importance, plan.at(step))
 
     def _apply_mask(self) -> None:
         held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]

@@ -22,17 +22,6 @@ def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]
     }
 
 
-def group_by_shape(layers: Iterable[Lora2Layer], adapter_name: str) -> list[list[int]]:
-    """Return positions of the layers whose factors have the same sizes and are on one device."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for position, layer in enumerate(layers):
-        parameters = layer.parameters_of(adapter_name)
-        u = parameters["u"]
-        alike = u.shape, parameters["v"].shape, parameters["V"].shape, u.device, u.dtype
-        groups.setdefault(alike, []).append(position)
-    return list(groups.values())
-
-
 def orthogonality_penalty(model: nn.Module, adapter_name: str, config: Lora2Config) -> Tensor:
     """Return eq. 5, the mean over the adapted matrices of a model, without its weight; a scalar."""
     return penalty_of_layers(adapted_layers(model, adapter_name).values(), adapter_name, config)

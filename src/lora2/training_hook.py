@@ -16,7 +16,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from lora2.config import Lora2Config
 from lora2.layers.lora2_layer import Lora2Layer
 from lora2.penalty import penalty_of_layers
-from lora2.preparation import prepare_cores
+from lora2.preparation import prepare_factors
 
 _ATTRIBUTE = "lora2_training_hook"
 
@@ -50,7 +50,7 @@ class TrainingHook:
                 layer.lora2_prepared.clear()
             return
         for name, config in _trained_among(layers, model):
-            prepare_cores(layers, name)
+            prepare_factors(layers, name)
             self._warn_if_never_allocated(layers, name, config)
 
     def after_forward(

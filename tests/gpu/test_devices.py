@@ -3,10 +3,11 @@
 import pytest
 import torch
 from peft import get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from lora2 import Lora2Config, RankAllocator
-from unit.models import bert_batch, tiny_bert
+from lora2.mathematics.inverse_square_root import inverse_square_root
+from unit.models import DeepMlp
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,11 +19,13 @@ pytestmark = [
 @pytest.mark.parametrize("orthogonality", ["exact", "penalty"])
 def test_training_step_does_not_wait(orthogonality: str, importance: str) -> None:
     config = Lora2Config(
-        orthogonality=orthogonality, importance=importance, target_r=4, tinit=0, tfinal=0
-    )
-    model = get_peft_model(tiny_bert(hidden_size=32), config).cuda().train()
+        target_modules=["lin0", "lin1"], k=2, init_r=4, target_r=2, tinit=0, tfinal=0,
+        orthogonality=orthogonality, importance=importance,
+    )  # fmt: skip
+    # No transformers model: theirs wait for the device themselves, to look at the mask.
+    model = get_peft_model(DeepMlp(), config).cuda().train()
     allocator = RankAllocator(model, total_steps=10)
-    batch = {name: tensor.cuda() for name, tensor in bert_batch().items()}
+    x = torch.randn(3, 6, device="cuda")
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     # The first step may wait while libraries are set up.
@@ -30,7 +33,7 @@ def test_training_step_does_not_wait(orthogonality: str, importance: str) -> Non
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            model(**batch).loss.backward()
+            (model(x).square().mean() + _penalty(model)).backward()
             optimizer.step()
             allocator.step()
             optimizer.zero_grad()
@@ -39,9 +42,27 @@ def test_training_step_does_not_wait(orthogonality: str, importance: str) -> Non
     assert allocator.kept == allocator.budget
 
 
-def test_inverse_square_root_on_the_device_is_that_of_the_host() -> None:
-    from lora2.mathematics.inverse_square_root import inverse_square_root
+def _penalty(model: nn.Module) -> Tensor | float:
+    penalty = model.base_model.weighted_penalty()
+    return 0.0 if penalty is None else penalty
 
+
+@pytest.mark.parametrize("k", [2, 8, 24, 40])
+def test_inverse_square_root_in_float32_and_its_gradient_are_those_of_float64(k: int) -> None:
+    """Up to 2k = 64 rows in one kernel; k = 40 by products in the backward pass."""
+    v = torch.randn(5, 200, k, dtype=torch.float64)
+    gram, direction = v.mT @ v, torch.randn(5, k, k, dtype=torch.float64)
+    results = []
+    for one in (gram, gram.float().cuda()):
+        one = one.detach().requires_grad_()
+        root = inverse_square_root(one)
+        (root * direction.to(one)).sum().backward()
+        results.append((root.double().cpu(), one.grad.double().cpu()))
+    for wanted, got in zip(*results, strict=True):
+        assert (got - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def test_inverse_square_root_on_the_device_is_that_of_the_host() -> None:
     v = torch.randn(5, 30, 8, dtype=torch.float64)
     gram = v.mT @ v
     torch.testing.assert_close(inverse_square_root(gram.cuda()).cpu(), inverse_square_root(gram))

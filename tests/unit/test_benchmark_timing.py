@@ -92,8 +92,8 @@ def test_shares_are_parts_of_the_step_of_the_same_round():
         {
             "step": [1.0, 2.0],
             "allocation": [0.25, 0.25],
-            "cores": [0.75, 1.0],
-            "cores, not orthonormal": [0.25, 0.5],
+            "factors": [0.75, 1.0],
+            "factors, not orthonormal": [0.25, 0.5],
             "penalty": [0.125, 1.0],
         }
     )

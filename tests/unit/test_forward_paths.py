@@ -187,15 +187,15 @@ def test_joint_product_is_the_oracles_however_its_rows_are_split(
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    x, vt, C, V = draw(2, 3, 5), draw(2, 5), draw(2, 2), draw(2, 7)
+    x, A, V = draw(2, 3, 5), draw(2, 5), draw(2, 7)
     weight, b = draw(7, 5).detach(), draw(7) if bias else None
-    y = joint_product.joint_product(x, weight, b, vt, C, V)
-    delta = oracle.product(oracle.product(vt.T, C), V)
+    y = joint_product.joint_product(x, weight, b, A, V)
+    delta = oracle.product(A.T, V)
     expected = oracle.product(x.view(6, 5), weight.T + delta).view(2, 3, 7)
     expected = expected if b is None else expected + b
     oracle.assert_agrees(y, expected)
     direction = draw(2, 3, 7).detach()
-    inputs = [x, vt, C, V, *([b] if bias else [])]
+    inputs = [x, A, V, *([b] if bias else [])]
     for got, wanted in zip(
         torch.autograd.grad((y * direction).sum(), inputs),
         torch.autograd.grad((expected * direction).sum(), inputs),
@@ -212,7 +212,7 @@ def test_second_derivative_through_a_joint_product_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_prepared_cores_are_not_used_once_a_factor_has_changed() -> None:
+def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64)
     model(x)
@@ -224,7 +224,7 @@ def test_prepared_cores_are_not_used_once_a_factor_has_changed() -> None:
 
 
 def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
-    """The cores prepared for the training step hang on a graph that is used up by then."""
+    """The factors prepared for the training step hang on a graph that is used up by then."""
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     model(x).sum().backward()
@@ -234,7 +234,7 @@ def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> 
     torch.testing.assert_close(gradient, wanted)
 
 
-def test_prepared_cores_do_not_hinder_a_copy_of_the_model() -> None:
+def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
     import copy
     import io
 

@@ -73,7 +73,7 @@ def test_imports_only_from_its_level_or_below(path):
 @pytest.mark.parametrize(
     "path", sorted((PACKAGE / "mathematics").glob("*.py")), ids=lambda p: p.name
 )
-def test_mathematics_imports_itself_torch_and_the_standard_library_only(path):
+def test_mathematics_imports_itself_torch_its_triton_and_the_standard_library_only(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = {
         (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
@@ -82,7 +82,8 @@ def test_mathematics_imports_itself_torch_and_the_standard_library_only(path):
         for alias in node.names
     }
     others = {module for module in modules if not module.startswith("lora2.mathematics.")}
-    assert {module.split(".")[0] for module in others} <= {"torch", "typing", "collections", "math"}
+    packages = {module.split(".")[0] for module in others}
+    assert packages <= {"torch", "triton", "typing", "collections", "math"}
 
 
 def test_the_core_needs_no_extra():

@@ -18,7 +18,7 @@ from lora2.benchmarks.timing import Step, interleaved, training_step
 from lora2.benchmarks.workloads import Workload
 from lora2.config import Lora2Config
 from lora2.penalty import adapted_layers, penalty_of_layers
-from lora2.preparation import prepare_cores
+from lora2.preparation import prepare_factors
 
 MODELS = ("deberta", "decoder-504")
 
@@ -41,8 +41,8 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
                 # First, since the allocator needs the gradients that it leaves.
                 "step": whole,
                 "allocation": _repeated(_allocation(prepared["lora2"])),
-                "cores": _repeated(_cores(prepared["lora2"])),
-                "cores, not orthonormal": _repeated(_cores(prepared["lora2-bare"])),
+                "factors": _repeated(_factors(prepared["lora2"])),
+                "factors, not orthonormal": _repeated(_factors(prepared["lora2-bare"])),
                 "penalty": _repeated(_penalty(prepared["lora2-penalty"])),
             },
             **options.turns,
@@ -66,7 +66,7 @@ def shares(seconds: Seconds) -> dict[str, list[float]]:
     "exact orthogonality" is what factors cost more when they are made orthonormal.
     """
     step, allocation, penalty = seconds["step"], seconds["allocation"], seconds["penalty"]
-    pairs = zip(seconds["cores"], seconds["cores, not orthonormal"], strict=True)
+    pairs = zip(seconds["factors"], seconds["factors, not orthonormal"], strict=True)
     exact = [made - plain for made, plain in pairs]
     both = [one + other for one, other in zip(exact, allocation, strict=True)]
     literal = [one + other for one, other in zip(penalty, allocation, strict=True)]
@@ -88,14 +88,14 @@ def _allocation(prepared: Prepared) -> Step:
     return prepared.allocator.step
 
 
-def _cores(prepared: Prepared) -> Step:
-    """Forward and backward of all layers' cores as in training, without activations."""
+def _factors(prepared: Prepared) -> Step:
+    """Forward and backward of all layers' factors as in training, without activations."""
     layers = list(adapted_layers(prepared.model, ADAPTER_NAME).values())
 
     def step() -> None:
-        prepare_cores(layers, ADAPTER_NAME)
-        cores = [layer.core(ADAPTER_NAME) for layer in layers]
-        torch.autograd.backward(cores, [torch.ones_like(C) for C in cores])
+        prepare_factors(layers, ADAPTER_NAME)
+        made = [layer.product_factors(ADAPTER_NAME)[0] for layer in layers]
+        torch.autograd.backward(made, [torch.ones_like(A) for A in made])
 
     return step
 

@@ -21,47 +21,43 @@ from lora2.half_precision import SLOW_ON_CPU
 
 # Numbers in a row from which on x Aᵀ gains by being split too.
 _LONG_ROW = 640
+_SPLIT_DTYPES = (torch.float32, torch.float64)
 
 
 class _JointProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, vt: Tensor, C: Tensor, V: Tensor
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, V: Tensor
     ) -> Tensor:
-        ctx.shape, rows = x.shape, x.reshape(-1, x.shape[-1])
-        thin = _thin(rows, _product(C.mT, vt.to(C.dtype)).to(x.dtype))
-        ctx.save_for_backward(rows, weight, vt, C, V, thin)
-        return F.linear(rows, weight, bias).addmm_(_first_factor(thin), V.to(x.dtype))
+        rows = _rows(x)
+        thin = _thin(rows, A)
+        ctx.save_for_backward(rows, weight, A, V, thin)
+        ctx.shape = x.shape
+        y = F.linear(rows.view(x.shape), weight, bias)
+        _rows(y).addmm_(_first_factor(thin), V)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, vt, C, V, thin = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        thin_g = _thin(g, V.to(g.dtype))
-        gx, gvt, gC = None, None, None
-        if wanted[0]:
-            A = _product(C.mT, vt.to(C.dtype)).to(g.dtype)
+        x, weight, A, V, thin = ctx.saved_tensors
+        wants_x, _, wants_bias, wants_A, wants_V = ctx.needs_input_grad
+        g = _rows(g)
+        thin_g = _thin(g, V)
+        gx = None
+        if wants_x:
             gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(ctx.shape)
-        if wanted[3] or wanted[4]:
-            gA = _sum_over_rows(thin_g, x).to(C.dtype)
-            gvt, gC = _product(C, gA).to(vt.dtype), _product(vt.to(C.dtype), gA.mT)
         return (
             gx,
             None,
-            g.sum(0) if wanted[2] else None,
-            gvt,
-            gC,
-            _sum_over_rows(thin, g).to(V.dtype) if wanted[5] else None,
+            g.sum(0) if wants_bias else None,
+            _sum_over_rows(thin_g, x) if wants_A else None,
+            _sum_over_rows(thin, g) if wants_V else None,
         )
 
 
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    """Return the product in the factors' own dtype: autocast would round C, and C amplifies."""
-    if not torch.is_autocast_enabled(first.device.type):
-        return first @ second
-    with torch.autocast(first.device.type, enabled=False):
-        return first @ second
+def _rows(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
 def _thin(wide: Tensor, factor: Tensor) -> Tensor:
@@ -90,11 +86,10 @@ def _parts(rows: Tensor) -> int:
     strips; a part of the rows is read as it lies. That takes a tenth to two fifths less
     time, measured in float32 (docs/performance.md).
     """
-    if torch.compiler.is_compiling():
+    if not rows.is_cpu or rows.dtype not in _SPLIT_DTYPES or torch.compiler.is_compiling():
         return 1
     threads = torch.get_num_threads()
-    splits = rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    return threads if splits and len(rows) % threads == 0 else 1
+    return threads if len(rows) % threads == 0 else 1
 
 
 def _first_factor(rows: Tensor) -> Tensor:
@@ -103,22 +98,18 @@ def _first_factor(rows: Tensor) -> Tensor:
     Where a CPU has no kernel of its own for a half-precision dtype, torch's general one takes ten
     to twenty times as long when both stand in rows; with the first in columns it does not.
     """
-    if rows.device.type == "cpu" and rows.dtype in SLOW_ON_CPU:
+    if rows.is_cpu and rows.dtype in SLOW_ON_CPU:
         return rows.mT.contiguous().mT
     return rows
 
 
-def joint_product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, vt: Tensor, C: Tensor, V: Tensor
-) -> Tensor:
-    """Return x Wᵀ + b + x v C 𝒱, [..., d_out], in the dtype of x; the weight gets no gradient.
+def joint_product(x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, V: Tensor) -> Tensor:
+    """Return x Wᵀ + b + x Aᵀ 𝒱, [..., d_out]; the weight gets no gradient.
 
-    x [..., d_in] and weight [d_out, d_in] of one dtype; vt = vᵀ [k, d_in], V = 𝒱 [k, d_out];
-    C [k, k], in whose dtype A is made.
+    x [..., d_in], weight [d_out, d_in], A [k, d_in] and V = 𝒱 = Bᵀ [k, d_out], all of one dtype.
     """
-    y: Tensor = _JointProduct.apply(x, weight, bias, vt, C, V)
-    # Outside, since a view made inside could not be written to in place.
-    return y.view(*x.shape[:-1], y.shape[-1])
+    y: Tensor = _JointProduct.apply(x, weight, bias, A, V)
+    return y
 
 
 def thin_product(x: Tensor, A: Tensor, B: Tensor) -> Tensor:

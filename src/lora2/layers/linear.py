@@ -36,36 +36,39 @@ class Lora2Linear(LinearLayer, Lora2Layer):
     def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
         """Base output plus that of the adapters, in one step where nothing stands between them."""
         dtype = self.activation_dtype(x)
-        if args or kwargs or not adapter_names or not self._is_plain(adapter_names, x, dtype):
-            return super().adapted_output(x, adapter_names, *args, **kwargs)
-        base: Any = self.get_base_layer()
-        weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
-        bias = None if base.bias is None else base.bias.to(dtype)
-        vt, C, V = self._side_by_side(adapter_names)
-        return joint_product(x.to(dtype), weight.to(dtype), bias, vt, C, V)
-
-    def _side_by_side(self, adapter_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (vᵀ, C, 𝒱) of the adapters' sum: vᵀ and 𝒱 one below another, C in blocks."""
-        factors = [self.product_factors(name) for name in adapter_names]
-        if len(factors) == 1:
-            return factors[0]
-        vts, cores, Vs = zip(*factors, strict=True)
-        return torch.cat(vts), torch.block_diag(*cores), torch.cat(Vs)
-
-    def _is_plain(self, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
-        """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
         base: Any = self.base_layer
-        return (
-            type(base) in (nn.Linear, Conv1D)
-            and type(base.weight) is nn.Parameter
-            and not base.weight.requires_grad
+        if args or kwargs or not self._is_plain(base, adapter_names, x, dtype):
+            return super().adapted_output(x, adapter_names, *args, **kwargs)
+        weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
+        A, V = self._side_by_side(adapter_names)
+        tensors = [x, weight, base.bias, A, V]
+        if not x.dtype == weight.dtype == A.dtype == V.dtype == dtype:
+            tensors = [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
+        return joint_product(*tensors)
+
+    def _side_by_side(self, adapter_names: list[str]) -> tuple[Tensor, Tensor]:
+        """Return (A, 𝒱) of the adapters' sum, one below another."""
+        if len(adapter_names) == 1:
+            return self.product_factors(adapter_names[0])
+        As, Vs = zip(*map(self.product_factors, adapter_names), strict=True)
+        return torch.cat(As), torch.cat(Vs)
+
+    def _is_plain(self, base: Any, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
+        if type(base) is not nn.Linear and type(base) is not Conv1D:
+            return False
+        weight = base.weight
+        return bool(
+            adapter_names
+            and type(weight) is nn.Parameter
+            and not weight.requires_grad
             # A mismatch that autocast does not mend is for the base layer to tell.
-            and (base.weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
+            and (weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
             # A hook, or a forward that another library has put in place of its own, must be run.
             and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
-            and not any(self._drops_inputs(name) for name in adapter_names)
+            and not any(map(self._drops_inputs, adapter_names))
         )
 
     def _drops_inputs(self, adapter_name: str) -> bool:
         dropout = self.adapter_dropout[adapter_name]
-        return dropout.training and not isinstance(dropout, nn.Identity)
+        return type(dropout) is not nn.Identity and dropout.training

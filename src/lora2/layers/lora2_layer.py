@@ -13,7 +13,7 @@ from lora2.config import Lora2Config
 from lora2.initialization import RAW_LENGTH, initial_factors
 from lora2.layers.adapted import AdaptedLayer
 from lora2.layers.prepared import PreparedByAdapter
-from lora2.mathematics.factors import core, factors, normal_form, thin_factors
+from lora2.mathematics.factors import factors, normal_form
 from lora2.mathematics.precision import in_full_precision
 
 # Symbol in `lora2.mathematics` → attribute that holds one tensor per adapter.
@@ -140,19 +140,20 @@ class Lora2Layer(AdaptedLayer):
                 **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize
             )
 
-    def core(self, adapter_name: str) -> Tensor:
-        """Return C [k, k]: the adapter changes the output by x v C 𝒱, scaling included."""
-        prepared = self._prepared_core(adapter_name)
-        if prepared is not None:
-            return prepared
-        settings = self.lora2_settings[adapter_name]
-        stored = self.stored_factors(adapter_name)
-        v, u, lam, U = (stored[symbol] for symbol in ("v", "u", "lam", "U"))
-        with torch.autocast(v.device.type, enabled=False):
-            gram = v.mT @ v if settings.orthonormalize else None
-            return core(u, lam, U, gram=gram, scaling=settings.scaling)
+    def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (A [k, d_in], 𝒱 [k, d_out]) for a forward pass, made ready before it or now."""
+        parameters = self.parameters_of(adapter_name)
+        prepared = self._prepared_factors(adapter_name, parameters)
+        A, V = prepared or (self.factors(adapter_name)[1], parameters["V"])
+        if adapter_name in self.lora2_watches and V.requires_grad:
+            # A node of this call, since a backward pass comes to older nodes when all is over.
+            V = V.view_as(V)
+            V.register_hook(self.lora2_watches[adapter_name])
+        return A, V
 
-    def _prepared_core(self, adapter_name: str) -> Tensor | None:
+    def _prepared_factors(
+        self, adapter_name: str, parameters: dict[str, nn.Parameter]
+    ) -> tuple[Tensor, Tensor] | None:
         prepared = self.lora2_prepared.get(adapter_name)
         if prepared is None or torch.compiler.is_compiling():
             return None
@@ -161,23 +162,12 @@ class Lora2Layer(AdaptedLayer):
             # which must not run through the graph that all layers share.
             del self.lora2_prepared[adapter_name]
             return None
-        return prepared.C if prepared.holds_for(self.parameters_of(adapter_name)) else None
-
-    def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (vᵀ [k, d_in], C [k, k], 𝒱 [k, d_out]) for a forward pass."""
-        parameters = self.parameters_of(adapter_name)
-        vt: Tensor = parameters["v"]
-        V: Tensor = parameters["V"]
-        if adapter_name in self.lora2_watches and V.requires_grad:
-            # A node of this call, since a backward pass comes to older nodes when all is over.
-            V = V.view_as(V)
-            V.register_hook(self.lora2_watches[adapter_name])
-        return vt, self.core(adapter_name), V
+        return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
 
     def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Return (B, A) from the core that may have been prepared."""
-        vt, C, V = (in_full_precision(f) for f in self.product_factors(adapter_name))
-        return thin_factors(vt.mT, C, V)
+        """Return (B, A), which may have been prepared."""
+        A, V = self.product_factors(adapter_name)
+        return V.mT, A
 
     @torch.no_grad()
     def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora2.mathematics.newton_schulz import newton_schulz
+
 # Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
 _SMALLEST_EIGENVALUE = 1e-10
-# A step brings an eigenvalue that is small against the largest nearer to it by a factor of 2.25.
-_STEPS = {torch.float32: 22, torch.float64: 32}
 
 
 def inverse_square_root(gram: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ByProducts(torch.autograd.Function):
-    """Newton and Schulz's iteration, a fixed number of matrix products.
+    """Newton and Schulz's iteration.
 
     For any matrix function f([[G, D], [0, G]]) = [[f(G), f'(G) D], [0, f(G)]], and for a symmetric
     G the derivative is its own adjoint: the gradient is the same iteration, on a larger matrix.
@@ -75,7 +75,8 @@ class ByProducts(torch.autograd.Function):
     def forward(ctx: Any, gram: Tensor) -> Tensor:
         """Return G^(-1/2)."""
         ctx.save_for_backward(gram)
-        return _newton_schulz(gram, _scale(gram))
+        stacked = gram.flatten(0, -3) if gram.dim() > 2 else gram.unsqueeze(0)
+        return newton_schulz(stacked, _scale(stacked)).view(gram.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -84,19 +85,10 @@ class ByProducts(torch.autograd.Function):
         k = gram.shape[-1]
         upper = torch.cat([gram, grad], -1)
         lower = torch.cat([torch.zeros_like(gram), gram], -1)
-        return _newton_schulz(torch.cat([upper, lower], -2), _scale(gram))[..., :k, k:]
+        blocks = torch.cat([upper, lower], -2).view(-1, 2 * k, 2 * k)
+        return newton_schulz(blocks, _scale(gram).view(-1, 1, 1))[:, :k, k:].reshape(gram.shape)
 
 
 def _scale(gram: Tensor) -> Tensor:
     """A bound on the largest eigenvalue, [..., 1, 1], since the iteration needs all below 3."""
     return torch.linalg.matrix_norm(gram, keepdim=True)
-
-
-def _newton_schulz(G: Tensor, scale: Tensor) -> Tensor:
-    """Y → (G/scale)^(1/2) and Z → (G/scale)^(-1/2), by Y ← Y T, Z ← T Z, T = (3 I − Z Y)/2."""
-    identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device).expand_as(G)
-    Y, Z = G / scale, identity
-    for _ in range(_STEPS[G.dtype]):
-        T = 1.5 * identity - 0.5 * (Z @ Y)
-        Y, Z = Y @ T, T @ Z
-    return Z / scale.sqrt()
