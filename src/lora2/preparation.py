@@ -17,6 +17,7 @@ from lora2.layers.lora2_layer import AdapterSettings, Lora2Layer
 from lora2.layers.prepared import PreparedFactors
 from lora2.mathematics.factors import core
 from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.stacks import stacks
 
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
 _Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, torch.device, torch.dtype]
@@ -51,7 +52,7 @@ def _prepare_group(
         symbol: [parameters[symbol] for _, parameters in members]
         for symbol in ("v", "u", "lam", "U", "V")
     }
-    vts = [in_full_precision(stack) for _, stack in _stacks(by_symbol["v"])]
+    vts = [in_full_precision(stack) for _, stack in stacks(by_symbol["v"])]
     u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in ("u", "lam", "U"))
     gram = torch.cat([vt @ vt.mT for vt in vts]) if settings.orthonormalize else None
     cores = core(u, lam, U, gram=gram, scaling=settings.scaling).split([len(vt) for vt in vts])
@@ -65,18 +66,10 @@ def _all_cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Return the tensors in another dtype, cast as stacks; those that have it are left alone."""
     cast = list(tensors)
     if _cast(tensors[0], dtype) is not tensors[0]:
-        for positions, stack in _stacks(tensors):
+        for positions, stack in stacks(tensors):
             for position, tensor in zip(positions, _cast(stack, dtype).unbind(), strict=True):
                 cast[position] = tensor
     return cast
-
-
-def _stacks(tensors: Sequence[Tensor]) -> list[tuple[list[int], Tensor]]:
-    """Return tensors of one shape as a stack each, with their positions among all."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for position, tensor in enumerate(tensors):
-        by_shape.setdefault(tensor.shape, []).append(position)
-    return [(part, torch.stack([tensors[i] for i in part])) for part in by_shape.values()]
 
 
 def _computing_dtype(layer: Lora2Layer) -> torch.dtype:

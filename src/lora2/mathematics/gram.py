@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.stacks import stacks
 
-# Numbers stacked at a time: what is allocated for more than a moment, the system hands out page by
-# page, and that takes longer than the products.
+# Numbers stacked at a time on a CPU: what is allocated for more than a moment, the system hands out
+# page by page, and that takes longer than the products.
 _STACKED = 1 << 18
 
 
@@ -25,31 +26,26 @@ class _GramMatrices(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *matrices: Tensor) -> Tensor:
         ctx.save_for_backward(*matrices)
-        k = len(matrices[0])
-        grams = in_full_precision(matrices[0]).new_empty(len(matrices), k, k)
+        grams = list(matrices)
         for positions, X in _stacks(matrices):
-            grams[positions] = X @ X.mT
-        return grams
+            for position, gram in zip(positions, (X @ X.mT).unbind(), strict=True):
+                grams[position] = gram
+        return torch.stack(grams)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         matrices = ctx.saved_tensors
-        symmetric = grad + grad.mT
+        # Not indexed by a list of positions, which would go to a GPU and make the host wait.
+        symmetric = (grad + grad.mT).unbind()
         gradients = list(matrices)
         for positions, X in _stacks(matrices):
-            products = (symmetric[positions] @ X).to(matrices[positions[0]].dtype)
+            products = torch.stack([symmetric[i] for i in positions]) @ X
+            products = products.to(matrices[positions[0]].dtype)
             for position, gradient in zip(positions, products.unbind(), strict=True):
                 gradients[position] = gradient
         return tuple(gradients)
 
 
 def _stacks(matrices: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield stacks [m, k, d] of matrices of one shape, and where these stand in the list."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for position, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(position)
-    for shape, positions in by_shape.items():
-        size = max(1, _STACKED // max(1, shape.numel()))
-        for start in range(0, len(positions), size):
-            part = positions[start : start + size]
-            yield part, in_full_precision(torch.stack([matrices[i] for i in part]))
+    for positions, X in stacks(matrices, _STACKED if matrices[0].is_cpu else None):
+        yield positions, in_full_precision(X)

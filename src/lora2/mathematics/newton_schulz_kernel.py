@@ -24,7 +24,9 @@ def in_one_kernel(G: Tensor, scale: Tensor, steps: int) -> Tensor:
 
 
 @triton.jit
-def _iterate(G, scale, root, m, M: tl.constexpr, steps: tl.constexpr):
+def _iterate(  # type: ignore[no-untyped-def]
+    G, scale, root, m, M: tl.constexpr, steps: tl.constexpr
+):
     matrix = tl.program_id(0)
     row, column = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
     place = matrix * m * m + row * m + column
