@@ -1,4 +1,4 @@
-"""What happens at each forward pass in training: cores are prepared, the penalty joins the loss.
+"""What happens at each forward pass in training: factors are prepared, the penalty joins the loss.
 
 They are hooks of the base model, since not every way to the model leads through the tuner:
 PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
@@ -22,7 +22,7 @@ _ATTRIBUTE = "lora2_training_hook"
 
 
 class TrainingHook:
-    """Prepares the cores, adds the weighted penalty to `outputs.loss`, keeps its mean."""
+    """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
 
     def __init__(self) -> None:
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -39,7 +39,7 @@ class TrainingHook:
         self._first_values: dict[str, Tensor] = {}
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
-        """Prepare the cores of the trained adapters, and warn if nobody prunes one of them."""
+        """Prepare the factors of the trained adapters, and warn if nobody prunes one of them."""
         # A compiler sees through the layers' own formulas and fuses them.
         if torch.compiler.is_compiling():
             return

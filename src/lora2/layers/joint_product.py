@@ -4,7 +4,7 @@ A thin product costs little arithmetic, so what it costs is passes over the acti
 matrix kernel that its layout calls. Four things make it cheap:
 
 * `addmm_` adds B (A x) into the base output, and Aᵀ Bᵀ g into the input's gradient, in place;
-* only x and A x are kept for the backward pass; A is made again there, from k × k and k × d_in;
+* only x and A x are kept for the backward pass, beside the factors;
 * A and Bᵀ stand with their long side contiguous, and the gradients are taken as (A x)ᵀ g and
   (Bᵀ g)ᵀ x, k rows of d. Autograd's own gᵀ (A x), d rows of k, is five to ten times slower;
 * each CPU thread takes a part of the tokens, in place of whatever the matrix library would share.
