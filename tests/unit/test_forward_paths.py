@@ -212,6 +212,28 @@ def test_second_derivative_through_a_joint_product_is_refused() -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half_precision_weights"])
+def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> None:
+    """And the gradients, in float32, are those of layers that make and cast their own."""
+    model = adapted(PATHS[0], "exact").float()
+    for layer in layers_of(model).values():
+        layer.base_layer.to(torch.float32 if autocast else torch.bfloat16)
+    x = torch.randn(4, 6, dtype=torch.float32 if autocast else torch.bfloat16)
+    factors = [p for layer in layers_of(model).values() for p in layer.lora2_V.parameters()]
+    gradients = []
+    for train in (True, False):
+        model.train(train)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = model(x)
+        gradients.append(torch.autograd.grad(output.float().sum(), factors))
+        prepared = [layer.lora2_prepared for layer in layers_of(model).values()]
+        dtypes = {tensor.dtype for by in prepared for p in by.values() for tensor in (p.A, p.V)}
+        assert dtypes == ({torch.bfloat16} if train else set())
+    for made_together, made_alone in zip(*gradients, strict=True):
+        assert made_together.dtype == torch.float32
+        torch.testing.assert_close(made_together, made_alone, rtol=0, atol=0)
+
+
 def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64)
