@@ -83,8 +83,7 @@ class SensitivityGroup:
 def group_by_shape(
     layers: Iterable[Lora2Layer], symbols: Iterable[str], adapter_name: str
 ) -> list[list[int]]:
-    """Return positions of layers whose factors of these symbols can be stacked: one size, one
-    device, one dtype."""
+    """Return positions of layers whose factors of these symbols have one size, device and dtype."""
     symbols = list(symbols)
     groups: dict[tuple[object, ...], list[int]] = {}
     for position, layer in enumerate(layers):

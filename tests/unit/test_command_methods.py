@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from command_line import lora2, refused, small_options
+from command_line import interrupt_at, lora2, refused, small_options
 from lora2.training.methods.registry import METHODS
 from lora2.training.records import read_lines
-from lora2.training.run_trainer import RunTrainer
 from lora2.training.saved_run import load_saved_run
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -66,18 +65,6 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C in the middle of the step after `step`."""
-    original = RunTrainer.training_step
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(RunTrainer, "training_step", training_step)
 
 
 # Two layers of four matrices 16 × 16 and two 16 × 32; five normalisations of 16.
