@@ -31,7 +31,7 @@ def _tiny_preset(tiny_model, monkeypatch):
     monkeypatch.setattr(small, "MODEL", str(tiny_model))
     monkeypatch.setattr(small, "TASKS", {"agreement": options})
     monkeypatch.setattr(small, "SETTINGS", SETTINGS)
-    monkeypatch.setattr(small, "TABLES", {"table1": ("tiny", SETTINGS)})
+    monkeypatch.setattr(small, "TABLES", {"table1": small.Table("tiny", SETTINGS)})
     monkeypatch.setattr(small, "COLUMNS", small.COLUMNS[:1])
     preset = replace(
         small.PRESET, model=str(tiny_model), seeds=1, tables=("table1",), timed=lambda model: []
@@ -126,7 +126,7 @@ def test_an_impossible_run_is_refused_before_anything_is_written(
     folders, monkeypatch, tmp_path, capsys
 ):
     settings = (SETTINGS[0], replace(SETTINGS[1], options={"k": 0}))
-    monkeypatch.setattr(small, "TABLES", {"table1": ("tiny", settings)})
+    monkeypatch.setattr(small, "TABLES", {"table1": small.Table("tiny", settings)})
     said = refused(capsys, "reproduce", "table1", *folders)
     assert "agreement-lora-s0-" in said
     assert "k=0 must be" in said
