@@ -11,7 +11,8 @@ from lora2.experiments.grid import Column, Grid, Row
 from lora2.experiments.summary import Find
 from lora2.reports.panels import new_figure, png
 
-_PANEL = (5.2, 3.4)
+# Inches; many lines and their legend want a higher panel.
+_WIDTH, _HEIGHT, _HEIGHT_OF_A_LINE = 5.2, 2.6, 0.2
 # Told apart without colour: each line has another marker, and its neighbours another dash.
 # Thirteen, so that as many rows and more are all unlike: 4 does not divide it.
 _MARKERS = "os^Dv<>Pp*Xhd"
@@ -42,7 +43,8 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
     ]
     if not shown:
         return None
-    figure, all_axes = new_figure(len(shown), _PANEL)
+    height = _HEIGHT + _HEIGHT_OF_A_LINE * len(grid.rows)
+    figure, all_axes = new_figure(len(shown), (_WIDTH, height))
     looks = styles(grid.rows)
     lines = {}
     for axes, (column, curves) in zip(all_axes, shown, strict=True):
