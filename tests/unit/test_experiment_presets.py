@@ -242,6 +242,29 @@ def test_small_takes_the_learning_rates_that_tuning_chose():
     assert "stsb/lora2-k1" in grid.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("table", "label", "in_table1"),
+    [
+        ("table3", "all", "LoRA², literal k=1"),
+        ("table4", "all six", "LoRA² k=1"),
+        ("ablations", "as in table 1", "LoRA² k=1"),
+    ],
+)
+def test_a_row_of_small_that_changes_nothing_is_the_runs_of_table_1(table, label, in_table1):
+    tables = [
+        PRESETS["small"].grid(Wanted(name, small.MODEL, (0, 1))) for name in (table, "table1")
+    ]
+    rows, first = ({row.name: row.runs for row in grid.rows} for grid in tables)
+    (runs,) = [runs for name, runs in rows.items() if name == f"{label} k=1"]
+    assert runs == {task: first[in_table1][task] for task in runs}
+
+
+def test_table_3_of_small_has_the_tasks_that_its_method_learns():
+    grid = PRESETS["small"].grid(Wanted("table3", small.MODEL, (0,)))
+    assert [column.task for column in grid.columns] == ["cola", "stsb"]
+    assert {tuple(row.runs) for row in grid.rows} == {("cola", "stsb")}
+
+
 def test_small_is_of_one_model():
     with pytest.raises(UserError, match="model: the preset small is of minilm, not of bert"):
         PRESETS["small"].grid(Wanted("table1", "bert", (0,)))

@@ -172,7 +172,7 @@ TABLES: Mapping[str, Table] = {
 def experiments(
     settings: Iterable[Setting] = SETTINGS, tasks: Iterable[str] | None = None
 ) -> list[Experiment]:
-    """Return every setting on every task."""
+    """Return every setting on every task, all of the preset's unless given."""
     return [
         Experiment(MODEL, task, setting, TASKS[task])
         for setting in settings
