@@ -3,9 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from command_line import SMALL
 from lora2.experiments.description import RunDescription
+from lora2.experiments.presets import small
+from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.record import RunRecord
+from lora2.experiments.setting import Setting
 
 # Eight optimizer steps, evaluated and saved after each second one.
 OPTIONS = {name: value for name, value in SMALL.items() if name != "baseline"} | {
@@ -27,3 +32,19 @@ def computed(record: RunRecord) -> dict:
     """All of a record but what the machine has a say in."""
     content = dataclasses.asdict(record)
     return {name: value for name, value in content.items() if name not in _OF_THE_MACHINE}
+
+
+def shrink_small_preset(
+    patch: pytest.MonkeyPatch, model: Path, settings: tuple[Setting, ...]
+) -> None:
+    """Make the preset `small` one table of these settings, on some sentences, one seed each."""
+    options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
+    patch.setattr(small, "MODEL", str(model))
+    patch.setattr(small, "TASKS", {"agreement": options})
+    patch.setattr(small, "SETTINGS", settings)
+    patch.setattr(small, "TABLES", {"table1": small.Table("tiny", settings)})
+    patch.setattr(small, "COLUMNS", small.COLUMNS[:1])
+    preset = dataclasses.replace(
+        small.PRESET, model=str(model), seeds=1, tables=("table1",), timed=lambda model: []
+    )
+    patch.setitem(PRESETS, "small", preset)

@@ -1,6 +1,5 @@
 """A tiny model, and a Ray cluster of this machine."""
 
-import dataclasses
 import os
 import shutil
 import socket
@@ -13,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from command_line import save_tiny_model
-from lora2.experiments.presets import small
-from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.setting import Search, Setting
-from run_case import OPTIONS
+from run_case import shrink_small_preset
 
 _SECONDS_TO_START = 120
 
@@ -30,17 +27,8 @@ def tiny_model(tmp_path_factory):
 @pytest.fixture
 def tiny_preset(tiny_model, monkeypatch):
     """The preset `small`, of one method on some sentences, one seed."""
-    options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
     settings = (Setting("head", "head alone", "head", "", {}, Search(1e-4, 1e-3, 1e-2)),)
-    monkeypatch.setattr(small, "MODEL", str(tiny_model))
-    monkeypatch.setattr(small, "TASKS", {"agreement": options})
-    monkeypatch.setattr(small, "SETTINGS", settings)
-    monkeypatch.setattr(small, "TABLES", {"table1": ("tiny", settings)})
-    monkeypatch.setattr(small, "COLUMNS", small.COLUMNS[:1])
-    preset = dataclasses.replace(
-        small.PRESET, model=str(tiny_model), seeds=1, tables=("table1",), timed=lambda model: []
-    )
-    monkeypatch.setitem(PRESETS, "small", preset)
+    shrink_small_preset(monkeypatch, tiny_model, settings)
 
 
 class Cluster:

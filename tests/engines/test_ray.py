@@ -105,7 +105,7 @@ def test_ctrl_c_ends_the_tasks_and_writes_no_record(tiny_model, ray_cluster, rec
         with pytest.raises(KeyboardInterrupt), runner:
             list(runner.each(work, runs))
     assert ended == [RunnerClosedError] * 3
-    assert not records.path.exists()
+    assert list(records.path.iterdir()) == []
     until(lambda: not any("agreement" in name for name in ray_cluster.workers().values()))
 
 

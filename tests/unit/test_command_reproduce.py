@@ -11,10 +11,9 @@ from command_line import lora2, refused
 from experiment_case import failed, finished
 from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.presets import small
-from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.rates import read_choices
 from lora2.experiments.setting import Search, Setting
-from run_case import OPTIONS, STEPS
+from run_case import STEPS, shrink_small_preset
 
 SEARCH = Search(1e-4, 1e-3, 1e-1)
 SETTINGS = (
@@ -27,16 +26,7 @@ RATES = [1e-3, 3.33e-4, 3e-3]
 @pytest.fixture(autouse=True)
 def _tiny_preset(tiny_model, monkeypatch):
     """The preset `small`, of two methods on some sentences, one seed each."""
-    options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
-    monkeypatch.setattr(small, "MODEL", str(tiny_model))
-    monkeypatch.setattr(small, "TASKS", {"agreement": options})
-    monkeypatch.setattr(small, "SETTINGS", SETTINGS)
-    monkeypatch.setattr(small, "TABLES", {"table1": small.Table("tiny", SETTINGS)})
-    monkeypatch.setattr(small, "COLUMNS", small.COLUMNS[:1])
-    preset = replace(
-        small.PRESET, model=str(tiny_model), seeds=1, tables=("table1",), timed=lambda model: []
-    )
-    monkeypatch.setitem(PRESETS, "small", preset)
+    shrink_small_preset(monkeypatch, tiny_model, SETTINGS)
 
 
 class Runs:

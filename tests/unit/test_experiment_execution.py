@@ -75,11 +75,6 @@ def test_a_record_is_ready_for_json(whole):
     assert RunRecord.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
 
 
-def test_a_finished_run_leaves_nothing_in_the_work_folder(tiny_model, place):
-    assert execute(tiny_run(tiny_model, "head"), place).finished
-    assert list(place.work.iterdir()) == []
-
-
 def test_steps_are_told_one_by_one(tiny_model, place):
     assert ticks(tiny_run(tiny_model, "head"), place)[1] == [(n + 1, STEPS) for n in range(STEPS)]
 
@@ -106,7 +101,6 @@ def test_a_run_goes_on_from_its_checkpoint_and_ends_with_the_same_numbers(tiny_m
     assert [done for done, _ in steps] == [5, 6, 7, 8]
     assert record.resumed_from_step == 4
     assert computed(record) == computed(whole)
-    assert list(place.work.iterdir()) == []
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_model, place, whole):

@@ -110,7 +110,7 @@ def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, plac
     assert multiprocessing.active_children() == []
     assert asked == runs[:1]
     assert told == []
-    assert not records.path.exists()
+    assert list(records.path.iterdir()) == []
     # What was made so far is there for the next time.
     assert (place.work / runs[0].name / "checkpoints" / "checkpoint-10").is_dir()
     assert not (place.work / runs[1].name).exists()
@@ -120,6 +120,63 @@ def test_a_work_folder_that_cannot_be_made_is_one_mistake_and_no_failed_runs(tmp
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError), LocalRunner(records, Place(tmp_path / "file")):
         pass
+
+
+def test_a_records_folder_that_cannot_be_written_to_is_refused_before_a_run(
+    tmp_path, records, place, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError), LocalRunner(RecordFolder(tmp_path / "file"), place):
+        pass
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="records: .* cannot be written to"):
+        LocalRunner(records, place).__enter__()
+
+
+def test_a_run_whose_record_could_not_be_written_is_still_there(
+    tiny_model, records, place, monkeypatch
+):
+    def full(record):
+        raise OSError(28, "No space left on device")
+
+    run = tiny_run(tiny_model)
+    monkeypatch.setattr(records, "write", full)
+    with LocalRunner(records, place) as runner, pytest.raises(OSError, match="No space"):
+        runner.run(run)
+    monkeypatch.undo()
+    with LocalRunner(records, place) as runner:
+        record = runner.run(run)
+    assert record.resumed_from_step == record.steps == STEPS
+    assert record == records.find(run)
+    assert list(place.work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "jobs", "expected"),
+    [
+        (0, None, 2, ["", ""]),
+        (2, None, 3, ["0", "1", "0"]),
+        (2, "3,5", 2, ["3", "5"]),
+        (1, "3,nonsense", 2, ["3", "3"]),
+    ],
+)
+def test_a_run_sees_one_gpu(records, place, monkeypatch, count, visible, jobs, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    barrier, devices = threading.Barrier(jobs), []
+
+    def make_on(device, description):
+        barrier.wait(10)
+        devices.append(device)
+        return failed(description)
+
+    runs = [tiny_run("model", seed=seed) for seed in range(jobs)]
+    with LocalRunner(records, place, jobs) as runner:
+        monkeypatch.setattr(runner, "_make_on", make_on)
+        all_of(runner, runs)
+    assert sorted(devices) == sorted(expected)
 
 
 def test_less_than_one_job_is_refused(records, place):
@@ -137,12 +194,17 @@ class FakeRunner(Runner):
 
     def __init__(self, records, at_a_time=1, make=None):
         super().__init__(records, at_a_time, lambda record: self.told.append(record))
-        self.told, self.made, self.ended = [], [], threading.Event()
+        self.told, self.made, self.cleared, self.ended = [], [], [], threading.Event()
         self._how = make or (lambda run: finished(run, {"accuracy": 0.5}, {"accuracy": 0.5}))
 
     def _make(self, description):
         self.made.append(description)
         return self._how(description)
+
+    def _clear(self, description):
+        # The record is safe by then.
+        assert self._records.find(description).finished
+        self.cleared.append(description)
 
     def _end(self):
         self.ended.set()
@@ -155,12 +217,15 @@ def test_a_finished_record_is_found_and_no_run_is_made(records):
         assert second.run(RUN) == record
     assert (first.made, second.made) == ([RUN], [])
     assert first.told == second.told == [record]
+    # Twice: the first process may have been killed between writing and clearing.
+    assert first.cleared == second.cleared == [RUN]
 
 
 def test_a_failed_record_is_replaced(records):
     with FakeRunner(records, make=failed) as runner:
         assert runner.run(RUN).status == "failed"
         assert records.find(RUN).status == "failed"
+        assert runner.cleared == []
     with FakeRunner(records) as runner:
         assert runner.run(RUN).finished
     assert records.find(RUN).finished
@@ -207,20 +272,26 @@ def test_a_damaged_record_is_refused_and_not_run_over(records):
 def test_a_fault_of_the_runner_itself_reaches_the_caller(records):
     with FakeRunner(records, make=lambda run: 1 / 0) as runner, pytest.raises(ZeroDivisionError):
         list(runner.each(runner.run, [RUN]))
-    assert not records.path.exists()
+    assert list(records.path.iterdir()) == []
 
 
 def test_as_many_runs_go_on_at_a_time_as_were_asked_for(records):
     barrier = threading.Barrier(2)
+    going_on, most = set(), []
 
     def together(run):
+        going_on.add(run)
         # Raises if no other run comes within ten seconds.
         barrier.wait(10)
+        most.append(len(going_on))
+        barrier.wait(10)
+        going_on.remove(run)
         return failed(run)
 
     runs = [dataclasses.replace(RUN, seed=seed) for seed in range(4)]
     with FakeRunner(records, 2, together) as runner:
         assert {record.description for record in runner.each(runner.run, runs)} == set(runs)
+    assert most == [2] * 4
 
 
 def test_a_run_that_was_ended_has_not_failed_but_one_that_finished_counts(records):

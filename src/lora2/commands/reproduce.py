@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,20 +53,29 @@ def execute(arguments: Sequence[str]) -> int:
         grid = options.chosen.grid(options.wanted(name, folder))
         written = _make_grid(grid, where, records, tables, console)
         failed = len(records.missing(grid.descriptions()))
-    wanted = (options.wanted(each, folder) for each in options.chosen.tables)
     page = write_page(
         f"LoRA²: preset {options.preset}",
-        map(options.chosen.grid, wanted),
+        _grids_of_page(name, options, folder),
         [iteration_table(times)] if (times := _measured(options, folder)) else [],
         records.find,
         tables,
     )
     for path in (*written, page):
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         print(f"Runs without a result: {failed}. The same command tries again.", file=sys.stderr)
         return 1
     return 0
+
+
+def _grids_of_page(name: str, options: ReproduceArguments, folder: Path) -> Iterator[Grid]:
+    """All tables of the preset, and more seeds than it has only of the one that was asked for."""
+    usual = replace(options, seeds=None)
+    more = options if (options.seeds or 0) > options.chosen.seeds else usual
+    for each in options.chosen.tables:
+        wanted = (more if each == name else usual).wanted(each, folder)
+        with suppress(UserError):  # as Table 4 of a model whose matrices have no short names
+            yield options.chosen.grid(wanted)
 
 
 def _make_grid(

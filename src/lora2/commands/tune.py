@@ -63,7 +63,8 @@ def execute(arguments: Sequence[str]) -> int:
     console.print(_table(choices))
     unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
     if len(unsettled) < len(choices):
-        console.print(f"Written: {folder / FILE_NAME}", highlight=False, soft_wrap=True)
+        path = folder / FILE_NAME
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
     if unsettled:
         names = ", ".join(unsettled)
         print(f"Nothing chosen: {names}. The same command tries again.", file=sys.stderr)
@@ -112,7 +113,7 @@ def _table(choices: Sequence[Choice]) -> Table:
     table.add_column("tried: what they reached")
     for choice in choices:
         tried = ", ".join(
-            f"{rate:g}: {'failed' if value is None else format(value, '.4f')}"
+            f"{rate:g}: {'no result' if value is None else format(value, '.4f')}"
             for rate, value in choice.trials
         )
         rate = choice.learning_rate

@@ -51,7 +51,7 @@ class PlaceArguments:
         default=1.0, metadata={"help": "CPU cores that Ray keeps free for one run."}
     )
     gpus_per_run: float = field(
-        default=0.0, metadata={"help": "GPUs that Ray gives one run, or a share of one; 0: none."}
+        default=0.0, metadata={"help": "1, or the share of a GPU that Ray gives one run; 0: none."}
     )
 
     def check(self) -> None:
@@ -64,9 +64,9 @@ class PlaceArguments:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {least}.")
-        if self.gpus_per_run > 1 and not self.gpus_per_run.is_integer():
+        if self.gpus_per_run > 1:
             raise UserError(
-                f"gpus_per_run={self.gpus_per_run}: more than one GPU must be a whole number."
+                f"gpus_per_run={self.gpus_per_run}: a run trains on one GPU; give at most 1."
             )
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UserError(

@@ -33,7 +33,9 @@ class Display:
         if bar is not None:
             self._progress.remove_task(bar)
         self._progress.advance(self._all)
-        self._progress.console.print(_line(record), highlight=False, soft_wrap=True)
+        # An error may hold brackets, which are no markup.
+        console = self._progress.console
+        console.print(_line(record), markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(description: RunDescription) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import statistics
 import sys
 import time
@@ -18,8 +17,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.experiments.description import RunDescription
-from lora2.experiments.record import RunRecord
+from lora2.experiments.record import RunRecord, Status
 from lora2.heap import keep_freed_memory
+from lora2.numerics import NumericalError
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment
@@ -54,7 +54,7 @@ def execute(description: RunDescription, place: Place, tick: Tick | None = None)
     """Train to the end and return the record; a mistake or fault becomes a record too.
 
     A run that was cut short goes on from its newest complete checkpoint, where its method can; one
-    that another process is making is left to it.
+    that another process is making is left to it. Its folder stays, until the record is safe.
     """
     if place.threads:
         torch.set_num_threads(place.threads)
@@ -67,7 +67,8 @@ def execute(description: RunDescription, place: Place, tick: Tick | None = None)
         # Whatever it was, the other runs go on; the traceback is for whoever looks into this one.
         traceback.print_exc(file=sys.stderr)
         text = " ".join(str(error).split()) or type(error).__name__
-        return RunRecord(description, "failed", error=text, machine=_machine())
+        status: Status = "diverged" if isinstance(error, NumericalError) else "failed"
+        return RunRecord(description, status, error=text, machine=_machine())
 
 
 def settings_of(description: RunDescription, place: Place) -> RunSettings:
@@ -101,10 +102,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
             start_folder(prepared)
         clock = _StepClock(prepared.steps, tick)
         summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
-        record = _record(description, prepared, summary, clock)
-        # A network disk keeps a file that is open, as the lock is: the run is no worse for it.
-        shutil.rmtree(folder.path, ignore_errors=True)
-    return record
+        return _record(description, prepared, summary, clock)
 
 
 def _record(

@@ -14,6 +14,8 @@ _HEADING = (
     "paper: AdaLoRA, s", "paper: LoRA², s", "paper: LoRA² / AdaLoRA",
 )  # fmt: skip
 _NOTES = (
+    "LoRA² in its default form, exactly orthonormal, with k = r = 8; AdaLoRA from 12 to 8 a "
+    "matrix; both prune in every step.",
     "Seconds of whole training steps, both methods in turns on the same batches in one process; "
     "medians, and ratios within a round.",
     "The paper heads its table “time per epoch”; the numbers in it are seconds per iteration, on "

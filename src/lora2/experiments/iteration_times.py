@@ -67,7 +67,8 @@ class IterationTimes:
 
 def file_of(folder: Path, model: str, task: str) -> Path:
     """Return where the times of a model on a task lie, or would lie."""
-    return folder / f"iteration-times-{Path(model).name}-{task}.json"
+    name = model.replace("/", "--")
+    return folder / f"iteration-times-{name}-{task}.json"
 
 
 def read_times(folder: Path, description: RunDescription, rounds: int = 1) -> IterationTimes | None:

@@ -8,16 +8,20 @@ import os
 import signal
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any, Self
+
+import torch
 
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.experiments.execution import Place
-from lora2.experiments.own_process import execute_in_own_process
+from lora2.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.runner import Finished, Progress, Runner
 
 _PRELOADED = ["lora2.experiments.execution"]
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class LocalRunner(Runner):
@@ -26,7 +30,7 @@ class LocalRunner(Runner):
     Args:
         records: where records lie and are written.
         place: where runs are made.
-        jobs: runs at a time; the machine's threads are divided among them.
+        jobs: runs at a time; the machine's threads, and its GPUs, are divided among them.
         progress: told of every step.
         finished: told of every run.
 
@@ -47,6 +51,11 @@ class LocalRunner(Runner):
         super().__init__(records, jobs, finished)
         threads = place.threads or max(1, (os.cpu_count() or 1) // jobs)
         self._place = replace(place, threads=threads)
+        # One GPU a run, the next free one; with none, or several runs on each, it is all the same.
+        self._devices: SimpleQueue[str] = SimpleQueue()
+        gpus = _gpus() or [""]
+        for job in range(jobs):
+            self._devices.put(gpus[job % len(gpus)])
         self._progress = progress
         self._running: set[Any] = set()
         self._context = multiprocessing.get_context("forkserver")
@@ -59,8 +68,17 @@ class LocalRunner(Runner):
         return super().__enter__()
 
     def _make(self, description: RunDescription) -> RunRecord:
+        device = self._devices.get()
+        try:
+            return self._make_on(device, description)
+        finally:
+            self._devices.put(device)
+
+    def _make_on(self, device: str, description: RunDescription) -> RunRecord:
         receive, send = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_child, args=(description, self._place, send))
+        process = self._context.Process(
+            target=_child, args=(device, description, self._place, send)
+        )
         process.start()
         # The child's is then the only open end, and it closes when the child is gone.
         send.close()
@@ -86,12 +104,24 @@ class LocalRunner(Runner):
                 self._progress(description, *message)
         return None
 
+    def _clear(self, description: RunDescription) -> None:
+        clear_traces(description, self._place)
+
     def _end(self) -> None:
         for process in list(self._running):
             process.terminate()
 
 
-def _child(description: RunDescription, place: Place, send: Connection) -> None:
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    names = os.environ.get(_VISIBLE_GPUS)
+    count = torch.cuda.device_count()
+    return names.split(",")[:count] if names else [str(index) for index in range(count)]
+
+
+def _child(device: str, description: RunDescription, place: Place, send: Connection) -> None:
+    # Before anything asks for a GPU. Where there is none, none is seen either.
+    os.environ[_VISIBLE_GPUS] = device
     # Ctrl-C reaches all processes of a terminal; the parent ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     send.send(

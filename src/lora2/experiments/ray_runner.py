@@ -17,7 +17,7 @@ from typing import Any, Self
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.experiments.execution import Place
-from lora2.experiments.own_process import execute_in_own_process
+from lora2.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.runner import Finished, Runner
 from lora2.extras import require
@@ -76,7 +76,7 @@ class RayRunner(Runner):
         # After one call a worker is replaced: the peak memory of a run is its own.
         self._task = self._ray.remote(
             max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
-        )(execute_in_own_process)
+        )(_make_and_clear)
         self._submitted: set[Any] = set()
 
     def __enter__(self) -> Self:
@@ -125,12 +125,23 @@ class RayRunner(Runner):
         self._submitted.discard(task)
         return record
 
+    def _clear(self, description: RunDescription) -> None:
+        """Nothing: the worker has done it."""
+
     def _end(self) -> None:
         for task in list(self._submitted):
             self._cancel(task)
 
     def _cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=True)
+
+
+def _make_and_clear(description: RunDescription, place: Place) -> RunRecord:
+    record = execute_in_own_process(description, place)
+    # Here, since the work folder may lie on the disk of this node alone.
+    if record.finished:
+        clear_traces(description, place)
+    return record
 
 
 def _check_answers(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.files import write_json_atomically
 
-Status = Literal["finished", "failed", "elsewhere"]
-_WRITTEN = ("finished", "failed")
+Status = Literal["finished", "diverged", "failed", "elsewhere"]
+_WRITTEN = ("finished", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class RunRecord:
 
     Attributes:
         description: what was run.
-        status: whether it came to its end; "elsewhere", and no record on disk, while another
-            process makes the run.
+        status: whether it came to its end; "diverged" where a number became NaN or infinite,
+            which is a result, "failed" where anything else went wrong; "elsewhere", and no record
+            on disk, while another process makes the run.
         error: of a run without an end, what went wrong.
         main_metric: the metric that decides which evaluation is the best, a key of evaluations.
         evaluations: one entry an evaluation: step, epoch and all metrics (as fractions).
@@ -112,9 +114,19 @@ class RecordFolder:
             raise UserError(f"{path} is the record of another run than its name says; remove it.")
         return record
 
+    def create(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"records: {self.path} cannot be written to; give another folder.")
+
     def write(self, record: RunRecord) -> None:
         """Write a record, in one step."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.create()
         write_json_atomically(self.file_of(record.description), record.to_dict())
 
     def missing(self, descriptions: Iterable[RunDescription]) -> list[RunDescription]:

@@ -44,6 +44,8 @@ class Runner(ABC):
         self._closed = False
 
     def __enter__(self) -> Self:
+        # Here, where it is one mistake of the user, and not after hours of training.
+        self._records.create()
         return self
 
     def __exit__(
@@ -66,10 +68,17 @@ class Runner(ABC):
         Raises:
             RunnerClosedError: the runner was left before the run came to its end.
         """
+        record = self._found(description) or self._made(description)
+        if record.finished:
+            self._clear(description)
+        self._finished(record)
+        return record
+
+    def _found(self, description: RunDescription) -> RunRecord | None:
         found = self._records.find(description)
-        if found is not None and found.finished:
-            self._finished(found)
-            return found
+        return found if found is not None and found.finished else None
+
+    def _made(self, description: RunDescription) -> RunRecord:
         if self._closed:
             raise RunnerClosedError
         record = self._make(description)
@@ -77,12 +86,11 @@ class Runner(ABC):
         if self._closed and not record.finished:
             raise RunnerClosedError
         # Another process may have made it meanwhile, whatever became of it here.
-        found = self._records.find(description)
-        if found is not None and found.finished:
-            record = found
-        elif record.status != "elsewhere":
+        found = self._found(description)
+        if found is not None:
+            return found
+        if record.status != "elsewhere":
             self._records.write(record)
-        self._finished(record)
         return record
 
     def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -93,6 +101,10 @@ class Runner(ABC):
     @abstractmethod
     def _make(self, description: RunDescription) -> RunRecord:
         """Make a run in a process of its own; called from several threads."""
+
+    @abstractmethod
+    def _clear(self, description: RunDescription) -> None:
+        """Remove what a run whose record is written has left where it was made."""
 
     @abstractmethod
     def _end(self) -> None:

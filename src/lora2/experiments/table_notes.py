@@ -16,6 +16,8 @@ _READING = (
     "Best: of each run, the evaluation with the highest main metric; last: its last evaluation."
 )
 
+_PACKAGES = ("lora2", "torch", "transformers", "peft")
+
 
 def table_notes(
     columns: Sequence[Column],
@@ -38,6 +40,7 @@ def table_notes(
         *_disagreements(rows),
         *_after_pruning(rows, paper),
         *_unfinished(records),
+        *_versions(records),
     ]
 
 
@@ -86,3 +89,13 @@ def _unfinished(records: Sequence[RunRecord | None]) -> Iterator[str]:
             f"Of {len(records)} runs, {finished} are finished, {failed} failed and {missing} are "
             "missing."
         )
+
+
+def _versions(records: Sequence[RunRecord | None]) -> Iterator[str]:
+    made_with = {
+        ", ".join(f"{name} {record.versions.get(name, '?')}" for name in _PACKAGES)
+        for record in records
+        if record is not None and record.finished
+    }
+    if made_with:
+        yield f"Runs made with {'; '.join(sorted(made_with))}."

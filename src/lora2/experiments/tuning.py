@@ -16,6 +16,8 @@ from lora2.experiments.setting import Experiment
 from lora2.extras import require
 
 _SAMPLER_SEED = 0
+# What says something of a learning rate: a process that the system has killed does not.
+_RESULTS = ("finished", "diverged")
 _DIGITS = 3
 # The usual learning rate, then one on each side of it; what follows is the sampler's choice.
 _FIRST_FACTORS = (1.0, 1 / 3, 3.0)
@@ -27,10 +29,10 @@ class Choice:
 
     Attributes:
         experiment: name of the experiment.
-        learning_rate: the one with the highest metric; None if no trial came to its end, or one of
-            them is being made by another process.
+        learning_rate: the one with the highest metric; None if all trials diverged, or one of them
+            has no result: it failed for another reason, or another process is making it.
         trials: learning rates and what they reached (best evaluation), in the order of trials;
-            None for a run that failed or diverged.
+            None for a run that diverged or has no result.
     """
 
     experiment: str
@@ -68,7 +70,7 @@ def tune(
         rate = float(f"{asked:.{_DIGITS - 1}e}")
         record = run(experiment.run(rate, seed))
         value = best_value(record)
-        is_complete = is_complete and record.status != "elsewhere"
+        is_complete = is_complete and record.status in _RESULTS
         state = optuna.trial.TrialState.FAIL if value is None else None
         study.tell(trial, value, state=state)
         reached.append((rate, value))

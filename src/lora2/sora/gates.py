@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -97,5 +98,8 @@ def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, in
         layer.keep_ranks(adapter_name, kept)
         ranks[name.removeprefix("base_model.model.")] = int(kept.sum())
     configs: Any = model.peft_config
-    configs[adapter_name].rank_pattern = {f"^{name}": rank for name, rank in ranks.items()}
+    # A copy: the config that the user has made may serve again.
+    pruned = copy(configs[adapter_name])
+    pruned.rank_pattern = {f"^{name}": rank for name, rank in ranks.items()}
+    configs[adapter_name] = pruned
     return ranks

@@ -51,6 +51,10 @@ def training_arguments(
         )
     except ValueError as error:
         raise UserError(f"training: {' '.join(str(error).split()).rstrip('.')}.") from error
+    # With more, transformers would split each batch over them by threads (DataParallel): a batch as
+    # many times as large as the options say, for a run of another result.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
     for name, lowest in _LEAST.items():
         value = getattr(arguments, name)
         if not lowest <= value < math.inf:

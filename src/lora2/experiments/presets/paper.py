@@ -192,8 +192,9 @@ def _runs(
 
 
 def hub_name(model: str) -> str:
-    """Return the hub name of a known architecture; a folder or another name as it is."""
-    return model if Path(model).is_dir() else HUB_NAMES.get(model, model)
+    """Return the hub name of a known architecture, the whole path of a folder, or another name."""
+    # Whole, since it is part of a run's identity, and a worker's current folder is another.
+    return str(Path(model).resolve()) if Path(model).is_dir() else HUB_NAMES.get(model, model)
 
 
 _MODEL_NOTE = "The paper's numbers are of DeBERTaV3-base and stand elsewhere."

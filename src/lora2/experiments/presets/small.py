@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -170,7 +170,7 @@ TABLES: Mapping[str, Table] = {
 
 
 def experiments(
-    settings: Iterable[Setting] = SETTINGS, tasks: Iterable[str] | None = None
+    settings: Iterable[Setting] = SETTINGS, tasks: Collection[str] | None = None
 ) -> list[Experiment]:
     """Return every setting on every task, all of the preset's unless given."""
     return [
@@ -224,7 +224,7 @@ def _untuned_note(table: Table, wanted: Wanted) -> Iterator[str]:
 
 def _row(setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
     runs = {}
-    for each in experiments([setting], (column.task for column in columns)):
+    for each in experiments([setting], [column.task for column in columns]):
         choice = wanted.choices.get(each.tuned_name)
         chosen = None if choice is None else choice.learning_rate
         rate = setting.search.first if chosen is None else chosen

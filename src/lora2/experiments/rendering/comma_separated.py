@@ -46,11 +46,14 @@ def _cell(cell: Cell) -> Fields:
     return {
         **_estimate("best", cell.best),
         **_estimate("last", cell.last),
-        "failed": cell.failed,
-        "missing": cell.missing,
         "paper": cell.paper,
-        "paper_average_as_printed": cell.as_printed if isinstance(cell, Average) else None,
         "difference": cell.difference,
+        # An average counts no runs of its own.
+        **(
+            {"paper_average_as_printed": cell.as_printed}
+            if isinstance(cell, Average)
+            else {"failed": cell.failed, "missing": cell.missing}
+        ),
     }
 
 

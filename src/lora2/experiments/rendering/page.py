@@ -31,7 +31,6 @@ th[scope=rowgroup] { font-weight: 600; }
 .notes { max-width: 60rem; padding-left: 1.2rem; color: #444; font-size: .875rem; }
 figure { margin: 0; }
 figure img { max-width: 100%; height: auto; }
-figcaption { max-width: 60rem; color: #444; font-size: .875rem; }
 """.strip()
 
 
@@ -43,13 +42,11 @@ class PageFigure:
         name: its id on the page, such as "figure3".
         title: what it shows.
         png: the picture.
-        caption: sentences below it.
     """
 
     name: str
     title: str
     png: bytes
-    caption: str = ""
 
 
 def render_page(title: str, tables: Sequence[Printout], figures: Sequence[PageFigure]) -> str:
@@ -83,7 +80,6 @@ def _figure(figure: PageFigure) -> str:
             f'<figure id="{escape(figure.name)}">',
             f"<h2>{escape(figure.title)}</h2>",
             f'<img alt="{escape(figure.title)}" src="data:image/png;base64,{picture}">',
-            f"<figcaption>{escape(figure.caption)}</figcaption>",
             "</figure>",
         ]
     )
