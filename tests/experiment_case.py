@@ -40,6 +40,10 @@ def failed(run):
     return RunRecord(run, "failed", error="out of memory")
 
 
+def diverged(run):
+    return RunRecord(run, "diverged", error="The training loss is nan at step 3")
+
+
 def by_run(*records):
     return {record.description: record for record in records}.get
 

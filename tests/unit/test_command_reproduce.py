@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 
 from command_line import lora2, refused
-from experiment_case import failed, finished
+from experiment_case import diverged, failed, finished
+from lora2.errors import UserError
 from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.presets import small
+from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.rates import read_choices
+from lora2.experiments.record import RunRecord
 from lora2.experiments.setting import Search, Setting
 from run_case import STEPS, shrink_small_preset
 
@@ -40,6 +43,8 @@ class Runs:
         value = self.value(description)
         if value is None:
             return failed(description)
+        if math.isnan(value):
+            return diverged(description)
         metrics = {"accuracy": value}
         return finished(description, metrics, metrics, main_metric="accuracy")
 
@@ -96,6 +101,43 @@ def test_reproduce_makes_no_run_that_has_a_record(folders, runs, tmp_path, capsy
     table = (tmp_path / "records" / "tables" / "table1.md").read_text()
     assert table in first
     assert table in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seeds", "in_table", "on_page"), [(1, 1, 2), (3, 3, 3)])
+def test_the_page_shows_no_fewer_seeds_than_the_preset_has(
+    folders, runs, monkeypatch, tmp_path, capsys, seeds, in_table, on_page
+):
+    monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], seeds=2))
+    assert lora2("reproduce", "table1", *folders) == 0
+    assert lora2("reproduce", "table1", f"--seeds={seeds}", *folders) == 0
+    tables = tmp_path / "records" / "tables"
+    # The runs behind a cell stand in brackets.
+    assert f"({in_table})" in (tables / "table1.md").read_text()
+    page = (tables / "index.html").read_text()
+    assert {n for n in (1, 2, 3) if f"({n})" in page} == {on_page}
+
+
+def test_a_table_that_a_model_cannot_have_is_left_out_of_the_page(
+    folders, runs, monkeypatch, tmp_path
+):
+    def grid(wanted):
+        if wanted.table == "table4":
+            raise UserError("weights: the matrices have no short names.")
+        return small.grid(wanted)
+
+    preset = replace(PRESETS["small"], tables=("table1", "table4"), grid=grid)
+    monkeypatch.setitem(PRESETS, "small", preset)
+    assert lora2("reproduce", "table1", *folders) == 0
+    assert (tmp_path / "records" / "tables" / "index.html").is_file()
+
+
+def test_brackets_in_an_error_are_printed_as_they_are(folders, monkeypatch, capsys):
+    error = "[enforce fail at alloc.cpp:117] [/pytorch/gloo] no memory"
+    monkeypatch.setattr(
+        LocalRunner, "_make", lambda runner, run: RunRecord(run, "failed", error=error)
+    )
+    assert lora2("reproduce", "table1", *folders) == 1
+    assert error in capsys.readouterr().out
 
 
 def test_a_failed_run_stands_in_the_table_and_is_tried_again(folders, runs, capsys):
@@ -176,15 +218,26 @@ def test_one_method_is_tuned_and_the_choices_of_others_stay(folders, runs, tmp_p
     assert [len(choice.trials) for choice in choices.values()] == [3, 1]
 
 
-def test_failed_trials_are_survived_and_tried_again(folders, runs, tmp_path, capsys):
+def test_a_diverged_trial_is_a_result_and_is_tried_again(folders, runs, tmp_path, capsys):
     usual = runs.value
-    runs.value = lambda run: None if run.options["learning_rate"] > 1e-3 else 0.25
+    runs.value = lambda run: math.nan if run.options["learning_rate"] > 1e-3 else 0.25
     assert lora2("tune", "lora", *folders) == 0
-    assert "0.003: failed" in capsys.readouterr().out
+    assert "0.003: none" in capsys.readouterr().out
     assert read_choices(tmp_path / "records")["agreement/lora-r2"].learning_rate == 1e-3
     runs.value = usual
     assert lora2("tune", "lora", *folders) == 0
     assert [run.options["learning_rate"] for run in runs.made] == [*RATES, 3e-3]
+
+
+def test_nothing_is_chosen_while_a_trial_has_failed(folders, runs, tmp_path, capsys):
+    usual = runs.value
+    runs.value = lambda run: None if run.options["learning_rate"] == 1e-3 else 0.25
+    assert lora2("tune", "lora", *folders) == 1
+    assert "Nothing chosen: agreement/lora-r2." in capsys.readouterr().err
+    assert read_choices(tmp_path / "records") == {}
+    runs.value = usual
+    assert lora2("tune", "lora", *folders) == 0
+    assert [run.options["learning_rate"] for run in runs.made] == [*RATES, 1e-3]
 
 
 def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
@@ -211,7 +264,10 @@ def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
         (["reproduce", "table1", "--data_dir=nowhere"], "data_dir: nowhere is no folder"),
         (["reproduce", "table1", "--launcher=slurm"], "invalid choice: 'slurm'"),
         (["reproduce", "table1", "--cpus_per_run=-1"], "cpus_per_run=-1.0 must be at least 0"),
-        (["reproduce", "table1", "--gpus_per_run=1.5"], "must be a whole number"),
+        (
+            ["reproduce", "table1", "--gpus_per_run=1.5"],
+            "gpus_per_run=1.5: a run trains on one",
+        ),
     ],
     ids=" ".join,
 )

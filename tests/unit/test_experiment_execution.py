@@ -179,9 +179,9 @@ def test_a_run_that_another_process_makes_is_left_to_it(tiny_model, place):
 @pytest.mark.parametrize(
     ("method", "error"), [("lora2", "NaN or infinity in"), ("lora", "training loss is nan at step")]
 )
-def test_a_run_that_diverges_is_a_failure(tiny_model, place, method, error):
+def test_a_run_that_diverges_says_so_and_where(tiny_model, place, method, error):
     record = execute(tiny_run(tiny_model, method, learning_rate=1e30), place)
-    assert record.status == "failed"
+    assert record.status == "diverged"
     assert error in record.error
 
 

@@ -196,11 +196,11 @@ def test_another_model_has_no_numbers_in_the_paper():
     assert "DeBERTaV3-base" in grid.notes[-1]
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_a_folder_is_taken_with_its_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deberta-v3-base").mkdir()
     grid = paper("table1", "deberta-v3-base")
-    assert {run.model for run in grid.descriptions()} == {"deberta-v3-base"}
+    assert {run.model for run in grid.descriptions()} == {str(tmp_path / "deberta-v3-base")}
     assert grid.rows[-1].paper == "lora2 k=8"
 
 

@@ -38,7 +38,7 @@ def all_of(runner, runs):
 # --- real processes ---
 
 
-def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, place):
+def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, place, tmp_path):
     good, bad = tiny_run(tiny_model), tiny_run(tiny_model, target_r=5)
     told, steps = [], []
     with LocalRunner(records, place, 2, lambda *step: steps.append(step), told.append) as runner:
@@ -47,7 +47,9 @@ def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, pl
     assert sorted(record.status for record in told) == ["failed", "finished"]
     assert steps == [(good, n + 1, STEPS) for n in range(STEPS)]
     assert made[bad].error.startswith("target_r=5 is above init_r=4")
-    assert computed(made[good]) == computed(execute(good, place))
+    assert computed(made[good]) == computed(
+        execute(good, dataclasses.replace(place, work=tmp_path / "other"))
+    )
     assert made[good].machine["torch_threads"] == 1
     assert 0 < made[good].seconds_per_step < made[good].seconds
     assert 1e8 < made[good].peak_memory < 1e10
@@ -129,7 +131,7 @@ def test_a_records_folder_that_cannot_be_written_to_is_refused_before_a_run(
     with pytest.raises(FileExistsError), LocalRunner(RecordFolder(tmp_path / "file"), place):
         pass
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(UserError, match="records: .* cannot be written to"):
+    with pytest.raises(UserError, match=r"records: .* cannot be written to"):
         LocalRunner(records, place).__enter__()
 
 

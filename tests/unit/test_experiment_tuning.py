@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiment_case import failed
+from experiment_case import diverged, failed
 from lora2.experiments.record import RunRecord
 from lora2.experiments.setting import Experiment, Search, Setting
 from lora2.experiments.tuning import best_value, tune
@@ -33,7 +33,7 @@ class Runs:
             self.made.append(description)
             value = self.value(description.options["learning_rate"])
             self.records[description] = (
-                failed(description) if value is None else record(description, value)
+                diverged(description) if value is None else record(description, value)
             )
         return self.records[description]
 
@@ -86,23 +86,28 @@ def test_a_longer_search_goes_on_from_the_shorter_one():
     assert len(runs.made) <= made + 2
 
 
-def test_failed_and_diverged_trials_are_survived():
+def test_diverged_trials_are_survived():
     values = {1e-3: None, 3.33e-4: math.nan, 3e-3: 0.25}
     choice = tune(EXPERIMENT, 3, SEED, Runs(values.get))
     assert choice.trials == ((1e-3, None), (3.33e-4, None), (3e-3, 0.25))
     assert choice.learning_rate == 3e-3
 
 
-def test_where_every_trial_fails_nothing_is_chosen():
+def test_where_every_trial_diverges_nothing_is_chosen():
     choice = tune(EXPERIMENT, 4, SEED, Runs(lambda rate: None))
     assert choice.learning_rate is None
     assert [value for _, value in choice.trials] == [None] * 4
 
 
-def test_nothing_is_chosen_while_another_process_makes_a_trial():
+def elsewhere(run):
+    return RunRecord(run, "elsewhere")
+
+
+@pytest.mark.parametrize("without_result", [failed, elsewhere])
+def test_nothing_is_chosen_while_a_trial_has_no_result(without_result):
     def run(description):
         if description.options["learning_rate"] == 1e-3:
-            return RunRecord(description, "elsewhere")
+            return without_result(description)
         return record(description, 0.5)
 
     assert tune(EXPERIMENT, 3, SEED, run).learning_rate is None

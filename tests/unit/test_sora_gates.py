@@ -19,7 +19,7 @@ from unit.models import (
     sgd_steps,
     tiny_bert,
 )
-from unit.sora import KEPT, adapted, close, deltas, every_pruning, layers
+from unit.sora import KEPT, adapted, close, config, deltas, every_pruning, layers
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.AdamW])
@@ -110,6 +110,16 @@ def test_a_pruned_model_can_be_trained_on() -> None:
     after = deltas(model)
     assert torch.equal(after[0], before[0])
     assert not torch.equal(after[1], before[1])
+
+
+def test_the_users_config_may_serve_again_after_pruning() -> None:
+    own = config(init_weights=False)
+    for _ in range(2):
+        model = get_peft_model(LINEAR.model(), own)
+        close(model, [[1, 3], []])
+        assert prune_gates(model) == {"lin0": 2, "lin1": 0}
+        assert model.peft_config["default"].rank_pattern == {"^lin0": 2, "^lin1": 0}
+    assert own.rank_pattern == {}
 
 
 @every_pruning

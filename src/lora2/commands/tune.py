@@ -113,7 +113,7 @@ def _table(choices: Sequence[Choice]) -> Table:
     table.add_column("tried: what they reached")
     for choice in choices:
         tried = ", ".join(
-            f"{rate:g}: {'no result' if value is None else format(value, '.4f')}"
+            f"{rate:g}: {'none' if value is None else format(value, '.4f')}"
             for rate, value in choice.trials
         )
         rate = choice.learning_rate

@@ -93,9 +93,9 @@ def _unfinished(records: Sequence[RunRecord | None]) -> Iterator[str]:
 
 def _versions(records: Sequence[RunRecord | None]) -> Iterator[str]:
     made_with = {
-        ", ".join(f"{name} {record.versions.get(name, '?')}" for name in _PACKAGES)
+        ", ".join(f"{name} {record.versions[name]}" for name in _PACKAGES if record.versions)
         for record in records
         if record is not None and record.finished
     }
-    if made_with:
+    if any(made_with):
         yield f"Runs made with {'; '.join(sorted(made_with))}."
