@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
@@ -37,10 +39,11 @@ class Lora2Model(AdaptedModel):
 
     # Training
 
-    def _post_injection_hook(
-        self, model: nn.Module, config: Lora2Config, adapter_name: str
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        super()._post_injection_hook(model, config, adapter_name)
+        """Put an adapter into the model; the training hook then knows its layers."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
         training_hook.install(model)
 
     def unload(self) -> nn.Module:

@@ -10,6 +10,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from lora2.config import Lora2Config
+from lora2.errors import UserError
 from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
@@ -79,11 +80,21 @@ def _looked_up(pattern: dict[str, int], name: str, default: int) -> int:
 
 
 def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
-    """Give every adapted layer the k and r that the state dict (keys of the model) has for it."""
+    """Give every adapted layer the r that the state dict (keys of the model) has for it.
+
+    Raises:
+        UserError: another k than the layer's, on which its scaling depends.
+    """
     for name, layer in adapted_layers(model, adapter_name).items():
         keys = _keys(name, adapter_name)
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
+            own = len(layer.parameters_of(adapter_name)["u"])
+            if k != own:
+                raise UserError(
+                    f"k={own} of {name} in the model, and {k} in the saved adapter: give "
+                    f"Lora2Config the k that it was trained with."
+                )
             layer.resize_adapter(adapter_name, k, r)
 
 

@@ -7,6 +7,7 @@ PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model i
 from __future__ import annotations
 
 import warnings
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -45,9 +46,8 @@ class TrainingHook:
             return
         layers = self._layers(model)
         if not (model.training and torch.is_grad_enabled()):
-            # Those of the last training step hang on a graph that may have been used up.
             for layer in layers:
-                layer.lora2_prepared.clear()
+                layer.set_prepared_aside()
             return
         for name, config in _trained_among(layers, model):
             prepare_factors(layers, name)
@@ -59,8 +59,7 @@ class TrainingHook:
         """Return the outputs; in training, with the penalty in their loss."""
         if not (model.training and torch.is_grad_enabled()):
             return outputs
-        loss = getattr(outputs, "loss", None)
-        if loss is None:
+        if not _has_loss(outputs, kwargs):
             return outputs
         penalty = weighted_penalty(model, self._layers(model))
         if penalty is None:
@@ -68,8 +67,13 @@ class TrainingHook:
         self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(model, kwargs) * penalty
         self._total, self._count = self._total + penalty.detach(), self._count + 1
-        outputs.loss = loss + penalty.to(loss.device, loss.dtype)
-        return outputs
+        return _add_to_loss(outputs, penalty)
+
+    def bring_back(self, model: nn.Module, args: Any, outputs: Any) -> None:
+        """End a forward pass, however it ended: a training's own prepared factors count again."""
+        if not torch.compiler.is_compiling():
+            for layer in self._layers(model):
+                layer.bring_prepared_back()
 
     def end_step(self) -> None:
         """Close an optimizer step: put together what its micro-batches added to the loss."""
@@ -89,9 +93,11 @@ class TrainingHook:
         self._first_values.pop(adapter_name, None)
 
     def _layers(self, model: nn.Module) -> list[Lora2Layer]:
-        if self.known_layers is None or self.known_layers[0] is not model:
-            self.known_layers = (model, _layers_in(model))
-        return self.known_layers[1]
+        known = self.known_layers
+        # A replica of torch's DataParallel has layers of its own, and a thread of its own.
+        if known is None or known[0] is not model:
+            return _layers_in(model)
+        return known[1]
 
     def _warn_if_never_allocated(
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
@@ -115,6 +121,30 @@ class TrainingHook:
             )
 
 
+def _has_loss(outputs: Any, kwargs: dict[str, Any]) -> bool:
+    if isinstance(outputs, tuple):
+        # Of `return_dict=False`, where the loss is the first if there are labels.
+        return kwargs.get("labels") is not None
+    if isinstance(outputs, MutableMapping):
+        return outputs.get("loss") is not None
+    return getattr(outputs, "loss", None) is not None
+
+
+def _add_to_loss(outputs: Any, penalty: Tensor) -> Any:
+    """Return the outputs with the sum in the place of their loss."""
+
+    def added(loss: Tensor) -> Tensor:
+        return loss + penalty.to(loss.device, loss.dtype)
+
+    if isinstance(outputs, tuple):
+        return (added(outputs[0]), *outputs[1:])
+    if isinstance(outputs, MutableMapping):
+        outputs["loss"] = added(outputs["loss"])
+    else:
+        outputs.loss = added(outputs.loss)
+    return outputs
+
+
 def install(model: nn.Module) -> None:
     """Hook the base model, once however many adapters it gets."""
     hook = model.__dict__.get(_ATTRIBUTE)
@@ -123,6 +153,7 @@ def install(model: nn.Module) -> None:
         hook.handles = [
             model.register_forward_pre_hook(hook.before_forward),
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
+            model.register_forward_hook(hook.bring_back, always_call=True),
         ]
         setattr(model, _ATTRIBUTE, hook)
     # Here, not at the first forward pass: a compiler would take the change for a new model.

@@ -60,7 +60,11 @@ class AdaptedModel(BaseTuner):
         else:
             super()._replace_module(parent, child_name, new_module, child)
 
-    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model, the first one or a later one."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
         keep_layouts(model)
 
     def merge_and_unload(

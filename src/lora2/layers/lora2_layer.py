@@ -85,10 +85,14 @@ class Lora2Layer(AdaptedLayer):
         # Past `__getattr__` and ParameterDict's, whose Python calls would cost as much as all else:
         # this is called for each layer several times in a step.
         held: Any = self._modules
-        return {
-            symbol: held[name]._parameters[adapter_name]
-            for symbol, name in FACTOR_ATTRIBUTES.items()
-        }
+        try:
+            return {
+                symbol: held[name]._parameters[adapter_name]
+                for symbol, name in FACTOR_ATTRIBUTES.items()
+            }
+        except KeyError:
+            # A replica of torch's DataParallel has plain tensors in their place.
+            return {symbol: held[name][adapter_name] for symbol, name in FACTOR_ATTRIBUTES.items()}
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined."""
@@ -154,8 +158,10 @@ class Lora2Layer(AdaptedLayer):
     def _prepared_factors(
         self, adapter_name: str, parameters: dict[str, nn.Parameter]
     ) -> tuple[Tensor, Tensor] | None:
+        if torch.compiler.is_compiling():
+            return None
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None or torch.compiler.is_compiling():
+        if prepared is None:
             return None
         if not torch.is_grad_enabled():
             # Reentrant checkpointing: this call will be repeated in a backward pass of its own,
@@ -163,6 +169,16 @@ class Lora2Layer(AdaptedLayer):
             del self.lora2_prepared[adapter_name]
             return None
         return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
+
+    def set_prepared_aside(self) -> None:
+        """Compute without prepared factors for a while; a backward pass may still need them."""
+        aside, self.lora2_prepared = self.lora2_prepared, PreparedByAdapter()
+        self.lora2_prepared.set_aside = aside
+
+    def bring_prepared_back(self) -> None:
+        """End what `set_prepared_aside` began, if it did."""
+        if self.lora2_prepared.set_aside is not None:
+            self.lora2_prepared = self.lora2_prepared.set_aside
 
     def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return (B, A), which may have been prepared."""

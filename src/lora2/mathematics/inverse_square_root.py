@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lora2.mathematics.newton_schulz import newton_schulz
 
@@ -41,6 +42,7 @@ class ByEigenvalues(torch.autograd.Function):
         return (E / s.unsqueeze(-2)) @ E.mT
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Return the gradient of G."""
         s, E = ctx.saved_tensors
@@ -79,6 +81,7 @@ class ByProducts(torch.autograd.Function):
         return newton_schulz(stacked, _scale(stacked)).view(gram.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Return the gradient of G."""
         (gram,) = ctx.saved_tensors
