@@ -57,10 +57,15 @@ def check_is_new(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end, or vanishes on an error.
 
+    Args:
+        path: where nothing is, or an empty folder.
+        replaces: whether a folder with something in it gives way.
+
     Raises:
+        UserError: something has come there meanwhile.
         OSError: it cannot be written, or the disk is full.
     """
     path = path.resolve()
@@ -72,8 +77,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 flush_to_disk(file)
+        # A folder cannot be replaced in one step.
         if path.is_dir():
-            # A folder cannot be replaced in one step. This one is being rewritten by the same run.
+            if not replaces:
+                check_is_new(path)
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:

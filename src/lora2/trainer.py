@@ -17,7 +17,9 @@ from lora2.errors import UserError
 from lora2.numerics import GradientWatch, check_finite, check_loss
 from lora2.saving import compact_adapter
 from lora2.trainer_logs import add_to_log
+from lora2.trainer_optimizer import check_optimizer
 from lora2.training_hook import TrainingHook, installed, trained_adapters
+from lora2.trl_adapters import fill_reference, keep_small_factors_precise
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         self.allocators: dict[str, RankAllocator] = {}
         self._watches: list[GradientWatch] = []
         self._hook: TrainingHook | None = None
+        # One that was made for parameters which have been replaced since.
+        self._outdated_optimizer: Any = None
         # Allocator states as base64 of safetensors, by adapter: JSON-ready, nothing is unpickled.
         self.saved_allocators: dict[str, str] = {}
 
@@ -58,15 +62,21 @@ class Lora2Callback(TrainerCallback, ExportableState):
 
         Raises:
             UserError: no LoRA² adapter is being trained, its schedule does not fit the number of
-                steps, or the checkpoint resumed from has no allocator state.
+                steps, the checkpoint resumed from has no allocator state, or the trainer has
+                trained before.
         """
         assert model is not None
+        check_optimizer(kwargs.get("optimizer"), self._outdated_optimizer)
         configs = dict(trained_adapters(model))
         if not configs:
             raise UserError(
                 "Lora2Callback found no trainable LoRA² adapter in the model: wrap it with "
                 "get_peft_model(model, Lora2Config(...)), or leave the callback out."
             )
+        for name in configs:
+            keep_small_factors_precise(model, name)
+            if state.global_step == 0:
+                fill_reference(model, name)
         self.allocators = {
             name: RankAllocator(model, state.max_steps, name, config=config, resumable=True)
             for name, config in configs.items()
@@ -145,6 +155,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         for name, allocator in self.allocators.items():
             if allocator.finished and allocator.config.prunes:
                 compact_adapter(model, name)
+                self._outdated_optimizer = kwargs.get("optimizer")
 
     def _logged_penalty(self, args: TrainingArguments) -> float | None:
         """What the penalty contributes to the loss that the trainer logs."""

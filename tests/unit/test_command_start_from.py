@@ -60,6 +60,18 @@ def test_training_goes_on_with_pruning(method, starts, tiny_model, tmp_path):
     assert lora2("evaluate", folder) == 0
 
 
+def test_a_lora_becomes_what_the_options_say(starts, tiny_model, tmp_path):
+    arguments = [
+        f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", "--orthogonality=penalty",
+        "--orth_reg_weight=0.5", "--lora_alpha=8", f"--start_from={starts['lora']}",
+        *small_options(target_r=1),
+    ]  # fmt: skip
+    model = prepare(resolve(TrainParser(), arguments)).trainer.model
+    config = model.peft_config["default"]
+    assert (config.orthogonality, config.orth_reg_weight, config.lora_alpha) == ("penalty", 0.5, 8)
+    assert difference(logits(model), logits(load_saved_run(starts["lora"]).model)) < 1e-5
+
+
 def test_run_is_not_cleared_that_training_is_to_start_from(finished_run, tiny_model, capsys):
     command = ("train", f"--model={tiny_model}", f"--start_from={finished_run}", "--overwrite")
     said = refused(capsys, *command, f"--output_dir={finished_run}", *small_options())
@@ -84,6 +96,8 @@ def test_inputs_are_dropped_as_asked(starts, tiny_model, tmp_path):
         ({"method": "sora"}, "starts anew"),
         ({"model": "wider"}, "another base model"),
         ({"target_r": 9}, "target_r=9"),
+        ({"lora_alpha": 8}, "lora_alpha=8.0: the adapter in"),
+        ({"orthogonality": "penalty"}, "was trained with exact, and goes on with it"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_refused(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora2.files import write_atomically, write_json_atomically
+from lora2.errors import UserError
+from lora2.files import new_folder, write_atomically, write_json_atomically
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,32 @@ def test_failure_midway_leaves_old_content_and_no_temporary_file(
     assert len(temporary_files) == 1, "the content goes to a temporary file in the same folder"
     assert list(tmp_path.iterdir()) == ([] if existing is None else [path])
     assert existing is None or path.read_bytes() == existing
+
+
+def test_a_folder_that_somebody_has_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    writing = new_folder(path)
+    (writing.__enter__() / "file").write_text("ours")
+    path.mkdir()
+    (path / "file").write_text("theirs")
+    with pytest.raises(UserError, match="exists already"):
+        writing.__exit__(None, None, None)
+    assert (path / "file").read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [None, "old"])
+def test_a_new_folder_replaces_an_empty_one_or_one_that_it_may(
+    content: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "adapter"
+    path.mkdir()
+    if content is not None:
+        (path / content).write_text(content)
+    with new_folder(path, replaces=content is not None) as temporary:
+        (temporary / "new").write_text("new")
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:

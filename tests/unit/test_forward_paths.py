@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 import oracle
-from lora2 import Lora2Config
+from lora2 import Lora2Config, training_hook
 from lora2.layers import joint_product, linear
 from lora2.layers.lora2_layer import Lora2Layer
 from unit.models import DeepMlp, disturb, layers_of
@@ -226,9 +226,8 @@ def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> No
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = model(x)
         gradients.append(torch.autograd.grad(output.float().sum(), factors))
-        prepared = [layer.lora2_prepared for layer in layers_of(model).values()]
-        dtypes = {tensor.dtype for by in prepared for p in by.values() for tensor in (p.A, p.V)}
-        assert dtypes == ({torch.bfloat16} if train else set())
+        prepared = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
+        assert {tensor.dtype for p in prepared for tensor in (p.A, p.V)} == {torch.bfloat16}
     for made_together, made_alone in zip(*gradients, strict=True):
         assert made_together.dtype == torch.float32
         torch.testing.assert_close(made_together, made_alone, rtol=0, atol=0)
@@ -246,7 +245,10 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
 
 
 def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
-    """The factors prepared for the training step hang on a graph that is used up by then."""
+    """The factors prepared for the training step hang on a graph that is used up by then.
+
+    That holds for a part of the model too, which nothing prepares.
+    """
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     model(x).sum().backward()
@@ -254,6 +256,61 @@ def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> 
     model.eval()
     (gradient,) = torch.autograd.grad(model(x).sum(), x)
     torch.testing.assert_close(gradient, wanted)
+    model.train()
+    (gradient,) = torch.autograd.grad(model.get_base_model().forward(x).sum(), x)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_pass_without_gradients_between_forward_and_backward_changes_nothing(path: Path) -> None:
+    """As the reference pass of DPO, on the same model in training mode."""
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for between in (False, True):
+        model = adapted(path, "exact")
+        loss = model(x).square().sum()
+        if between:
+            with torch.no_grad():
+                model(2 * x)
+        factors = [p for p in model.parameters() if p.requires_grad]
+        loss.backward()
+        gradients.append([p.grad for p in factors])
+    assert all(g is not None for g in gradients[0])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was() -> None:
+    model = adapted(PATHS[0], "exact")
+    model(torch.randn(2, 6, dtype=torch.float64))
+    before = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.randn(2, 5, dtype=torch.float64))
+    assert [layer.lora2_prepared["default"] for layer in layers_of(model).values()] == before
+
+
+def _replica(module: nn.Module) -> nn.Module:
+    """What torch's DataParallel makes of a module for one of its devices."""
+    replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
+    for each, replica in replicas.items():
+        for name, child in each._modules.items():
+            setattr(replica, name, None if child is None else replicas[child])
+        for name, parameter in each._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter * 1)
+    return replicas[module]
+
+
+def test_replicas_of_data_parallel_compute_the_same_and_reach_the_parameters() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    factors = [p for p in model.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(model(x).square().sum(), factors)
+    known = training_hook.installed(model).known_layers
+    got = torch.autograd.grad(_replica(model)(x).square().sum(), factors)
+    for one, other in zip(got, wanted, strict=True):
+        oracle.assert_agrees(one, other)
+    assert training_hook.installed(model).known_layers is known
 
 
 def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:

@@ -107,6 +107,16 @@ def test_imported_adapter_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
     assert kept == 2 * len(layers_of(model))
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_lora_saved_with_the_weight_of_its_embedding_is_imported(tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["q_proj", "embed_tokens"], task_type="CAUSAL_LM")
+    model = taught(tiny_llama(), config, tmp_path)
+    tokens = torch.arange(3, 11).view(1, 8)
+    found = import_lora(tiny_llama(), tmp_path).eval()
+    assert same(found(tokens).logits, model(tokens).logits)
+
+
 def test_a_field_that_the_adapter_decides_is_refused(tmp_path: Path) -> None:
     get_peft_model(tiny_llama(), LoraConfig(r=2)).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r"init_r, k: the adapter in .* decides"):

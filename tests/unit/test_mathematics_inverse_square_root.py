@@ -37,6 +37,14 @@ def test_orthonormalised_outer_factor_is_orthonormal_and_spans_the_same(
     oracle.assert_agrees(orthonormal, oracle.orthonormalised(v))
 
 
+@each_way
+def test_second_derivative_is_refused(root: Root) -> None:
+    gram = torch.eye(2, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(root(gram).square().sum(), gram, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 SPECTRA = (
     [4.0],
     [0.25, 9.0],

@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from lora2 import Lora2Config, UserError
 from unit.models import (
     ADAPTER_FORMS,
     KIND_IDS,
@@ -280,6 +281,16 @@ def test_several_adapters_train_at_once(kind: Kind) -> None:
     for name, state in after.items():
         for key, tensor in state.items():
             assert torch.equal(tensor, before[name][key]) == (name == "idle"), (name, key)
+
+
+def test_an_adapter_of_another_k_is_not_put_in_the_place_of_one(tmp_path: Path) -> None:
+    """The scaling is that of the layer's k; the change would be another than was saved."""
+    saved = get_peft_model(LINEAR.model(), Lora2Config(k=2, target_modules=["lin0"]))
+    disturb(saved)
+    saved.save_pretrained(tmp_path)
+    model = get_peft_model(LINEAR.model(), Lora2Config(k=4, target_modules=["lin0"]))
+    with pytest.raises(UserError, match=r"k=4 of .*lin0 in the model, and 2 in the saved adapter"):
+        model.load_adapter(tmp_path, "default")
 
 
 def test_adding_an_adapter_leaves_trainability_as_it_is(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from lora2 import UserError
+from lora2 import Lora2Config, UserError
 from lora2.numerics import NumericalError
-from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
+from unit.models import adapter_state, bert_batch, disturb, layers_of, tiny_bert
 from unit.training import TOTAL, bert_model, callback_of, llama_model, token_batch, trainer_for
 
 # Schedule and logs
@@ -102,6 +102,55 @@ def test_model_without_a_trained_adapter_is_refused_at_the_start(tmp_path: Path)
     with pytest.raises(UserError, match="found no trainable LoRA² adapter"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_training_on_with_the_optimizer_of_pruned_parameters_is_refused(tmp_path: Path) -> None:
+    trainer = trainer_for(bert_model(), tmp_path)
+    trainer.train()
+    with pytest.raises(UserError, match="make a new Trainer to train on"):
+        trainer.train()
+
+
+def test_training_on_without_pruning_goes_on(tmp_path: Path) -> None:
+    trainer = trainer_for(bert_model(target_r=None), tmp_path)
+    trainer.train()
+    before = adapter_state(trainer.model)
+    trainer.train()
+    after = adapter_state(trainer.model)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_small_factors_in_bfloat16_become_float32(tmp_path: Path) -> None:
+    """As TRL makes them on a quantized base; λ would stay where it is."""
+    model = bert_model(target_r=None)
+    for name, parameter in model.named_parameters():
+        if "lora2_" in name:
+            parameter.data = parameter.data.bfloat16()
+    trainer_for(model, tmp_path, learning_rate=1e-3).train()
+    for layer in layers_of(model).values():
+        factors = layer.parameters_of("default")
+        assert {factors[name].dtype for name in ("u", "lam", "U")} == {torch.float32}
+        assert (factors["lam"] != 1).all()
+
+
+def test_trls_reference_starts_as_the_adapter_that_is_trained(tmp_path: Path) -> None:
+    model = bert_model(target_r=None)
+    disturb(model)
+    # As TRL does: its copy goes by the names of LoRA's tensors.
+    model.add_adapter("ref", model.peft_config["default"])
+    expected = {name: layer.get_delta_weight("default") for name, layer in layers_of(model).items()}
+    trainer_for(model, tmp_path).train()
+    for name, layer in layers_of(model).items():
+        torch.testing.assert_close(layer.get_delta_weight("ref"), expected[name])
+        assert (layer.get_delta_weight("default") - expected[name]).abs().max() > 1e-4
+
+
+def test_an_adapter_named_ref_of_another_config_stays_as_it_is(tmp_path: Path) -> None:
+    model = bert_model(target_r=None)
+    disturb(model)
+    model.add_adapter("ref", Lora2Config(k=3, task_type="SEQ_CLS"))
+    trainer_for(model, tmp_path).train()
+    assert all(not layer.get_delta_weight("ref").any() for layer in layers_of(model).values())
 
 
 def test_schedule_that_cannot_fit_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -48,6 +48,48 @@ def test_penalty_is_in_the_training_loss_only(kind: str) -> None:
     torch.testing.assert_close(model(**batch).loss, task_loss)
 
 
+class _Dictionary(nn.Module):
+    """A model that returns a plain dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin0 = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.lin0(x).square().mean()}
+
+
+def test_penalty_is_in_the_loss_of_tuples_and_dictionaries() -> None:
+    model, _ = with_penalty("with_task")
+    batch = bert_batch()
+    expected = model.train()(**batch).loss
+    torch.testing.assert_close(model(**batch, return_dict=False)[0], expected)
+    del batch["labels"]
+    assert model(**batch, return_dict=False)[0].shape == (len(batch["input_ids"]), 2)
+
+    fields = {"orthogonality": "penalty", "orth_reg_weight": 3.0, "target_modules": ["lin0"]}
+    model = get_peft_model(_Dictionary(), Lora2Config(**fields)).train()
+    x = torch.randn(4, 6)
+    with torch.no_grad():
+        task_loss = model(x)["loss"]
+    penalty = model.base_model.weighted_penalty()
+    assert penalty > 0.1
+    torch.testing.assert_close(model(x)["loss"], task_loss + penalty)
+
+
+def test_penalty_of_an_adapter_added_later_on_other_modules() -> None:
+    model, _ = with_penalty("with_task")
+    model.add_adapter("later", Lora2Config(
+        **PRUNING | {"target_r": None}, task_type="SEQ_CLS", target_modules=["intermediate.dense"],
+        orthogonality="penalty", orth_reg_weight=3.0,
+    ))  # fmt: skip
+    model.set_adapter("later")
+    batch = bert_batch()
+    outputs = model.train()(**batch)
+    task_loss = nn.functional.cross_entropy(outputs.logits, batch["labels"])
+    assert outputs.loss > task_loss + 0.1
+
+
 def test_penalty_is_not_in_the_loss_while_disabled() -> None:
     model, _ = with_penalty("with_task")
     batch = bert_batch()

@@ -11,6 +11,7 @@ from lora2.errors import UserError
 from lora2.sora.config import SoraConfig
 from lora2.sora.gates import GateThreshold, gated_layers, prune_gates
 from lora2.trainer_logs import add_to_log
+from lora2.trainer_optimizer import check_optimizer
 
 
 class SoraCallback(TrainerCallback):
@@ -21,6 +22,8 @@ class SoraCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.thresholds: dict[str, GateThreshold] = {}
+        # One that was made for parameters which have been replaced since.
+        self._outdated_optimizer: Any = None
 
     def on_train_begin(
         self,
@@ -33,9 +36,10 @@ class SoraCallback(TrainerCallback):
         """Find the SoRA adapters that are being trained.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or the trainer has trained before.
         """
         assert model is not None
+        check_optimizer(kwargs.get("optimizer"), self._outdated_optimizer)
         configs: dict[str, Any] = getattr(model, "peft_config", {})
         names = [
             name
@@ -93,3 +97,4 @@ class SoraCallback(TrainerCallback):
         for name, threshold in self.thresholds.items():
             if model is not None and threshold.completed_steps >= threshold.total_steps:
                 prune_gates(model, name)
+                self._outdated_optimizer = kwargs.get("optimizer")

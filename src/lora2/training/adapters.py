@@ -37,6 +37,14 @@ def _name_in_base(name: str) -> str:
     return name
 
 
+def has_penalty(model: nn.Module) -> bool:
+    """Whether LoRA² or AdaLoRA adds a penalty to the loss."""
+    config = getattr(model, "peft_config", {}).get("default")
+    if isinstance(config, Lora2Config) and config.orthogonality != "penalty":
+        return False
+    return bool(getattr(config, "orth_reg_weight", 0))
+
+
 def check_schedule(model: nn.Module, steps: int) -> str:
     """Return the budget schedule in words.
 

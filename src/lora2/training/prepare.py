@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, set_
 
 from lora2.data import Task
 from lora2.errors import UserError
-from lora2.training.adapters import check_schedule, count_parameters
+from lora2.training.adapters import check_schedule, count_parameters, has_penalty
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.loss_check import LossCheck
 from lora2.training.methods.registry import METHODS
@@ -66,11 +66,6 @@ def load_base(settings: RunSettings, task: Any) -> BaseModel:
     return objective_of(settings).load_base(settings, task)
 
 
-def _has_penalty(settings: RunSettings, method: str) -> bool:
-    by_config = method == "lora2" and settings.adapter["orthogonality"] == "penalty"
-    return bool(settings.adapter["orth_reg_weight"]) and (by_config or method == "adalora")
-
-
 def prepare(settings: RunSettings, method: MethodName | None = None) -> PreparedRun:
     """Load data and model, add the adapter and make the trainer.
 
@@ -94,18 +89,18 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     task = objective.load_data(settings)
     tokenizer = load_tokenizer(settings.model.model)
     arguments = objective.arguments(settings, folder)
-    if arguments.label_smoothing_factor and _has_penalty(settings, chosen.name):
-        raise UserError(
-            f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "
-            f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
-            "it out, or take --method lora2 with --orthogonality exact."
-        )
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
     model = chosen.build(base, settings.adapter, steps)
+    if arguments.label_smoothing_factor and has_penalty(model):
+        raise UserError(
+            f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "
+            f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
+            "it out, or take --method lora2 with --orthogonality exact."
+        )
     head = (*HEADS, *base.new_modules)
     parameters = count_parameters(model, head)
     if not sum(parameters.values()):

@@ -158,7 +158,8 @@ def command_to_start_over(folder: RunFolder) -> str:
 def save_adapter(prepared: PreparedRun, path: Path) -> None:
     """Save adapter (or whole model), tokenizer and model configuration, with any labels' names."""
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
-    with new_folder(path) as temporary:
+    # There may be what a killed process of the same run has left.
+    with new_folder(path, replaces=True) as temporary:
         if isinstance(model, PeftModel):
             model.save_pretrained(str(temporary), save_embedding_layers=False)
             base: Any = model.get_base_model()

@@ -28,6 +28,8 @@ _SCHEDULE = (
     "beta2",
     "lora_dropout",
 )
+# What an adapter of LoRA² has been trained as, and a LoRA becomes.
+_FORM = ("orthogonality", "orthogonality_terms", "orth_reg_weight", "lora_alpha")
 
 
 def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
@@ -48,9 +50,15 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
             f"{base.task_type.value}; give one that was trained for the same."
         )
     if not ours:
-        return import_lora(base.model, folder, **fields)
+        return import_lora(base.model, folder, **fields, **{name: options[name] for name in _FORM})
     adapted = load_adapter(base.model, folder, is_trainable=True)
     saved: Lora2Config = adapted.peft_config["default"]
+    for name in _FORM:
+        if options[name] not in (getattr(saved, name), getattr(Lora2Config, name)):
+            raise UserError(
+                f"{name}={options[name]}: the adapter in {folder} was trained with "
+                f"{getattr(saved, name)}, and goes on with it; leave {name} out."
+            )
     # The fields are checked anew. Of a finished run λ has only what was kept.
     adapted.peft_config["default"] = replace(saved, **fields)
     for layer in adapted_layers(adapted, "default").values():

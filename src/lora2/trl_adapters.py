@@ -1,0 +1,44 @@
+"""What TRL's trainers do to adapters and what LoRA² needs put right before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora2.penalty import adapted_layers
+
+# TRL's name for the copy of the trained adapter that it compares with.
+_REFERENCE = "ref"
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+@torch.no_grad()
+def keep_small_factors_precise(model: nn.Module, adapter_name: str) -> None:
+    """Make u, Λ and 𝒰 float32 if they are in half precision.
+
+    On a quantized base TRL casts all adapters to bfloat16, in which λ stands still: it starts at 1,
+    and a step of Adam is less than half of the distance to the next number.
+    """
+    for layer in adapted_layers(model, adapter_name).values():
+        parameters = layer.parameters_of(adapter_name)
+        for symbol in ("u", "lam", "U"):
+            if parameters[symbol].dtype in _HALF_PRECISION:
+                parameters[symbol].data = parameters[symbol].data.float()
+
+
+@torch.no_grad()
+def fill_reference(model: nn.Module, adapter_name: str) -> None:
+    """Give TRL's reference adapter, made of the trained one's config, the values of that one.
+
+    TRL copies them by names with a dot behind the adapter's, as LoRA's tensors have and ours do
+    not; the reference would be the base model.
+    """
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    if configs.get(_REFERENCE) is not configs.get(adapter_name):
+        return
+    for layer in adapted_layers(model, _REFERENCE).values():
+        trained = layer.parameters_of(adapter_name)
+        for symbol, parameter in layer.parameters_of(_REFERENCE).items():
+            parameter.copy_(trained[symbol])
