@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.layers.lora2_layer import AdapterSettings, Lora2Layer
-from lora2.layers.prepared import PreparedFactors, SharedGraph
+from lora2.layers.prepared import PreparedFactors
 from lora2.mathematics.factors import core
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.stacks import stacks
@@ -56,14 +56,10 @@ def _prepare_group(
     u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in ("u", "lam", "U"))
     gram = torch.cat([vt @ vt.mT for vt in vts]) if settings.orthonormalize else None
     cores = core(u, lam, U, gram=gram, scaling=settings.scaling).split([len(vt) for vt in vts])
-    first = []
-    for vt, cores_of_width in zip(vts, cores, strict=True):
-        stack = _cast(cores_of_width.mT @ vt, dtype)
-        graph = SharedGraph(stack)
-        first += [(A, graph) for A in stack.unbind()]
+    first = [A for vt, C in zip(vts, cores, strict=True) for A in _cast(C.mT @ vt, dtype).unbind()]
     second = _all_cast(by_symbol["V"], dtype)
-    for (layer, parameters), (A, graph), V in zip(members, first, second, strict=True):
-        layer.lora2_prepared[adapter_name] = PreparedFactors(A, V, parameters, graph)
+    for (layer, parameters), A, V in zip(members, first, second, strict=True):
+        layer.lora2_prepared[adapter_name] = PreparedFactors(A, V, parameters)
 
 
 def _all_cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

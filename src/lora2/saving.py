@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES
+from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES, Lora2Layer
 from lora2.penalty import adapted_layers
 
 
@@ -85,6 +85,7 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
     Raises:
         UserError: another k than the layer's, on which its scaling depends.
     """
+    sizes: list[tuple[Lora2Layer, int, int]] = []
     for name, layer in adapted_layers(model, adapter_name).items():
         keys = _keys(name, adapter_name)
         if all(key in state_dict for key in keys.values()):
@@ -93,9 +94,11 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
             if k != own:
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give "
-                    f"Lora2Config the k that it was trained with."
+                    "Lora2Config the k that it was trained with."
                 )
-            layer.resize_adapter(adapter_name, k, r)
+            sizes.append((layer, k, r))
+    for layer, k, r in sizes:
+        layer.resize_adapter(adapter_name, k, r)
 
 
 @torch.no_grad()

@@ -50,6 +50,20 @@ class Lora2Callback(TrainerCallback, ExportableState):
         }
         return {"args": {}, "attributes": {"saved_allocators": encoded}}
 
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Put right what TRL's trainers have done, before the model is wrapped for training."""
+        if model is not None:
+            for name, _ in trained_adapters(model):
+                keep_small_factors_precise(model, name)
+                fill_reference(model, name)
+
     def on_train_begin(
         self,
         args: TrainingArguments,
@@ -73,10 +87,6 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 "Lora2Callback found no trainable LoRA² adapter in the model: wrap it with "
                 "get_peft_model(model, Lora2Config(...)), or leave the callback out."
             )
-        for name in configs:
-            keep_small_factors_precise(model, name)
-            if state.global_step == 0:
-                fill_reference(model, name)
         self.allocators = {
             name: RankAllocator(model, state.max_steps, name, config=config, resumable=True)
             for name, config in configs.items()

@@ -16,10 +16,14 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from lora2.config import Lora2Config
 from lora2.layers.lora2_layer import Lora2Layer
+from lora2.layers.prepared import PreparedByAdapter
 from lora2.penalty import penalty_of_layers
 from lora2.preparation import prepare_factors
 
 _ATTRIBUTE = "lora2_training_hook"
+# Of a layer: its prepared factors; of a model: the layers whose factors are set aside.
+_PREPARED = "lora2_prepared"
+_ASIDE = "lora2_set_aside"
 
 
 class TrainingHook:
@@ -46,12 +50,14 @@ class TrainingHook:
             return
         layers = self._layers(model)
         if not (model.training and torch.is_grad_enabled()):
-            for layer in layers:
-                layer.set_prepared_aside()
+            _set_prepared_aside(model, layers)
             return
+        # Of a pass that was interrupted.
+        model.__dict__.pop(_ASIDE, None)
         for name, config in _trained_among(layers, model):
             prepare_factors(layers, name)
-            self._warn_if_never_allocated(layers, name, config)
+            if not getattr(model, "_is_replica", False):
+                self._warn_if_never_allocated(layers, name, config)
 
     def after_forward(
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
@@ -59,21 +65,23 @@ class TrainingHook:
         """Return the outputs; in training, with the penalty in their loss."""
         if not (model.training and torch.is_grad_enabled()):
             return outputs
-        if not _has_loss(outputs, kwargs):
+        if not _has_loss(outputs):
             return outputs
         penalty = weighted_penalty(model, self._layers(model))
         if penalty is None:
             return outputs
         self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(model, kwargs) * penalty
-        self._total, self._count = self._total + penalty.detach(), self._count + 1
+        # Replicas of torch's DataParallel would add up numbers of several devices and threads.
+        if not getattr(model, "_is_replica", False):
+            self._total, self._count = self._total + penalty.detach(), self._count + 1
         return _add_to_loss(outputs, penalty)
 
     def bring_back(self, model: nn.Module, args: Any, outputs: Any) -> None:
-        """End a forward pass, however it ended: a training's own prepared factors count again."""
+        """End a pass without gradients: what was prepared for a training step counts again."""
         if not torch.compiler.is_compiling():
-            for layer in self._layers(model):
-                layer.bring_prepared_back()
+            for layer, prepared in model.__dict__.pop(_ASIDE, ()):
+                layer.__dict__[_PREPARED] = prepared
 
     def end_step(self) -> None:
         """Close an optimizer step: put together what its micro-batches added to the loss."""
@@ -121,10 +129,25 @@ class TrainingHook:
             )
 
 
-def _has_loss(outputs: Any, kwargs: dict[str, Any]) -> bool:
-    if isinstance(outputs, tuple):
-        # Of `return_dict=False`, where the loss is the first if there are labels.
-        return kwargs.get("labels") is not None
+def _set_prepared_aside(model: nn.Module, layers: list[Lora2Layer]) -> None:
+    """Let layers compute for themselves in a pass without gradients, or in evaluation.
+
+    Only for this pass: it may come between a forward pass and its backward pass, as the reference
+    of DPO does, and what checkpointing repeats there must be what was computed before. On the other
+    hand, the graph of a training step may have been used up by now.
+    """
+    # By way of `__dict__`, here and back: a generated token would feel nn.Module's `__setattr__`.
+    aside = [(layer, layer.__dict__[_PREPARED]) for layer in layers if layer.lora2_prepared]
+    for layer, _ in aside:
+        layer.__dict__[_PREPARED] = PreparedByAdapter()
+    model.__dict__[_ASIDE] = aside
+
+
+def _has_loss(outputs: Any) -> bool:
+    if type(outputs) is tuple:
+        # Of `return_dict=False`, where a loss is the first of them.
+        first = outputs[0] if outputs else None
+        return isinstance(first, Tensor) and first.dim() == 0 and first.requires_grad
     if isinstance(outputs, MutableMapping):
         return outputs.get("loss") is not None
     return getattr(outputs, "loss", None) is not None
@@ -136,7 +159,7 @@ def _add_to_loss(outputs: Any, penalty: Tensor) -> Any:
     def added(loss: Tensor) -> Tensor:
         return loss + penalty.to(loss.device, loss.dtype)
 
-    if isinstance(outputs, tuple):
+    if type(outputs) is tuple:
         return (added(outputs[0]), *outputs[1:])
     if isinstance(outputs, MutableMapping):
         outputs["loss"] = added(outputs["loss"])

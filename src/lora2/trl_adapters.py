@@ -1,11 +1,12 @@
-"""What TRL's trainers do to adapters and what LoRA² needs put right before the first step."""
+"""What TRL's trainers do to adapters, and LoRA² needs put right before it is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora2.penalty import adapted_layers
 
@@ -33,12 +34,21 @@ def fill_reference(model: nn.Module, adapter_name: str) -> None:
     """Give TRL's reference adapter, made of the trained one's config, the values of that one.
 
     TRL copies them by names with a dot behind the adapter's, as LoRA's tensors have and ours do
-    not; the reference would be the base model.
+    not; the reference would be the base model. One that has values is left as it is.
     """
     configs: dict[str, Any] = getattr(model, "peft_config", {})
     if configs.get(_REFERENCE) is not configs.get(adapter_name):
         return
-    for layer in adapted_layers(model, _REFERENCE).values():
+    layers = adapted_layers(model, _REFERENCE).values()
+    if any(_changes_something(layer.parameters_of(_REFERENCE)) for layer in layers):
+        return
+    for layer in layers:
         trained = layer.parameters_of(adapter_name)
+        # Pruned in memory, the trained one is smaller than its config says.
+        layer.resize_adapter(_REFERENCE, *trained["u"].shape)
         for symbol, parameter in layer.parameters_of(_REFERENCE).items():
             parameter.copy_(trained[symbol])
+
+
+def _changes_something(factors: Mapping[str, Tensor]) -> bool:
+    return bool(factors["lam"].any() and factors["V"].any())

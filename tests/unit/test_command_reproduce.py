@@ -218,15 +218,21 @@ def test_one_method_is_tuned_and_the_choices_of_others_stay(folders, runs, tmp_p
     assert [len(choice.trials) for choice in choices.values()] == [3, 1]
 
 
-def test_a_diverged_trial_is_a_result_and_is_tried_again(folders, runs, tmp_path, capsys):
-    usual = runs.value
+def test_a_diverged_trial_is_a_result(folders, runs, tmp_path, capsys):
     runs.value = lambda run: math.nan if run.options["learning_rate"] > 1e-3 else 0.25
     assert lora2("tune", "lora", *folders) == 0
     assert "0.003: none" in capsys.readouterr().out
     assert read_choices(tmp_path / "records")["agreement/lora-r2"].learning_rate == 1e-3
-    runs.value = usual
     assert lora2("tune", "lora", *folders) == 0
-    assert [run.options["learning_rate"] for run in runs.made] == [*RATES, 3e-3]
+    assert [run.options["learning_rate"] for run in runs.made] == RATES
+
+
+def test_a_diverged_run_stands_in_the_table_and_is_not_made_again(folders, runs, capsys):
+    runs.value = lambda run: math.nan if run.method == "lora2" else 0.5
+    assert lora2("reproduce", "table1", *folders) == 0
+    assert "1 failed" in capsys.readouterr().out
+    assert lora2("reproduce", "table1", *folders) == 0
+    assert len(runs.made) == 2
 
 
 def test_nothing_is_chosen_while_a_trial_has_failed(folders, runs, tmp_path, capsys):

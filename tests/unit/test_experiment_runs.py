@@ -2,14 +2,17 @@
 
 import dataclasses
 import multiprocessing
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from experiment_case import failed, finished
 from lora2.errors import UserError
+from lora2.experiments import jobs
 from lora2.experiments.execution import Place, execute
 from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.record import RecordFolder, RunRecord
@@ -179,6 +182,21 @@ def test_a_run_sees_one_gpu(records, place, monkeypatch, count, visible, jobs, e
         monkeypatch.setattr(runner, "_make_on", make_on)
         all_of(runner, runs)
     assert sorted(devices) == sorted(expected)
+
+
+def test_the_process_of_a_run_sees_its_gpu_alone(place, monkeypatch):
+    seen, sent = [], []
+
+    def execute_here(description, place, tick):
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return failed(description)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2,3")
+    monkeypatch.setattr(jobs, "execute_in_own_process", execute_here)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    jobs._child("3", RUN, place, SimpleNamespace(send=sent.append))
+    assert seen == ["3"]
+    assert sent == [failed(RUN)]
 
 
 def test_less_than_one_job_is_refused(records, place):

@@ -145,6 +145,26 @@ def test_trls_reference_starts_as_the_adapter_that_is_trained(tmp_path: Path) ->
         assert (layer.get_delta_weight("default") - expected[name]).abs().max() > 1e-4
 
 
+def test_trls_reference_has_the_size_of_an_adapter_that_was_pruned(tmp_path: Path) -> None:
+    model = bert_model()
+    trainer_for(model, tmp_path).train()
+    model.add_adapter("ref", model.peft_config["default"])
+    trainer_for(model, tmp_path)
+    for layer in layers_of(model).values():
+        torch.testing.assert_close(*map(layer.get_delta_weight, ("ref", "default")))
+
+
+def test_a_reference_that_has_values_keeps_them(tmp_path: Path) -> None:
+    model = bert_model(target_r=None)
+    disturb(model)
+    model.add_adapter("ref", model.peft_config["default"])
+    disturb(model, "ref", 7)
+    expected = {name: layer.get_delta_weight("ref") for name, layer in layers_of(model).items()}
+    trainer_for(model, tmp_path)
+    for name, layer in layers_of(model).items():
+        torch.testing.assert_close(layer.get_delta_weight("ref"), expected[name])
+
+
 def test_an_adapter_named_ref_of_another_config_stays_as_it_is(tmp_path: Path) -> None:
     model = bert_model(target_r=None)
     disturb(model)

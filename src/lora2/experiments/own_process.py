@@ -32,7 +32,8 @@ def clear_traces(description: RunDescription, place: Place) -> None:
     folder = RunFolder(place.work / description.name)
     if not folder.path.is_dir():
         return
-    with suppress(FolderHeldError), folder.held():
+    # Nor may a folder that cannot be cleared cost the run its record.
+    with suppress(FolderHeldError, OSError), folder.held():
         log_file(description, place).unlink(missing_ok=True)
         # A network disk keeps a file that is open, as the lock is: the run is no worse for it.
         shutil.rmtree(folder.path, ignore_errors=True)

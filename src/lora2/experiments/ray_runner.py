@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -76,8 +77,10 @@ class RayRunner(Runner):
         # After one call a worker is replaced: the peak memory of a run is its own.
         self._task = self._ray.remote(
             max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
-        )(_make_and_clear)
+        )(_execute_on_node)
         self._submitted: set[Any] = set()
+        # The node on which a run was made: its work folder may lie on that node's own disk.
+        self._nodes: dict[RunDescription, str] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -119,14 +122,23 @@ class RayRunner(Runner):
         if self._closed:
             self._cancel(task)
         try:
-            record: RunRecord = self._ray.get(task)
+            record: RunRecord
+            record, self._nodes[description] = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             record = RunRecord(description, "failed", error=" ".join(str(error).split()))
         self._submitted.discard(task)
         return record
 
     def _clear(self, description: RunDescription) -> None:
-        """Nothing: the worker has done it."""
+        node = self._nodes.pop(description, None)
+        if node is None:
+            return
+        strategies = self._ray.util.scheduling_strategies
+        there = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        clear = self._ray.remote(num_cpus=0, scheduling_strategy=there)(clear_traces)
+        # The node may have gone since.
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.get(clear.remote(description, self._place))
 
     def _end(self) -> None:
         for task in list(self._submitted):
@@ -136,12 +148,10 @@ class RayRunner(Runner):
         self._ray.cancel(task, force=True)
 
 
-def _make_and_clear(description: RunDescription, place: Place) -> RunRecord:
-    record = execute_in_own_process(description, place)
-    # Here, since the work folder may lie on the disk of this node alone.
-    if record.finished:
-        clear_traces(description, place)
-    return record
+def _execute_on_node(description: RunDescription, place: Place) -> tuple[RunRecord, str]:
+    """Return the record and the node's id; called on that node."""
+    node: str = require("ray", extra="ray").get_runtime_context().get_node_id()
+    return execute_in_own_process(description, place), node
 
 
 def _check_answers(address: str) -> None:

@@ -68,6 +68,11 @@ class RunRecord:
         """Whether the run came to its end."""
         return self.status == "finished"
 
+    @property
+    def is_result(self) -> bool:
+        """Whether the run has shown what it does, so that it need not be made again."""
+        return self.status in ("finished", "diverged")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record, ready for JSON."""
         content = {"identity": self.description.identity, **asdict(self)}
@@ -130,9 +135,9 @@ class RecordFolder:
         write_json_atomically(self.file_of(record.description), record.to_dict())
 
     def missing(self, descriptions: Iterable[RunDescription]) -> list[RunDescription]:
-        """Return the runs, each once, that have no finished record."""
+        """Return the runs, each once, that have no result."""
         return [
             description
             for description in dict.fromkeys(descriptions)
-            if (record := self.find(description)) is None or not record.finished
+            if (record := self.find(description)) is None or not record.is_result
         ]

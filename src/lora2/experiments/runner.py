@@ -76,7 +76,7 @@ class Runner(ABC):
 
     def _found(self, description: RunDescription) -> RunRecord | None:
         found = self._records.find(description)
-        return found if found is not None and found.finished else None
+        return found if found is not None and found.is_result else None
 
     def _made(self, description: RunDescription) -> RunRecord:
         if self._closed:

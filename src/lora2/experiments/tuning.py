@@ -16,8 +16,6 @@ from lora2.experiments.setting import Experiment
 from lora2.extras import require
 
 _SAMPLER_SEED = 0
-# What says something of a learning rate: a process that the system has killed does not.
-_RESULTS = ("finished", "diverged")
 _DIGITS = 3
 # The usual learning rate, then one on each side of it; what follows is the sampler's choice.
 _FIRST_FACTORS = (1.0, 1 / 3, 3.0)
@@ -70,7 +68,7 @@ def tune(
         rate = float(f"{asked:.{_DIGITS - 1}e}")
         record = run(experiment.run(rate, seed))
         value = best_value(record)
-        is_complete = is_complete and record.status in _RESULTS
+        is_complete = is_complete and record.is_result
         state = optuna.trial.TrialState.FAIL if value is None else None
         study.tell(trial, value, state=state)
         reached.append((rate, value))

@@ -170,16 +170,6 @@ class Lora2Layer(AdaptedLayer):
             return None
         return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
 
-    def set_prepared_aside(self) -> None:
-        """Compute without prepared factors for a while; a backward pass may still need them."""
-        aside, self.lora2_prepared = self.lora2_prepared, PreparedByAdapter()
-        self.lora2_prepared.set_aside = aside
-
-    def bring_prepared_back(self) -> None:
-        """End what `set_prepared_aside` began, if it did."""
-        if self.lora2_prepared.set_aside is not None:
-            self.lora2_prepared = self.lora2_prepared.set_aside
-
     def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return (B, A), which may have been prepared."""
         A, V = self.product_factors(adapter_name)
