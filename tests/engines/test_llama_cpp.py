@@ -88,7 +88,7 @@ def model(packaged: Path) -> PeftModel:
         packaged.parent, gguf_file=packaged.name, dtype=torch.float32
     )
     torch.manual_seed(0)
-    adapted = get_peft_model(base, Lora2Config(task_type="CAUSAL_LM", k=8)).eval()
+    adapted = get_peft_model(base, Lora2Config(task_type="CAUSAL_LM", k=8, lora_alpha=8)).eval()
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora2_V" in name:
