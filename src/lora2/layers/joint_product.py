@@ -30,10 +30,10 @@ class _JointProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, V: Tensor
     ) -> Tensor:
         rows = _rows(x)
-        thin = _thin(rows, A)
+        ctx.shape, ctx.parts = x.shape, _parts(rows)
+        thin = _thin(rows, A, ctx.parts)
         ctx.save_for_backward(rows, weight, A, V, thin)
-        ctx.shape = x.shape
-        y = F.linear(rows.view(x.shape), weight, bias)
+        y = F.linear(x if x.is_contiguous() else rows.view(x.shape), weight, bias)
         _rows(y).addmm_(_first_factor(thin), V)
         return y
 
@@ -43,7 +43,7 @@ class _JointProduct(torch.autograd.Function):
         x, weight, A, V, thin = ctx.saved_tensors
         wants_x, _, wants_bias, wants_A, wants_V = ctx.needs_input_grad
         g = _rows(g)
-        thin_g = _thin(g, V)
+        thin_g = _thin(g, V, ctx.parts)
         gx = None
         if wants_x:
             gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(ctx.shape)
@@ -51,8 +51,8 @@ class _JointProduct(torch.autograd.Function):
             gx,
             None,
             g.sum(0) if wants_bias else None,
-            _sum_over_rows(thin_g, x) if wants_A else None,
-            _sum_over_rows(thin, g) if wants_V else None,
+            _sum_over_rows(thin_g, x, ctx.parts) if wants_A else None,
+            _sum_over_rows(thin, g, ctx.parts) if wants_V else None,
         )
 
 
@@ -60,22 +60,20 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _thin(wide: Tensor, factor: Tensor) -> Tensor:
+def _thin(wide: Tensor, factor: Tensor, parts: int) -> Tensor:
     """Return wide factorᵀ, [N, k], of wide [N, d] and factor [k, d]."""
-    parts = _parts(wide)
-    if parts == 1 or wide.shape[-1] < _LONG_ROW:
+    if parts == 1 or wide.shape[1] < _LONG_ROW:
         return wide @ factor.mT
-    rows = wide.reshape(parts, -1, wide.shape[-1])
-    lying = torch.bmm(factor.expand(parts, *factor.shape), rows.mT)
-    return lying.mT.reshape(len(wide), len(factor))
+    rows = wide.view(parts, -1, wide.shape[1])
+    lying = torch.bmm(factor.expand(parts, -1, -1), rows.mT)
+    return lying.mT.reshape(-1, factor.shape[0])
 
 
-def _sum_over_rows(thin: Tensor, wide: Tensor) -> Tensor:
+def _sum_over_rows(thin: Tensor, wide: Tensor, parts: int) -> Tensor:
     """Return thinᵀ wide, [k, d], of thin [N, k] and wide [N, d]."""
-    parts = _parts(wide)
     if parts == 1:
         return thin.mT @ wide
-    thin, wide = (rows.reshape(parts, -1, rows.shape[-1]) for rows in (thin, wide))
+    thin, wide = (rows.view(parts, -1, rows.shape[1]) for rows in (thin, wide))
     return torch.bmm(thin.mT, wide).sum(0)
 
 
@@ -89,7 +87,7 @@ def _parts(rows: Tensor) -> int:
     if not rows.is_cpu or rows.dtype not in _SPLIT_DTYPES or torch.compiler.is_compiling():
         return 1
     threads = torch.get_num_threads()
-    return threads if len(rows) % threads == 0 else 1
+    return threads if rows.shape[0] % threads == 0 else 1
 
 
 def _first_factor(rows: Tensor) -> Tensor:
