@@ -62,7 +62,9 @@ def test_a_record_holds_what_tables_need(whole):
     assert whole.trainable_parameters["adapter"] > whole.final_parameters["adapter"] > 0
     assert whole.trainable_parameters["head"] == whole.final_parameters["head"] == 16 * 2 + 2
     assert {"python", "torch", "peft"} <= whole.versions.keys()
-    assert {"processor", "cpu_cores", "torch_threads", "accelerators"} <= whole.machine.keys()
+    assert {"processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators"} <= (
+        whole.machine.keys()
+    )
 
 
 def test_a_record_holds_seconds_and_memory(whole):

@@ -13,9 +13,7 @@ import torch
 
 from lora2.benchmarks.arguments import BenchArguments
 from lora2.files import write_json_atomically
-from lora2.training.environment import describe_environment
-
-_CPU_INFO = Path("/proc/cpuinfo")
+from lora2.training.environment import describe_environment, processor_name
 
 Result = dict[str, Any]
 
@@ -71,11 +69,7 @@ def make_record(
 
 
 def device_name(device: str) -> str:
-    """Return the name of the card, or of the processor where Linux tells it."""
+    """Return the name of the card, or of the processor with the kernels that torch takes on it."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "CPU"
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"

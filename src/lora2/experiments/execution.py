@@ -33,6 +33,9 @@ Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
 
 _KIB = 1024
+_MACHINE = (
+    "platform", "processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,4 @@ def _peak_memory() -> int:
 
 def _machine() -> dict[str, Any]:
     environment = describe_environment()
-    return {
-        name: environment[name]
-        for name in ("platform", "processor", "cpu_cores", "torch_threads", "accelerators")
-    }
+    return {name: environment[name] for name in _MACHINE}

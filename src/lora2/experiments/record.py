@@ -41,7 +41,7 @@ class RunRecord:
         kept: of a LoRA² adapter, singular values left in each module, by module name.
         initial: singular values a module started with; None for other methods.
         versions: of Python and the packages that decide what a run computes.
-        machine: processor, cores, threads, accelerators.
+        machine: processor and the kernels torch takes on it, cores, threads, accelerators.
     """
 
     description: RunDescription

@@ -6,11 +6,14 @@ import importlib.metadata
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora2 import __version__
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 _PACKAGES = (
     "torch",
@@ -43,7 +46,9 @@ def describe_environment() -> dict[str, Any]:
     return {
         "versions": versions(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
+        # Which kernels torch takes on it; its name may not tell, as on a virtual machine.
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerators": [
@@ -53,3 +58,12 @@ def describe_environment() -> dict[str, Any]:
         else [],
         "command": sys.argv,
     }
+
+
+def processor_name() -> str:
+    """Return the name of the processor where Linux tells it, or else its architecture."""
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
