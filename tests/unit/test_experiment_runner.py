@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiment_case import failed, finished
+from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
 from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.runner import Runner, RunnerClosedError
@@ -34,15 +34,16 @@ class FakeRunner(Runner):
 
     def _clear(self, description):
         # The record is safe by then.
-        assert self._records.find(description).finished
+        assert self._records.find(description).is_result
         self.cleared.append(description)
 
     def _end(self):
         self.ended.set()
 
 
-def test_a_finished_record_is_found_and_no_run_is_made(records):
-    with FakeRunner(records) as first:
+@pytest.mark.parametrize("how", [None, diverged], ids=["finished", "diverged"])
+def test_the_record_of_a_result_is_found_and_no_run_is_made(how, records):
+    with FakeRunner(records, make=how) as first:
         record = first.run(RUN)
     with FakeRunner(records) as second:
         assert second.run(RUN) == record

@@ -69,7 +69,7 @@ class Runner(ABC):
             RunnerClosedError: the runner was left before the run came to its end.
         """
         record = self._found(description) or self._made(description)
-        if record.finished:
+        if record.is_result:
             self._clear(description)
         self._finished(record)
         return record
@@ -83,7 +83,7 @@ class Runner(ABC):
             raise RunnerClosedError
         record = self._make(description)
         # A run that was ended from outside has not failed.
-        if self._closed and not record.finished:
+        if self._closed and not record.is_result:
             raise RunnerClosedError
         # Another process may have made it meanwhile, whatever became of it here.
         found = self._found(description)
