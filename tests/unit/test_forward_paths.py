@@ -174,10 +174,19 @@ def test_output_and_gradients_are_the_oracles(
     assert all(bool(layer.lora2_prepared) == path.prepared for layer in layers.values())
 
 
+# How six rows of an input, and of a gradient, may lie in memory.
+LAYOUTS: dict[str, Callable[[Callable[..., Tensor], int], Tensor]] = {
+    "in_rows": lambda draw, width: draw(2, 3, width),
+    "batch_second": lambda draw, width: draw(3, 2, width).transpose(0, 1),
+    "in_columns": lambda draw, width: draw(width, 6).mT,
+}
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_joint_product_is_the_oracles_however_its_rows_are_split(
-    threads: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+    threads: int, bias: bool, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six rows: equal parts for up to three threads, none for four."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -187,14 +196,15 @@ def test_joint_product_is_the_oracles_however_its_rows_are_split(
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    x, A, V = draw(2, 3, 5), draw(2, 5), draw(2, 7)
+    six_rows = LAYOUTS[layout]
+    x, A, V = six_rows(draw, 5), draw(2, 5), draw(2, 7)
     weight, b = draw(7, 5).detach(), draw(7) if bias else None
     y = joint_product.joint_product(x, weight, b, A, V)
     delta = oracle.product(A.T, V)
-    expected = oracle.product(x.view(6, 5), weight.T + delta).view(2, 3, 7)
+    expected = oracle.product(x.reshape(6, 5), weight.T + delta).view(*x.shape[:-1], 7)
     expected = expected if b is None else expected + b
     oracle.assert_agrees(y, expected)
-    direction = draw(2, 3, 7).detach()
+    direction = six_rows(draw, 7).detach()
     inputs = [x, A, V, *([b] if bias else [])]
     for got, wanted in zip(
         torch.autograd.grad((y * direction).sum(), inputs),
