@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,62 @@ def write_json_atomically(path: Path, value: Any) -> None:
         OSError: as for `write_atomically`.
     """
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Check that a command may write its output to the file `path`; nothing is touched.
+
+    Args:
+        path: a file that may exist only if it is to be overwritten; or what is no regular file,
+            such as a named pipe or /dev/stdout, which is written to as it is.
+        overwrite: whether the user has asked to replace an existing file.
+        inputs: files that the command reads, none of which is ever overwritten.
+
+    Raises:
+        UserError: it may not be written, in a sentence that says why.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UserError(f"output: {path} is a folder; give a file.")
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"output: the folder {folder} {what}; make it first, or give another file.")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UserError(
+                f"output: {path} is the file that is read ({source}); give another file."
+            )
+    if _is_written_directly(path):
+        return
+    target = path.resolve()
+    if target.exists() and not overwrite:
+        raise UserError(f"output: {path} exists already; add --overwrite, or give another file.")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UserError(f"output: {path} may not be written; change its permissions.")
+
+
+def write_output(
+    path: Path, data: bytes | str, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+) -> None:
+    """Write the output of a command to `path`, in one step where it is a regular file.
+
+    A symbolic link stays one, and the file that it points to is written.
+
+    Raises:
+        UserError: as for `check_output`; the file may have been made since that check.
+        OSError: it cannot be written, or the disk is full.
+    """
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    if not _is_written_directly(path):
+        write_atomically(path.resolve(), data)
+        return
+    with path.open("wb") as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def _is_written_directly(path: Path) -> bool:
+    # /dev/stdout may be a link to a regular file, into which the shell has redirected the output.
+    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
 
 
 def check_is_new(path: Path) -> None:

@@ -153,7 +153,7 @@ def test_unusable_data_is_refused_in_one_sentence(tmp_path, content, options, wo
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("data.jsonl", '{"text": "a", "label": 0}\n{"text": "b"\n', "no JSON value in line 2"),
+        ("data.jsonl", '{"text": "a", "label": 0}\n{"text": "b"\n', "no valid JSON in line 2"),
         ("data.jsonl", '[{"text": "a", "label": 0}]\n', "list"),
         ("data.jsonl", '{"text": "a", "label": 0}\n{"label": 1}\n', "1 of 2 rows"),
         ("data.jsonl", '{"text": 5, "label": 0}\n{"text": 6, "label": 1}\n', "holds 5 in row 1"),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora2.commands.parser import OptionParser
-from lora2.data.table_files import read_table
+from lora2.commands.predict import add_output
+from lora2.commands.result_names import result_names
+from lora2.data import as_table_file, check_ending, read_table
+from lora2.data.columns import shortened
+from lora2.data.table_files import Table
+from lora2.data.table_writing import as_json
 from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.files import write_atomically
+from lora2.files import check_output, write_output
 from lora2.training.generation import generate
 from lora2.training.saved_run import SavedRun, load_saved_run
 
@@ -24,14 +29,14 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
     _check(options)
-    rows = None if options.file is None else _rows(options.file)
+    table = None if options.file is None else _prompts_of(options.file)
     run = load_saved_run(options.run, options.model, "sft")
     model: Any = run.model
     if options.merged:
         run.check_merges()
         model = model.merge_and_unload(safe_merge=True)
-    if rows is not None:
-        _answer_file(run, model, rows, options)
+    if table is not None:
+        _answer_file(run, model, table, options)
     elif options.prompt is not None:
         print(next(_texts(run, model, [as_prompt(options.prompt, run.task)], options)))
     else:
@@ -50,19 +55,19 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
     )
 
 
-def _answer_file(run: SavedRun, model: Any, rows: Sequence[dict[str, Any]], options: Any) -> None:
-    prompts = [_prompt(row, run) for row in rows]
-    texts = _texts(run, model, prompts, options)
-    lines = (
-        json.dumps(row | {"completion": text}, ensure_ascii=False)
-        for row, text in zip(rows, texts, strict=True)
-    )
+def _answer_file(run: SavedRun, model: Any, table: Table, options: Any) -> None:
+    (name,) = result_names(table.column_names, ["completion"])
+    rows = table.records()
+    texts = _texts(run, model, [_prompt(row, run) for row in rows], options)
+    records = (row | {name: text} for row, text in zip(rows, texts, strict=True))
     if options.output is None:
-        for line in lines:
-            print(line, flush=True)
+        for record in records:
+            print(as_json(record), flush=True)
         return
-    write_atomically(options.output, "".join(f"{line}\n" for line in lines))
-    print(f"{len(rows):,} completions written to {options.output}")
+    content = as_table_file(list(records), options.output)
+    write_output(options.output, content, overwrite=options.overwrite, inputs=[options.file])
+    if not options.output.is_relative_to("/dev"):
+        print(f"{len(rows):,} completions written to {options.output}")
 
 
 def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
@@ -78,17 +83,16 @@ def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
     return messages
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _prompts_of(path: Path) -> Table:
+    """Return a file's table, whose prompts have been checked."""
     table = read_table(path)
-    rows = []
     for number, prompt in enumerate(table.column("prompt", "file"), start=1):
         if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
-                f"file: prompt is {prompt!r} in row {number} of {path}; write a text, or a list of "
-                "messages with role and content."
+                f"file: prompt is {shortened(prompt)} in row {number} of {path}; write a text, or "
+                "a list of messages with role and content."
             )
-        rows.append({"prompt": prompt})
-    return rows
+    return table
 
 
 def _converse(run: SavedRun, model: Any, options: Any) -> None:
@@ -111,14 +115,15 @@ def _check(options: Any) -> None:
         raise UserError("generate: give --prompt or --file; without a terminal nobody can type.")
     if options.output is not None and options.file is None:
         raise UserError("output: it is for the prompts of --file; leave it out, or add --file.")
-    if options.output is not None and options.output.is_dir():
-        raise UserError(f"output: {options.output} is a folder; give a file.")
-    if options.output is not None and not options.output.parent.is_dir():
+    if options.overwrite and options.output is None:
+        raise UserError("overwrite: it is for --output; leave it out, or add --output.")
+    if options.output is not None:
+        check_ending(options.output)
+        check_output(options.output, overwrite=options.overwrite, inputs=[options.file])
+    if not 0 <= options.temperature < math.inf:
         raise UserError(
-            f"output: the folder {options.output.parent} does not exist; make it first."
+            f"temperature={options.temperature} must be 0 (greedy), or a finite number above it."
         )
-    if options.temperature < 0:
-        raise UserError(f"temperature={options.temperature} must be 0 (greedy) or above.")
     for name in ("max_new_tokens", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -135,7 +140,7 @@ def _parser() -> OptionParser:
     parser.add_argument("--model", help="where the base model lies now, if it has moved")
     parser.add_argument("--prompt", help="one prompt")
     parser.add_argument("--file", type=Path, help="a file with a column `prompt`")
-    parser.add_argument("--output", type=Path, help="JSON lines file to write, else the terminal")
+    add_output(parser)
     parser.add_argument(
         "--merged", action="store_true", help="put the adapter into the weights before"
     )

@@ -2,7 +2,9 @@
 
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.load import TASK_NAMES, load_task
-from lora2.data.own_data import load_labelled, load_texts
+from lora2.data.own_data import load_labelled, load_texts, texts_of
+from lora2.data.table_files import read_table
+from lora2.data.table_writing import as_table_file, check_ending
 from lora2.data.task import Kind, Task, TaskData
 from lora2.data.text_loading import TEXT_TASK_NAMES, load_text_rows, load_text_task
 from lora2.data.text_task import TextTask
@@ -16,11 +18,15 @@ __all__ = [
     "Task",
     "TaskData",
     "TextTask",
+    "as_table_file",
+    "check_ending",
     "load_labelled",
     "load_task",
     "load_text_rows",
     "load_text_task",
     "load_texts",
+    "read_table",
+    "texts_of",
     "tokenize",
     "tokenize_dataset",
 ]

@@ -7,16 +7,21 @@ import math
 import re
 from collections.abc import Sequence
 
-from lora2.data.table_files import Table
+from lora2.data.table_files import Table, listed
 from lora2.data.task import Kind
 from lora2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Characters of a value that a message shows.
+_SHOWN = 60
+
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+")
 _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
+# Digits that Python turns into an integer; it refuses more than 4,300.
+_LONGEST_INTEGER = 4000
 
 
 def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str, ...]:
@@ -28,7 +33,7 @@ def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str,
     if named is not None:
         if len(named) not in (1, 2) or len(set(named)) != len(named):
             raise UserError(
-                f"text_columns: got {', '.join(named) or 'nothing'}; name one column, or two "
+                f"text_columns: got {listed(named) or 'nothing'}; name one column, or two "
                 f"different ones for pairs of texts."
             )
         return tuple(named)
@@ -39,7 +44,7 @@ def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str,
         found = "several text columns" if present else "no column called text or sentence"
         raise UserError(
             f"text_columns: {table.source} has {found}; name the one or two text columns among "
-            f"{', '.join(table.column_names)}."
+            f"{listed(table.column_names)}."
         )
     logger.info("Reading the texts of %s from %s.", table.source, " and ".join(present[0]))
     return present[0]
@@ -61,8 +66,8 @@ def _read_text_column(table: Table, name: str) -> list[str]:
     for row, value in enumerate(values, start=1):
         if not isinstance(value, str):
             raise UserError(
-                f"text_columns: column {name!r} of {table.source} holds {value!r} in row {row}, "
-                f"which is no text; name a column of texts."
+                f"text_columns: column {name!r} of {table.source} holds {shortened(value)} in row "
+                f"{row}, which is no text; name a column of texts."
             )
         texts.append(value)
     if not any(text.strip() for text in texts):
@@ -118,16 +123,16 @@ def _number(table: Table, name: str, row: int, value: object) -> float:
         if math.isfinite(number):
             return number
     raise UserError(
-        f"kind: column {name!r} of {table.source} holds {value!r} in row {row}, which is no "
-        f"number; regression needs numbers, so use kind=classification or another label column."
+        f"kind: column {name!r} of {table.source} holds {shortened(value)} in row {row}, which is "
+        f"no number; regression needs numbers, so use kind=classification or another label column."
     )
 
 
 def _class_name(table: Table, name: str, row: int, value: object) -> str:
     if not isinstance(value, (str, int, float)):
         raise UserError(
-            f"label_column: column {name!r} of {table.source} holds {value!r} in row {row}; a "
-            f"class label is one word or one whole number."
+            f"label_column: column {name!r} of {table.source} holds {shortened(value)} in row "
+            f"{row}; a class label is one word or one whole number."
         )
     text = str(value)
     # A column of integers that once had a gap is stored as 0.0, 1.0 by pandas and spreadsheets.
@@ -142,7 +147,7 @@ def _is_number(text: str) -> bool:
 def sorted_label_names(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct class names, in numerical order if all are whole numbers ("2", "10")."""
     names = set(labels)
-    if all(map(_INTEGER.fullmatch, names)):
+    if all(_INTEGER.fullmatch(name) and len(name) < _LONGEST_INTEGER for name in names):
         # The spelling breaks ties between "1" and "01".
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
@@ -160,13 +165,22 @@ def encode_labels(
     unknown = sorted(set(labels) - set(index))
     if unknown:
         raise UserError(
-            f"label_column: column {column!r} of {table.source} has the label {unknown[0]!r} "
-            f"(row {list(labels).index(unknown[0]) + 1}), which the training data lacks; its "
-            f"labels are {_shortened(label_names)}, so mend the label or add training rows with it."
+            f"label_column: column {column!r} of {table.source} has the label "
+            f"{shortened(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "
+            f"training data lacks; its labels are {_first_of(label_names)}; correct it, or add training rows with it."
         )
     return [index[label] for label in labels]
 
 
-def _shortened(names: Sequence[str], limit: int = 10) -> str:
+def _first_of(names: Sequence[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return listed(name[:_SHOWN] for name in names[:limit]) + more
+
+
+def shortened(value: object) -> str:
+    """Return a value of a cell as a message shows it."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of too many digits
+        return "a number of too many digits"
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

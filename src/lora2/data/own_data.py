@@ -12,6 +12,7 @@ from lora2.data.columns import (
     encode_labels,
     read_labels,
     read_texts,
+    shortened,
     sorted_label_names,
 )
 from lora2.data.table_files import Table, read_table
@@ -88,12 +89,21 @@ def load_labelled(
 
 
 def load_texts(path: Path | str, text_columns: Sequence[str]) -> Dataset:
-    """Read the texts of a file that needs no labels (`lora2 predict`).
+    """Read the texts of a file that needs no labels.
 
     Raises:
         UserError: a file or column that cannot be used.
     """
-    return build_dataset(read_texts(read_table(path), text_columns), labels=None)
+    return texts_of(read_table(path), text_columns)
+
+
+def texts_of(table: Table, text_columns: Sequence[str]) -> Dataset:
+    """Return the texts of a table that needs no labels.
+
+    Raises:
+        UserError: a column that cannot be used.
+    """
+    return build_dataset(read_texts(table, text_columns), labels=None)
 
 
 def _label_names(
@@ -102,7 +112,8 @@ def _label_names(
     if len(set(labels)) < 2:
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the single value "
-            f"{labels[0]!r}, so there is nothing to learn; name a column with at least two values."
+            f"{shortened(labels[0])}, so there is nothing to learn; name a column with at "
+            "least two values."
         )
     if kind == "regression":
         return ()

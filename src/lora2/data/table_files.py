@@ -1,4 +1,4 @@
-"""The user's own files: CSV, TSV, JSON lines or Parquet, read into a `Table`.
+"""The user's own files: CSV, TSV, JSON lines, JSON arrays or Parquet, read into a `Table`.
 
 All formats end in the same thing: columns of Python values, None where a value is missing. Words
 such as "NA", "null" or "None" in a text file are text; only an empty field is a missing value.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from lora2.data.text_encoding import check_is_utf8_text, not_utf8
 from lora2.errors import UserError
 from lora2.extras import require
+
+# A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
+# system.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,32 @@ class Table:
         if name not in self.column_names:
             raise UserError(
                 f"{role}: {self.source} has no column {name!r}; its columns are "
-                f"{', '.join(self.column_names)}."
+                f"{listed(self.column_names)}."
             )
         return self.read_column(name)
+
+    def records(self) -> list[dict[str, object]]:
+        """Return one dictionary a row, with all columns in their order."""
+        columns = [self.read_column(name) for name in self.column_names]
+        return [
+            dict(zip(self.column_names, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a sentence, in quotes where one could be taken for several or for none."""
+    return ", ".join(
+        repr(name) if name != name.strip() or not name or {",", "'", '"'} & set(name) else name
+        for name in names
+    )
 
 
 def read_table(path: Path | str, role: str = "file") -> Table:
     """Read a file by its ending; `role` is the option that named it ("train_file").
 
     CSV has a header and standard quoting. TSV has a header and no quoting, as the GLUE files: a
-    `"` is an ordinary character. JSON lines hold one object a line.
+    `"` is an ordinary character. JSON lines hold one object a line; a `.json` file may hold an
+    array of objects instead.
 
     Raises:
         UserError: no such file, an unknown ending, or content that is not of that format.
@@ -73,11 +94,11 @@ def read_table(path: Path | str, role: str = "file") -> Table:
     if path.stat().st_size == 0:
         raise UserError(f"{role}: {path} is empty; give a file with at least two rows.")
     try:
+        if reader is not _read_parquet:
+            check_is_utf8_text(path, role)
         table = reader(path)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{role}: {path} is not UTF-8 text (byte {error.start} of it); convert it to UTF-8."
-        ) from error
+        raise not_utf8(path, role, error) from error
     except PermissionError as error:
         raise UserError(f"{role}: {path} may not be read; change its permissions.") from error
     except _MalformedError as error:
@@ -115,7 +136,7 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
         if len(row) != len(header):
             raise _MalformedError(
                 f"has {len(row)} fields in line {line_number} but {len(header)} in its header; "
-                f"mend that line (a text that holds the separator may need quoting)"
+                f"correct that line (a text that holds the separator may need quoting)"
             )
         for name, value in zip(header, row, strict=True):
             columns[name].append(value or None)
@@ -147,20 +168,79 @@ def _read_json_lines(path: Path) -> Table:
     records: list[dict[str, object]] = []
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise _MalformedError(
-                    f"has no JSON value in line {number}; write one complete JSON object a line"
-                ) from error
-            if not isinstance(record, dict):
-                raise _MalformedError(
-                    f"has {type(record).__name__} {str(record)[:40]!r} in line {number} where an "
-                    f"object should be; write one JSON object a line"
-                )
-            records.append(record)
+            if line.strip():
+                place = f"line {number}"
+                record = _parsed(line, place, "write one complete JSON object a line")
+                records.append(_object(record, place))
+    return _table_of_records(path, records)
+
+
+def _read_json(path: Path) -> Table:
+    with _open(path) as file:
+        text = file.read()
+    if not text.lstrip().startswith("["):
+        return _read_json_lines(path)
+    array = _parsed(text, "its array", "write one complete JSON array of objects")
+    return _table_of_records(
+        path, [_object(record, f"entry {number}") for number, record in enumerate(array, start=1)]
+    )
+
+
+def _parsed(text: str, place: str, advice: str) -> Any:
+    """Return a JSON value; `place` is where it is in the file."""
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeated_names)
+    except json.JSONDecodeError as error:
+        raise _MalformedError(f"has no valid JSON in {place} ({error.msg}); {advice}") from error
+    except RecursionError as error:
+        raise _MalformedError(f"has JSON in {place} that is nested too deeply; {advice}") from error
+    except _RepeatedNameError as error:
+        raise _MalformedError(
+            f"has the name {error.args[0]!r} twice in one object in {place}; remove one of them"
+        ) from error
+    except ValueError as error:
+        # Python reads no integer of more than 4,300 digits.
+        raise _MalformedError(
+            f"has a number of too many digits in {place}; write it as a text, in quotes"
+        ) from error
+    if "\\ud" in text.lower() and not _is_encodable(value):
+        raise _MalformedError(
+            f"has half of a surrogate pair (an escape such as \\ud800 alone) in {place}, which is "
+            "no character; remove it"
+        )
+    return value
+
+
+class _RepeatedNameError(Exception):
+    """A JSON object has a name twice."""
+
+
+def _without_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedNameError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
+def _is_encodable(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _object(record: object, place: str) -> dict[str, object]:
+    if isinstance(record, dict):
+        return record
+    raise _MalformedError(
+        f"has {type(record).__name__} {str(record)[:40]!r} in {place} where an object should be; "
+        "write one JSON object for each row"
+    )
+
+
+def _table_of_records(path: Path, records: list[dict[str, object]]) -> Table:
     # A dict keeps the order in which names first appear; rows may leave out some of them.
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
@@ -178,6 +258,9 @@ def _read_parquet(path: Path) -> Table:
         raise _MalformedError(
             "is not a complete Parquet file; write it again, or give another format"
         ) from error
+    repeated = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if repeated:
+        raise _MalformedError(f"has more than one column {min(repeated)!r}; rename all but one")
     return Table(
         str(path),
         tuple(table.column_names),
@@ -190,6 +273,6 @@ _READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
+    ".json": _read_json,
     ".parquet": _read_parquet,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from lora2.data.table_files import Table
+from lora2.data.columns import shortened
+from lora2.data.table_files import Table, listed
 from lora2.data.text_task import COLUMNS, Form
 from lora2.errors import UserError
 
@@ -26,7 +27,7 @@ def choose_form(table: Table, named: Sequence[str] | None) -> tuple[Form, tuple[
             form = "text"
         if form is None:
             raise UserError(
-                f"{_ROLE}: got {', '.join(named) or 'nothing'}; name messages, or prompt and "
+                f"{_ROLE}: got {listed(named) or 'nothing'}; name messages, or prompt and "
                 "completion, or one column of texts."
             )
         return form, tuple(named)
@@ -37,7 +38,7 @@ def choose_form(table: Table, named: Sequence[str] | None) -> tuple[Form, tuple[
         has = "columns of several forms" if found else "no texts to learn from"
         raise UserError(
             f"{_ROLE}: {table.source} has {has} (its columns are "
-            f"{', '.join(table.column_names)}); name messages, or prompt and completion, or one "
+            f"{listed(table.column_names)}); name messages, or prompt and completion, or one "
             "column of texts."
         )
     return found[0], COLUMNS[found[0]]
@@ -81,9 +82,7 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
         "prompt_completion": "a text, or a list of messages with role and content",
         "text": "a text",
     }
-    raise UserError(
-        f"{_ROLE}: {name} is {_shortened(value)} in {place}; write {wanted[form]} there."
-    )
+    raise UserError(f"{_ROLE}: {name} is {_shown(value)} in {place}; write {wanted[form]} there.")
 
 
 def are_messages(value: object) -> bool:
@@ -106,6 +105,5 @@ def _plain(value: Any) -> Any:
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-def _shortened(value: object, limit: int = 40) -> str:
-    shown = "empty" if value in (None, "", []) else repr(value)
-    return shown if len(shown) <= limit else f"{shown[:limit]}…"
+def _shown(value: object) -> str:
+    return "empty" if value in (None, "", []) else shortened(value)
