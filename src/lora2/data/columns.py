@@ -167,7 +167,8 @@ def encode_labels(
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the label "
             f"{shortened(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "
-            f"training data lacks; its labels are {_first_of(label_names)}; correct it, or add training rows with it."
+            f"training data lacks; its labels are {_first_of(label_names)}; correct it, or add "
+            "training rows with it."
         )
     return [index[label] for label in labels]
 
