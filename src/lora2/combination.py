@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft.utils import ModulesToSaveWrapper
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora2.model import Lora2Model
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
+Heads = Literal["refuse", "average", "first"]
 
 
 @torch.no_grad()
@@ -32,23 +33,28 @@ def add_weighted_adapter(
     adapter_name: str,
     combination_type: str = "cat",
     svd_rank: int | None = None,
+    heads: Heads = "refuse",
 ) -> float:
     """Add the adapter Σ weight · Δ to the model, exactly; nothing happens if the name exists.
 
     combination_type: "cat" (or "linear") keeps the whole sum, k being the sum of the k's;
     "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
+    heads: what becomes of modules_to_save that several adapters have, which are whole weights and
+    not changes. "average" is their mean, weighted by weight / Σ weight; "first" takes those of the
+    first adapter that has them.
 
     Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
 
     Raises:
         UserError: an unknown adapter or combination, lists of different length, a weight that is
-            no number, or several adapters with the same modules_to_save.
+            no number, several adapters with the same modules_to_save if `heads` is "refuse", or
+            weights whose sum is 0 if it is "average".
         NumericalError: NaN or infinity in one of the adapters.
     """
     if adapter_name in tuner.peft_config:
         return 0.0
     _check(tuner, adapters, weights, combination_type)
-    heads = _heads(tuner, adapters)
+    states = _head_states(tuner, adapters, weights, heads)
     limit = None
     if combination_type == "svd":
         limit = svd_rank or max(_width(tuner, name) for name in adapters)
@@ -78,10 +84,8 @@ def add_weighted_adapter(
     )
     tuner.inject_adapter(tuner.model, adapter_name)
     tuner._cast_adapter_dtype(adapter_name)
-    for wrapper, source in heads.items():
-        wrapper.modules_to_save[adapter_name].load_state_dict(
-            wrapper.modules_to_save[source].state_dict()
-        )
+    for wrapper, state in states.items():
+        wrapper.modules_to_save[adapter_name].load_state_dict(state)
     kept = all_of_it = 0.0
     for name, layer in adapted_layers(tuner.model, adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
@@ -113,21 +117,50 @@ def _check(
         )
 
 
-def _heads(tuner: Lora2Model, adapters: list[str]) -> dict[ModulesToSaveWrapper, str]:
-    """The modules_to_save of the adapters, with the one adapter that brings each."""
-    heads = {}
+def _head_states(
+    tuner: Lora2Model, adapters: list[str], weights: list[float], heads: Heads
+) -> dict[ModulesToSaveWrapper, dict[str, Tensor]]:
+    """Return what the sum's modules_to_save hold."""
+    states = {}
     for name, module in tuner.model.named_modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            owners = [adapter for adapter in adapters if adapter in module.modules_to_save]
-            if len(owners) > 1:
-                raise UserError(
-                    f"adapters={owners} each bring their own {name!r} (modules_to_save), which is "
-                    "not a change that could be added up: combine adapters of which one at most "
-                    "has it."
-                )
-            if owners:
-                heads[module] = owners[0]
-    return heads
+        if not isinstance(module, ModulesToSaveWrapper):
+            continue
+        owners = {
+            adapter: weight
+            for adapter, weight in zip(adapters, weights, strict=True)
+            if adapter in module.modules_to_save
+        }
+        if len(owners) > 1 and heads == "refuse":
+            raise UserError(
+                f"adapters={list(owners)} each bring their own {name!r} (modules_to_save), which "
+                "is not a change that could be added up: combine adapters of which one at most has "
+                "it, or give heads='average' or heads='first'."
+            )
+        if owners:
+            states[module] = _joint_state(module, owners, heads)
+    return states
+
+
+def _joint_state(
+    wrapper: ModulesToSaveWrapper, owners: dict[str, float], heads: Heads
+) -> dict[str, Tensor]:
+    found = [wrapper.modules_to_save[name].state_dict() for name in owners]
+    if len(found) == 1 or heads == "first":
+        return found[0]
+    total = sum(owners.values())
+    if not total:
+        raise UserError(
+            f"weights={list(owners.values())}: their sum is 0, so heads have no mean; give "
+            "heads='first' to keep those of the first adapter."
+        )
+    joint = dict(found[0])
+    for name, value in joint.items():
+        if value.is_floating_point():
+            parts = (
+                weight * state[name] for weight, state in zip(owners.values(), found, strict=True)
+            )
+            joint[name] = torch.stack(list(parts)).sum(0) / total
+    return joint
 
 
 def _width(tuner: Lora2Model, adapter_name: str) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2 import training_hook
 from lora2.allocator import RankAllocator
-from lora2.combination import add_weighted_adapter
+from lora2.combination import Heads, add_weighted_adapter
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.layers.adapted import AdaptedLayer
@@ -121,10 +121,11 @@ class Lora2Model(AdaptedModel):
         adapter_name: str,
         combination_type: str = "cat",
         svd_rank: int | None = None,
+        heads: Heads = "refuse",
     ) -> float:
         """Add an adapter whose change is Σ weight · Δ of the given ones: see `combination`."""
         return add_weighted_adapter(
-            self, adapters, weights, adapter_name, combination_type, svd_rank
+            self, adapters, weights, adapter_name, combination_type, svd_rank, heads
         )
 
     @classmethod

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from command_line import lora2, refused, small_options
+from command_line import lora2, refused, small_options, train
 from lora2.training.saved_run import load_saved_run
 from unit.models import difference
 
@@ -132,7 +133,8 @@ def test_import_refuses(case, finished_run, tmp_path, capsys):
         (["--weights", "1"], "one for each"),
         (["--rank", "0"], "rank=0"),
         (["--weights", "nan", "1"], "finite"),
-        ([], "their own 'classifier'"),
+        (["--weights", "1", "-1"], "--heads first"),
+        (["--heads", "mean"], "--heads"),
     ],
 )
 def test_combine_refuses(options, named, finished_run, tmp_path, capsys):
@@ -146,3 +148,53 @@ def test_combine_refuses_another_method(finished_run, lora_run, tmp_path, capsys
     for runs in ((finished_run, lora_run), (lora_run, finished_run), (finished_run, tmp_path)):
         said = refused(capsys, "combine", *runs, "--output", tmp_path / "sum")
         assert "lora2" in said
+
+
+@pytest.fixture(scope="module")
+def other_run(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    assert train(tiny_model, folder, seed=1) == 0
+    return folder
+
+
+def head_of(run):
+    tensors = load_file(run / "adapter" / "adapter_model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if ".lora2_" not in name}
+
+
+@pytest.mark.parametrize(("heads", "shares"), [("average", (0.25, 0.75)), ("first", (1.0, 0.0))])
+def test_combined_runs_are_a_run_with_their_head(heads, shares, finished_run, other_run, tmp_path):
+    output = tmp_path / "sum"
+    weights = ["--weights", "0.5", "1.5", "--heads", heads]
+    assert lora2("combine", finished_run, other_run, *weights, "--output", output) == 0
+    parts = [head_of(run) for run in (finished_run, other_run)]
+    combined = head_of(output)
+    assert set(combined) == set(parts[0])
+    for name, tensor in combined.items():
+        expected = sum(share * part[name] for share, part in zip(shares, parts, strict=True))
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_commands_take_a_combined_run(finished_run, other_run, tmp_path, capsys):
+    output = tmp_path / "sum"
+    assert lora2("combine", finished_run, other_run, "--output", output) == 0
+    assert lora2("evaluate", output) == 0
+    assert lora2("predict", output, "--text", "the table is here") == 0
+    assert lora2("inspect", output) == 0
+    for form in ("lora", "merged"):
+        assert lora2("export", output, "--to", form, "--output", tmp_path / form) == 0
+    assert lora2("combine", output, finished_run, "--output", tmp_path / "again") == 0
+
+
+def test_combine_refuses_runs_with_other_labels(finished_run, tiny_model, tmp_path, capsys):
+    data, run = tmp_path / "data.csv", tmp_path / "run"
+    rows = "".join(f"the table is here,{name}\n" for name in ("yes", "no") * 8)
+    data.write_text(f"text,label\n{rows}")
+    options = small_options()
+    own = [each for each in options if "sentences" not in each]
+    words = [f"--train_file={data}", f"--model={tiny_model}", f"--output_dir={run}"]
+    assert lora2("train", *words, *own, "--per_device_train_batch_size=2") == 0
+    told = refused(capsys, "combine", finished_run, run, "--output", tmp_path / "sum")
+    assert "the labels of" in told
+    assert "yes" in told
+    assert str(run) in told

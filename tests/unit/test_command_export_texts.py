@@ -69,7 +69,7 @@ def test_combined_adapter_is_the_weighted_sum(runs, language_model, tmp_path, ca
     assert lora2("combine", *runs, "--weights", *weights, "--output", output) == 0
     assert "left out: 0.0e+00" in capsys.readouterr().out
     parts = [deltas(load_saved_run(run).model) for run in runs]
-    total = deltas(on_base(language_model, output))
+    total = deltas(on_base(language_model, output / "adapter"))
     assert total.keys() == parts[0].keys()
     for name, change in total.items():
         expected = sum(w * part[name] for w, part in zip(weights, parts, strict=True))
@@ -82,7 +82,7 @@ def test_combination_of_a_lower_rank_says_what_it_left_out(runs, language_model,
     said = capsys.readouterr().out
     parts = [deltas(load_saved_run(run).model) for run in runs]
     sums = {name: sum(part[name] for part in parts) for name in parts[0]}
-    total = deltas(on_base(language_model, output))
+    total = deltas(on_base(language_model, output / "adapter"))
     missing = sum(float((total[n] - s).square().sum()) for n, s in sums.items()) ** 0.5
     whole = sum(float(s.square().sum()) for s in sums.values()) ** 0.5
     assert f"left out: {missing / whole:.1e}" in said

@@ -1,19 +1,21 @@
-"""`lora2 combine`: the weighted sum of several adapters of one base model."""
+"""`lora2 combine`: the weighted sum of the adapters of several runs, as a run folder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.files import check_is_new, new_folder
 from lora2.loading import check_loaded, find_adapter
 from lora2.model import Lora2Model
+from lora2.training.combined_run import write_combined_run
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
-from lora2.training.saved_run import load_saved_run
+from lora2.training.saved_run import SavedRun, load_saved_run
 
 _SUM = "sum"
 
@@ -21,20 +23,43 @@ _SUM = "sum"
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
-    weights = options.weights or [1.0] * len(options.runs)
+    weights = _checked_weights(options)
+    check_is_new(options.output)
+    for path in options.runs[1:]:
+        _check_goes_with(options.runs[0], path)
+    first = load_saved_run(options.runs[0], options.model)
+    tuner, missing = _add_up(first, options, weights)
+    with new_folder(options.output) as temporary, quiet_loading():
+        write_combined_run(temporary, first, _SUM, list(map(str, options.runs)), weights)
+    total = " + ".join(
+        f"{weight:g} · {path}" for weight, path in zip(weights, options.runs, strict=True)
+    )
+    print(f"{total} written to {options.output}")
+    print(f"k = {tuner.peft_config[_SUM].k}; left out: {missing:.1e} of the sum's norm")
+    return 0
+
+
+def _checked_weights(options: Any) -> list[float]:
+    weights: list[float] = options.weights or [1.0] * len(options.runs)
     if len(weights) != len(options.runs):
         raise UserError(
             f"weights: {len(weights)} numbers for {len(options.runs)} runs; give one for each."
         )
-    check_is_new(options.output)
     if options.rank is not None and options.rank < 1:
         raise UserError(f"rank={options.rank} must be at least 1.")
     if not all(map(math.isfinite, weights)):
-        raise UserError(f"weights: {weights} holds a number that is none; write finite ones.")
-    for path in options.runs[1:]:
-        _check_same_base(options.runs[0], path)
-    first = load_saved_run(options.runs[0], options.model)
-    model, names = first.model, [str(path) for path in options.runs]
+        raise UserError(f"weights: {weights} must all be finite numbers.")
+    if not math.fsum(weights) and options.heads == "average":
+        raise UserError(
+            f"weights: the sum of {weights} is 0, so heads have no mean; add --heads first to keep "
+            f"that of {options.runs[0]}, or give other weights."
+        )
+    return weights
+
+
+def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2Model, float]:
+    """Add the sum to the first run's model as its active adapter; return what was left out."""
+    model = first.model
     tuner = getattr(model, "base_model", None)
     if not isinstance(tuner, Lora2Model):
         raise UserError(f"runs: {options.runs[0]} is not of method lora2, which this adds up.")
@@ -46,39 +71,66 @@ def execute(arguments: Sequence[str]) -> int:
         check_loaded(model, folder, name)
         adapters.append(name)
     form = "cat" if options.rank is None else "svd"
-    missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank)
+    missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank, options.heads)
     model.set_adapter(_SUM)
-    with new_folder(options.output) as temporary, quiet_loading():
-        model.save_pretrained(str(temporary), selected_adapters=[_SUM])
-        for file in (temporary / _SUM).iterdir():
-            file.rename(temporary / file.name)
-        (temporary / _SUM).rmdir()
-        first.tokenizer.save_pretrained(temporary)
-    total = " + ".join(f"{weight:g} · {name}" for weight, name in zip(weights, names, strict=True))
-    print(f"{total} written to {options.output}")
-    print(f"k = {tuner.peft_config[_SUM].k}; left out: {missing:.1e} of the sum's norm")
-    return 0
+    return tuner, missing
 
 
-def _check_same_base(first: Path, other: Path) -> None:
-    settings = [RunFolder(path).read_options() for path in (first, other)]
+def _check_goes_with(first: Path, other: Path) -> None:
+    """Check that two runs have adapters that add up: one base model, one kind of head.
+
+    Raises:
+        UserError: they do not.
+    """
+    folders = [RunFolder(path) for path in (first, other)]
+    settings = [folder.read_options() for folder in folders]
     models = [each["model"] for each in settings]
     if models[0] != models[1] or settings[1]["method"] != "lora2":
         raise UserError(
             f"runs: {other} is of {settings[1]['method']} on {models[1]} and {first} of lora2 on "
             f"{models[0]}; only adapters of lora2 on one base model add up."
         )
+    tasks = [folder.read_task() for folder in folders]
+    if tasks[0].get("kind") != tasks[1].get("kind"):
+        raise UserError(
+            f"runs: {first} learnt {_learnt(tasks[0])} and {other} learnt {_learnt(tasks[1])}; "
+            "only runs of one kind add up."
+        )
+    labels = [task.get("label_names") or [] for task in tasks]
+    if labels[0] != labels[1]:
+        raise UserError(
+            f"runs: the labels of {first} are {_listed(labels[0])} and those of {other} are "
+            f"{_listed(labels[1])}; only runs with the same labels have heads that can be combined."
+        )
+
+
+def _learnt(task: dict[str, Any]) -> str:
+    kinds = {"classification": "classes", "regression": "numbers"}
+    return kinds.get(task.get("kind", ""), "to write texts")
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:5])
+    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
 
 
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 combine",
         description="Write the weighted sum of the adapters of several runs, exactly: one adapter "
-        "of the sum of their k; or its best approximation of a chosen rank.",
+        "of the sum of their k; or its best approximation of a chosen rank. The result is the "
+        "folder of a run, for evaluate, predict, generate, inspect and export.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument("--weights", type=float, nargs="+", help="one for each run (default: 1)")
     parser.add_argument("--rank", type=int, help="cut the sum to this rank by its singular values")
+    parser.add_argument(
+        "--heads",
+        choices=("average", "first"),
+        default="average",
+        help="of runs that learnt labels: the mean of their heads, weighted by weight / sum of the "
+        "weights, or the first run's head (default: average)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--model", help="where the base model lies now, if it has moved")
+    parser.add_argument("--model", help="where the base model is now, if it has moved")
     return parser

@@ -1,0 +1,73 @@
+"""The folder of a run that was not trained but added up from others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from lora2.files import write_json_atomically
+from lora2.loading import WEIGHTS
+from lora2.training.environment import versions
+from lora2.training.run_folder import RunFolder
+from lora2.training.saved_run import SavedRun
+
+
+def write_combined_run(
+    path: Path, first: SavedRun, adapter_name: str, runs: Sequence[str], weights: Sequence[float]
+) -> None:
+    """Write an adapter of the first run's model as a run folder: what commands read of a run.
+
+    Nothing was measured, so best and last are null; `combined` says what was added up.
+    """
+    folder = RunFolder(path)
+    folder.start(_options(first, adapter_name), first.task)
+    _save_adapter(first, adapter_name, folder.adapter)
+    summary = {
+        "task": first.task["name"],
+        "model": first.settings.model.model,
+        "method": first.settings.run.method,
+        "main_metric": first.summary["main_metric"],
+        "best": None,
+        "last": None,
+        "before": None,
+        "baseline": None,
+        "combined": [
+            {"run": run, "weight": weight} for run, weight in zip(runs, weights, strict=True)
+        ],
+        "trainable_parameters": {"adapter": 0, "head": 0},
+        "final_parameters": _sizes(folder.adapter / WEIGHTS),
+        "versions": versions(),
+    }
+    # Last: with it the folder counts as a finished run.
+    write_json_atomically(folder.summary_file, summary)
+
+
+def _options(first: SavedRun, adapter_name: str) -> dict[str, Any]:
+    adapter: Any = first.model.peft_config[adapter_name]
+    sizes = {"k": adapter.k, "init_r": adapter.k, "target_r": None, "orthogonality": "none"}
+    return first.settings.to_options() | sizes
+
+
+def _save_adapter(first: SavedRun, adapter_name: str, path: Path) -> None:
+    model: Any = first.model
+    model.save_pretrained(str(path), selected_adapters=[adapter_name], save_embedding_layers=False)
+    # PEFT gives every adapter but "default" a folder of its name.
+    for file in (path / adapter_name).iterdir():
+        file.rename(path / file.name)
+    (path / adapter_name).rmdir()
+    model.get_base_model().config.save_pretrained(path)
+    first.tokenizer.save_pretrained(path)
+
+
+def _sizes(weights: Path) -> dict[str, int]:
+    """Count the numbers of the adapter's own tensors, and those of its head."""
+    sizes = {"adapter": 0, "head": 0}
+    with safe_open(weights, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
+            part = "adapter" if ".lora2_" in name else "head"
+            sizes[part] += math.prod(file.get_slice(name).get_shape())
+    return sizes
