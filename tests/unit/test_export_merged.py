@@ -1,13 +1,15 @@
 """A merged checkpoint stands alone and computes what the adapter did."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
+from command_line import save_tiny_model
 from lora2 import Lora2Config, UserError, export_merged
 from unit.models import (
     Mlp,
@@ -21,6 +23,8 @@ from unit.models import (
     tiny_llama,
     tiny_roberta,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 
 TOKENS = torch.arange(12).view(2, 6) + 3
 MODELS = {
@@ -150,3 +154,18 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "something").touch()
     with pytest.raises(UserError, match="exists already"):
         export_merged(adapted(), tmp_path)
+
+
+def test_tokenizer_of_the_base_models_folder_is_copied(tmp_path: Path) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(save_tiny_model(tmp_path / "base"))
+    model = get_peft_model(base, Lora2Config(task_type="SEQ_CLS", init_weights=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_merged(model, tmp_path / "merged")
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")("the table is here").input_ids
+    assert tokens == AutoTokenizer.from_pretrained(tmp_path / "base")("the table is here").input_ids
+
+
+def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="pass tokenizer= to export_merged"):
+        export_merged(adapted(), tmp_path / "merged")

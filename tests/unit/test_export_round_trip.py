@@ -124,6 +124,7 @@ def write(folder: Path, name: str, form: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 def test_every_form_computes_the_same_where_lora2_is_not_installed(tmp_path, capsys) -> None:
     (tmp_path / "bases.py").write_text(BASES)
     for name in space["KINDS"]:

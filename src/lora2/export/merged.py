@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
@@ -48,6 +49,9 @@ def export_merged(
     was read back and found to compute the same on `batch`. The folder appears only then. Merged
     logits are compared before anything is given up, and the model is unmerged if they differ.
 
+    The tokenizer is the given one, else that of the folder or hub name that the base model was
+    loaded from, where it is here; a warning says so if there is none.
+
     Raises:
         UserError: the folder exists, a layer cannot be merged, or the logits differ.
         ValueError: a merged weight would hold NaN or infinity.
@@ -79,6 +83,7 @@ def export_merged(
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
     with new_folder(path) as temporary:
         merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
+        tokenizer = _tokenizer_of(merged) if tokenizer is None else tokenizer
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         # The second copy comes when the first is gone.
@@ -87,3 +92,25 @@ def export_merged(
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
         difference = check_same(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)
+
+
+def _tokenizer_of(model: PreTrainedModel) -> Any:
+    """Return the tokenizer of what a model was loaded from, None with a warning if there is none.
+
+    Nothing is downloaded: a hub name's tokenizer is taken if it is in the cache.
+    """
+    if model.main_input_name != "input_ids":
+        return None
+    name = model.config.name_or_path
+    with suppress(Exception):  # transformers raises what it likes where a tokenizer is missing
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
+        # An empty one is made where there is no file.
+        if tokenizer is not None and len(tokenizer) > len(tokenizer.all_special_ids):
+            return tokenizer
+    warnings.warn(
+        "The merged checkpoint has no tokenizer, since "
+        + (f"none is found at {name}" if name else "the base model was not loaded from a folder")
+        + ": pass tokenizer= to export_merged, or save one into the folder.",
+        stacklevel=3,
+    )
+    return None
