@@ -275,6 +275,7 @@ def test_adapter_on_a_quantized_base_is_exported(
     assert relative(logits(exported), expected) < 0.1 * relative(without, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 @every_kind
 def test_model_on_a_quantized_base_is_exported_merged(
     configuration: Callable[[], Any], load: Callable[..., Any], tmp_path: Path
