@@ -22,6 +22,7 @@ LEVELS = (
         "targets",
         "trainer_logs",
         "trainer_optimizer",
+        "unknown_fields",
     ),
     ("config", "initialization"),
     ("layers", "bottleneck"),
