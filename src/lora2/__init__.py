@@ -18,6 +18,7 @@ from lora2.registration import register
 from lora2.saving import compact_adapter
 from lora2.sora import SoraCallback, SoraConfig, SoraModel
 from lora2.trainer import Lora2Callback
+from lora2.training_hook import weighted_penalty
 
 register("lora2", Lora2Config, Lora2Model)
 register("sora", SoraConfig, SoraModel)
@@ -40,4 +41,5 @@ __all__ = [
     "export_lora",
     "export_merged",
     "import_lora",
+    "weighted_penalty",
 ]

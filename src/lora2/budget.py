@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from lora2.config import Lora2Config
@@ -71,3 +72,21 @@ def steps_of(steps_or_fraction: float, total_steps: int) -> int:
     if steps_or_fraction >= 1:
         return int(steps_or_fraction)
     return round(steps_or_fraction * total_steps)
+
+
+def checked_total(total_steps: int) -> int:
+    """Return a number of optimizer steps as an int.
+
+    Raises:
+        UserError: it is no whole number, or negative.
+    """
+    try:
+        total = operator.index(total_steps)
+    except TypeError:
+        total = -1
+    if total < 0:
+        raise UserError(
+            f"total_steps={total_steps!r} must be a whole number: the optimizer steps of the whole "
+            "training."
+        )
+    return total

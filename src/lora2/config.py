@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
@@ -27,6 +28,17 @@ class Lora2Config(TargetConfig):
     Raises:
         UserError: a value that cannot be meant; the sentence says what to write instead.
     """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {
+        "r": "the rank of the change is called k here, and init_r is the number of singular values "
+        "that a matrix starts with",
+        "rank": "the rank of the change is called k here",
+        "alpha": "it is called lora_alpha here",
+        "dropout": "it is called lora_dropout here",
+        "use_rslora": "the scaling is lora_alpha / k, so multiply lora_alpha by the square root of "
+        "k to get that of rank-stabilized LoRA",
+        "total_steps": "it is called total_step here, and only update_and_allocate needs it",
+    }
 
     k: int = field(
         default=8,

@@ -78,9 +78,9 @@ class Lora2Model(AdaptedModel):
             UserError: the config has no `total_step`, or the first count is not the first step
                 of the adapter's training, as in a resumed one.
         """
-        for name, config in training_hook.trained_adapters(self.model):
-            if config.prunes:
-                allocator = self._allocator(name, config, global_step)
+        for adapter in training_hook.trained_adapters(self.model):
+            if adapter.config.prunes:
+                allocator = self._allocator(adapter.name, adapter.config, global_step)
                 if allocator.completed_steps <= global_step:
                     allocator.step()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from peft.config import PeftConfig
 
 from lora2.errors import UserError
+from lora2.unknown_fields import check_fields
 
 
 @dataclass
@@ -16,8 +18,12 @@ class TargetConfig(PeftConfig):
     """Which modules get an adapter, and which others are trained whole; the names are PEFT's.
 
     Raises:
-        UserError: fields that cannot be meant together; the sentence says what to write instead.
+        UserError: fields that cannot be meant together, or that do not exist; the sentence says
+            what to write instead.
     """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {}
+    """What to write instead of a field of another method, by its name."""
 
     target_modules: list[str] | str | None = field(
         default=None,
@@ -40,6 +46,12 @@ class TargetConfig(PeftConfig):
         default=None,
         metadata={"help": "Other modules to train and save whole, such as a new head."},
     )
+
+    def __new__(cls, *values: Any, **given: Any) -> Self:
+        """Check the names of the fields, before `__init__` would refuse one without a reason."""
+        known = [each.name for each in fields(cls) if each.init]
+        check_fields(cls, given, known, cls.fields_of_others)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

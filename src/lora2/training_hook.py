@@ -7,17 +7,18 @@ PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model i
 from __future__ import annotations
 
 import warnings
-from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from torch.utils.hooks import RemovableHandle
 
 from lora2.config import Lora2Config
 from lora2.layers.lora2_layer import Lora2Layer
 from lora2.layers.prepared import PreparedByAdapter
+from lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
 from lora2.penalty import penalty_of_layers
+from lora2.placement import PlacedAdapter, find_adapters
 from lora2.preparation import prepare_factors
 
 _ATTRIBUTE = "lora2_training_hook"
@@ -30,11 +31,15 @@ class TrainingHook:
     """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
 
     def __init__(self) -> None:
-        self.handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.handles: list[RemovableHandle] = []
         # The model and its adapted layers: a walk through all modules is worth sparing.
         self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
         # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
         self.losses_are_summed = False
+        # Whether the loss of the present forward pass holds the penalty already.
+        self._has_joined = False
+        # Whether somebody has asked for the penalty, to add it to a loss of their own.
+        self.was_asked = False
         # Sums over the micro-batches of the present step, and over the steps that have ended.
         self._total: Tensor | float = 0.0
         self._count = 0
@@ -63,19 +68,39 @@ class TrainingHook:
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
     ) -> Any:
         """Return the outputs; in training, with the penalty in their loss."""
-        if not (model.training and torch.is_grad_enabled()):
+        return self._with_penalty(model, model, kwargs, outputs)
+
+    def join_loss_of(self, outer: nn.Module, model: nn.Module) -> list[RemovableHandle]:
+        """Let the penalty join the loss of a module around the model, if the model returns none."""
+
+        def before(module: nn.Module, args: Any) -> None:
+            self._has_joined = False
+
+        def after(module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+            if self._has_joined:
+                return outputs
+            return self._with_penalty(module, model, kwargs, outputs)
+
+        return [
+            outer.register_forward_pre_hook(before),
+            outer.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    def _with_penalty(
+        self, returned_by: nn.Module, model: nn.Module, kwargs: dict[str, Any], outputs: Any
+    ) -> Any:
+        if not (returned_by.training and torch.is_grad_enabled() and has_loss(outputs)):
             return outputs
-        if not _has_loss(outputs):
-            return outputs
-        penalty = weighted_penalty(model, self._layers(model))
+        penalty = _penalty_of(model, self._layers(model))
         if penalty is None:
             return outputs
+        self._has_joined = True
         self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
-        penalty = share_of_optimizer_batch(model, kwargs) * penalty
+        penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
         # Replicas of torch's DataParallel would add up numbers of several devices and threads.
         if not getattr(model, "_is_replica", False):
             self._total, self._count = self._total + penalty.detach(), self._count + 1
-        return _add_to_loss(outputs, penalty)
+        return add_to_loss(outputs, penalty)
 
     def bring_back(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """End a pass without gradients: what was prepared for a training step counts again."""
@@ -89,6 +114,11 @@ class TrainingHook:
             self._ended = self._ended + self._total / (1 if self.losses_are_summed else self._count)
             self._total, self._count = 0.0, 0
             self._ended_steps += 1
+
+    @property
+    def has_added(self) -> bool:
+        """Whether the penalty has joined a loss in the present optimizer step."""
+        return self._count > 0
 
     def take_mean_penalty(self) -> float | None:
         """Return the mean penalty of the optimizer steps ended since the last call, or None."""
@@ -143,31 +173,6 @@ def _set_prepared_aside(model: nn.Module, layers: list[Lora2Layer]) -> None:
     model.__dict__[_ASIDE] = aside
 
 
-def _has_loss(outputs: Any) -> bool:
-    if type(outputs) is tuple:
-        # Of `return_dict=False`, where a loss is the first of them.
-        first = outputs[0] if outputs else None
-        return isinstance(first, Tensor) and first.dim() == 0 and first.requires_grad
-    if isinstance(outputs, MutableMapping):
-        return outputs.get("loss") is not None
-    return getattr(outputs, "loss", None) is not None
-
-
-def _add_to_loss(outputs: Any, penalty: Tensor) -> Any:
-    """Return the outputs with the sum in the place of their loss."""
-
-    def added(loss: Tensor) -> Tensor:
-        return loss + penalty.to(loss.device, loss.dtype)
-
-    if type(outputs) is tuple:
-        return (added(outputs[0]), *outputs[1:])
-    if isinstance(outputs, MutableMapping):
-        outputs["loss"] = added(outputs["loss"])
-    else:
-        outputs.loss = added(outputs.loss)
-    return outputs
-
-
 def install(model: nn.Module) -> None:
     """Hook the base model, once however many adapters it gets."""
     hook = model.__dict__.get(_ATTRIBUTE)
@@ -193,14 +198,22 @@ def remove(model: nn.Module) -> None:
 
 
 def installed(model: nn.Module) -> TrainingHook | None:
-    """Return the hook of a base model, or of the base model inside a PEFT model."""
-    hooks = (module.__dict__.get(_ATTRIBUTE) for module in model.modules())
-    return next((hook for hook in hooks if hook is not None), None)
+    """Return the hook of a base model, or of the first base model inside a module."""
+    return next(iter(hooks_in(model)), None)
 
 
-def trained_adapters(model: nn.Module) -> list[tuple[str, Lora2Config]]:
+def hooks_in(model: nn.Module) -> dict[TrainingHook, nn.Module]:
+    """Return the hooks of all base models inside a module, each with its base model."""
+    return {
+        vars(module)[_ATTRIBUTE]: module
+        for module in model.modules()
+        if vars(module).get(_ATTRIBUTE) is not None
+    }
+
+
+def trained_adapters(model: nn.Module) -> list[PlacedAdapter[Lora2Config]]:
     """Return the active, enabled adapters that have a trainable parameter."""
-    return _trained_among(_layers_in(model), model)
+    return [adapter for adapter in find_adapters(model, Lora2Config) if adapter.is_trained]
 
 
 def _layers_in(model: nn.Module) -> list[Lora2Layer]:
@@ -223,41 +236,36 @@ def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
     return False
 
 
-def weighted_penalty(model: nn.Module, layers: list[Lora2Layer] | None = None) -> Tensor | None:
-    """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.
+def has_penalty(config: object) -> bool:
+    """Return whether an adapter with this config puts a penalty on the loss."""
+    if not isinstance(config, Lora2Config):
+        return False
+    return config.orthogonality == "penalty" and config.orth_reg_weight > 0
 
-    layers: all adapted layers of the model, if they are known.
+
+def weighted_penalty(model: nn.Module) -> Tensor | None:
+    """Return Σ orth_reg_weight · R over the trained adapters, a scalar; None where there is none.
+
+    model: any module with LoRA² adapters inside. The penalty is in the model's `outputs.loss`
+    already; add it to a loss that you compute yourself.
     """
-    configs = getattr(model, "peft_config", {}).values()
-    if not any(getattr(config, "orthogonality", None) == "penalty" for config in configs):
+    penalties = []
+    for hook, base in hooks_in(model).items():
+        hook.was_asked = True
+        penalty = _penalty_of(base, _layers_in(base))
+        if penalty is not None:
+            penalties.append(penalty)
+    # The base models may be on different devices.
+    return torch.stack([p.to(penalties[0].device) for p in penalties]).sum() if penalties else None
+
+
+def _penalty_of(model: nn.Module, layers: list[Lora2Layer]) -> Tensor | None:
+    """The weighted penalty of one base model with these adapted layers."""
+    if not any(map(has_penalty, getattr(model, "peft_config", {}).values())):
         return None
-    layers = _layers_in(model) if layers is None else layers
     terms = [
         config.orth_reg_weight * penalty_of_layers(layers, name, config)
         for name, config in _trained_among(layers, model)
-        if config.orthogonality == "penalty" and config.orth_reg_weight
+        if has_penalty(config)
     ]
     return torch.stack(terms).sum() if terms else None
-
-
-def share_of_optimizer_batch(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:
-    """Return the part of the optimizer's batch that this micro-batch is, as its loss counts it.
-
-    transformers' Trainer hands a causal LM the number of labels of the whole optimizer batch and
-    sums the losses of its micro-batches. The penalty must enter that sum once, not once each. A
-    classifier gets the number too but returns a plain mean, and the penalty stays in proportion.
-    """
-    whole = kwargs.get("num_items_in_batch")
-    labels = kwargs.get("shift_labels", kwargs.get("labels"))
-    if whole is None or labels is None or not _is_causal_lm(model):
-        return 1.0
-    if "shift_labels" not in kwargs:
-        # The first token of a row is never predicted.
-        labels = labels[..., 1:]
-    return (labels != -100).sum() / whole
-
-
-def _is_causal_lm(model: nn.Module) -> bool:
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return False
-    return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss

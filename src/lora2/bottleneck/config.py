@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
@@ -20,6 +21,17 @@ class BottleneckConfig(TargetConfig):
     Raises:
         UserError: a value that cannot be meant; the sentence says what to write instead.
     """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {
+        "r": "the width is called bottleneck_size here",
+        "k": "the width is called bottleneck_size here",
+        "lora_alpha": "the change is not scaled, so leave it out",
+        "alpha_pattern": "the change is not scaled, so leave it out",
+        "lora_dropout": "the adapter has no dropout of its own, so leave it out",
+        "init_lora_weights": "the start is set by init_std here",
+        "init_weights": "the start is set by init_std here",
+        "use_rslora": "the change is not scaled, so leave it out",
+    }
 
     bottleneck_size: int = field(default=8, metadata={"help": "Width m of the bottleneck."})
     activation: Activation = field(default="gelu", metadata={"help": "The function f."})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
@@ -97,11 +97,7 @@ def lora_form(
 
 
 def _config_of(model: object, adapter_name: str) -> Any:
-    if not isinstance(model, PeftModel):
-        raise UserError(
-            f"model: a {type(model).__name__} is no PeftModel; load the adapter with "
-            "PeftModel.from_pretrained(base_model, folder) to export it."
-        )
+    check_is_peft_model(model)
     configs = getattr(model, "peft_config", {})
     if adapter_name not in configs:
         raise UserError(
@@ -115,6 +111,23 @@ def _config_of(model: object, adapter_name: str) -> Any:
             "as a LoRA; export an adapter of LoRA² or SoRA."
         )
     return configs[adapter_name]
+
+
+def check_is_peft_model(model: object) -> None:
+    """Check that a model to be exported is a PeftModel.
+
+    Raises:
+        UserError: it is not; the sentence names those inside it.
+    """
+    if isinstance(model, PeftModel):
+        return
+    inside = []
+    if isinstance(model, nn.Module):
+        inside = [n for n, module in model.named_modules() if isinstance(module, PeftModel)]
+    advice = "load the adapter with PeftModel.from_pretrained(base_model, folder) to export it."
+    if inside:
+        advice = f"pass the one inside it, {' or '.join(f'model.{name}' for name in inside)}."
+    raise UserError(f"model: a {type(model).__name__} is no PeftModel; {advice}")
 
 
 def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:

@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lora2.errors import UserError
+from lora2.export.lora_form import check_is_peft_model
 from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
 
@@ -58,6 +59,7 @@ def export_merged(
     """
     path = Path(path)
     check_is_new(path)
+    check_is_peft_model(model)
     if not isinstance(model.get_base_model(), PreTrainedModel):
         raise UserError(
             f"model: a {type(model.get_base_model()).__name__} is no model of transformers; merge "

@@ -103,6 +103,18 @@ class Lora2Layer(AdaptedLayer):
                 new = nn.Parameter(old.new_zeros(shapes[symbol]), requires_grad=old.requires_grad)
                 getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = new
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the r that a state dict has: that of a whole module may be of a pruned adapter."""
+        for adapter_name in self.lora2_settings:
+            own = self.parameters_of(adapter_name)["u"]
+            saved = state_dict.get(f"{prefix}{FACTOR_ATTRIBUTES['u']}.{adapter_name}")
+            # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
+            if saved is not None and own.dim() == saved.dim() == 2 and len(own) == len(saved):
+                self.resize_adapter(adapter_name, *saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
         """Make the adapter's change X diag(σ) Y, cut to k; X [d_out, ·], Y [·, d_in] orthonormal.

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.errors import UserError
+from lora2.placement import PlacedAdapter, find_adapters
 from lora2.sora.config import SoraConfig
-from lora2.sora.gates import GateThreshold, gated_layers, prune_gates
-from lora2.trainer_logs import add_to_log
+from lora2.sora.gates import GateThreshold, prune_gates
+from lora2.trainer_logs import (
+    add_to_log,
+    advice_on_best_model,
+    has_loaded_best_model,
+    last_logged,
+    log_of_best_model,
+)
 from lora2.trainer_optimizer import check_optimizer
+
+_OPEN_GATES = "open_gates"
 
 
 class SoraCallback(TrainerCallback):
@@ -22,6 +32,7 @@ class SoraCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.thresholds: dict[str, GateThreshold] = {}
+        self._adapters: dict[str, PlacedAdapter[SoraConfig]] = {}
         # One that was made for parameters which have been replaced since.
         self._outdated_optimizer: Any = None
 
@@ -40,21 +51,21 @@ class SoraCallback(TrainerCallback):
         """
         assert model is not None
         check_optimizer(kwargs.get("optimizer"), self._outdated_optimizer)
-        configs: dict[str, Any] = getattr(model, "peft_config", {})
-        names = [
-            name
-            for name, config in configs.items()
-            if isinstance(config, SoraConfig)
-            and any(layer.trains(name) for layer in gated_layers(model, name).values())
-        ]
-        if not names:
+        self._adapters = {
+            adapter.label: adapter
+            for adapter in find_adapters(model, SoraConfig)
+            if any(layer.trains(adapter.name) for layer in adapter.layers.values())
+        }
+        if not self._adapters:
             raise UserError(
                 "SoraCallback found no trainable SoRA adapter in the model: wrap it with "
                 "get_peft_model(model, SoraConfig(...)), or leave the callback out."
             )
         self.thresholds = {
-            name: GateThreshold(model, state.max_steps, name, completed_steps=state.global_step)
-            for name in names
+            label: GateThreshold(
+                each.module, state.max_steps, each.name, completed_steps=state.global_step
+            )
+            for label, each in self._adapters.items()
         }
 
     def on_optimizer_step(
@@ -82,8 +93,7 @@ class SoraCallback(TrainerCallback):
         """Add the number of open gates to the trainer's training logs."""
         if logs is None or "loss" not in logs:
             return
-        added = {"open_gates": sum(each.open_gates for each in self.thresholds.values())}
-        add_to_log(logs, state, added)
+        add_to_log(logs, state, {_OPEN_GATES: self._open_gates()})
 
     def on_train_end(
         self,
@@ -93,8 +103,27 @@ class SoraCallback(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Drop closed gates, once all steps are done."""
-        for name, threshold in self.thresholds.items():
-            if model is not None and threshold.completed_steps >= threshold.total_steps:
-                prune_gates(model, name)
+        """Drop closed gates, once all steps are done, and warn of a best model with other gates."""
+        if model is None:
+            return
+        if has_loaded_best_model(args, state):
+            self._check_best_model(args, state)
+        for label, threshold in self.thresholds.items():
+            if threshold.completed_steps >= threshold.total_steps:
+                prune_gates(self._adapters[label].module, self._adapters[label].name)
                 self._outdated_optimizer = kwargs.get("optimizer")
+
+    def _check_best_model(self, args: TrainingArguments, state: TrainerState) -> None:
+        logged, found = last_logged(state, _OPEN_GATES), self._open_gates()
+        if logged is None or found == logged:
+            return
+        log_of_best_model(state, {_OPEN_GATES: found})
+        warnings.warn(
+            f"load_best_model_at_end has loaded the checkpoint of step {state.best_global_step}, "
+            f"in which {found} gates are open and not {logged}, as logged last: that model is kept "
+            "as it was measured. " + advice_on_best_model(args, state, state.max_steps),
+            stacklevel=2,
+        )
+
+    def _open_gates(self) -> int:
+        return sum(threshold.open_gates for threshold in self.thresholds.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from peft.utils import PeftType
 
@@ -18,6 +20,14 @@ class SoraConfig(TargetConfig):
     Raises:
         UserError: a value that cannot be meant; the sentence says what to write instead.
     """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {
+        "k": "the rank that a matrix starts with is called r here",
+        "init_r": "the rank that a matrix starts with is called r here",
+        "target_r": "there is no budget, so choose threshold: a larger one closes more gates",
+        "use_rslora": "the scaling is lora_alpha / r, so multiply lora_alpha by the square root of "
+        "r to get that of rank-stabilized LoRA",
+    }
 
     r: int = field(default=8, metadata={"help": "Rank a matrix starts with, before gates close."})
     lora_alpha: float = field(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
 
 import torch
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
+from lora2.placement import adapters_named, prefix_of
 from lora2.sora.config import SoraConfig
 from lora2.sora.layer import SoraLayer
 
@@ -24,7 +24,7 @@ class GateThreshold:
         completed_steps: steps done before, of a training that is resumed.
 
     Raises:
-        UserError: the model has no such adapter.
+        UserError: the model has no such adapter, or several PEFT models in it have one.
     """
 
     def __init__(
@@ -37,14 +37,15 @@ class GateThreshold:
         self.adapter_name = adapter_name
         self.total_steps = total_steps
         self.completed_steps = completed_steps
-        self._layers = gated_layers(model, adapter_name)
-        if not self._layers:
+        found = adapters_named(model, adapter_name, SoraConfig, "SoRA")
+        if len(found) > 1:
             raise UserError(
-                f"adapter_name={adapter_name!r}: the model has no SoRA adapter of that name; wrap "
-                "it with get_peft_model(model, SoraConfig(...)) first."
+                f"adapter_name={adapter_name!r}: the PEFT models "
+                f"{', '.join(repr(adapter.outer) for adapter in found)} all have it: make one "
+                "GateThreshold for each PEFT model."
             )
-        configs: Any = model.peft_config
-        self.config: SoraConfig = configs[adapter_name]
+        self._layers = gated_layers(model, adapter_name)
+        self.config: SoraConfig = found[0].config
 
     @property
     def threshold(self) -> float:
@@ -92,14 +93,18 @@ def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, in
     The config's `rank_pattern` then has them, so that a saved adapter is loaded with these sizes.
     For the end of a training: the optimizer's state no longer fits.
     """
-    ranks = {}
-    for name, layer in gated_layers(model, adapter_name).items():
-        kept = layer.sora_gate[adapter_name] != 0
-        layer.keep_ranks(adapter_name, kept)
-        ranks[name.removeprefix("base_model.model.")] = int(kept.sum())
-    configs: Any = model.peft_config
-    # A copy: the config that the user has made may serve again.
-    pruned = copy(configs[adapter_name])
-    pruned.rank_pattern = {f"^{name}": rank for name, rank in ranks.items()}
-    configs[adapter_name] = pruned
+    ranks: dict[str, int] = {}
+    for adapter in adapters_named(model, adapter_name, SoraConfig, "SoRA"):
+        pattern: dict[str, int] = {}
+        for name, layer in adapter.layers.items():
+            assert isinstance(layer, SoraLayer)
+            kept = layer.sora_gate[adapter_name] != 0
+            layer.keep_ranks(adapter_name, kept)
+            short_name = name.removeprefix(prefix_of(adapter.base))
+            pattern[f"^{short_name}"] = int(kept.sum())
+            ranks[prefix_of(adapter.outer) + short_name] = int(kept.sum())
+        # A copy: the config that the user has made may serve again.
+        pruned = copy(adapter.config)
+        pruned.rank_pattern = pattern
+        adapter.configs[adapter_name] = pruned
     return ranks
