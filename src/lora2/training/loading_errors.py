@@ -47,7 +47,7 @@ def as_user_error(name: str, source: ModelSource) -> Iterator[None]:
 
 
 def folder_of(source: ModelSource) -> Path | None:
-    """Return the folder with the files of a model; of a hub name its cache, None if there is none."""
+    """Return the folder of a model, or the cache of a hub name; None if there is neither."""
     if Path(source.location).is_dir():
         return Path(source.location)
     try:
@@ -108,7 +108,7 @@ def _reason_of_files(folder: Path, error: Exception, text: str) -> str:
             "has code of its own, which is never run here: give a model whose architecture is in "
             "transformers."
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or "pip install" in text:
         return f"needs a Python package that is not installed ({text})."
     # torch.load on a file that is cut short or damaged, or that holds more than tensors.
     if isinstance(error, pickle.UnpicklingError | EOFError) or "PytorchStreamReader" in text:

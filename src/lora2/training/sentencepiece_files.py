@@ -1,4 +1,4 @@
-"""Tokenizers that are a SentencePiece file alone, which transformers converts when it loads them."""
+"""Tokenizers that are a SentencePiece file alone, which transformers converts at loading."""
 
 from __future__ import annotations
 
