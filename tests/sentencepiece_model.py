@@ -1,4 +1,4 @@
-"""A folder as microsoft/deberta-v3-base has on the hub: pickled half precision, no tokenizer.json."""
+"""A folder as microsoft/deberta-v3-base has on the hub: pickled, and without tokenizer.json."""
 
 import io
 import json
