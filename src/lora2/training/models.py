@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
+from lora2.numerics import check_weights
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.loading_errors import as_user_error
 from lora2.training.sentencepiece_files import naming_packages
@@ -121,6 +122,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
+        NumericalError: its weights hold NaN or infinity.
     """
     source = find_model(name)
     if source.gguf_file is not None:
@@ -148,6 +150,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             f"model: the weights of {name} do not fit its config.json ({absent[0]} is missing or "
             "of another size); give the folder of a complete model."
         )
+    _check_finite(model, name)
     return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
 
 
@@ -156,6 +159,7 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
+        NumericalError: its weights hold NaN or infinity.
     """
     source = find_model(name)
     check_is_whole_model(source)
@@ -180,7 +184,15 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
             f"({model.config.model_type}; {sorted(absent)[0]} is missing or of another size); give "
             "one that was trained to write."
         )
+    _check_finite(model, name)
     return BaseModel(model, (), TaskType.CAUSAL_LM)
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    advice = (
+        "its weights are damaged, or too large for --dtype float16; copy or download them again."
+    )
+    check_weights(dict(model.named_parameters()), f"the model {name}", advice)
 
 
 def _fill_padding_token(config: PretrainedConfig) -> None:
