@@ -196,7 +196,15 @@ def _sum(
         for B, A in [layer.factors(name, torch.float64)]
     ]
     if not all(factor.isfinite().all() for pair in pairs for factor in pair):
-        raise NumericalError(f"{module}: an adapter holds NaN or infinity; train it again.")
-    return singular_value_form(
+        raise NumericalError(
+            f"{module}: an adapter holds NaN or infinity, or its weight in the sum is too large; "
+            "write a smaller weight, or train the adapter again."
+        )
+    form = singular_value_form(
         torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
     )
+    if not form[1].float().isfinite().all():
+        raise NumericalError(
+            f"{module}: the weighted sum is too large for float32; write smaller weights."
+        )
+    return form

@@ -11,7 +11,7 @@ from peft.utils import PeftType
 from lora2.errors import UserError
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
-from lora2.target_config import TargetConfig, check_whole, checked_pattern
+from lora2.target_config import TargetConfig, check_alpha, check_whole, checked_pattern
 
 Orthogonality = Literal["exact", "penalty", "none"]
 Importance = Literal["reduced", "full"]
@@ -216,8 +216,7 @@ class Lora2Config(TargetConfig):
         for name in ("beta1", "beta2", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1).")
-        if self.lora_alpha <= 0:
-            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 4 is the default.")
+        check_alpha(self.lora_alpha, usual=4)
         if self.orth_reg_weight < 0:
             raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
         if self.init_std <= 0:

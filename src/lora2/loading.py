@@ -10,6 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
 from lora2.errors import UserError
+from lora2.numerics import check_factors, check_weights
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -26,6 +27,9 @@ def load_adapter(model: Any, path: Path, *, is_trainable: bool = False) -> PeftM
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapted = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+    except UserError:
+        # A field of its config, which says itself what is wrong.
+        raise
     except (RuntimeError, ValueError, AttributeError, KeyError) as error:
         # torch names every tensor of another size, PEFT the modules it did not find.
         raise _wrong(path) from error
@@ -38,6 +42,7 @@ def check_loaded(model: PeftModel, path: Path, adapter_name: str = "default") ->
 
     Raises:
         UserError: it is of another base model.
+        NumericalError: it holds NaN or infinity.
     """
     with safe_open(path / WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
@@ -51,6 +56,9 @@ def check_loaded(model: PeftModel, path: Path, adapter_name: str = "default") ->
     of_base = {name for name in saved - set(loaded) if name in model.state_dict()}
     if set(loaded) != saved - of_base:
         raise _wrong(path)
+    where = f"the adapter in {path}"
+    check_weights(loaded, where, "copy its file again, or train it again.")
+    check_factors(model, adapter_name, where)
 
 
 def find_adapter(path: Path, option: str) -> Path:

@@ -1,30 +1,43 @@
-"""Stops training at the first number that is not one, and says where it stands."""
+"""Stops at the first number that is NaN or infinite, and names the layer it is in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lora2.errors import UserError
+from lora2.layers.adapted import layers_with
 from lora2.layers.lora2_layer import FACTOR_ATTRIBUTES
 from lora2.penalty import adapted_layers
 
-_ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
+ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
+"""What to do about a training that diverges."""
+
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class NumericalError(ArithmeticError):
-    """A loss, factor or gradient became NaN or infinite."""
+    """A loss, weight, factor, gradient or output is NaN or infinite."""
 
 
-def check_loss(loss: float, step: int) -> None:
-    """Check the training loss of an optimizer step.
+class MergedWeightError(NumericalError, ValueError):
+    """A merged weight would hold NaN or infinity; PEFT raises a ValueError there."""
+
+
+def check_loss(loss: float, step: int, kind: str = "training") -> None:
+    """Check the loss at an optimizer step, of training or of validation.
 
     Raises:
         NumericalError: the loss is NaN or infinite.
     """
     if not math.isfinite(loss):
-        raise NumericalError(f"The training loss is {loss} at step {step}: {_ADVICE}")
+        raise NumericalError(f"The {kind} loss is {loss} at step {step}: {ADVICE}")
 
 
 class GradientWatch:
@@ -50,7 +63,7 @@ class GradientWatch:
         sums, self._sums = self._sums, []
         first = _first_not_finite([total for _, total in sums])
         if first is not None:
-            raise NumericalError(f"NaN or infinity in the gradient of {sums[first][0]}: {_ADVICE}")
+            raise NumericalError(f"NaN or infinity in the gradient of {sums[first][0]}: {ADVICE}")
 
     def remove(self) -> None:
         """Stop watching."""
@@ -77,7 +90,108 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
     # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
     first = _first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))
     if first is not None:
-        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {_ADVICE}")
+        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {ADVICE}")
+
+
+def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> None:
+    """Check weights that were loaded, by name; one synchronisation with the device, no copies.
+
+    where: what holds them; advice: what to do about it.
+
+    Raises:
+        NumericalError: naming the first tensor that holds NaN or infinity.
+    """
+    plain = {
+        name: tensor.detach()
+        for name, tensor in tensors.items()
+        if type(tensor) in (Tensor, nn.Parameter)
+        and tensor.dtype in _FLOATING
+        and tensor.numel()
+        and not tensor.is_meta
+    }
+    first = _first_not_finite(torch._foreach_norm(list(plain.values()), float("inf")))
+    if first is not None:
+        raise NumericalError(f"NaN or infinity in {list(plain)[first]} of {where}: {advice}")
+
+
+@torch.no_grad()
+def check_factors(model: nn.Module, adapter_name: str, where: str) -> None:
+    """Check the two factors of each layer's change, scaling included, of LoRA² and SoRA.
+
+    where: what holds the adapter.
+
+    Raises:
+        NumericalError: naming the first layer whose change holds NaN or infinity.
+    """
+    for name, layer in layers_with(model, adapter_name).items():
+        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
+            raise NumericalError(
+                f"NaN or infinity in the change of {name} by {where}: its factors or its "
+                "lora_alpha are too large or damaged; copy it again, or train it again."
+            )
+
+
+@contextmanager
+def naming_merged_layer(model: nn.Module) -> Iterator[None]:
+    """Name the layer at which a merge with `safe_merge` stops; those before it have been merged.
+
+    Raises:
+        MergedWeightError: a merged weight would hold NaN or infinity.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        layers = ((n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer))
+        name = next((name for name, layer in layers if not layer.merged), None)
+        if name is None:
+            raise
+        raise MergedWeightError(
+            f"NaN or infinity in the merged weight of {name}: load the model in float32 to merge, "
+            "or train the adapter again."
+        ) from error
+
+
+def check_output(output: Tensor, model: nn.Module, compute: Callable[[], object]) -> None:
+    """Check what a model has computed.
+
+    compute: computes the same again, to find the layer.
+
+    Raises:
+        NumericalError: naming the first module whose output holds NaN or infinity.
+    """
+    if torch.isfinite(output).all():
+        return
+    raise NumericalError(
+        f"NaN or infinity in the output of {_first_module(model, compute)}: a weight, an adapter's "
+        "factor or its lora_alpha is too large or damaged; train it again, or load the model in "
+        "float32."
+    )
+
+
+def _first_module(model: nn.Module, compute: Callable[[], object]) -> str:
+    """Return the first module, inner ones before outer ones, whose output is not finite."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [output] if isinstance(output, Tensor) else output
+        if isinstance(tensors, tuple | list) and not found:
+            floating = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
+            if not all(tensor.isfinite().all() for tensor in floating):
+                found.append(name)
+
+    handles = [
+        module.register_forward_hook(partial(look, name))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        compute()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else f"the {type(model).__name__}"
 
 
 def _first_not_finite(numbers: Sequence[Tensor]) -> int | None:

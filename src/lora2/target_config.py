@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
+import torch
 from peft.config import PeftConfig
 
 from lora2.errors import UserError
@@ -83,6 +84,23 @@ def check_whole(name: str, value: Any, lowest: int = 1) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise UserError(f"{name}={value!r} must be a whole number of at least {lowest}.")
+
+
+def check_alpha(alpha: Any, usual: float) -> None:
+    """Check a lora_alpha: it multiplies factors in float32, divided by a rank.
+
+    usual: the default, to name.
+
+    Raises:
+        UserError: no number, not above 0, or one that float32 cannot hold.
+    """
+    limits = torch.finfo(torch.float32)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not is_number or not limits.tiny <= alpha <= limits.max:
+        raise UserError(
+            f"lora_alpha={alpha!r} must be above 0, and a number that float32 can hold "
+            f"({limits.tiny:.1e} to {limits.max:.1e}); {usual:g} is the default."
+        )
 
 
 def checked_pattern(name: str, pattern: dict[str, int] | None, lowest: int = 1) -> dict[str, int]:

@@ -280,7 +280,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     ("options", "sentence"),
     [
         ({"adapter_name": "missing"}, "does not exist"),
-        ({"batch": None}, "give inputs"),
+        ({"batch": None}, "a Mlp takes .* pass inputs"),
         ({"path": "."}, "exists already"),
     ],
 )

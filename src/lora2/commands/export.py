@@ -11,11 +11,13 @@ from lora2.errors import UserError
 from lora2.export.gguf import export_gguf
 from lora2.export.lora import export_lora
 from lora2.export.merged import export_merged
+from lora2.export.verification import Batch
 from lora2.layers.adapted import layers_with
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
-from lora2.training.saved_run import SavedRun, load_saved_run
+from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
 
+_ROWS = 2
 _FORMS = {
     "lora": "a LoRA in PEFT's format, for PEFT, vLLM, SGLang and others",
     "merged": "a transformers checkpoint with the adapter in its weights",
@@ -31,17 +33,33 @@ def execute(arguments: Sequence[str]) -> int:
     run = load_saved_run(options.run, options.model)
     _check(run, options.to)
     with quiet_loading():
+        batch = _rows_of_run(run)
         if options.to == "merged":
-            _merged(run, options.output)
+            _merged(run, options.output, batch)
         elif options.to == "gguf":
-            _gguf(run, options.output)
+            _gguf(run, options.output, batch)
         else:
-            _lora(run, options.output, options.compact)
+            _lora(run, options.output, batch, options.compact)
     return 0
 
 
-def _lora(run: SavedRun, output: Path, compact: bool) -> None:
-    export = export_lora(run.model, output, compact=compact, tokenizer=run.tokenizer)
+def _rows_of_run(run: SavedRun) -> Batch | None:
+    """Return rows that the run was validated on, to compare logits on.
+
+    None where they are no longer there; and of language models, which take any tokens.
+    """
+    if run.settings.objective != "classification":
+        return None
+    try:
+        validation = load_validation(run, None).validation
+    except (UserError, OSError):
+        return None
+    rows = next(iter(validation.values()))
+    return next(run.batches(rows.select(range(min(_ROWS, len(rows)))), _ROWS))
+
+
+def _lora(run: SavedRun, output: Path, batch: Batch | None, compact: bool) -> None:
+    export = export_lora(run.model, output, compact=compact, batch=batch, tokenizer=run.tokenizer)
     ranks = sorted(export.ranks.values())
     print(f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}")
     _tell_difference(export.difference)
@@ -49,14 +67,14 @@ def _lora(run: SavedRun, output: Path, compact: bool) -> None:
         print(f"{engine}: " + (f"no, {'; '.join(objections)}" if objections else "will serve it"))
 
 
-def _merged(run: SavedRun, output: Path) -> None:
-    export = export_merged(run.model, output, tokenizer=run.tokenizer)
+def _merged(run: SavedRun, output: Path, batch: Batch | None) -> None:
+    export = export_merged(run.model, output, batch=batch, tokenizer=run.tokenizer)
     print(f"Merged model written to {output}")
     _tell_difference(export.difference)
 
 
-def _gguf(run: SavedRun, output: Path) -> None:
-    export = export_gguf(run.model, output)
+def _gguf(run: SavedRun, output: Path, batch: Batch | None) -> None:
+    export = export_gguf(run.model, output, batch=batch)
     print(f"GGUF adapter of rank {export.rank} written to {output}")
     _tell_difference(export.difference)
 

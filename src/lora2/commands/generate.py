@@ -19,6 +19,7 @@ from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.files import check_output, write_output
+from lora2.numerics import naming_merged_layer
 from lora2.training.generation import generate
 from lora2.training.saved_run import SavedRun, load_saved_run
 
@@ -34,7 +35,8 @@ def execute(arguments: Sequence[str]) -> int:
     model: Any = run.model
     if options.merged:
         run.check_merges()
-        model = model.merge_and_unload(safe_merge=True)
+        with naming_merged_layer(model):
+            model = model.merge_and_unload(safe_merge=True)
     if table is not None:
         _answer_file(run, model, table, options)
     elif options.prompt is not None:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.export.verification import check_same, logits, tolerance_of
+from lora2.export.verification import check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
 from lora2.importing import check_importable, import_lora, load_source
 from lora2.loading import WEIGHTS, find_adapter
@@ -33,9 +33,11 @@ def execute(arguments: Sequence[str]) -> int:
     config = check_importable(folder)
     with quiet_loading():
         base = _base_model(config, folder, options.model or config.base_model_name_or_path)
-        expected = logits(load_source(base, folder), None)
+        source = load_source(base, folder)
+        batch = sample_batch(source)
+        expected = logits(source, batch)
         model = import_lora(base, folder, target_r=options.target_r)
-        difference = check_same(expected, logits(model.eval(), None), tolerance_of(model))
+        difference = check_same(expected, logits(model.eval(), batch), tolerance_of(model))
         with new_folder(options.output) as temporary:
             model.save_pretrained(str(temporary))
     adapter = model.peft_config["default"]

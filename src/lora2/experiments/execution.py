@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.experiments.record import RunRecord, Status
 from lora2.heap import keep_freed_memory
@@ -99,7 +100,11 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
     settings = settings_of(description, place)
     folder = RunFolder(settings.folder)
     resumes = METHODS[description.method].resumes
-    prepared = prepare(settings)
+    try:
+        prepared = prepare(settings)
+    except NumericalError as error:
+        # Of what was loaded: the run itself has not diverged, and is made again once that is right.
+        raise UserError(str(error)) from error
     with folder.held():
         if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
             start_folder(prepared)

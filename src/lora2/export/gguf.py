@@ -85,13 +85,14 @@ def export_gguf(
     Raises:
         UserError: the file exists, the package gguf is missing, or llama.cpp has no place for a
             part of the adapter.
+        NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
     path = Path(path).resolve()
     if path.exists():
         raise UserError(f"output: {path} exists already; give another file.")
     form = lora_form(model, adapter_name)
     places = _places(model.get_base_model(), form.tensors)
-    expected, base = adapter_logits(model, adapter_name, batch)
+    expected, batch, base = adapter_logits(model, adapter_name, batch)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

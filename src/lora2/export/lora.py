@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from lora2.errors import UserError
 from lora2.export.engines import ENGINES, objections
 from lora2.export.lora_form import LoraForm, lora_form
 from lora2.export.verification import (
@@ -59,13 +60,14 @@ def export_lora(
     `batch` (inputs of the model, made up if there are none). The model stays as it is.
 
     Raises:
-        UserError: the folder exists, the adapter has no form as a LoRA, or the check failed.
-        NumericalError: NaN or infinity in the adapter.
+        UserError: the folder exists, the adapter has no form as a LoRA, inputs cannot be made up,
+            or the check failed.
+        NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
     path = Path(path)
     check_is_new(path)
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
-    expected, base = adapter_logits(model, adapter_name, batch)
+    expected, batch, base = adapter_logits(model, adapter_name, batch)
     with new_folder(path) as temporary:
         write_lora(form, temporary)
         if tokenizer is not None:
@@ -73,13 +75,25 @@ def export_lora(
         # PEFT warns of layers that its LoRA cannot merge, which is not asked of it here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reloaded = PeftModel.from_pretrained(base, temporary).eval()
+            reloaded = _read_back(base, temporary)
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
         difference = check_same(expected, logits(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)
+
+
+def _read_back(base: Any, folder: Path) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    except ValueError as error:
+        # Such as projections of Mamba, which PEFT's LoRA does not adapt.
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "
+            f"({text}); export the merged model in place of a LoRA."
+        ) from error
 
 
 def write_lora(form: LoraForm, folder: Path) -> None:

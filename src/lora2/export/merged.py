@@ -18,6 +18,7 @@ from lora2.errors import UserError
 from lora2.export.lora_form import check_is_peft_model
 from lora2.export.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
+from lora2.numerics import naming_merged_layer
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -54,8 +55,9 @@ def export_merged(
     loaded from, where it is here; a warning says so if there is none.
 
     Raises:
-        UserError: the folder exists, a layer cannot be merged, or the logits differ.
-        ValueError: a merged weight would hold NaN or infinity.
+        UserError: the folder exists, a layer cannot be merged, inputs cannot be made up, or the
+            logits differ.
+        NumericalError: the model computes NaN or infinity, or a merged weight would hold them.
     """
     path = Path(path)
     check_is_new(path)
@@ -69,7 +71,8 @@ def export_merged(
     batch = sample_batch(model) if batch is None else batch
     expected, tolerance = logits(model, batch), tolerance_of(model)
     try:
-        model.merge_adapter(safe_merge=True)
+        with naming_merged_layer(model):
+            model.merge_adapter(safe_merge=True)
         check_same(expected, logits(model, batch), tolerance)
     except Exception:
         # While there are adapters to go back to; a failed merge has come to some layers only.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,8 +18,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.export.sample_batch import sample_batches
 from lora2.layers.adapted import AdaptedLayer, layers_with
 from lora2.layers.quantized import activation_dtype_of
+from lora2.numerics import check_output
 
 Batch = Mapping[str, Tensor] | Tensor
 
@@ -37,29 +40,39 @@ _CHANGE_TOLERANCES = {
     torch.float16: 2e-3,
     torch.bfloat16: 2e-2,
 }
-_ROWS, _LENGTH = 2, 12
+# What models raise for inputs of another kind or shape.
+_NOT_TAKEN = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+    NotImplementedError,
+)
 
 
-def sample_batch(model: Any) -> dict[str, Tensor]:
-    """Return inputs for a transformers model: random tokens, or random pixels.
+def sample_batch(model: nn.Module) -> dict[str, Tensor]:
+    """Return inputs for a transformers model, made from its configuration.
 
     Raises:
         UserError: a model that takes something else.
     """
-    config: Any = getattr(model, "config", None)
-    name = getattr(model, "main_input_name", None)
-    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
-    if name == "input_ids" and hasattr(config, "vocab_size"):
-        rows = (_ROWS, _LENGTH)
-        tokens = torch.randint(config.vocab_size, rows, generator=generator).to(device)
-        more = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
-        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), **more}
-    if name == "pixel_values" and hasattr(config, "image_size"):
-        images = (_ROWS, config.num_channels, config.image_size, config.image_size)
-        return {"pixel_values": torch.randn(images, generator=generator).to(device)}
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    reasons = []
+    for batch in sample_batches(inner):
+        try:
+            _output(model, batch)
+        except _NOT_TAKEN as error:
+            reasons.append(next(iter(str(error).splitlines()), type(error).__name__).rstrip("."))
+        else:
+            return batch
+    # Of the inputs that reach most of the model.
+    reason = reasons[0] if reasons else "it has no configuration of transformers"
     raise UserError(
-        f"batch: what a {type(model).__name__} takes is not known here; give inputs to compare "
-        "the exported model on."
+        f"batch: what the forward of a {type(inner).__name__} takes is not known here ({reason}); "
+        "pass inputs of it as batch={name: tensor, ...}, to compare the export on."
     )
 
 
@@ -76,29 +89,68 @@ def sharing_copy(model: nn.Module) -> Any:
     return copy.deepcopy(model, memo).eval()
 
 
-def adapter_logits(model: nn.Module, adapter_name: str, batch: Batch | None) -> tuple[Tensor, Any]:
-    """Return what the model computes with this adapter alone, and its base model to load into.
+def adapter_logits(
+    model: nn.Module, adapter_name: str, batch: Batch | None
+) -> tuple[Tensor, Batch, Any]:
+    """Return what the model computes with this adapter alone, from what, and its base model.
+
+    batch: inputs of the model; made up if there are none.
 
     Raises:
-        UserError: an adapter is merged, so that the base model is not there.
+        UserError: an adapter is merged, so that the base model is not there; or what the model
+            takes is not known.
+        NumericalError: the model computes NaN or infinity.
     """
     if any(layer.merged for layer in layers_with(model, adapter_name).values()):
         raise UserError(f"adapter {adapter_name!r} is merged: unmerge it before the export.")
     copied = sharing_copy(model)
     copied.set_adapter(adapter_name)
-    expected = logits(copied, sample_batch(copied) if batch is None else batch)
-    return expected, copied.unload()
+    batch = sample_batch(copied) if batch is None else batch
+    return logits(copied, batch), batch, copied.unload()
+
+
+def logits(model: Any, batch: Batch) -> Tensor:
+    """Return a model's logits for a batch, else its first output; float32 or wider.
+
+    Raises:
+        NumericalError: naming the layer that computes NaN or infinity.
+    """
+    result = _output(model, batch)
+    check_output(result, model, partial(_output, model, batch))
+    return result
 
 
 @torch.no_grad()
-def logits(model: Any, batch: Batch | None) -> Tensor:
-    """Return a model's output for a batch: its logits, else its first output; float32 or wider."""
-    if batch is None:
-        batch = sample_batch(model)
-    output = model(batch) if isinstance(batch, Tensor) else model(**batch)
-    if not isinstance(output, Tensor):
-        output = output.logits if hasattr(output, "logits") else output[0]
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+def _output(model: Any, batch: Batch) -> Tensor:
+    device = next(model.parameters()).device
+    moves = {} if device.type == "meta" else {"device": device}  # offloaded: its hooks move inputs
+    # Some models draw random numbers in evaluation, too, such as masks.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        if isinstance(batch, Tensor):
+            output = model(batch.to(**moves))
+        else:
+            output = model(
+                **{n: v.to(**moves) if isinstance(v, Tensor) else v for n, v in batch.items()}
+            )
+    parts = [output] if isinstance(output, Tensor) else _logits_in(output)
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    # Most models have one kind of logits and keep its shape.
+    return (
+        parts[0].to(dtype) if len(parts) == 1 else torch.cat([p.flatten().to(dtype) for p in parts])
+    )
+
+
+def _logits_in(output: Any) -> list[Tensor]:
+    """Return all logits of an output, such as those of start and end; or its first tensor."""
+    if not isinstance(output, Mapping):
+        return [output.logits if hasattr(output, "logits") else output[0]]
+    found = [
+        value
+        for name, value in output.items()
+        if "logits" in name and isinstance(value, Tensor) and value.is_floating_point()
+    ]
+    return found or [next(value for value in output.values() if isinstance(value, Tensor))]
 
 
 def check_same(expected: Tensor, found: Tensor, tolerance: float) -> float:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from lora2.numerics import check_weights
+
 _SUFFIX = ".lora2_lambda"
 _PREFIX = "base_model.model."
 
@@ -34,13 +36,19 @@ class KeptGrid:
 
 
 def read_kept(weights: Path) -> dict[str, int]:
-    """Return the number of singular values that are not zero, by module; no model is needed."""
+    """Return the number of singular values that are not zero, by module; no model is needed.
+
+    Raises:
+        NumericalError: naming the module whose singular values hold NaN or infinity.
+    """
     with safe_open(weights, framework="pt") as file:
-        return {
-            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): int((file.get_tensor(key) != 0).sum())
+        values = {
+            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): file.get_tensor(key)
             for key in file.keys()  # noqa: SIM118 (not a dictionary)
             if key.endswith(_SUFFIX)
         }
+    check_weights(values, str(weights), "copy the file again, or train the adapter again.")
+    return {module: int((tensor != 0).sum()) for module, tensor in values.items()}
 
 
 def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:

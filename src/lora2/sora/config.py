@@ -10,7 +10,7 @@ from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
-from lora2.target_config import TargetConfig, check_whole, checked_pattern
+from lora2.target_config import TargetConfig, check_alpha, check_whole, checked_pattern
 
 
 @dataclass
@@ -63,8 +63,7 @@ class SoraConfig(TargetConfig):
         self.peft_type = PeftType["SORA"]
         check_whole("r", self.r)
         self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
-        if self.lora_alpha <= 0:
-            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0; 16 is the default.")
+        check_alpha(self.lora_alpha, usual=16)
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"lora_dropout={self.lora_dropout} must lie in [0, 1).")
         self._check_threshold()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from lora2.data.text_task import Prompt
+from lora2.numerics import check_output
 from lora2.training.models import quiet_loading
 
 
@@ -26,6 +29,9 @@ def generate(
     """Yield what the model writes behind each prompt, without special tokens.
 
     temperature: 0 always takes the likeliest token; above, tokens are drawn.
+
+    Raises:
+        NumericalError: naming the layer that computes NaN or infinity.
     """
     for start in range(0, len(prompts), batch_size):
         batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
@@ -42,10 +48,24 @@ def generate(
                 top_k=None if temperature == 0 else 0,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=_ends(model, tokenizer),
+                logits_processor=LogitsProcessorList([_ScoreCheck(model)]),
             )
         # Prompt tuning puts vectors in front, and gives back new tokens behind the same prompt.
         written = tokens[:, batch["input_ids"].shape[1] :]
         yield from tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+class _ScoreCheck(LogitsProcessor):
+    """Stops where no token has a number for a score: NaN would be taken for the likeliest."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores [rows, vocabulary] as they are."""
+        # The largest: a checkpoint may forbid tokens, whose scores are −∞ then.
+        check_output(scores.amax(-1), self._model, partial(self._model, input_ids=input_ids))
+        return scores
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any:

@@ -1,16 +1,17 @@
-"""Stops a run of any method once its loss is no number."""
+"""Stops a run of any method once its loss, or at the end a weight, is NaN or infinite."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora2.numerics import check_loss
+from lora2.numerics import ADVICE, check_loss, check_weights
 
 
 class LossCheck(TrainerCallback):
-    """Checks every training loss that is logged.
+    """Checks every loss that is logged, of training and of validation.
 
     Of LoRA², Lora2Callback names the layer before it gets here; nothing else watches the others.
     """
@@ -28,5 +29,25 @@ class LossCheck(TrainerCallback):
         Raises:
             NumericalError: it is.
         """
-        if logs is not None and "loss" in logs:
-            check_loss(float(logs["loss"]), state.global_step)
+        for name, value in (logs or {}).items():
+            # "loss", "eval_loss", and "eval_matched_loss" of several validation sets.
+            if name == "loss" or (name.startswith("eval_") and name.endswith("_loss")):
+                kind = "training" if name == "loss" else "validation"
+                check_loss(float(value), state.global_step, kind)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Stop if the last steps have made a trained weight NaN or infinite, before it is saved.
+
+        Raises:
+            NumericalError: naming it.
+        """
+        if model is not None:
+            trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            check_weights(trained, f"the model at step {state.global_step}", ADVICE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from peft import TaskType
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,16 +20,19 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
+from lora2.numerics import check_weights
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
-from lora2.training.sources import find_model
+from lora2.training.loading_errors import as_user_error
+from lora2.training.sentencepiece_files import naming_packages
+from lora2.training.sources import check_is_whole_model, find_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
-# The last is how a GGUF file ends that was cut short.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, struct.error)
+# Without it transformers asks at the terminal whether to run the code in the model's folder.
+_OWN_CODE = {"trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ def load_config(name: str, **values: Any) -> PretrainedConfig:
     Raises:
         UserError: there is no such model.
     """
-    with _told(name):
-        source = find_model(name)
-        return AutoConfig.from_pretrained(source.location, **source.file_option, **values)
+    source = find_model(name)
+    check_is_whole_model(source)
+    with quiet_loading(), as_user_error(name, source):
+        return AutoConfig.from_pretrained(
+            source.location, **_OWN_CODE, **source.file_option, **values
+        )
 
 
 def config_of_sizes(name: str) -> PretrainedConfig:
@@ -96,12 +100,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: the model has no tokenizer that can be loaded.
     """
-    with _told(name):
-        source = find_model(name)
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.file_option)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        # transformers makes an empty tokenizer where it finds no file, and reads all as unknown.
-        raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
+    source = find_model(name)
+    with quiet_loading(), as_user_error(name, source), naming_packages(name, source):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, **_OWN_CODE, **source.file_option
+        )
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers makes an empty tokenizer where it finds no file, and reads all as
+            # unknown.
+            raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
     if tokenizer.pad_token is None:
         # Decoders are trained without one; what stands at padded places is masked anyway.
         tokenizer.pad_token = tokenizer.eos_token
@@ -115,6 +122,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
+        NumericalError: its weights hold NaN or infinity.
     """
     source = find_model(name)
     if source.gguf_file is not None:
@@ -122,16 +130,17 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             f"model: {name} is a language model in a GGUF file, which cannot be given a head for "
             "labels; add --objective sft, or give the folder of a transformers model."
         )
-    with _told(name):
+    check_is_whole_model(source)
+    with quiet_loading(), as_user_error(name, source):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.location,
             config=config,
             dtype=getattr(torch, dtype),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_OWN_CODE,
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = model.config.eos_token_id
+    _fill_padding_token(model.config)
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     missing = [*report["missing_keys"], *mismatched]
     encoder = [key for key in model.state_dict() if _is_of_encoder(model, key)]
@@ -141,6 +150,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             f"model: the weights of {name} do not fit its config.json ({absent[0]} is missing or "
             "of another size); give the folder of a complete model."
         )
+    _check_finite(model, name)
     return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
 
 
@@ -149,18 +159,21 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
+        NumericalError: its weights hold NaN or infinity.
     """
     source = find_model(name)
+    check_is_whole_model(source)
     options: dict[str, Any] = dict(source.file_option)
     # Else transformers may keep the blocks, which cannot be trained on; older ones never do.
     if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _told(name):
+    with quiet_loading(), as_user_error(name, source):
         model, report = AutoModelForCausalLM.from_pretrained(
             source.location,
             dtype=getattr(torch, dtype),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_OWN_CODE,
             **options,
         )
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
@@ -171,7 +184,26 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
             f"({model.config.model_type}; {sorted(absent)[0]} is missing or of another size); give "
             "one that was trained to write."
         )
+    _check_finite(model, name)
     return BaseModel(model, (), TaskType.CAUSAL_LM)
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    advice = (
+        "its weights are damaged, or too large for --dtype float16; copy or download them again."
+    )
+    check_weights(dict(model.named_parameters()), f"the model {name}", advice)
+
+
+def _fill_padding_token(config: PretrainedConfig) -> None:
+    """Let a decoder's classifier find the end of a row by the end token if it has no padding one.
+
+    transformers' configurations raise an AttributeError for a field that they do not have.
+    """
+    if getattr(config, "pad_token_id", None) is None:
+        end = getattr(config, "eos_token_id", None)
+        # Llama 3 and others have several.
+        config.pad_token_id = end[0] if isinstance(end, list) and end else end
 
 
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:
@@ -191,19 +223,3 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if had_bars:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Load quietly, and turn what goes wrong into one sentence."""
-    try:
-        with quiet_loading():
-            yield
-    except UserError:
-        raise
-    except _LOADING_ERRORS as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        raise UserError(
-            f"model: {name} could not be loaded ({reason}); give the folder of a transformers "
-            "model, or a hub name that can be reached."
-        ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    BatchEncoding,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,6 +22,7 @@ from transformers import (
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
 from lora2.loading import load_adapter
+from lora2.numerics import check_output
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer
@@ -69,16 +73,26 @@ class SavedRun:
 
     @torch.no_grad()
     def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
-        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them."""
+        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them.
+
+        Raises:
+            NumericalError: naming the layer that computes NaN or infinity.
+        """
+        parts = []
+        for batch in self.batches(dataset, batch_size):
+            found = self.model(**batch).logits
+            check_output(found, self.model, partial(self.model, **batch))
+            parts.append(found.float().cpu())
+        return torch.cat(parts)
+
+    def batches(self, dataset: Any, batch_size: int) -> Iterator[BatchEncoding]:
+        """Yield texts, a Dataset as `lora2.data` makes them, as inputs of the model."""
         rows = tokenize_dataset(dataset, self.tokenizer, self.settings.data.max_length)
         collate = DataCollatorWithPadding(self.tokenizer)
-        device = self.model.device
-        parts = []
         for start in range(0, len(rows), batch_size):
             batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
             batch.pop("labels", None)
-            parts.append(self.model(**batch.to(device)).logits.float().cpu())
-        return torch.cat(parts)
+            yield batch.to(self.model.device)
 
 
 def load_saved_run(

@@ -11,6 +11,7 @@ from lora2.extras import require
 from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def find_model(name: str) -> ModelSource:
         return ModelSource(str(Path(package.__file__).parent / "model"))
     if name == PACKAGED_LANGUAGE_MODEL:
         return _gguf(_packaged_smollm2())
+    if not name.strip():
+        raise UserError("model: the name is empty; give an existing folder or a hub name.")
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != GGUF:
@@ -58,13 +61,38 @@ def find_model(name: str) -> ModelSource:
             raise UserError(
                 f"model: {name} holds {len(files)} files that end in {GGUF}; give the path of one."
             )
-        raise UserError(
-            f"model: {name} is no model, since it has no config.json; give the folder of a "
-            "transformers model or a hub name."
-        )
+        raise UserError(f"model: {name} is no model, since {_what_it_is(path)}.")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"model: {name} does not exist; give an existing folder or a hub name.")
     return ModelSource(str(path) if path.is_dir() else name)
+
+
+def check_is_whole_model(source: ModelSource) -> None:
+    """Check that there is no adapter in the folder, which transformers would load by itself.
+
+    Raises:
+        UserError: there is.
+    """
+    config = Path(source.location) / _ADAPTER
+    if config.is_file():
+        raise UserError(
+            f"model: {source.location} is no model, since {_what_it_is(config.parent)}."
+        )
+
+
+def _what_it_is(folder: Path) -> str:
+    """Say what a folder without a model holds, and what to give in its place."""
+    if (folder / _ADAPTER).is_file():
+        return (
+            f"it holds an adapter ({_ADAPTER}); give the base model, and the adapter with "
+            "--start_from to train it further"
+        )
+    if (folder / "adapter" / _ADAPTER).is_file() or (folder / "config.yaml").is_file():
+        return (
+            "it is the folder of a run; give the run's base model, and the run with --start_from "
+            "to train its adapter further"
+        )
+    return "it has no config.json; give the folder of a transformers model or a hub name"
 
 
 def _gguf(path: Path) -> ModelSource:
