@@ -1,10 +1,11 @@
 """Writing files so that a reader sees the old content or the new one, never a part."""
 
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,23 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 def write_json_atomically(path: Path, value: Any) -> None:
     """Replace the content of `path` by `value` as indented JSON, in one step.
 
+    NaN and infinity, which JSON has no form for, become null.
+
     Raises:
         TypeError: JSON has no form for a part of `value`; nothing is written.
         OSError: as for `write_atomically`.
     """
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(nan_as_null(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def nan_as_null(value: Any) -> Any:
+    """Return a value of dictionaries, lists and numbers with None for each NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: nan_as_null(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_as_null(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.export.verification import sharing_copy
-from lora2.loading import load_adapter
+from lora2.loading import load_adapter, read_adapter_config
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
@@ -106,10 +106,10 @@ def check_importable(path: Path | str) -> PeftConfig:
     Raises:
         UserError: it is of another method, or does more than to add B A to a weight.
     """
-    config = read_config(path)
+    config = read_adapter_config(Path(path))
     if config.peft_type not in (PeftType.LORA, PeftType.ADALORA):
         raise UserError(
-            f"{path} holds an adapter of {config.peft_type}; only LoRA and AdaLoRA become LoRA²."
+            f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA become LoRA²."
         )
     values = vars(config)
     for name, plain in _PLAIN.items():
@@ -120,20 +120,6 @@ def check_importable(path: Path | str) -> PeftConfig:
                 "something else; train it without."
             )
     return config
-
-
-def read_config(path: Path | str) -> PeftConfig:
-    """Return the config of a saved adapter.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return PeftConfig.from_pretrained(str(path))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} holds no adapter that PEFT knows ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:

@@ -93,8 +93,8 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
             own = len(layer.parameters_of(adapter_name)["u"])
             if k != own:
                 raise UserError(
-                    f"k={own} of {name} in the model, and {k} in the saved adapter: give "
-                    "Lora2Config the k that it was trained with."
+                    f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
+                    "config the k that it was trained with."
                 )
             sizes.append((layer, k, r))
     for layer, k, r in sizes:

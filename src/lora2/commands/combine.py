@@ -10,7 +10,7 @@ from typing import Any
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.files import check_is_new, new_folder
-from lora2.loading import check_loaded, find_adapter
+from lora2.loading import add_adapter, find_adapter
 from lora2.model import Lora2Model
 from lora2.training.combined_run import write_combined_run
 from lora2.training.models import quiet_loading
@@ -67,8 +67,7 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
     for index, path in enumerate(options.runs[1:], start=1):
         name, folder = f"adapter{index}", find_adapter(path, "runs")
         with quiet_loading():
-            model.load_adapter(str(folder), name)
-        check_loaded(model, folder, name)
+            add_adapter(model, folder, name)
         adapters.append(name)
     form = "cat" if options.rank is None else "svd"
     missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank, options.heads)

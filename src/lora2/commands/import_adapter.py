@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import TaskType
-from safetensors import safe_open
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.export.verification import check_same, logits, sample_batch, tolerance_of
 from lora2.files import check_is_new, new_folder
 from lora2.importing import check_importable, import_lora, load_source
-from lora2.loading import WEIGHTS, find_adapter
+from lora2.loading import WEIGHTS, find_adapter, saved_tensors
 from lora2.training.models import (
     load_base_model,
     load_config,
@@ -56,10 +55,9 @@ def _base_model(config: Any, folder: Path, name: str | None) -> Any:
 
 def _labels(folder: Path) -> int:
     """The number of outputs of the head that was saved with the adapter."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
-            if key.endswith(_HEADS):
-                return int(file.get_slice(key).get_shape()[0])
+    for name, shape in saved_tensors(folder / WEIGHTS).items():
+        if name.endswith(_HEADS) and shape:
+            return shape[0]
     raise UserError(f"adapter: {folder} is of a classifier but holds no head.")
 
 

@@ -60,7 +60,7 @@ def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
 
 
 def _curves(folder: RunFolder) -> list[Path]:
-    logs = read_lines(folder.log_file)
+    logs = read_lines(folder.log_file, ("step", "loss"))
     evaluations = read_lines(folder.metrics_file)
     drawn = []
     if any("budget" in entry for entry in logs):

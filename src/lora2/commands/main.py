@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from lora2.commands.sentences import as_sentence
+from lora2.commands.standard_output import (
+    drop_standard_output,
+    drop_standard_output_if_broken,
+    printing_what_can_be_shown,
+)
 from lora2.errors import UserError
 
 COMMANDS = {
@@ -27,23 +32,38 @@ COMMANDS = {
 }
 # `import` cannot be the name of a module that Python code imports.
 _MODULES = {"import": "import_adapter"}
-USER_MISTAKE, INTERRUPTED = 2, 130
+NOT_READ, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    """Run a subcommand and return the exit code.
+
+    Returns:
+        0; 1 if nothing reads what is printed any longer; 2 for a mistake of the user; 130 for
+        Ctrl-C.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _dispatch(words)
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "Interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        sentence = as_sentence(error)
-        if sentence is None:
-            raise
-        print(f"lora2: {sentence}", file=sys.stderr)
-        return USER_MISTAKE
+    with printing_what_can_be_shown():
+        try:
+            code = _dispatch(words)
+            # Here, where a full disk or a closed pipe can still be told from a success.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except KeyboardInterrupt as interrupt:
+            print(str(interrupt) or "Interrupted.", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            drop_standard_output()
+            return NOT_READ
+        except Exception as error:
+            sentence = as_sentence(error, words[0] if words else "")
+            if sentence is None:
+                raise
+            if isinstance(error, OSError):
+                drop_standard_output_if_broken()
+            print(f"lora2: {sentence}", file=sys.stderr)
+            return USER_MISTAKE
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -83,35 +103,6 @@ def _help() -> str:
             "`lora2 COMMAND --help` explains the options of a command.",
         ]
     )
-
-
-def as_sentence(error: Exception) -> str | None:
-    """Return an error of user or machine in one sentence, None if it is a fault of ours."""
-    from safetensors import SafetensorError
-    from torch import OutOfMemoryError
-
-    from lora2.numerics import NumericalError
-
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError | NumericalError):
-        return text
-    if _is_disk_full(error, text):
-        return f"The disk is full ({text}): free some space, then run the same with --resume."
-    if isinstance(error, SafetensorError):
-        return f"A safetensors file is damaged ({text}): write it again."
-    if isinstance(error, MemoryError | OutOfMemoryError):
-        return "Not enough memory: lower --per_device_train_batch_size or --max_length."
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or text}."
-    return None
-
-
-def _is_disk_full(error: Exception, text: str) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors and torch.save do not raise an OSError.
-    return "No space left on device" in text or "PytorchStreamWriter failed" in text
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from lora2.checked_files import read_yaml
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.field_types import allows_none, in_words, shortened
 from lora2.training.arguments import (
     AdapterArguments,
     BottleneckArguments,
@@ -102,34 +103,51 @@ class TrainParser(OptionParser, HfArgumentParser):
         config = from_command_line.pop("config", None)
         if config is None:
             return from_command_line
-        return self.given_by_file(Path(config)) | from_command_line
+        try:
+            return self.given_by_file(Path(config)) | from_command_line
+        except UserError as error:
+            raise UserError(f"config: {error}") from error
 
     def given_by_file(self, path: Path) -> dict[str, Any]:
         """Return the options of a YAML file, checked as on the command line.
 
         Raises:
-            UserError: no such file, no YAML, an unknown option, or a value of the wrong kind.
+            UserError: no such file, no YAML, an unknown option, or a value of the wrong kind; the
+                sentence names file and option.
         """
-        yaml = require("yaml", extra="train")
-        if not path.is_file():
-            raise UserError(f"config: {path} does not exist; give the path of a YAML file.")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"config: {path} is not YAML ({reason}).") from error
-        if not isinstance(content, dict):
-            raise UserError(f"config: {path} must hold lines of the form `option: value`.")
+        content = read_yaml(path, "write lines `option: value`", may_be_empty=True)
         given: dict[str, Any] = {}
         for name, value in content.items():
-            option = str(name).replace("-", "_")
-            if option not in self._hints:
-                raise UserError(f"config: in {path}, {self._unknown('--' + option)}")
-            if value is None:
-                given[option] = None
-            else:
-                given |= self._parse(_as_arguments(option, value))
+            option = name.replace("-", "_")
+            if option in given:
+                raise UserError(f"{path} has the option {option} twice; leave one out.")
+            given[option] = self._value_of_file(option, value, path)
         return given
+
+    def _value_of_file(self, option: str, value: Any, path: Path) -> Any:
+        if option == "config":
+            raise UserError(
+                f"{path} has the key config, but a file cannot name another; write all options "
+                "into one file."
+            )
+        if option not in self._hints:
+            raise UserError(f"in {path}, {self._unknown('--' + option)}")
+        hint = self._hints[option]
+        if value is None:
+            if not allows_none(hint):
+                raise UserError(
+                    f"in {path}, {option} is null, and must be {in_words(hint)}; write a value, or "
+                    "leave the line out."
+                )
+            return None
+        try:
+            given = self._parse(_as_arguments(option, value))
+        except (UserError, TypeError, ValueError, RecursionError) as error:
+            raise _unreadable(option, value, hint, path) from error
+        # A list may hold what reads as another option.
+        if given.keys() != {option}:
+            raise _unreadable(option, value, hint, path)
+        return given[option]
 
     def _parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         # argparse writes defaults only where the namespace has no value yet.
@@ -139,10 +157,24 @@ class TrainParser(OptionParser, HfArgumentParser):
 
 
 def _as_arguments(option: str, value: Any) -> list[str]:
+    """Return a value of a file as words of a command line.
+
+    Raises:
+        TypeError: the command line has no words for it, such as a list within a list.
+    """
     if isinstance(value, list):
+        if not all(isinstance(each, str | int | float) for each in value):
+            raise TypeError("a list of something else than words and numbers")
         return [f"--{option}", *map(str, value)]
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [f"--{option}={text}"]
+
+
+def _unreadable(option: str, value: Any, hint: Any, path: Path) -> UserError:
+    return UserError(
+        f"in {path}, {option} is {shortened(value)}, and must be {in_words(hint)}; write such a "
+        "value, or leave the line out."
+    )
 
 
 def _reader(hint: Any, present: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -112,6 +111,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
             f"resume: {folder.path} holds no run to go on with; leave out --resume, or give the "
             "--output_dir of the run."
         )
+    folder.read_options(resumes=True)
     saved = parser.given_by_file(folder.config_file)
     for name, value in given.items():
         # config.yaml has not those of the trainer's options that were left at their defaults.
@@ -144,13 +144,12 @@ def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
 def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:
     if prepared.settings.run.baseline != "head" or prepared.settings.run.method == "head":
         return None
-    path = prepared.folder.baseline_file
-    if path.is_file():
-        reached: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    reached = prepared.folder.read_baseline(prepared.main_metric)
+    if reached is not None:
         return reached
     reached = train_head_alone(prepared.settings, _watch(console, prepared))
     if prepared.trainer.is_world_process_zero():
-        write_json_atomically(path, reached)
+        write_json_atomically(prepared.folder.baseline_file, reached)
     return reached
 
 

@@ -6,12 +6,14 @@ between leaves a part. The checkpoint before it is deleted only when the new one
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from lora2.checked_files import check_fields, read_json
+from lora2.errors import UserError
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 # Of an adapter, and of a model that is trained whole.
@@ -85,7 +87,10 @@ def _fault_of_state(checkpoint: Path) -> str | None:
     if not path.is_file():
         return f"{_STATE} is missing"
     try:
-        step = json.loads(path.read_text(encoding="utf-8"))["global_step"]
-    except (ValueError, KeyError, TypeError):
+        # The trainer writes NaN into it, of a gradient's norm.
+        state = read_json(path, "", nan_as_null=True)
+        check_fields(state, {"global_step": int, "log_history": list[dict]}, path, "")
+    except UserError:
         return f"{_STATE} is damaged"
+    step = state["global_step"]
     return None if checkpoint.name == f"checkpoint-{step}" else f"{_STATE} is of step {step}"

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.files import write_atomically
+from lora2.checked_files import check_fields, read_json_lines
+from lora2.files import nan_as_null, write_atomically
 
 Record = dict[str, Any]
 
 _MEANS = {"loss": "train_loss", "task_loss": "task_loss", "penalty": "penalty"}
 _LASTS = ("learning_rate", "grad_norm", "budget", "kept_singular_values")
+_DAMAGED = "restore it from a copy, or remove it to see the run without it"
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
 
@@ -89,12 +91,30 @@ def best_and_last(records: Sequence[Record], metric: str) -> tuple[Record, Recor
 
 
 def write_lines(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON lines, in one step."""
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+    """Write records as JSON lines, in one step; NaN and infinity become null."""
+    lines = (json.dumps(nan_as_null(record), allow_nan=False) for record in records)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def read_lines(path: Path) -> list[Record]:
-    """Return the records of a JSON lines file; none if it does not exist."""
-    if not path.is_file():
+def read_lines(path: Path, needed: Sequence[str] = ("step",)) -> list[Record]:
+    """Return the records of a JSON lines file; none if it does not exist.
+
+    needed: names of numbers that each record must have.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    records = read_json_lines(path, _DAMAGED)
+    for number, record in enumerate(records, start=1):
+        place = f"{path}, record {number}"
+        names = (*needed, *_drawn(record))
+        check_fields(record, dict.fromkeys(names, float | None), place, _DAMAGED)
+    return records
+
+
+def _drawn(record: Record) -> list[str]:
+    """Return the names of further numbers that figures are drawn from."""
+    pruned = ["budget", "kept_singular_values"] if "budget" in record else []
+    return pruned + [name for name in record if name.endswith("loss")]

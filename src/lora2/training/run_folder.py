@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lora2.checked_files import read_json, read_yaml
 from lora2.errors import UserError
 from lora2.extras import require
 from lora2.files import write_atomically, write_json_atomically
+from lora2.training.run_files import (
+    DAMAGED,
+    check_baseline,
+    check_options,
+    check_summary,
+    check_task,
+)
 
 
 class FolderHeldError(UserError):
@@ -93,7 +100,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run has been trained to its end and saved."""
-        return self.summary_file.is_file() and self.adapter.is_dir()
+        return self.summary_file.exists() and self.adapter.is_dir()
 
     def check_may_start(self, overwrite: bool) -> None:
         """Check that a new run may be written here; nothing is touched.
@@ -152,31 +159,57 @@ class RunFolder:
         # Last: from here on the folder counts as a run.
         write_atomically(self.config_file, as_yaml(options))
 
-    def read_options(self) -> Any:
-        """Return the text of config.yaml as a dictionary.
+    def read_options(self, *, resumes: bool = False) -> dict[str, Any]:
+        """Return the options in config.yaml, all that decide what the run is.
+
+        resumes: whether a training is to be resumed by them.
 
         Raises:
-            UserError: there is no run here.
+            UserError: there is no run here, or its config.yaml is damaged.
         """
         if not self.is_run:
             raise UserError(
                 f"{self.path} is no run of lora2, since it has no {self.config_file.name}; give "
                 "the folder that `lora2 train` wrote."
             )
-        yaml = require("yaml", extra="train")
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        options = read_yaml(self.config_file, DAMAGED)
+        check_options(options, self.config_file, resumes=resumes)
+        return options
 
-    def read_task(self) -> dict[str, Any]:
-        """Return what task.json holds."""
-        content: dict[str, Any] = json.loads(self.task_file.read_text(encoding="utf-8"))
-        return content
+    def read_task(self, objective: str) -> dict[str, Any]:
+        """Return what task.json holds of a run of this objective.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        task: dict[str, Any] = read_json(self.task_file, DAMAGED)
+        check_task(task, self.task_file, objective)
+        return task
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Return the summary, or None while the run is not finished."""
+        """Return the summary, or None while the run is not finished.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if not self.is_finished:
             return None
-        content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        return content
+        summary: dict[str, Any] = read_json(self.summary_file, DAMAGED, nan_as_null=True)
+        check_summary(summary, self.summary_file)
+        return summary
+
+    def read_baseline(self, metric: str) -> dict[str, Any] | None:
+        """Return what the head alone reached, None if that is not known yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.baseline_file.exists():
+            return None
+        advice = "remove it, and the head alone is trained again"
+        baseline: dict[str, Any] = read_json(self.baseline_file, advice, nan_as_null=True)
+        check_baseline(baseline, metric, self.baseline_file, advice)
+        return baseline
 
     def _is_bare(self) -> bool:
         """Whether nothing is here but what a run that was never started leaves."""

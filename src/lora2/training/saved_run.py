@@ -15,19 +15,22 @@ from transformers import (
     AutoConfig,
     BatchEncoding,
     DataCollatorWithPadding,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from lora2.checked_files import check_fields, read_json
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
-from lora2.loading import load_adapter
+from lora2.loading import blaming, load_adapter
 from lora2.numerics import check_output
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
+from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
 
 _INSTEAD: dict[ObjectiveName, str] = {
@@ -103,8 +106,8 @@ def load_saved_run(
     objective: what the run must have learnt, if not anything will do.
 
     Raises:
-        UserError: no run, an unfinished one, one of another objective, or a base model that the
-            adapter does not fit.
+        UserError: no run, an unfinished or damaged one, one of another objective, or a base model
+            that the adapter does not fit.
     """
     folder = RunFolder(path)
     options = folder.read_options()
@@ -117,15 +120,16 @@ def load_saved_run(
     settings = RunSettings.from_options(options)
     if objective not in (None, settings.objective):
         raise UserError(f"run: {path} {_INSTEAD[settings.objective]}.")
+    task = folder.read_task(settings.objective)
     name = model or settings.model.model
-    # The adapter's folder has the configuration with the names of the labels.
-    config = AutoConfig.from_pretrained(folder.adapter)
+    config = _saved_config(folder, task)
     base_type = load_config(name).model_type
     if base_type != config.model_type:
         raise UserError(
             f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
             f"is {base_type}; give the model that it was trained on."
         )
+    tokenizer = _saved_tokenizer(folder)
     whole = METHODS[settings.run.method].whole
     base = objective_of(settings).reload(
         str(folder.adapter) if whole else name, config, settings.model.dtype
@@ -134,8 +138,29 @@ def load_saved_run(
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
-    tokenizer = load_tokenizer(str(folder.adapter))
-    return SavedRun(folder, settings, folder.read_task(), summary, adapted, tokenizer)
+    return SavedRun(folder, settings, task, summary, adapted, tokenizer)
+
+
+def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
+    """Return the model's configuration that was saved with the adapter, with its labels."""
+    file = folder.adapter / "config.json"
+    content = read_json(file, DAMAGED)
+    check_fields(content, {"model_type": str}, file, DAMAGED)
+    with blaming(str(file), DAMAGED):
+        config = AutoConfig.from_pretrained(folder.adapter)
+    names = task.get("label_names", [])
+    if names and list(config.id2label.values()) != names:
+        raise UserError(
+            f"{folder.task_file} has {len(names)} label_names, and they are not those of id2label "
+            f"in {file}; {DAMAGED}."
+        )
+    return config
+
+
+def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
+    read_json(folder.adapter / "tokenizer_config.json", DAMAGED)
+    with blaming(f"the tokenizer in {folder.adapter}", DAMAGED):
+        return load_tokenizer(str(folder.adapter))
 
 
 def load_validation(run: SavedRun, data_dir: str | None) -> Task:

@@ -10,8 +10,8 @@ from torch import nn
 
 from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.importing import check_importable, import_lora, read_config
-from lora2.loading import find_adapter, load_adapter
+from lora2.importing import check_importable, import_lora
+from lora2.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.penalty import adapted_layers
 from lora2.training.methods.method import Options
 from lora2.training.models import BaseModel
@@ -40,7 +40,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     """
     folder = find_adapter(path, "start_from")
     fields = {name: options[name] for name in _SCHEDULE}
-    config = read_config(folder)
+    config = read_adapter_config(folder)
     ours = config.peft_type == PeftType["LORA2"]
     if not ours:
         check_importable(folder)

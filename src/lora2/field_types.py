@@ -1,0 +1,96 @@
+"""Whether a value read from a file has the type that a field declares, and types in words."""
+
+from __future__ import annotations
+
+import types
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin
+
+_LONGEST = 60
+# Python refuses to write whole numbers of more than some thousand digits.
+_LARGEST = 10**_LONGEST
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+    type(None): "null",
+}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON or YAML has a type; a whole number is a float, too.
+
+    hint: a class, a union, a Literal, or a list or dict of those. Any other fits everything.
+    """
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if kind is Literal:
+        # 1 == True, and is not the same.
+        return any(type(value) is type(each) and value == each for each in parts)
+    if kind is list:
+        return isinstance(value, list) and all(fits(each, part) for each in value for part in parts)
+    if kind is dict:
+        return isinstance(value, dict) and _fit(value, parts)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return value in [each.value for each in kind]
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _fit(value: dict[Any, Any], parts: tuple[Any, ...]) -> bool:
+    if not parts:
+        return True
+    names, values = parts
+    return all(fits(name, names) and fits(each, values) for name, each in value.items())
+
+
+def allows_none(hint: Any) -> bool:
+    """Whether a field may be null."""
+    return fits(None, hint)
+
+
+def in_words(hint: Any) -> str:
+    """Return a type as a sentence names it."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, types.UnionType):
+        return " or ".join(in_words(part) for part in parts)
+    if kind is Literal:
+        return "one of " + ", ".join(_as_written(each) for each in parts)
+    if kind is list and parts:
+        return f"a list in which each is {in_words(parts[0])}"
+    if kind is dict and parts:
+        return f"a mapping in which each value is {in_words(parts[1])}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(str(each.value) for each in kind)
+    return _WORDS.get(kind, "another value")
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a value of JSON or YAML in words."""
+    if isinstance(value, bool):
+        return _as_written(value)
+    return _WORDS.get(type(value), f"a {type(value).__name__}")
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a file writes it, cut off after some characters."""
+    if isinstance(value, list | dict) and not value:
+        return "an empty list" if isinstance(value, list) else "an empty mapping"
+    # A mapping or list may be deep, or contain itself.
+    text = kind_of(value) if isinstance(value, list | dict) else _as_written(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _as_written(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "a number of too many digits"
+    return repr(value)

@@ -1,0 +1,136 @@
+"""What the files of a run must hold: keys and their types, by file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from lora2.checked_files import check_fields
+from lora2.data.task import Kind
+from lora2.data.text_task import Form
+from lora2.errors import UserError
+from lora2.training.arguments import (
+    METHOD_GROUPS,
+    DataArguments,
+    MethodName,
+    ModelArguments,
+    RunArguments,
+    TrainingOptions,
+)
+from lora2.training.text_arguments import TextArguments
+
+DAMAGED = "restore it from a copy, or train the run again"
+"""What to do about a file of a run that cannot be read."""
+
+_GROUPS: tuple[type, ...] = (
+    RunArguments,
+    DataArguments,
+    TextArguments,
+    ModelArguments,
+    *METHOD_GROUPS,
+    TrainingOptions,
+)
+# Options by which another run would be made if they were left at their defaults.
+_NEEDED = (
+    "objective", "method", "task", "train_file", "dataset", "text_columns", "label_column", "kind",
+    "max_length", "max_new_tokens", "model", "dtype", "k", "init_r", "target_r", "lora_alpha",
+    "target_modules", "orthogonality", "tinit", "tfinal",
+)  # fmt: skip
+# What a run cannot be resumed without, either.
+_NEEDED_TO_RESUME = (
+    "learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed",
+)  # fmt: skip
+
+_TASK = {"name": str, "validation_sets": list[str], "metrics": list[str], "main_metric": str}
+_LABELS = {
+    "kind": Kind,
+    "text_columns": list[str],
+    "label_column": str,
+    "label_names": list[str],
+}
+_TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
+
+_REACHED = {"best": dict | None, "last": dict | None}
+_SUMMARY = {
+    "task": str,
+    "method": MethodName,
+    "main_metric": str,
+    **_REACHED,
+    "baseline": dict | None,
+    "final_parameters": dict[str, int],
+}
+_SUMMARY_IF_THERE = {"before": dict | None}
+
+
+def option_types() -> dict[str, Any]:
+    """Return the type of each option of `lora2 train`, by name."""
+    return {
+        field.name: get_type_hints(group)[field.name]
+        for group in _GROUPS
+        for field in dataclasses.fields(group)
+    }
+
+
+def check_options(options: dict[str, Any], path: Path, *, resumes: bool = False) -> None:
+    """Check that config.yaml holds the options that decide what a run is, each of its type.
+
+    Raises:
+        UserError: an option is missing or of another type.
+    """
+    for name in (*_NEEDED, *(_NEEDED_TO_RESUME if resumes else ())):
+        check_fields(options, {name: object}, path, DAMAGED)
+    check_fields(options, option_types(), path, DAMAGED, optional=True)
+
+
+def check_task(task: dict[str, Any], path: Path, objective: str) -> None:
+    """Check that task.json holds what a command must know of the data.
+
+    Raises:
+        UserError: a key is missing or of another type.
+    """
+    check_fields(task, _TASK | (_TEXTS if objective == "sft" else _LABELS), path, DAMAGED)
+    if objective == "sft":
+        return
+    if not 1 <= len(task["text_columns"]) <= 2:
+        raise UserError(f"{path}: text_columns must be a list of one or two names; {DAMAGED}.")
+    if task["kind"] == "classification" and not task["label_names"]:
+        raise UserError(f"{path}: label_names must name the classes; {DAMAGED}.")
+
+
+def check_summary(summary: dict[str, Any], path: Path) -> None:
+    """Check that summary.json holds what tables show.
+
+    Raises:
+        UserError: a key is missing or of another type.
+    """
+    check_fields(summary, _SUMMARY, path, DAMAGED)
+    check_fields(summary, _SUMMARY_IF_THERE, path, DAMAGED, optional=True)
+    metric = summary["main_metric"]
+    _check_reached(summary, metric, path)
+    if summary.get("before"):
+        check_fields(summary["before"], {metric: float | None}, path, DAMAGED, optional=True)
+    if summary["baseline"] is not None:
+        check_baseline(summary["baseline"], metric, path)
+
+
+def check_baseline(
+    baseline: dict[str, Any], metric: str, path: Path, advice: str = DAMAGED
+) -> None:
+    """Check what the head alone reached.
+
+    Raises:
+        UserError: a key is missing or of another type.
+    """
+    check_fields(baseline, {"parameters": int, **_REACHED}, path, advice)
+    _check_reached(baseline, metric, path, advice)
+
+
+def _check_reached(
+    reached: Mapping[str, Any], metric: str, path: Path, advice: str = DAMAGED
+) -> None:
+    for name in _REACHED:
+        if reached[name] is not None:
+            fields = {metric: float | None, "epoch": float | None}
+            check_fields(reached[name], fields, path, advice)
