@@ -44,9 +44,10 @@ def name_of(lora_name: str) -> str:
 
 
 def _is_of_lora_alone(row: Row) -> bool:
-    names = {name for part in row if isinstance(part, dict) for name in part}
-    # MiCA is chosen by a value.
-    if FIELDS_OF_LORA_ALONE.keys() & names or {"init_lora_weights": "mica"}.items() <= row[3].items():
+    fields = [part for part in row if isinstance(part, dict)]
+    names = {name for part in fields for name in part}
+    is_mica = any(part.get("init_lora_weights") == "mica" for part in fields)
+    if is_mica or FIELDS_OF_LORA_ALONE.keys() & names:
         return True
     unknown = names - _SAME_FIELDS - _RENAMED_FIELDS.keys()
     assert not unknown, f"PEFT has rows of LoRA with the new fields {unknown}: say what they are"

@@ -4,6 +4,7 @@ Its tests keep the lists of rows by reference, so the rows are replaced before p
 """
 
 from peft import LoraConfig
+from rows import pairs, pairs_of_configs
 from tests import test_custom_models as suite
 from tests.test_custom_models import (  # noqa: F401
     TestMixedAdapterBatches,
@@ -14,7 +15,6 @@ from tests.test_custom_models import (  # noqa: F401
 )
 
 from lora2 import Lora2Config
-from rows import pairs, pairs_of_configs
 
 suite.TEST_CASES[:] = pairs(suite.TEST_CASES)
 suite.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES[:] = pairs(suite.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES)
