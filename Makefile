@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ENGINES := $(VENV)/.engines
 LANGUAGE_MODEL := $(VENV)/.language-model
+# PEFT's own tests: in its source distribution, not in what pip installs.
+PEFT := $(shell grep '^peft==' constraints.txt)
+PEFT_SOURCES := $(VENV)/peft-sources
 # The folder that `lora2 train` writes to when it is called without arguments.
 RUN := runs/agreement
 
@@ -60,13 +63,21 @@ slow: env ## tests with real pretrained weights, on the CPU
 
 test: lint types unit slow ## all that CI runs
 
-test-engines: $(ENGINES) $(LANGUAGE_MODEL) chromium ## tests with Ray, Chromium, quantizers, SmolLM2 and llama.cpp, which it installs
+test-engines: $(ENGINES) $(LANGUAGE_MODEL) $(PEFT_SOURCES) chromium ## tests with Ray, Chromium, quantizers, SmolLM2, llama.cpp and PEFT's own, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
 
 # llama-cpp-python is built from source: a quarter of an hour on two cores.
 $(ENGINES): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]" llama-cpp-python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]" llama-cpp-python diffusers
 	@touch $@
+
+# Its tests import each other as a package, which the distribution leaves out the mark of.
+$(PEFT_SOURCES): $(INSTALLED)
+	rm -rf $@ $@.part && mkdir $@.part
+	$(BIN)/python -m pip download --disable-pip-version-check -c constraints.txt --no-deps --no-binary :all: -d $@.part $(PEFT)
+	tar -xzf $@.part/peft-*.tar.gz -C $@.part --strip-components 1
+	touch $@.part/tests/__init__.py
+	mv $@.part $@
 
 # Debian's; where it cannot be installed, the tests that need it are skipped.
 chromium:

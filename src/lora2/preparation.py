@@ -20,7 +20,7 @@ from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.stacks import stacks
 
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
-_Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, torch.device, torch.dtype]
+_Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, float, torch.device, torch.dtype]
 _Member = tuple[Lora2Layer, dict[str, nn.Parameter]]
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
@@ -34,17 +34,22 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
             parameters = layer.parameters_of(adapter_name)
             if all(map(_is_whole, parameters.values())):
                 u, settings = parameters["u"], layer.lora2_settings[adapter_name]
-                group = type(layer), u.shape, settings, u.device, u.dtype
+                scaling = layer.scaling[adapter_name]
+                group = type(layer), u.shape, settings, scaling, u.device, u.dtype
                 groups.setdefault(group, []).append((layer, parameters))
-    for (_, _, settings, device, _), members in groups.items():
+    for (_, _, settings, scaling, device, _), members in groups.items():
         if len(members) > 1:
             dtype = _computing_dtype(members[0][0])
             with torch.autocast(device.type, enabled=False):
-                _prepare_group(members, adapter_name, settings, dtype)
+                _prepare_group(members, adapter_name, settings.orthonormalize, scaling, dtype)
 
 
 def _prepare_group(
-    members: list[_Member], adapter_name: str, settings: AdapterSettings, dtype: torch.dtype
+    members: list[_Member],
+    adapter_name: str,
+    orthonormalize: bool,
+    scaling: float,
+    dtype: torch.dtype,
 ) -> None:
     # Layers of one width side by side, so that cores and stacks have one order.
     members.sort(key=lambda member: member[1]["v"].shape[1])
@@ -54,8 +59,8 @@ def _prepare_group(
     }
     vts = [in_full_precision(stack) for _, stack in stacks(by_symbol["v"])]
     u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in ("u", "lam", "U"))
-    gram = torch.cat([vt @ vt.mT for vt in vts]) if settings.orthonormalize else None
-    cores = core(u, lam, U, gram=gram, scaling=settings.scaling).split([len(vt) for vt in vts])
+    gram = torch.cat([vt @ vt.mT for vt in vts]) if orthonormalize else None
+    cores = core(u, lam, U, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
     first = [A for vt, C in zip(vts, cores, strict=True) for A in _cast(C.mT @ vt, dtype).unbind()]
     second = _all_cast(by_symbol["V"], dtype)
     for (layer, parameters), A, V in zip(members, first, second, strict=True):

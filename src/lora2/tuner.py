@@ -15,6 +15,7 @@ from torch import nn
 from lora2.layers.adapted import BASE_ONLY, AdaptedLayer
 from lora2.layers.dispatch import LayerTypes, wrap_layer
 from lora2.layers.quantized import activation_dtype_of, dequantize_model, keep_layouts
+from lora2.layers.sharing import count_weight_owners
 from lora2.targets import DEFAULT_TARGET_MODULES
 
 
@@ -66,6 +67,15 @@ class AdaptedModel(BaseTuner):
         """Put an adapter into the model, the first one or a later one."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         keep_layouts(model)
+        count_weight_owners(model)
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """Add the change of the named (or active) adapters to the base weights."""
+        # Weights may have been tied or loaded since the adapters were added.
+        count_weight_owners(self.model)
+        super().merge_adapter(adapter_names, safe_merge)
 
     def merge_and_unload(
         self,
@@ -80,6 +90,7 @@ class AdaptedModel(BaseTuner):
         """
         layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
+        count_weight_owners(self.model)
         merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
         if dtype is not None:
             dequantize_model(merged, dtype)

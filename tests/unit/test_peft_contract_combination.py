@@ -224,7 +224,7 @@ def test_mixed_batch_refuses_an_unknown_name_and_training_mode() -> None:
 def test_mixed_batch_refuses_merged_adapters() -> None:
     model, x = with_three_adapters(LINEAR), LINEAR.inputs()
     model.merge_adapter()
-    with pytest.raises(ValueError, match="unmerge first"):
+    with pytest.raises(ValueError, match="call `unmerge_adapter` first"):
         model(x, adapter_names=["default"] * len(x))
 
 

@@ -22,7 +22,7 @@ class DenseLora2Linear(Lora2Linear):
             stored = self.stored_factors(name)
             P, Q = stored["v"] @ stored["u"], stored["U"] @ stored["V"]
             delta = (P * stored["lam"]) @ Q
-            output = output + self.lora2_settings[name].scaling * (x @ delta.to(x.dtype))
+            output = output + self.scaling[name] * (x @ delta.to(x.dtype))
         return output
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lora2.bottleneck.config import BottleneckConfig
 from lora2.errors import UserError
+from lora2.layers.base_attributes import BaseAttributes
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):
+class BottleneckLayer(nn.Module, BaseAttributes):
     """A frozen base layer and, per adapter, D (down) and U (up) with their biases."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
@@ -58,7 +58,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         down: Any = self.bottleneck_down[name]
         up: Any = self.bottleneck_up[name]
         # PEFT keeps the adapter in float32 whatever the model has.
-        inner = getattr(F, self.bottleneck_activation[name])(down(h.to(down.weight.dtype)))
+        x = self._cast_input_dtype(h, down.weight.dtype)
+        inner = getattr(F, self.bottleneck_activation[name])(down(x))
         output: Tensor = up(inner)
         return output.to(h.dtype)
 

@@ -6,16 +6,18 @@ import warnings
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.layers.base_attributes import BaseAttributes
 from lora2.layers.quantized import is_quantized, plain_linear, values_of_weight
+from lora2.layers.scaling import ScaledLayer
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
 
-class AdaptedLayer(nn.Module, BaseTunerLayer):
+class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     """A frozen base layer and, per adapter, a change B A of its weight.
 
     What kind of layer is adapted (`lora2.layers.linear`, ...) and how an adapter makes its two
@@ -26,14 +28,19 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.adapter_dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.merged_adapters: list[str] = []
         # What a layer with a quantized weight is merged in.
         self.plain_dtype = torch.get_default_dtype()
-        # The quantized layer whose place a merged one has taken, out of sight of nn.Module, which
-        # would list its tensors beside those of the merged one.
+        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
+        # list its tensors beside those of the merged one.
         self._replaced: tuple[nn.Module, ...] = ()
+        # How many modules have the base weight, or 0 if that is not known (lora2.layers.sharing).
+        self.weight_owners = 0
+        # The parameter of several modules that a merged one has replaced in this layer.
+        self.shared_weight: tuple[nn.Parameter, ...] = ()
 
     # What the kind of base layer defines
 
@@ -153,11 +160,15 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
     ) -> Tensor:
         if self.merged:
-            raise UserError("adapter_names cannot be used with merged adapters: unmerge first.")
+            # PEFT's own sentences, which programs may look for.
+            raise UserError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call "
+                "`unmerge_adapter` first."
+            )
         if len(adapter_names) != len(x):
             raise UserError(
-                f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)}: give "
-                "one name for each row."
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
             )
         result = self.base_layer(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) - {BASE_ONLY}):
@@ -171,6 +182,8 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the change of the named (or active) adapters to the base weight.
 
+        The parameter stays the same object and is written in place, unless another module has it
+        too, such as a tied head: then this layer has a parameter of its own until it is unmerged.
         A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
         computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
         change, which is smaller than a step of a 4-bit grid (docs/quantization.md).
@@ -182,23 +195,29 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         """
         for name in check_adapters_to_merge(self, adapter_names) or []:
             if self.has_adapter(name):
-                self._add_to_weight(self.get_delta_weight(name), check=safe_merge, name=name)
+                self._add_to_weight(name, sign=1, check=safe_merge)
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Subtract the change of every merged adapter; a quantized layer comes back as it was."""
+        """Subtract the change of every merged adapter; what a merge replaced is put back as it was.
+
+        That is a quantized layer, or a parameter that another module has too.
+        """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         if self._replaced:
             self._restore_quantized_layer()
-            return
+        elif self.shared_weight:
+            self._restore_shared_weight()
         while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            self._add_to_weight(-self.get_delta_weight(name), check=False, name=name)
+            self._add_to_weight(self.merged_adapters.pop(), sign=-1, check=False)
 
+    # Under the caller's inference mode, new tensors would be of no use in a later training step.
+    @torch.inference_mode(False)
     @torch.no_grad()
-    def _add_to_weight(self, delta: Tensor, *, check: bool, name: str) -> None:
+    def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
+        delta = sign * self.get_delta_weight(name)
         base: Any = self.get_base_layer()
         weight = values_of_weight(base)
         if weight is None:
@@ -222,12 +241,30 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
         if quantized:
             self._replaced, self.base_layer = (base,), plain_linear(base, merged)
         else:
-            # A new parameter: the old one may be another module's too, such as a tied head's.
-            base.weight = nn.Parameter(merged, requires_grad=base.weight.requires_grad)
+            self._write_weight(base, merged)
 
+    def _write_weight(self, base: Any, values: Tensor) -> None:
+        weight = base.weight
+        is_own = self.weight_owners == 1 or bool(self.shared_weight)
+        # A parametrized weight is no parameter of the layer, and an inference tensor is read-only.
+        if is_own and base._parameters.get("weight") is weight and not weight.is_inference():
+            weight.copy_(values)
+            return
+        if self.weight_owners > 1 and not self.shared_weight:
+            self.shared_weight = (weight,)
+        base.weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+
+    def _restore_shared_weight(self) -> None:
+        base: Any = self.get_base_layer()
+        (base.weight,) = self.shared_weight
+        self.shared_weight = ()
+        self.merged_adapters.clear()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _restore_quantized_layer(self) -> None:
         (quantized,) = self._replaced
-        # It was out of sight of a `to` in between.
+        # A `to` in between has not moved it.
         self.base_layer = quantized.to(self.weight.device).train(self.training)
         self._replaced = ()
         self.merged_adapters.clear()

@@ -28,7 +28,12 @@ FACTOR_ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What a layer must know of one adapter beside its tensors."""
+    """What a layer must know of one adapter beside its tensors.
+
+    Attributes:
+        scaling: as the config gives it; the layer's own `scaling` is what counts.
+        orthonormalize: whether v is made orthonormal.
+    """
 
     scaling: float
     orthonormalize: bool
@@ -38,7 +43,7 @@ class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
     adapter_layer_names = tuple(FACTOR_ATTRIBUTES.values())
-    other_param_names = ("adapter_dropout", "lora2_settings")
+    other_param_names = ("adapter_dropout", "lora2_settings", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
@@ -62,6 +67,7 @@ class Lora2Layer(AdaptedLayer):
             scaling=config.scaling(k, config.init_r),
             orthonormalize=config.orthogonality == "exact",
         )
+        self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
             getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = nn.Parameter(tensor)
@@ -71,6 +77,10 @@ class Lora2Layer(AdaptedLayer):
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter."""
         return adapter_name in self.lora2_settings
+
+    def initial_scaling(self, adapter_name: str) -> float:
+        """Return the factor that the adapter's config gives."""
+        return self.lora2_settings[adapter_name].scaling
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from this layer."""
@@ -130,7 +140,7 @@ class Lora2Layer(AdaptedLayer):
             "u": torch.eye(k, r),
             "lam": torch.ones(r),
             "U": torch.eye(r, k),
-            "V": (X * (sigma / settings.scaling))[:, :k].mT,
+            "V": (X * (sigma / self.scaling[adapter_name]))[:, :k].mT,
         }
         for symbol, tensor in as_stored(values).items():
             parameters[symbol].copy_(tensor)
@@ -153,7 +163,9 @@ class Lora2Layer(AdaptedLayer):
         stored = self.stored_factors(adapter_name, dtype)
         with torch.autocast(stored["v"].device.type, enabled=False):
             return factors(
-                **stored, scaling=settings.scaling, orthonormalize=settings.orthonormalize
+                **stored,
+                scaling=self.scaling[adapter_name],
+                orthonormalize=settings.orthonormalize,
             )
 
     def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
@@ -194,7 +206,7 @@ class Lora2Layer(AdaptedLayer):
         P, sigma, Q = normal_form(
             **self.stored_factors(adapter_name), orthonormalize=settings.orthonormalize
         )
-        return P, settings.scaling * sigma, Q
+        return P, self.scaling[adapter_name] * sigma, Q
 
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""

@@ -18,13 +18,14 @@ class SoraLayer(AdaptedLayer):
     """A frozen base layer and, per adapter, A [r, d_in], the gates g [r] and B [d_out, r]."""
 
     adapter_layer_names = ("sora_A", "sora_gate", "sora_B")
-    other_param_names = ("adapter_dropout", "sora_scaling")
+    other_param_names = ("adapter_dropout", "sora_scaling", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
         self.sora_A = nn.ParameterDict()
         self.sora_gate = nn.ParameterDict()
         self.sora_B = nn.ParameterDict()
+        # As the configs give it; `scaling` is what counts.
         self.sora_scaling: dict[str, float] = {}
 
     def add_adapter(self, adapter_name: str, config: SoraConfig, r: int) -> None:
@@ -40,6 +41,7 @@ class SoraLayer(AdaptedLayer):
         self.sora_gate[adapter_name] = nn.Parameter(torch.randn(r))
         self.sora_B[adapter_name] = nn.Parameter(B)
         self.sora_scaling[adapter_name] = config.lora_alpha / config.r
+        self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -48,13 +50,17 @@ class SoraLayer(AdaptedLayer):
         """Whether this layer carries the adapter."""
         return adapter_name in self.sora_scaling
 
+    def initial_scaling(self, adapter_name: str) -> float:
+        """Return the factor that the adapter's config gives."""
+        return self.sora_scaling[adapter_name]
+
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B diag(g) · scaling [d_out, r], A [r, d_in]): the weight changes by B A."""
         A, g, B = (
             in_full_precision(held[adapter_name], dtype)
             for held in (self.sora_A, self.sora_gate, self.sora_B)
         )
-        return self.sora_scaling[adapter_name] * B * g, A
+        return self.scaling[adapter_name] * B * g, A
 
     @torch.no_grad()
     def keep_ranks(self, adapter_name: str, kept: Tensor) -> None:

@@ -1,0 +1,56 @@
+"""Attributes of a base layer that models read from it, and so from the adapted layer around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+def _of_base_layer(*names: str) -> Any:
+    """A property that reads and writes the first of these attributes that the base layer has."""
+
+    def held(layer: BaseTunerLayer) -> tuple[Any, str]:
+        base = layer.get_base_layer()
+        # Where there is none, the first name is in the error.
+        return base, next((name for name in names if hasattr(base, name)), names[0])
+
+    return property(lambda layer: getattr(*held(layer)), lambda layer, v: setattr(*held(layer), v))
+
+
+class BaseAttributes(BaseTunerLayer):
+    """The attributes of the base layer, beside the `weight` and `bias` that PEFT hands on.
+
+    Properties by name, not `__getattr__`: that would show what belongs to the base layer alone,
+    such as its hooks, and slow down every access to a submodule.
+    """
+
+    # nn.Linear, and for PEFT's code the other kinds by these names too
+    in_features = _of_base_layer("in_features", "nx", "in_channels", "num_embeddings")
+    out_features = _of_base_layer("out_features", "nf", "out_channels", "embedding_dim")
+    # transformers' Conv1D
+    nf = _of_base_layer("nf")
+    nx = _of_base_layer("nx")
+    # nn.Embedding
+    num_embeddings = _of_base_layer("num_embeddings")
+    embedding_dim = _of_base_layer("embedding_dim")
+    padding_idx = _of_base_layer("padding_idx")
+    max_norm = _of_base_layer("max_norm")
+    norm_type = _of_base_layer("norm_type")
+    scale_grad_by_freq = _of_base_layer("scale_grad_by_freq")
+    sparse = _of_base_layer("sparse")
+    embed_scale = _of_base_layer("embed_scale")
+    # nn.Conv2d
+    in_channels = _of_base_layer("in_channels")
+    out_channels = _of_base_layer("out_channels")
+    kernel_size = _of_base_layer("kernel_size")
+    stride = _of_base_layer("stride")
+    padding = _of_base_layer("padding")
+    padding_mode = _of_base_layer("padding_mode")
+    dilation = _of_base_layer("dilation")
+    groups = _of_base_layer("groups")
+    transposed = _of_base_layer("transposed")
+    output_padding = _of_base_layer("output_padding")
+
+    # PEFT's `disable_input_dtype_casting` sets it.
+    cast_input_dtype_enabled = True
