@@ -17,6 +17,7 @@ from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.extras import require
 from lora2.heap import keep_freed_memory
+from lora2.reports.console import new_console, print_table
 
 _ALL = "all"
 
@@ -68,7 +69,7 @@ def execute(arguments: Sequence[str]) -> int:
         torch.set_num_threads(options.threads)
     # For all methods alike; without it single rounds differ by a tenth (docs/performance.md).
     keep_freed_memory()
-    console = Console()
+    console = new_console()
     if name != _ALL:
         SECTIONS[name].check(options.device)
         _run(name, SECTIONS[name], options, console)
@@ -77,7 +78,7 @@ def execute(arguments: Sequence[str]) -> int:
         try:
             section.check(options.device)
         except UserError as error:
-            console.print(f"Left out: {error}", highlight=False, soft_wrap=True)
+            console.print(f"Left out: {error}", soft_wrap=True)
             continue
         _run(each, section, options, console)
     return 0
@@ -91,6 +92,6 @@ def _run(name: str, section: Section, options: BenchArguments, console: Console)
     record.write(path)
     section.draw(record, path.with_suffix(".png"))
     for table in section.tables(record):
-        console.print(table)
-    console.print(f"{record.device}, {record.threads} threads.", highlight=False)
-    console.print(f"Written: {path} and .png", highlight=False, soft_wrap=True)
+        print_table(console, table)
+    console.print(f"{record.device}, {record.threads} threads.")
+    console.print(f"Written: {path} and .png", soft_wrap=True)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import EvalPrediction
 
 from lora2.commands.parser import OptionParser
 from lora2.data import load_labelled, load_text_rows
 from lora2.data.text_loading import EXACT_MATCH
 from lora2.data.text_task import prompt_and_answer
+from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
 from lora2.training.exact_match import exact_match, questions_in
 from lora2.training.metrics import compute_metrics
@@ -24,12 +24,12 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
     run = load_saved_run(options.run, options.model)
-    console = Console()
+    console = new_console()
     for name, dataset in _datasets(run, options).items():
         metrics = evaluate(run, dataset, options.batch_size)
         title = f"{options.run}: {name}, {len(dataset):,} rows"
-        console.print(title, highlight=False, soft_wrap=True)
-        console.print(metrics_table(metrics))
+        console.print(title, soft_wrap=True)
+        print_table(console, metrics_table(metrics))
     return 0
 
 

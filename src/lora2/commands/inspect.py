@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lora2.commands.parser import OptionParser
 from lora2.loading import WEIGHTS
+from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept
 from lora2.reports.tables import kept_table, summary_table
@@ -26,19 +27,19 @@ def execute(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     folder = RunFolder(parser.parse_args(list(arguments)).run)
     options = folder.read_options()
-    console = Console()
+    console = new_console()
     summary = folder.read_summary()
     if summary is None:
         console.print("The run is not finished; this is its newest checkpoint.")
     else:
-        console.print(summary_table(summary))
+        print_table(console, summary_table(summary))
     folder.figures.mkdir(exist_ok=True)
     drawn = [
         *_kept(folder, options["init_r"], console),
         *_curves(folder),
     ]
     for path in drawn:
-        console.print(f"Drawn: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Drawn: {path}", soft_wrap=True)
     return 0
 
 
@@ -53,7 +54,7 @@ def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
         return []
     grid = kept_grid(kept, initial)
     rows = dict(zip(grid.layers, grid.counts, strict=True))
-    console.print(kept_table(grid.matrices, rows))
+    print_table(console, kept_table(grid.matrices, rows))
     path = folder.figures / "kept_singular_values.png"
     draw_kept(grid, path)
     return [path]

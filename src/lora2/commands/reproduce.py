@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from transformers import HfArgumentParser
 
 from lora2.benchmarks.progress import watch_on
@@ -31,6 +32,7 @@ from lora2.experiments.rendering.printout import printout
 from lora2.experiments.reproduction import TIMES, ReproduceArguments, tables_of
 from lora2.experiments.summary import summarize
 from lora2.extras import require
+from lora2.reports.console import new_console, print_table
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -38,7 +40,7 @@ def execute(arguments: Sequence[str]) -> int:
     name, options, where = _ReproduceParser().read(arguments)
     folder = where.records_of(options.preset)
     records = RecordFolder(folder)
-    console = Console()
+    console = new_console()
     if options.dry_run:
         if name == TIMES:
             raise UserError(f"dry_run: {TIMES} has no runs; it is measured, in minutes.")
@@ -61,7 +63,7 @@ def execute(arguments: Sequence[str]) -> int:
         tables,
     )
     for path in (*written, page):
-        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}", soft_wrap=True)
     if failed:
         print(f"Runs without a result: {failed}. The same command tries again.", file=sys.stderr)
         return 1
@@ -116,10 +118,15 @@ def _measured(options: ReproduceArguments, folder: Path) -> list[IterationTimes]
 
 
 def _list(grid: Grid, records: RecordFolder) -> None:
-    # A pipe is taken to be narrower than it is, and numbers would be cut.
-    console = Console(width=max(WIDTH, Console().width), highlight=False)
+    console = new_console()
+    if not console.is_terminal:
+        # A pipe is taken to be narrower than it is.
+        console = new_console(width=max(WIDTH, console.width))
     for part in listing(grid, plan(grid, records.find)):
-        console.print(part)
+        if isinstance(part, Table):
+            print_table(console, part)
+        else:
+            console.print(part)
 
 
 class _ReproduceParser(OptionParser, HfArgumentParser):

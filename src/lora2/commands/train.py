@@ -14,6 +14,7 @@ from lora2.commands.parser import TrainParser
 from lora2.errors import UserError
 from lora2.files import write_json_atomically
 from lora2.heap import keep_freed_memory
+from lora2.reports.console import new_console, print_table
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
 from lora2.training.arguments import RunSettings
@@ -45,12 +46,12 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     settings = resolve(TrainParser(), arguments)
     folder = RunFolder(settings.folder)
-    console = Console(soft_wrap=False)
+    console = new_console()
     if settings.run.resume:
         summary = folder.read_summary()
         if summary is not None:
             console.print(f"The run in {folder.path} is finished already.", soft_wrap=True)
-            console.print(summary_table(summary))
+            print_table(console, summary_table(summary))
             return 0
     elif _is_first_process():
         folder.check_may_start(settings.run.overwrite)
@@ -58,8 +59,8 @@ def execute(arguments: Sequence[str]) -> int:
         _check_resumes(settings, folder)
     keep_freed_memory()
     prepared = prepare(settings)
-    console = Console(quiet=not prepared.trainer.is_world_process_zero())
-    console.print(plan_table(prepared))
+    console = new_console(quiet=not prepared.trainer.is_world_process_zero())
+    print_table(console, plan_table(prepared))
     with folder.held() if _is_first_process() else nullcontext():
         if _is_first_process():
             _check_as_before(settings, folder)
@@ -72,9 +73,9 @@ def execute(arguments: Sequence[str]) -> int:
         prepared.trainer.accelerator.wait_for_everyone()
         baseline = _baseline(prepared, console)
         summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
-    console.print(summary_table(summary))
+    print_table(console, summary_table(summary))
     done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
-    console.print(done, highlight=False, soft_wrap=True)
+    console.print(done, soft_wrap=True)
     return 0
 
 
@@ -136,9 +137,9 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
 def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
     checkpoint, faults = newest_complete(folder.checkpoints)
     for fault in faults:
-        console.print(f"Skipped: {fault}.", highlight=False, soft_wrap=True)
+        console.print(f"Skipped: {fault}.", soft_wrap=True)
     start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is complete"
-    console.print(f"Going on from {start}.", highlight=False, soft_wrap=True)
+    console.print(f"Going on from {start}.", soft_wrap=True)
 
 
 def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:

@@ -14,14 +14,16 @@ from transformers import HfArgumentParser
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.experiments.arguments import PlaceArguments
+from lora2.experiments.description import RunDescription
 from lora2.experiments.display import display
 from lora2.experiments.feasibility import check_feasible
 from lora2.experiments.presets import small
 from lora2.experiments.rates import FILE_NAME, add_choice
-from lora2.experiments.record import RecordFolder
+from lora2.experiments.record import RecordFolder, RunRecord
 from lora2.experiments.setting import Experiment
 from lora2.experiments.tuning import Choice, tune
 from lora2.extras import require
+from lora2.reports.console import new_console, print_table
 
 _ALL = "all"
 
@@ -57,14 +59,14 @@ def execute(arguments: Sequence[str]) -> int:
         [each.run(each.setting.search.first, small.TUNING_SEED) for each in experiments],
         where.place,
     )
-    console = Console()
+    console = new_console()
     folder = where.records_of("small")
     choices = _tune_all(experiments, tuning.trials, where, console)
-    console.print(_table(choices))
+    print_table(console, _table(choices))
     unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
     if len(unsettled) < len(choices):
         path = folder / FILE_NAME
-        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}", soft_wrap=True)
     if unsettled:
         names = ", ".join(unsettled)
         print(f"Nothing chosen: {names}. The same command tries again.", file=sys.stderr)
@@ -96,7 +98,12 @@ def _tune_all(
         runner = where.runner(records, shown.step, shown.finish)
 
         def work(experiment: Experiment) -> Choice:
-            return tune(experiment, trials, small.TUNING_SEED, runner.run)
+            def run(description: RunDescription) -> RunRecord:
+                rate = description.options["learning_rate"]
+                shown.entitle(description, f"{experiment.name} at learning rate {rate:g}")
+                return runner.run(description)
+
+            return tune(experiment, trials, small.TUNING_SEED, run)
 
         with runner:
             for choice in runner.each(work, experiments):
@@ -112,7 +119,7 @@ def _table(choices: Sequence[Choice]) -> Table:
     table.add_column("chosen", justify="right")
     table.add_column("tried: what they reached")
     for choice in choices:
-        tried = ", ".join(
+        tried = "\n".join(
             f"{rate:g}: {'none' if value is None else format(value, '.4f')}"
             for rate, value in choice.trials
         )

@@ -19,31 +19,35 @@ class Display:
     def __init__(self, progress: Progress, title: str, runs: int) -> None:
         self._progress = progress
         self._all = progress.add_task(title, total=runs)
-        self._bars: dict[RunDescription, TaskID] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._titles: dict[str, str] = {}
+
+    def entitle(self, description: RunDescription, title: str) -> None:
+        """Call a run by this title, and not by its task, method and seed."""
+        self._titles[description.identity] = title
 
     def step(self, description: RunDescription, done: int, steps: int) -> None:
         """Move the bar of a run."""
-        if description not in self._bars:
-            self._bars[description] = self._progress.add_task(_title(description), total=steps)
-        self._progress.update(self._bars[description], completed=done)
+        key = description.identity
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(self._title(description), total=steps)
+        self._progress.update(self._bars[key], completed=done)
 
     def finish(self, record: RunRecord) -> None:
         """Print what a run reached, and take its bar away."""
-        bar = self._bars.pop(record.description, None)
+        bar = self._bars.pop(record.description.identity, None)
         if bar is not None:
             self._progress.remove_task(bar)
         self._progress.advance(self._all)
-        # An error may hold brackets, which are no markup.
-        console = self._progress.console
-        console.print(_line(record), markup=False, highlight=False, soft_wrap=True)
+        title = f"{self._title(record.description)} ({record.description.identity})"
+        self._progress.console.print(_line(title, record), soft_wrap=True)
+
+    def _title(self, description: RunDescription) -> str:
+        usual = f"{description.task} {description.method} seed {description.seed}"
+        return self._titles.get(description.identity, usual)
 
 
-def _title(description: RunDescription) -> str:
-    return f"{description.task} {description.method} seed {description.seed}"
-
-
-def _line(record: RunRecord) -> str:
-    title = f"{_title(record.description)} ({record.description.identity})"
+def _line(title: str, record: RunRecord) -> str:
     if not record.finished:
         return f"{title}: {record.status}, {record.error}"
     if record.best is None or record.last is None:

@@ -15,9 +15,12 @@ from rich.progress import (
 
 
 def progress_bar(console: Console, *last: ProgressColumn) -> Progress:
-    """Return a bar with a title, steps and times, then the given columns; it goes when done."""
+    """Return a bar with a title, steps and times, then the given columns; it goes when done.
+
+    Where the console is no terminal there is no bar: what is printed beside it is all.
+    """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -25,4 +28,5 @@ def progress_bar(console: Console, *last: ProgressColumn) -> Progress:
         *last,
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )

@@ -75,11 +75,7 @@ class ProgressWatch(TrainerCallback):
         if "kept_singular_values" in record:
             parts.append(f"kept {record['kept_singular_values']}")
         place = f"{self._title}, epoch {record['epoch']:.3g}, step {record['step']}"
-        self._progress.console.print(
-            f"{place}: {', '.join(parts)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._progress.console.print(f"{place}: {', '.join(parts)}", soft_wrap=True)
 
 
 @contextmanager
@@ -87,5 +83,5 @@ def watch_progress(
     console: Console, title: str, steps: int, metrics: tuple[tuple[str, ...], ...]
 ) -> Iterator[ProgressWatch]:
     """Yield the trainer callback that shows the progress on `console`."""
-    with progress_bar(console, TextColumn("{task.fields[note]}")) as progress:
+    with progress_bar(console, TextColumn("{task.fields[note]}", markup=False)) as progress:
         yield ProgressWatch(progress, title, steps, metrics)

@@ -1,0 +1,84 @@
+"""The console of all commands, and tables that keep their figures however narrow it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Column, Table
+from rich.text import Text
+
+# Longer words of a text column may be broken.
+_WORD = 12
+_WIDE = 1000
+
+
+def new_console(quiet: bool = False, width: int | None = None) -> Console:
+    """Return a console that prints every text as it is: names of files may look like markup."""
+    return Console(markup=False, emoji=False, highlight=False, quiet=quiet, width=width)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table whose figures are never cut: where it is too wide, one line for each cell."""
+    if _fit(console, table):
+        console.print(table)
+        return
+    for line in _one_cell_a_line(table):
+        console.print(line)
+
+
+def _fit(console: Console, table: Table) -> bool:
+    """Set the widths of the columns for the console, and return whether the figures fit."""
+    natural = [_width(console, column).maximum for column in table.columns]
+    least = [_least(console, column) for column in table.columns]
+    room = console.width - (_rendered_width(console, table) - sum(natural))
+    if sum(least) > room:
+        return False
+    while sum(natural) > room:
+        shrinkable = [x for x, width in enumerate(natural) if width > least[x]]
+        natural[max(shrinkable, key=natural.__getitem__)] -= 1
+    for column, width in zip(table.columns, natural, strict=True):
+        column.width, column.overflow = width, "fold"
+    return True
+
+
+def _width(console: Console, column: Column) -> Measurement:
+    """Return the width of the longest word and of the longest line of a column."""
+    options = console.options.update(width=_WIDE)
+    sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    return Measurement(max(s.minimum for s in sizes), max(s.maximum for s in sizes))
+
+
+def _least(console: Console, column: Column) -> int:
+    size = _width(console, column)
+    if column.no_wrap:
+        return size.maximum
+    return size.minimum if column.justify == "right" else min(size.minimum, _WORD)
+
+
+def _rendered_width(console: Console, table: Table) -> int:
+    segments = console.render(table, console.options.update(width=_WIDE))
+    return max(Segment.get_line_length(line) for line in Segment.split_lines(segments))
+
+
+def _one_cell_a_line(table: Table) -> Iterator[Text]:
+    if table.title is not None:
+        yield Text(str(table.title), style="italic")
+    others = table.columns[1:]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    for name, *cells in rows:
+        yield Text(_plain(name) or "–", style="bold")
+        for column, cell in zip(others, cells, strict=True):
+            if _plain(cell):
+                name = f"{heading}: " if (heading := _plain(column.header)) else ""
+                yield Text(f"  {name}{_plain(cell)}")
+    if table.caption is not None:
+        yield Text(str(table.caption), style="italic")
+
+
+def _plain(cell: RenderableType) -> str:
+    # A line break in a name follows its dot or underscore, one between figures is a space.
+    text = str(cell)
+    return text.replace(".\n", ".").replace("_\n", "_").replace("\n", " ")
