@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
@@ -64,6 +65,12 @@ class TargetConfig(PeftConfig):
         self.exclude_modules = _as_set(self.exclude_modules)
         pattern = self.target_modules
         is_regular_expression = isinstance(pattern, str) and pattern != "all-linear"
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), str):
+                check_regular_expression(name, getattr(self, name))
+        patterns = self.layers_pattern or []
+        for each_pattern in [patterns] if isinstance(patterns, str) else patterns:
+            check_regular_expression("layers_pattern", each_pattern)
         if is_regular_expression and self.layers_to_transform is not None:
             raise UserError(
                 f"layers_to_transform cannot be combined with target_modules={pattern!r}, a "
@@ -107,11 +114,27 @@ def checked_pattern(name: str, pattern: dict[str, int] | None, lowest: int = 1) 
     """Return sizes by pattern of a module's name; None stands for no pattern.
 
     Raises:
-        UserError: a size that is no whole number, or below `lowest`.
+        UserError: a size that is no whole number or below `lowest`, or a pattern that is none.
     """
     for key, value in (pattern or {}).items():
+        check_regular_expression(name, key)
         check_whole(f"{name}[{key!r}]", value, lowest)
     return pattern or {}
+
+
+def check_regular_expression(name: str, pattern: str) -> None:
+    """Check that a field is a regular expression.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{name}={pattern} is not a regular expression ({error}); write names of modules, or "
+            "correct the expression."
+        ) from error
 
 
 def _as_set(names: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import repeat
@@ -20,7 +18,6 @@ from lora2.benchmarks.sharing import shared_copy
 from lora2.benchmarks.steps import describe
 from lora2.benchmarks.timing import Step, interleaved, training_step
 from lora2.benchmarks.workloads import Batch, Workload
-from lora2.errors import UserError
 
 MODELS = ("minilm",)
 
@@ -29,23 +26,6 @@ _BASE = "base"
 _METHODS = ("lora", "lora2")
 # The second shows whether the first one's graph serves again.
 _COUNTED_STEPS = 2
-_COMPILERS = ("g++", "clang++")
-
-
-def check_compiler(device: str) -> None:
-    """Check that torch.compile can build its code for the device.
-
-    Raises:
-        UserError: on a CPU, there is no C++ compiler.
-    """
-    if device == "cuda":
-        return
-    candidates = [os.environ.get("CXX", ""), *_COMPILERS]
-    if not any(shutil.which(name) for name in candidates if name):
-        raise UserError(
-            "compile: torch.compile needs a C++ compiler for the CPU, and neither g++ nor clang++ "
-            "is installed here."
-        )
 
 
 def measure(

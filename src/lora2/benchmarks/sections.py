@@ -24,6 +24,7 @@ from lora2.benchmarks.arguments import BenchArguments
 from lora2.benchmarks.progress import Watch
 from lora2.benchmarks.record import Record, Result, make_record
 from lora2.benchmarks.workloads import Workload
+from lora2.training.compilation import check_compiler
 
 
 def _nothing_more(options: BenchArguments, watch: Watch) -> dict[str, Any]:
@@ -72,6 +73,6 @@ SECTIONS: dict[str, Section] = {
         compiled.measure,
         report.compile_tables,
         chart.draw_compiled,
-        check=compiled.check_compiler,
+        check=check_compiler,
     ),
 }

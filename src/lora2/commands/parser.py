@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse an unknown option with the nearest known one."""
+        _check_texts(sys.argv[1:] if args is None else args)
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
             raise UserError(self._unknown(rest[0]))
@@ -108,6 +110,10 @@ class TrainParser(OptionParser, HfArgumentParser):
         except UserError as error:
             raise UserError(f"config: {error}") from error
 
+    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return the options that the command line itself names."""
+        return self._parse(arguments)
+
     def given_by_file(self, path: Path) -> dict[str, Any]:
         """Return the options of a YAML file, checked as on the command line.
 
@@ -154,6 +160,22 @@ class TrainParser(OptionParser, HfArgumentParser):
         namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
         parsed = vars(self.parse_args(list(arguments), namespace))
         return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
+
+
+def _check_texts(words: Sequence[str]) -> None:
+    """Check that words are texts that a file can be named by, and that a file can hold.
+
+    Raises:
+        UserError: a NUL character, or bytes that are not UTF-8, which Python reads as surrogates.
+    """
+    option = "arguments"
+    for word in words:
+        if word.startswith("--"):
+            option = word.removeprefix("--").partition("=")[0]
+        if "\0" in word:
+            raise UserError(f"{option}: {word!r} has a NUL character in it; write it without.")
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{option}: {word!r} is not UTF-8; write it in that encoding.")
 
 
 def _as_arguments(option: str, value: Any) -> list[str]:

@@ -20,6 +20,7 @@ from lora2.reports.tables import plan_table, summary_table
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.methods.registry import METHODS
+from lora2.training.option_effects import check_effects
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
 from lora2.training.run import (
@@ -58,6 +59,11 @@ def execute(arguments: Sequence[str]) -> int:
     if settings.run.resume:
         _check_resumes(settings, folder)
     keep_freed_memory()
+    with folder.left_as_found() if _is_first_process() else nullcontext():
+        return _train(settings, folder)
+
+
+def _train(settings: RunSettings, folder: RunFolder) -> int:
     prepared = prepare(settings)
     console = new_console(quiet=not prepared.trainer.is_world_process_zero())
     print_table(console, plan_table(prepared))
@@ -101,11 +107,9 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     given = parser.given(arguments)
     settings = RunSettings.from_options(given)
     if not settings.run.resume:
-        task, objective = settings.task, settings.objective
-        defaults = METHODS[settings.run.method].defaults
-        return RunSettings.from_options(
-            recipe(task, objective) | defaults | given | {"task": task, "objective": objective}
-        )
+        settings = _over_defaults(given)
+        _check_effects(parser, arguments, settings, given)
+        return settings
     folder = RunFolder(settings.folder)
     if not folder.is_run:
         raise UserError(
@@ -123,6 +127,46 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
                 f"{value!r}; leave --{name} out to go on with it, or give another --output_dir."
             )
     return RunSettings.from_options(saved | given)
+
+
+def _over_defaults(given: dict[str, Any]) -> RunSettings:
+    """Return all options of a run: those given over those of its task, objective and method."""
+    settings = RunSettings.from_options(given)
+    task, objective = settings.task, settings.objective
+    defaults = METHODS[settings.run.method].defaults
+    return RunSettings.from_options(
+        recipe(task, objective) | defaults | given | {"task": task, "objective": objective}
+    )
+
+
+def _check_effects(
+    parser: TrainParser, arguments: Sequence[str], settings: RunSettings, given: dict[str, Any]
+) -> None:
+    """Refuse options without effect; of a file only those that differ from what holds anyway.
+
+    For the config.yaml of a run holds all options, and serves for another run.
+    """
+    typed = parser.typed(arguments)
+    config = typed.pop("config", None)
+    check_effects(settings, typed)
+    of_file = {name: value for name, value in given.items() if name not in typed}
+    # Method and task may be others than those that the file was written for.
+    usual = [_usual(settings), _usual(_over_defaults(of_file))]
+    differing = {
+        name: value
+        for name, value in of_file.items()
+        if all(value != each.get(name, parser.get_default(name)) for each in usual)
+    }
+    check_effects(settings, differing, f" (in {config})")
+
+
+def _usual(settings: RunSettings) -> dict[str, Any]:
+    """Return the options that hold for such a run where none are given."""
+    kind = {"method": settings.run.method, "task": settings.task, "objective": settings.objective}
+    defaults = METHODS[settings.run.method].defaults
+    return RunSettings.from_options(
+        recipe(settings.task, settings.objective) | defaults | kind
+    ).to_options()
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import types
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -285,6 +286,19 @@ TrainingOptions = _derived(
 
 DEFAULT_TASKS: dict[ObjectiveName, str] = {"classification": "agreement", "sft": "rewrite"}
 
+
+def option_names(group: type) -> tuple[str, ...]:
+    """Return the names of a group's options."""
+    return tuple(f.name for f in dataclasses.fields(group))
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as somebody types it: of several words, with spaces between them."""
+    if isinstance(value, list | tuple | set):
+        return " ".join(map(as_typed, value))
+    return str(value.value if isinstance(value, Enum) else value)
+
+
 METHOD_GROUPS = (
     AdapterArguments,
     StartArguments,
@@ -293,6 +307,13 @@ METHOD_GROUPS = (
     PromptArguments,
 )
 """The options of methods. What several methods have is declared by the first of the groups."""
+
+
+def _without_enumeration(value: Any) -> Any:
+    """Return what YAML can hold, which is no member of an enumeration."""
+    if isinstance(value, list):
+        return [_without_enumeration(each) for each in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 @dataclass(frozen=True)
@@ -316,7 +337,7 @@ class RunSettings:
         """Distribute options, by name, over their groups."""
 
         def of(group: type) -> dict[str, Any]:
-            names = {f.name for f in dataclasses.fields(group)}
+            names = option_names(group)
             return {name: value for name, value in options.items() if name in names}
 
         return cls(
@@ -343,7 +364,7 @@ class RunSettings:
             **dataclasses.asdict(self.text),
             **dataclasses.asdict(self.model),
             **self.adapter,
-            **self.training,
+            **{name: _without_enumeration(value) for name, value in self.training.items()},
         }
 
     @property

@@ -13,12 +13,19 @@ from lora2.errors import UserError
 from lora2.training.adapters import check_schedule, count_parameters, has_penalty
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.loss_check import LossCheck
+from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel, load_tokenizer
+from lora2.training.named_modules import check_named_modules
 from lora2.training.objectives.registry import objective_of
+from lora2.training.option_ranges import check_values
 from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import check_learning_rate_schedule, optimizer_steps
+from lora2.training.trainer_arguments import (
+    check_learning_rate_schedule,
+    check_optimizer,
+    optimizer_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     chosen = METHODS[method or settings.run.method]
     objective = objective_of(settings)
     folder = RunFolder(settings.folder)
+    check_values(settings)
     objective.check(settings)
     if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
         raise UserError(
@@ -86,11 +94,18 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"start_from: {start} lies in the run folder {folder.path}, which a new run clears; "
             "give another --output_dir."
         )
-    task = objective.load_data(settings)
-    tokenizer = load_tokenizer(settings.model.model)
     arguments = objective.arguments(settings, folder)
+    task = objective.load_data(settings)
+    if arguments.label_smoothing_factor and getattr(task, "kind", None) == "regression":
+        raise UserError(
+            f"label_smoothing_factor={arguments.label_smoothing_factor} is for classes, and the "
+            f"labels of {task.name} are numbers; leave it out."
+        )
+    tokenizer = load_tokenizer(settings.model.model)
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
+    _check_positions(chosen, settings, base)
+    check_named_modules(base.model, chosen, settings.adapter)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
@@ -101,6 +116,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
             "it out, or take --method lora2 with --orthogonality exact."
         )
+    check_optimizer(arguments, model)
     head = (*HEADS, *base.new_modules)
     parameters = count_parameters(model, head)
     if not sum(parameters.values()):
@@ -124,3 +140,14 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         parameters=parameters,
         shown=objective.shown(task),
     )
+
+
+def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
+    """Check that a text of `max_length` tokens fits behind what a method puts in front of it."""
+    longest = getattr(base.model.config, "max_position_embeddings", None)
+    in_front, length = method.tokens_in_front(settings.adapter), settings.data.max_length
+    if in_front and longest is not None and in_front + length > longest:
+        raise UserError(
+            f"virtual_tokens={in_front} and max_length={length} are more than the {longest} tokens "
+            "that the model reads; lower one of them."
+        )

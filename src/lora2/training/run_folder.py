@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,34 @@ class RunFolder:
         finally:
             lock.release()
 
+    @contextmanager
+    def left_as_found(self) -> Iterator[None]:
+        """Remove, on an error, what this process has made here before there is anything to keep.
+
+        A training that failed in its first step leaves no folder that would refuse the next try.
+        """
+        parents = [self.path, *self.path.parents]
+        missing = [path for path in parents if not path.exists()]
+        was_bare = bool(missing) or (self.path.is_dir() and self._is_bare())
+        try:
+            yield
+        except Exception:
+            if was_bare and not self._has_results():
+                self._clear()
+                self._lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                for path in missing:
+                    path.rmdir()
+            raise
+
+    def _has_results(self) -> bool:
+        """Whether a training has left something that another can use or go on from."""
+        files = (self.metrics_file, self.log_file, self.baseline_file, self.summary_file)
+        return any(file.exists() for file in files) or any(self.checkpoints.glob("*"))
+
     def start(self, options: dict[str, Any], task: dict[str, Any]) -> None:
         """Clear the folder and write what is known before training."""
-        for entry in self._entries():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+        self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json_atomically(self.task_file, task)
         # Last: from here on the folder counts as a run.
@@ -210,6 +231,13 @@ class RunFolder:
         baseline: dict[str, Any] = read_json(self.baseline_file, advice, nan_as_null=True)
         check_baseline(baseline, metric, self.baseline_file, advice)
         return baseline
+
+    def _clear(self) -> None:
+        for entry in self._entries():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
     def _is_bare(self) -> bool:
         """Whether nothing is here but what a run that was never started leaves."""

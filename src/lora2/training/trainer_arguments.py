@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
+from collections.abc import Callable, Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, get_scheduler
+from torch import nn
+from transformers import PretrainedConfig, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
+from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.arguments import RunSettings, as_typed
+from lora2.training.compilation import check_compilation
+from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
 
-# Lowest values of options that transformers does not look at before it trains.
-_LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "dataloader_num_workers": 0,
-    "seed": 0,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "adam_epsilon": 0,
-    "label_smoothing_factor": 0,
+# What transformers, accelerate and the packages that they load raise for an option.
+_REFUSALS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+# What transformers reads for them; what else is given it leaves aside.
+_OPTIMIZER_ARGUMENTS = {
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "adagrad": ("lr_decay", "weight_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
 }
-_SHARES = ("adam_beta1", "adam_beta2")
+
+
+class _Probe(nn.Module):
+    """The smallest model that transformers makes a trainer of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.config = PretrainedConfig()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Never called."""
+        return self.linear(x)
 
 
 def training_arguments(
@@ -42,37 +70,124 @@ def training_arguments(
     """
     # torch warns about pinned memory where there is no device to copy to.
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
-    try:
-        arguments = kind(
+
+    def make(options: Mapping[str, Any]) -> TrainingArguments:
+        return kind(
             output_dir=str(folder.checkpoints),
             label_names=["labels"],
             disable_tqdm=True,
-            **defaults | fields | settings.training,
+            **defaults | fields | options,
         )
-    except ValueError as error:
-        raise UserError(f"training: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+    def make_and_try(options: Mapping[str, Any]) -> TrainingArguments:
+        _try_trainer(make(options))
+        return make(options)
+
+    _check_launcher(settings)
+    with quiet_loading():
+        arguments = _blaming_one(make_and_try, settings.training)
     # With more, transformers would split each batch over them by threads (DataParallel): a batch as
     # many times as large as the options say, for a run of another result.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
-    for name, lowest in _LEAST.items():
-        value = getattr(arguments, name)
-        if not lowest <= value < math.inf:
-            raise UserError(f"{name}={value} must be a number of at least {lowest}.")
-    for name in _SHARES:
-        if not 0 <= getattr(arguments, name) < 1:
-            raise UserError(f"{name}={getattr(arguments, name)} must lie in [0, 1).")
     _check_reporting(arguments)
+    check_compilation(arguments)
     return arguments
+
+
+def _check_launcher(settings: RunSettings) -> None:
+    sharding = settings.training.get("fsdp")
+    # What torchrun and accelerate set.
+    if sharding and "LOCAL_RANK" not in os.environ:
+        raise UserError(
+            f"fsdp={as_typed(sharding)} shards over several processes, and this is one; start it "
+            "with torchrun or accelerate launch, or leave fsdp out."
+        )
+
+
+def _try_trainer(arguments: TrainingArguments) -> None:
+    """Make a trainer of a model of one number: what the real one would be refused for."""
+    with TemporaryDirectory() as folder:
+        arguments.output_dir = folder
+        arguments.eval_strategy = IntervalStrategy.NO
+        Trainer(_Probe(), arguments)
+
+
+def _blaming_one(
+    make: Callable[[Mapping[str, Any]], TrainingArguments], options: Mapping[str, Any]
+) -> TrainingArguments:
+    """Return what `make` makes of the options; where it fails, name the one that it fails for."""
+    try:
+        return make(options)
+    except _REFUSALS as error:
+        names = (name for name in options if _works_without(name, make, options))
+        name = next(names, None)
+        blamed = "training" if name is None else f"{name}={as_typed(options[name])}"
+        raise UserError(f"{blamed}: {_sentence(error)}") from error
+
+
+def _works_without(
+    name: str, make: Callable[[Mapping[str, Any]], TrainingArguments], options: Mapping[str, Any]
+) -> bool:
+    try:
+        make({other: value for other, value in options.items() if other != name})
+    except _REFUSALS:
+        return False
+    return True
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{text}."
 
 
 def _check_reporting(arguments: TrainingArguments) -> None:
     try:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()
-    except (RuntimeError, ValueError) as error:
+    except _REFUSALS as error:
         # A package that is not installed, or a name that is none.
-        raise UserError(f"report_to: {' '.join(str(error).split()).rstrip('.')}.") from error
+        raise UserError(f"report_to={as_typed(arguments.report_to)}: {_sentence(error)}") from error
+
+
+def check_optimizer(arguments: TrainingArguments, model: nn.Module) -> None:
+    """Check that the trainer will be able to make its optimizer.
+
+    Raises:
+        UserError: a package that is missing, or `optim_args` that the optimizer does not take.
+    """
+    _check_optimizer_arguments(arguments)
+    # A layer-wise one puts hooks on the parameters when it is made; its plain twin does not.
+    plain = copy.copy(arguments)
+    plain.optim = OptimizerNames(as_typed(plain.optim).removesuffix("_layerwise"))
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(plain, model)
+        if kind.__module__.startswith("torch.optim"):
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            kind(trained, **options)
+    except _REFUSALS as error:
+        given = "" if arguments.optim_args is None else f" with optim_args={arguments.optim_args}"
+        raise UserError(f"optim={as_typed(arguments.optim)}{given}: {_sentence(error)}") from error
+
+
+def _check_optimizer_arguments(arguments: TrainingArguments) -> None:
+    if arguments.optim_args is None:
+        return
+    known = _OPTIMIZER_ARGUMENTS.get(as_typed(arguments.optim))
+    for pair in arguments.optim_args.replace(" ", "").split(","):
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value) or "=" in value:
+            raise UserError(
+                f"optim_args={arguments.optim_args} must be pairs of name=value with commas between "
+                "them, such as momentum=0.9,nesterov=true."
+            )
+        if known is not None and name not in known:
+            raise UserError(
+                f"optim_args={arguments.optim_args}: {as_typed(arguments.optim)} does not read "
+                f"{name}, only {', '.join(known)}; leave {name} out."
+            )
+        if value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            raise UserError(f"optim_args={arguments.optim_args}: {name} must be a finite number.")
 
 
 def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> None:
@@ -91,10 +206,10 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
             steps,
             scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
         )
-    except (TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise UserError(
             f"lr_scheduler_type={getattr(name, 'value', name)} with lr_scheduler_kwargs="
-            f"{arguments.lr_scheduler_kwargs}: {' '.join(str(error).split()).rstrip('.')}."
+            f"{arguments.lr_scheduler_kwargs}: {_sentence(error)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from transformers import (
 from lora2.budget import steps_of
 from lora2.errors import UserError
 from lora2.training.methods import lora, lora2
-from lora2.training.methods.method import Method, Options
+from lora2.training.methods.method import PLACE, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
@@ -114,6 +114,20 @@ METHOD = Method(
     formula="init_r (d_in + d_out) + init_r",
     build=_build,
     count=_count,
+    options=(
+        "init_r",
+        "target_r",
+        "lora_alpha",
+        "lora_dropout",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "tinit",
+        "tfinal",
+        "deltaT",
+        *PLACE,
+        "modules_to_save",
+    ),
     callbacks=lambda: [AdaLoraCallback()],
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},

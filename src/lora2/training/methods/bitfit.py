@@ -52,4 +52,5 @@ METHOD = Method(
     formula="the biases",
     build=_build,
     count=_count,
+    options=("modules_to_save",),
 )

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lora2.bottleneck import BottleneckConfig
 from lora2.targets import SUBLAYER_OUTPUTS
-from lora2.training.methods.method import Method, Options
+from lora2.training.methods.method import PLACE, Method, Options
 from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
@@ -60,6 +60,7 @@ METHOD = Method(
     formula="2 m d + m + d a sub-layer, 2 d a normalisation",
     build=_build,
     count=_count,
+    options=("bottleneck_size", "activation", *PLACE, "modules_to_save"),
     start="near",
     merges=False,
 )

@@ -25,4 +25,5 @@ METHOD = Method(
     formula="0",
     build=_build,
     count=lambda model, options: 0,
+    options=("modules_to_save",),
 )

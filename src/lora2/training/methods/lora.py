@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.methods import lora2
-from lora2.training.methods.method import Method, Options
+from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import ALL_KINDS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
@@ -44,5 +44,6 @@ METHOD = Method(
     formula="k (d_in + d_out)",
     build=_build,
     count=_count,
+    options=LOW_RANK,
     defaults={"lora_alpha": 16.0, "learning_rate": 5e-4},
 )

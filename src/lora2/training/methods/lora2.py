@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lora2.config import Lora2Config
 from lora2.errors import UserError
 from lora2.trainer import Lora2Callback
+from lora2.training.arguments import AdapterArguments, option_names
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (
@@ -76,5 +77,6 @@ METHOD = Method(
     formula="k (d_in + d_out) + 2 k r + r",
     build=_build,
     count=_count,
+    options=(*option_names(AdapterArguments), "start_from"),
     callbacks=lambda: [Lora2Callback()],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from lora2.training.models import BaseModel
 
 Options = Mapping[str, Any]
+
+PLACE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+"""The options that choose the modules to adapt."""
+
+LOW_RANK = ("k", "lora_alpha", "lora_dropout", *PLACE, "modules_to_save")
+"""The options of a product of two matrices of fixed rank k, beside a head."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Method:
         build: takes base model, options by name and optimizer steps; returns the model to train.
         count: takes the pretrained model (which may be without memory) and options; returns the
             number that `formula` gives, without the head.
+        options: names of the options of methods that it reads.
+        tokens_in_front: takes options; returns the tokens that it puts in front of each text.
         callbacks: makes what the trainer needs.
         defaults: options in which the method differs from the recipe of a task.
         start: whether the model computes at the start what the pretrained model does: to the last
@@ -43,6 +51,8 @@ class Method:
     formula: str
     build: Callable[[BaseModel, Options, int], nn.Module]
     count: Callable[[PreTrainedModel, Options], int]
+    options: Collection[str] = ()
+    tokens_in_front: Callable[[Options], int] = lambda options: 0
     callbacks: Callable[[], list[TrainerCallback]] = list
     defaults: dict[str, Any] = field(default_factory=dict)
     start: Literal["same", "near", "other"] = "same"

@@ -54,6 +54,8 @@ METHOD = Method(
     formula="tokens · d",
     build=_build,
     count=_count,
+    options=("virtual_tokens", "modules_to_save"),
+    tokens_in_front=lambda options: int(options["virtual_tokens"]),
     start="other",
     merges=False,
 )

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lora2.sora import SoraCallback, SoraConfig
 from lora2.training.methods import lora2
-from lora2.training.methods.method import Method, Options
+from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 
@@ -48,6 +48,7 @@ METHOD = Method(
     formula="k (d_in + d_out) + k",
     build=_build,
     count=_count,
+    options=(*LOW_RANK, *_OWN),
     callbacks=lambda: [SoraCallback()],
     defaults={"lora_alpha": 16.0, "learning_rate": 8e-4},
 )

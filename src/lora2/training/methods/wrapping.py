@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
 from lora2.targets import DEFAULT_TARGET_MODULES
-from lora2.training.methods.method import Options
+from lora2.training.methods.method import PLACE, Options
 from lora2.training.models import BaseModel
 
 HEADS = ("classifier", "score")
@@ -26,8 +26,6 @@ LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 
 ALL_KINDS = (*LINEAR, nn.Embedding, nn.Conv2d)
 """The kinds that LoRA and LoRA² can adapt."""
-
-_PLACE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
@@ -90,7 +88,7 @@ def place(
     defaults: Mapping[str, Sequence[str]] = DEFAULT_TARGET_MODULES,
 ) -> dict[str, Any]:
     """Return the fields that choose modules, with the architecture's default filled in."""
-    chosen = one_word({name: options.get(name) for name in _PLACE})
+    chosen = one_word({name: options.get(name) for name in PLACE})
     if chosen["target_modules"] is None:
         chosen["target_modules"] = set(defaults.get(model.config.model_type, ())) or None
     return chosen

@@ -15,7 +15,6 @@ from transformers import (
 
 from lora2.data import Task, TaskData, load_task, tokenize
 from lora2.data.tokenization import by_length
-from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.metrics import compute_metrics
@@ -29,7 +28,6 @@ from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 from lora2.training.sources import find_model
-from lora2.training.text_arguments import TextArguments
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
@@ -43,14 +41,7 @@ class Classification(Objective):
     name = "classification"
 
     def check(self, settings: RunSettings) -> None:
-        """Refuse the options of language models."""
-        given, default = dataclasses.asdict(settings.text), dataclasses.asdict(TextArguments())
-        for name, value in given.items():
-            if value != default[name]:
-                raise UserError(
-                    f"{name}={value}: it is for language models; leave it out, or add "
-                    "--objective sft."
-                )
+        """Need no package beside those that every training needs."""
 
     def load_data(self, settings: RunSettings) -> TaskData:
         """Return the task that the data options name."""

@@ -32,10 +32,10 @@ class Objective(ABC):
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
-        """Check that the options are some of this objective, and that its packages are there.
+        """Check that the packages of this objective are there.
 
         Raises:
-            UserError: an option or package, in one sentence.
+            UserError: one is missing.
         """
 
     @abstractmethod

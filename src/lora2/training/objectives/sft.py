@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.extras import require
-from lora2.training.arguments import DataArguments, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.exact_match import ExactMatchCallback, questions_in
 from lora2.training.models import BaseModel, load_language_model
 from lora2.training.objectives.objective import Objective, Sets
@@ -41,8 +40,6 @@ _CONFIG = (
     "eval_packing",
     "loss_type",
 )
-# Options of labels, which have no meaning here.
-_OF_LABELS = ("data_dir", "label_column", "kind", "train_sentences", "validation_sentences")
 _OF_TASK = ("task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns")
 
 
@@ -52,25 +49,8 @@ class SupervisedFineTuning(Objective):
     name = "sft"
 
     def check(self, settings: RunSettings) -> None:
-        """Refuse the options of labels, and numbers that cannot be meant."""
+        """Need TRL."""
         require("trl", extra=_EXTRA)
-        given, default = dataclasses.asdict(settings.data), dataclasses.asdict(DataArguments())
-        labels = {name: given[name] for name in _OF_LABELS if given[name] != default[name]}
-        if settings.model.classifier_dropout is not None:
-            labels["classifier_dropout"] = settings.model.classifier_dropout
-        if settings.run.baseline == "head":
-            labels["baseline"] = "head"
-        for name, value in labels.items():
-            raise UserError(
-                f"{name}={value}: it is for labels, and --objective sft has none; leave it out."
-            )
-        least = {"exact_match_rows": 0, "max_new_tokens": 1, "train_rows": 1, "validation_rows": 1}
-        for name, lowest in least.items():
-            if getattr(settings.text, name) < lowest:
-                raise UserError(
-                    f"{name}={getattr(settings.text, name)} must be a whole number of at least "
-                    f"{lowest}."
-                )
 
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""

@@ -1,0 +1,102 @@
+"""Whether each name that options give of a model's modules is the name of one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from transformers import PreTrainedModel
+
+from lora2.errors import UserError
+from lora2.target_config import TargetConfig
+from lora2.training.methods.method import Method, Options
+from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, place
+
+_ALL_LINEAR = "all-linear"
+
+
+def check_named_modules(model: PreTrainedModel, method: Method, options: Options) -> None:
+    """Check that every name, pattern and index chooses a module of the model.
+
+    Raises:
+        UserError: one of them chooses none, and would do nothing.
+    """
+    # An adapter to go on from brings its modules.
+    if options.get("start_from") is not None:
+        return
+    if "modules_to_save" in method.options:
+        names = [name for name, _ in model.named_modules()]
+        for name in options.get("modules_to_save") or ():
+            if not name or not any(each.endswith(name) for each in names):
+                raise _chooses_nothing("modules_to_save", name, model)
+    if "target_modules" in method.options:
+        fields = place(model, options)
+        # Raises for fields that contradict each other, in better words than PEFT's.
+        TargetConfig(**fields)
+        _check_place(model, options, fields)
+    for pattern in ("k_pattern", "rank_pattern"):
+        if pattern in method.options:
+            _check_pattern(model, options, pattern)
+
+
+def _check_place(model: PreTrainedModel, options: Options, fields: dict[str, Any]) -> None:
+    # Without defaults, PEFT's own sentence says that names are needed.
+    if fields["target_modules"] is None:
+        return
+    everything = fields | {"exclude_modules": None}
+    for value in _each(options.get("layers_pattern")):
+        if not any(
+            re.match(rf"(?:^|.*?\.){value}\.\d+\.", name) for name, _ in model.named_modules()
+        ):
+            raise _chooses_nothing("layers_pattern", value, model)
+    for name in ("target_modules", "layers_to_transform"):
+        for value in _each(options.get(name)):
+            alone = fields[name] if isinstance(fields[name], str) else [value]
+            if not _adapted(model, options, everything | {name: alone}):
+                raise _chooses_nothing(name, value, model)
+    for value in _each(options.get("exclude_modules")):
+        alone = value if isinstance(fields["exclude_modules"], str) else [value]
+        one_out = everything | {"exclude_modules": alone}
+        if _adapted(model, options, one_out) == _adapted(model, options, everything):
+            raise UserError(
+                f"exclude_modules={value} excludes no module of this model "
+                f"({model.config.model_type}) that would be adapted; correct it, or leave it out."
+            )
+
+
+def _check_pattern(model: PreTrainedModel, options: Options, name: str) -> None:
+    adapted = _adapted(model, options, place(model, options))
+    for pattern in options.get(name) or ():
+        # As PEFT looks sizes up.
+        if not any(get_pattern_key([pattern], module) == pattern for module in adapted):
+            raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
+
+
+def _adapted(model: PreTrainedModel, options: Options, fields: dict[str, Any]) -> set[str]:
+    """Return the names of the modules that a config of these fields adapts."""
+    whole = [*HEADS, *(options.get("modules_to_save") or ())]
+    everywhere = fields["target_modules"] == _ALL_LINEAR
+    targets = ".*" if everywhere else fields["target_modules"]
+    config = LoraConfig(**fields | {"target_modules": targets, "modules_to_save": whole})
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LINEAR if everywhere else ALL_KINDS)
+        and check_target_module_exists(config, name)
+    }
+
+
+def _each(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | set | tuple) else [value]
+
+
+def _chooses_nothing(option: str, value: Any, model: PreTrainedModel) -> UserError:
+    return UserError(
+        f"{option}={value} chooses no module of this model ({model.config.model_type}); "
+        "correct it, or leave it out."
+    )
