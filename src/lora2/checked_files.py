@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lora2.errors import UserError
 from lora2.extras import require
@@ -21,9 +21,7 @@ class _FaultError(ValueError):
     """What is wrong with a file, as the predicate of a sentence."""
 
 
-def read_json(
-    path: Path, advice: str, *, expects: type = dict, nan_as_null: bool = False
-) -> Any:
+def read_json(path: Path, advice: str, *, expects: type = dict, nan_as_null: bool = False) -> Any:
     """Return the value in a JSON file.
 
     Args:
@@ -161,7 +159,10 @@ def _json_value(text: str, nan_as_null: bool) -> Any:
     def number(digits: str) -> float | None:
         # 1e999 is a number of JSON, but infinity for Python.
         value = float(digits)
-        return value if math.isfinite(value) else constant(digits)
+        if math.isfinite(value):
+            return value
+        constant(digits)
+        return None
 
     try:
         return json.loads(

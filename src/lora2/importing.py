@@ -109,7 +109,8 @@ def check_importable(path: Path | str) -> PeftConfig:
     config = read_adapter_config(Path(path))
     if config.peft_type not in (PeftType.LORA, PeftType.ADALORA):
         raise UserError(
-            f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA become LoRA²."
+            f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA "
+            "become LoRA²."
         )
     values = vars(config)
     for name, plain in _PLAIN.items():

@@ -25,8 +25,8 @@ CONFIG = "adapter_config.json"
 
 _DAMAGED = "restore the file from a copy, or train the adapter again"
 _MISMATCH = re.compile(
-    r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) from checkpoint, "
-    r"the shape in current model is torch\.Size\(\[(.*?)\]\)"
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) from "
+    r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
 _PREFIX = "base_model.model."
 # What says how large a model is, in the configuration that a run saves beside its adapter.

@@ -11,8 +11,10 @@ PACKAGE = Path(lora2.__file__).parent
 # From the bottom up; a module may import from its own level and those below it.
 LEVELS = (
     (
+        "checked_files",
         "errors",
         "extras",
+        "field_types",
         "files",
         "half_precision",
         "heap",

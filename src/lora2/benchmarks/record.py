@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from lora2.benchmarks.arguments import BenchArguments
+from lora2.checked_files import check_fields, read_json
 from lora2.files import write_json_atomically
 from lora2.training.environment import describe_environment, processor_name
 
@@ -48,8 +48,14 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Return the record of a file."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Return the record of a file.
+
+        Raises:
+            UserError: it is no record.
+        """
+        content = read_json(path, "measure again")
+        check_fields(content, get_type_hints(cls), path, "measure again")
+        return cls(**{name: content[name] for name in get_type_hints(cls)})
 
 
 def make_record(

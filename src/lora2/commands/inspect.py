@@ -28,9 +28,10 @@ def execute(arguments: Sequence[str]) -> int:
     folder = RunFolder(parser.parse_args(list(arguments)).run)
     options = folder.read_options()
     console = new_console()
-    summary = folder.read_summary()
+    summary = folder.read_summary() if folder.is_finished else None
     if summary is None:
-        console.print("The run is not finished; this is its newest checkpoint.")
+        state = "has diverged" if folder.has_diverged else "is not finished"
+        console.print(f"The run {state}; this is its newest checkpoint.")
     else:
         print_table(console, summary_table(summary))
     folder.figures.mkdir(exist_ok=True)

@@ -22,13 +22,8 @@ from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config
 
-# Options of `lora2 train` by the names that they have here; None leaves the method's default.
-_SIZES = {
-    "k": "k",
-    "r": "init_r",
-    "bottleneck_size": "bottleneck_size",
-    "virtual_tokens": "virtual_tokens",
-}
+# Options of `lora2 train`; None leaves the method's default.
+_SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -41,7 +36,7 @@ def execute(arguments: Sequence[str]) -> int:
     if targets is None:
         pattern = target_pattern(config.model_type, options.weights)
         targets = None if pattern is None else [pattern]
-    given = {theirs: getattr(options, ours) for ours, theirs in _SIZES.items()}
+    given = {name: getattr(options, name) for name in _SIZES}
     sizes = {name: value for name, value in given.items() if value is not None}
     print(f"{count(config, options.method, {**sizes, 'target_modules': targets}):,}")
     return 0
@@ -92,6 +87,8 @@ def _parser() -> OptionParser:
         "--k", type=int, help="width of LoRA²'s outer pair, rank of LoRA and SoRA (default: 8)"
     )
     parser.add_argument(
+        "--init_r",
+        "--init-r",
         "--r",
         type=int,
         help="singular values a matrix, of LoRA² (default: 8) and AdaLoRA (default: 12)",

@@ -25,8 +25,6 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
     from lora2.numerics import NumericalError
 
     text = " ".join(str(error).split())
-    if isinstance(error, NumericalError) and command == "train":
-        return f"{text} Then start over with --overwrite: to resume would end the same."
     if isinstance(error, UserError | NumericalError):
         return text
     again = "run the same with --resume" if command == "train" else "run the same again"

@@ -14,11 +14,13 @@ from lora2.commands.parser import TrainParser
 from lora2.errors import UserError
 from lora2.files import write_json_atomically
 from lora2.heap import keep_freed_memory
+from lora2.numerics import NumericalError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
+from lora2.training.default_task import check_default_task
 from lora2.training.methods.registry import METHODS
 from lora2.training.option_effects import check_effects
 from lora2.training.prepare import PreparedRun, prepare
@@ -48,16 +50,15 @@ def execute(arguments: Sequence[str]) -> int:
     settings = resolve(TrainParser(), arguments)
     folder = RunFolder(settings.folder)
     console = new_console()
-    if settings.run.resume:
+    if settings.run.resume and folder.is_finished:
         summary = folder.read_summary()
-        if summary is not None:
-            console.print(f"The run in {folder.path} is finished already.", soft_wrap=True)
-            print_table(console, summary_table(summary))
-            return 0
-    elif _is_first_process():
-        folder.check_may_start(settings.run.overwrite)
+        console.print(f"The run in {folder.path} is finished already.", soft_wrap=True)
+        print_table(console, summary_table(summary))
+        return 0
     if settings.run.resume:
         _check_resumes(settings, folder)
+    elif _is_first_process():
+        folder.check_may_start(settings.run.overwrite)
     keep_freed_memory()
     with folder.left_as_found() if _is_first_process() else nullcontext():
         return _train(settings, folder)
@@ -78,11 +79,22 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
         # The others look for checkpoints in the folder; the first may just be clearing it.
         prepared.trainer.accelerator.wait_for_everyone()
         baseline = _baseline(prepared, console)
-        summary = run(prepared, baseline=baseline, watch=_watch(console, prepared))
+        summary = _run(prepared, baseline, console)
     print_table(console, summary_table(summary))
     done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
     console.print(done, soft_wrap=True)
     return 0
+
+
+def _run(
+    prepared: PreparedRun, baseline: dict[str, Any] | None, console: Console
+) -> dict[str, Any]:
+    try:
+        return run(prepared, baseline=baseline, watch=_watch(console, prepared))
+    except NumericalError as error:
+        raise NumericalError(
+            f"{error} Then start over with --overwrite: a run that is resumed would diverge again."
+        ) from error
 
 
 def _check_as_before(settings: RunSettings, folder: RunFolder) -> None:
@@ -107,6 +119,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     given = parser.given(arguments)
     settings = RunSettings.from_options(given)
     if not settings.run.resume:
+        check_default_task(settings)
         settings = _over_defaults(given)
         _check_effects(parser, arguments, settings, given)
         return settings

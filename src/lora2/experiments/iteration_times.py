@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from lora2.benchmarks.methods import AdapterSize, prepare_all
 from lora2.benchmarks.record import device_name
 from lora2.benchmarks.timing import interleaved, training_step
 from lora2.benchmarks.workloads import WORKLOADS, Batch, Workload
+from lora2.checked_files import read_json
 from lora2.data import tokenize_dataset
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
@@ -80,8 +80,9 @@ def read_times(folder: Path, description: RunDescription, rounds: int = 1) -> It
     path = file_of(folder, description.model, description.task)
     if not path.is_file():
         return None
+    content = read_json(path, "it holds no measured times that can be read; remove it")
     try:
-        times = IterationTimes(**json.loads(path.read_text(encoding="utf-8")))
+        times = IterationTimes(**content)
         measured = min(map(len, times.seconds.values()))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no measured times ({error}); remove it.") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
 
+from lora2.checked_files import read_json
 from lora2.errors import UserError
 from lora2.experiments.tuning import Choice
 from lora2.files import write_json_atomically
@@ -25,8 +25,8 @@ def read_choices(folder: Path) -> dict[str, Choice]:
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
+    content = read_json(path, "it holds no chosen learning rates that can be read; remove it")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return {
             name: Choice(name, entry["learning_rate"], tuple(map(tuple, entry["trials"])))
             for name, entry in content.items()

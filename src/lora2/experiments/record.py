@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lora2.checked_files import read_json
 from lora2.errors import UserError
 from lora2.experiments.description import RunDescription
 from lora2.files import write_json_atomically
 
 Status = Literal["finished", "diverged", "failed", "elsewhere"]
+_DAMAGED = "it is not a record of a run that can be read; remove it"
 _WRITTEN = ("finished", "diverged", "failed")
 
 
@@ -88,7 +90,16 @@ class RunRecord:
         if content["status"] not in _WRITTEN:
             raise ValueError(f"status {content['status']!r}")
         fields = {name: value for name, value in content.items() if name != "identity"}
-        return cls(**fields | {"description": RunDescription.from_dict(content["description"])})
+        fields["description"] = RunDescription.from_dict(content["description"])
+        fields["evaluations"] = [_with_nan(entry) for entry in content.get("evaluations", [])]
+        for name in ("best", "last"):
+            fields[name] = _with_nan(content[name]) if content.get(name) else None
+        return cls(**fields)
+
+
+def _with_nan(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation with NaN where its file has null."""
+    return {name: math.nan if value is None else value for name, value in evaluation.items()}
 
 
 class RecordFolder:
@@ -110,8 +121,9 @@ class RecordFolder:
         path = self.file_of(description)
         if not path.is_file():
             return None
+        content = read_json(path, _DAMAGED, nan_as_null=True)
         try:
-            record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            record = RunRecord.from_dict(content)
             is_of_another = record.description != description
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a record of a run ({error}); remove it.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,9 +27,9 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("task", f"{task.name} ({sizes})")
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
     table.add_row("method", METHODS[settings.run.method].label)
-    table.add_row("adapter", f"{prepared.parameters['adapter']:,} trainable parameters")
+    table.add_row("adapter", f"{prepared.parameters['adapter']:,} trained parameters at the start")
     if prepared.parameters["head"]:
-        table.add_row("head", f"{prepared.parameters['head']:,} trainable parameters")
+        table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
     table.add_row(
         "optimizer",
@@ -43,13 +44,18 @@ def plan_table(prepared: PreparedRun) -> Table:
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Return what was reached, beside the model untrained and the head alone, if they were."""
     metric = summary["main_metric"]
-    table = Table(title=f"{summary['task']}: {metric}", title_justify="left")
+    table = Table(
+        title=f"{summary['task']}: {metric}",
+        title_justify="left",
+        caption=_sizes(summary),
+        caption_justify="left",
+    )
     table.add_column("")
-    for column in ("best", "at epoch", "last", "trained parameters"):
+    for column in ("best", "at epoch", "last", "parameters"):
         table.add_column(column, justify="right")
     before = summary.get("before")
     if before is not None and metric in before:
-        table.add_row("before training", "–", "–", f"{before[metric]:.4f}", "0")
+        table.add_row("before training", "–", "–", _number(before[metric]), "0")
     baseline = summary["baseline"]
     if baseline is not None:
         table.add_row(
@@ -94,7 +100,19 @@ def _best_and_last(reached: Mapping[str, Any], metric: str) -> tuple[str, str, s
     best, last = reached["best"], reached["last"]
     if best is None or last is None:
         return "–", "–", "–"
-    return f"{best[metric]:.4f}", f"{best['epoch']:.3g}", f"{last[metric]:.4f}"
+    return _number(best[metric]), _number(best["epoch"], ".3g"), _number(last[metric])
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    # Files hold null in place of NaN.
+    return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def _sizes(summary: Mapping[str, Any]) -> str:
+    """Say what the column of parameters counts: less than was trained, where some were pruned."""
+    counts = summary["final_parameters"]
+    parts = " + ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"parameters at the end: {parts}"
 
 
 def _facts(title: str) -> Table:

@@ -22,6 +22,7 @@ from transformers import (
 
 from lora2.allocator import RankAllocator
 from lora2.files import new_folder, write_json_atomically
+from lora2.numerics import NumericalError
 from lora2.trainer import Lora2Callback
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import RunSettings
@@ -116,6 +117,7 @@ def run(
 
     Raises:
         RunInterrupted: on Ctrl-C.
+        NumericalError: the run diverged, which is noted in its folder.
     """
     trainer, folder = prepared.trainer, prepared.folder
     checkpoint, _ = newest_complete(folder.checkpoints)
@@ -133,11 +135,16 @@ def run(
             resumes = METHODS[prepared.settings.run.method].resumes
             when = f"at step {step} of {prepared.steps}"
             raise _interrupted(when, folder, resumes) from error
+        except NumericalError as error:
+            if trainer.is_world_process_zero():
+                write_json_atomically(folder.divergence_file, {"error": str(error)})
+            raise
     seconds = time.monotonic() - started
     summary = _summary(prepared, seconds, checkpoint, baseline)
     if trainer.is_world_process_zero():
         save_adapter(prepared, folder.adapter)
         write_json_atomically(folder.summary_file, summary)
+        folder.divergence_file.unlink(missing_ok=True)
     return summary
 
 

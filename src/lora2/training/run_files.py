@@ -84,14 +84,15 @@ def check_options(options: dict[str, Any], path: Path, *, resumes: bool = False)
     check_fields(options, option_types(), path, DAMAGED, optional=True)
 
 
-def check_task(task: dict[str, Any], path: Path, objective: str) -> None:
+def check_task(task: dict[str, Any], path: Path) -> None:
     """Check that task.json holds what a command must know of the data.
 
     Raises:
         UserError: a key is missing or of another type.
     """
-    check_fields(task, _TASK | (_TEXTS if objective == "sft" else _LABELS), path, DAMAGED)
-    if objective == "sft":
+    of_texts = "form" in task
+    check_fields(task, _TASK | (_TEXTS if of_texts else _LABELS), path, DAMAGED)
+    if of_texts:
         return
     if not 1 <= len(task["text_columns"]) <= 2:
         raise UserError(f"{path}: text_columns must be a list of one or two names; {DAMAGED}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -74,6 +75,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def divergence_file(self) -> Path:
+        """Where a number became NaN or infinite, if one did: to resume would end the same."""
+        return self.path / "diverged.json"
+
+    @property
     def adapter(self) -> Path:
         """The finished adapter with tokenizer and model configuration."""
         return self.path / "adapter"
@@ -102,6 +108,29 @@ class RunFolder:
         """Whether the run has been trained to its end and saved."""
         return self.summary_file.exists() and self.adapter.is_dir()
 
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the training has ended in NaN or infinity."""
+        return self.divergence_file.is_file() and not self.is_finished
+
+    def check_is_finished(self) -> None:
+        """Check that the run has been trained to its end.
+
+        Raises:
+            UserError: it has not; the sentence says how to get there.
+        """
+        if self.is_finished:
+            return
+        train = f"lora2 train --output_dir {shlex.quote(str(self.path))}"
+        if self.has_diverged:
+            raise UserError(
+                f"{self.path} holds a run that diverged; train it again with a lower learning "
+                f"rate: `{train} --overwrite` and its other options."
+            )
+        raise UserError(
+            f"{self.path} holds a run that is not finished; resume it with `{train} --resume`."
+        )
+
     def check_may_start(self, overwrite: bool) -> None:
         """Check that a new run may be written here; nothing is touched.
 
@@ -118,10 +147,15 @@ class RunFolder:
                 "folder."
             )
         if not overwrite:
-            state = "a finished" if self.is_finished else "an unfinished"
-            mend = "" if self.is_finished else "--resume to go on with it, "
+            resume = ""
+            if self.is_finished:
+                state = "a finished run"
+            elif self.has_diverged:
+                state = "a run that diverged"
+            else:
+                state, resume = "an unfinished run", "--resume to resume it, "
             raise UserError(
-                f"output_dir: {self.path} holds {state} run; add {mend}--overwrite to replace it, "
+                f"output_dir: {self.path} holds {state}; add {resume}--overwrite to replace it, "
                 "or give another --output_dir."
             )
 
@@ -197,24 +231,22 @@ class RunFolder:
         check_options(options, self.config_file, resumes=resumes)
         return options
 
-    def read_task(self, objective: str) -> dict[str, Any]:
-        """Return what task.json holds of a run of this objective.
+    def read_task(self) -> dict[str, Any]:
+        """Return what task.json holds.
 
         Raises:
             UserError: the file is damaged.
         """
         task: dict[str, Any] = read_json(self.task_file, DAMAGED)
-        check_task(task, self.task_file, objective)
+        check_task(task, self.task_file)
         return task
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """Return the summary, or None while the run is not finished.
+    def read_summary(self) -> dict[str, Any]:
+        """Return the summary of a finished run.
 
         Raises:
             UserError: the file is damaged.
         """
-        if not self.is_finished:
-            return None
         summary: dict[str, Any] = read_json(self.summary_file, DAMAGED, nan_as_null=True)
         check_summary(summary, self.summary_file)
         return summary
@@ -256,6 +288,7 @@ class RunFolder:
             self.metrics_file,
             self.log_file,
             self.baseline_file,
+            self.divergence_file,
             self.adapter,
             self.checkpoints,
             self.figures,

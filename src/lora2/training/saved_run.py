@@ -111,16 +111,17 @@ def load_saved_run(
     """
     folder = RunFolder(path)
     options = folder.read_options()
+    folder.check_is_finished()
     summary = folder.read_summary()
-    if summary is None:
-        raise UserError(
-            f"{path} holds a run that is not finished; go on with `lora2 train --output_dir {path} "
-            "--resume`."
-        )
     settings = RunSettings.from_options(options)
     if objective not in (None, settings.objective):
         raise UserError(f"run: {path} {_INSTEAD[settings.objective]}.")
-    task = folder.read_task(settings.objective)
+    task = folder.read_task()
+    if ("form" in task) != (settings.objective == "sft"):
+        raise UserError(
+            f"{folder.task_file} is not of objective {settings.objective}, which "
+            f"{folder.config_file} names; {DAMAGED}."
+        )
     name = model or settings.model.model
     config = _saved_config(folder, task)
     base_type = load_config(name).model_type

@@ -1,0 +1,32 @@
+"""Options that need a task or data, where the user has named neither."""
+
+from __future__ import annotations
+
+from lora2.errors import UserError
+from lora2.training.arguments import RunSettings
+
+_OF_OWN_DATA = ("validation_file", "dataset_config", "text_columns", "label_column", "kind")
+
+
+def check_default_task(settings: RunSettings) -> None:
+    """Check that nothing was given that the default task, which nobody named, would be blamed for.
+
+    Raises:
+        UserError: an option of the user's own data or of GLUE; the sentence names what is missing.
+    """
+    data = settings.data
+    if data.task or data.train_file or data.dataset:
+        return
+    for name in _OF_OWN_DATA:
+        value = getattr(data, name)
+        if value is not None:
+            shown = " ".join(value) if isinstance(value, list) else value
+            raise UserError(
+                f"{name}: {shown} is for data of your own, and none is named; add --train_file or "
+                f"--dataset, or leave --{name} out."
+            )
+    if data.data_dir is not None:
+        raise UserError(
+            f"data_dir: {data.data_dir} is the folder of GLUE files, and no task is named; add "
+            "--task with the GLUE task to read from it, such as rte."
+        )
