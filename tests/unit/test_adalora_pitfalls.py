@@ -28,6 +28,7 @@ from unit.models import (
     rows,
     tiny_bert,
 )
+from upstream import ADAPTERS_OF_TRANSFORMERS
 
 PRUNING: dict[str, Any] = {"k": 2, "init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 3}
 TOTAL = 10
@@ -73,6 +74,7 @@ def test_1_the_trainer_prunes(tmp_path: Path) -> None:
     assert kept(model) == 12
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_1_the_trainer_prunes_what_transformers_added(tmp_path: Path) -> None:
     """AdaLoRA: with transformers' add_adapter the method is not even reachable."""
     model = tiny_bert()

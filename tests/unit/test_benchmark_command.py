@@ -16,6 +16,7 @@ from lora2.benchmarks.progress import unwatched
 from lora2.benchmarks.record import Record, device_name, make_record
 from lora2.benchmarks.resident import PeakResidentSet
 from lora2.benchmarks.workloads import WORKLOADS
+from narrow import check_figures
 
 SMALL = ["--k=2", "--r=4", "--rounds=2"]
 
@@ -32,6 +33,10 @@ def tiny_workloads(monkeypatch):
 
 def bench(folder, *arguments):
     assert lora2("bench", *arguments, f"--output_dir={folder}", *SMALL) == 0
+    for path in folder.glob("*.json"):
+        record = Record.read(path)
+        for table in sections.SECTIONS[record.section].tables(record):
+            check_figures(table, 60)
 
 
 def test_bench_writes_record_and_chart_and_prints_the_table(tmp_path, capsys):

@@ -32,6 +32,7 @@ from unit.models import (
     tiny_llama_classifier,
     tiny_roberta,
 )
+from upstream import ADAPTERS_OF_TRANSFORMERS
 
 # PEFT's LoRA repeats neither dilation nor padding by reflection.
 EXPORTABLE = [kind for kind in KINDS if kind.name != "conv2d_strided"]
@@ -176,6 +177,7 @@ def test_adapter_with_nan_is_refused(factor: str, tmp_path: Path) -> None:
         export_lora(model, tmp_path / "lora", batch=rows())
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_a_model_without_peft_around_it_is_refused(tmp_path: Path) -> None:
     model = tiny_llama()
     model.add_adapter(Lora2Config(k=2))

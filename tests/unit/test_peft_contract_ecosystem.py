@@ -36,6 +36,7 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
+from upstream import ADAPTERS_OF_TRANSFORMERS, ADDED_BY_TRANSFORMERS
 
 
 def bert_config(**fields: object) -> Lora2Config:
@@ -99,6 +100,7 @@ def test_adapter_of_a_classifier_is_found_by_transformers_itself(saved: tuple) -
     assert torch.equal(model.eval()(**bert_batch()).logits, logits)
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_transformers_adds_enables_disables_and_saves_an_adapter(tmp_path: Path) -> None:
     batch = bert_batch()
     model = tiny_bert()
@@ -141,7 +143,7 @@ def finished(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["compact_in_memory", "compact_on_saving"])
-@pytest.mark.parametrize("written_by", ["peft", "transformers"])
+@pytest.mark.parametrize("written_by", ["peft", ADDED_BY_TRANSFORMERS])
 @pytest.mark.parametrize("read_by", ["peft", "transformers", "low_cpu_mem_usage", "load_adapter"])
 def test_compact_adapter_loads_everywhere(
     written_by: str, read_by: str, in_memory: bool, tmp_path: Path

@@ -20,6 +20,7 @@ from unit.models import (
     tiny_bert,
 )
 from unit.sora import KEPT, adapted, close, config, deltas, every_pruning, layers
+from upstream import ADAPTERS_OF_TRANSFORMERS
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.AdamW])
@@ -164,6 +165,7 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(rows()), model(rows()), atol=1e-6, rtol=1e-6)
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_an_adapter_that_transformers_added_is_pruned_too(tmp_path: Path) -> None:
     model = tiny_bert()
     torch.manual_seed(1)

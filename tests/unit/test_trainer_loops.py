@@ -25,6 +25,7 @@ from unit.training import (
     token_batch,
     trainer_for,
 )
+from upstream import ADAPTERS_OF_TRANSFORMERS
 
 # Gradient accumulation
 
@@ -110,6 +111,7 @@ def test_sft_trainer_prunes_and_logs(orthogonality: str, tmp_path: Path) -> None
     trainer.model.unmerge_adapter()
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_trainer_takes_an_adapter_that_transformers_added(tmp_path: Path) -> None:
     model = tiny_bert()
     model.add_adapter(Lora2Config(**PRUNING, orthogonality="penalty"))

@@ -10,6 +10,7 @@ from torch import nn
 from lora2 import Lora2Config
 from unit.models import bert_batch, disturb, tiny_bert
 from unit.training import PRUNING, TOTAL, bert_model, trainer_for
+from upstream import ADDED_BY_TRANSFORMERS
 
 
 def with_penalty(kind: str) -> tuple[nn.Module, nn.Module]:
@@ -25,7 +26,10 @@ def with_penalty(kind: str) -> tuple[nn.Module, nn.Module]:
     return model, model
 
 
-@pytest.mark.parametrize("kind", ["with_task", "without_task", "transformers"])
+@pytest.mark.parametrize(
+    "kind",
+    ["with_task", "without_task", ADDED_BY_TRANSFORMERS],
+)
 def test_penalty_is_in_the_training_loss_only(kind: str) -> None:
     from lora2.training_hook import weighted_penalty
 

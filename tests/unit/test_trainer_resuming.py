@@ -11,6 +11,7 @@ from torch import Tensor
 from lora2 import Lora2Callback, Lora2Config, UserError
 from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
 from unit.training import PRUNING, TOTAL, bert_model, trainer_for
+from upstream import ADDED_BY_TRANSFORMERS
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_unallocated_budget_is_told_once_and_its_checkpoint_refused(tmp_path: Pa
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
-@pytest.mark.parametrize("kind", ["without_task", "transformers"])
+@pytest.mark.parametrize("kind", ["without_task", ADDED_BY_TRANSFORMERS])
 def test_unallocated_budget_is_told_in_every_kind_of_model(kind: str) -> None:
     model = tiny_bert()
     if kind == "transformers":

@@ -62,7 +62,7 @@ def execute(arguments: Sequence[str]) -> int:
     console = new_console()
     folder = where.records_of("small")
     choices = _tune_all(experiments, tuning.trials, where, console)
-    print_table(console, _table(choices))
+    print_table(console, choices_table(choices))
     unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
     if len(unsettled) < len(choices):
         path = folder / FILE_NAME
@@ -113,7 +113,8 @@ def _tune_all(
     return sorted(done, key=lambda choice: choice.experiment)
 
 
-def _table(choices: Sequence[Choice]) -> Table:
+def choices_table(choices: Sequence[Choice]) -> Table:
+    """Return the chosen learning rates, and the trials of each choice, one a line."""
     table = Table(title="learning rates", title_justify="left")
     table.add_column("task / setting")
     table.add_column("chosen", justify="right")

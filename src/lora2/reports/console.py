@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
@@ -10,8 +10,8 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-# Longer words of a text column may be broken.
-_WORD = 12
+# Longer words may be broken.
+_OF_TEXT, _OF_HEADING = 12, 6
 _WIDE = 1000
 
 
@@ -31,31 +31,39 @@ def print_table(console: Console, table: Table) -> None:
 
 def _fit(console: Console, table: Table) -> bool:
     """Set the widths of the columns for the console, and return whether the figures fit."""
-    natural = [_width(console, column).maximum for column in table.columns]
+    for column in table.columns:  # as it was made, if it was printed before
+        column.width = None
+    widths = [_width(console, (each.header, *each.cells)).maximum for each in table.columns]
     least = [_least(console, column) for column in table.columns]
-    room = console.width - (_rendered_width(console, table) - sum(natural))
+    room = console.width - (_rendered_width(console, table) - sum(widths))
     if sum(least) > room:
         return False
-    while sum(natural) > room:
-        shrinkable = [x for x, width in enumerate(natural) if width > least[x]]
-        natural[max(shrinkable, key=natural.__getitem__)] -= 1
-    for column, width in zip(table.columns, natural, strict=True):
+    while sum(widths) > room:
+        shrinkable = [x for x, width in enumerate(widths) if width > least[x]]
+        widths[max(shrinkable, key=widths.__getitem__)] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
         column.width, column.overflow = width, "fold"
     return True
 
 
-def _width(console: Console, column: Column) -> Measurement:
-    """Return the width of the longest word and of the longest line of a column."""
-    options = console.options.update(width=_WIDE)
-    sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
-    return Measurement(max(s.minimum for s in sizes), max(s.maximum for s in sizes))
-
-
 def _least(console: Console, column: Column) -> int:
-    size = _width(console, column)
+    """Return the width at which no figure is broken; words of texts and headings may be."""
+    words = min(_width(console, [column.header]).minimum, _OF_HEADING)
+    cells = _width(console, column.cells)
     if column.no_wrap:
-        return size.maximum
-    return size.minimum if column.justify == "right" else min(size.minimum, _WORD)
+        return max(cells.maximum, words)
+    figures = cells.minimum if column.justify == "right" else min(cells.minimum, _OF_TEXT)
+    return max(figures, words)
+
+
+def _width(console: Console, cells: Iterable[RenderableType]) -> Measurement:
+    """Return the widths of the longest word and of the longest line."""
+    options = console.options.update(width=_WIDE)
+    sizes = [Measurement.get(console, options, cell) for cell in cells]
+    return Measurement(
+        max((size.minimum for size in sizes), default=0),
+        max((size.maximum for size in sizes), default=0),
+    )
 
 
 def _rendered_width(console: Console, table: Table) -> int:
