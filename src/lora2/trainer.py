@@ -122,7 +122,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         self._outer_handles = [
             handle
             for hook, base in self._hooks.items()
-            if base is not model and any(map(has_penalty, base.peft_config.values()))
+            if base is not model and any(map(has_penalty, vars(base)["peft_config"].values()))
             for handle in hook.join_loss_of(model, base)
         ]
         # float16's loss scaler expects overflows and skips those steps by itself.

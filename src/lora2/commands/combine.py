@@ -12,7 +12,6 @@ from lora2.errors import UserError
 from lora2.files import check_is_new, new_folder
 from lora2.loading import add_adapter, find_adapter
 from lora2.model import Lora2Model
-from lora2.training.arguments import RunSettings
 from lora2.training.combined_run import write_combined_run
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
@@ -90,10 +89,7 @@ def _check_goes_with(first: Path, other: Path) -> None:
             f"runs: {other} is of {settings[1]['method']} on {models[1]} and {first} of lora2 on "
             f"{models[0]}; only adapters of lora2 on one base model add up."
         )
-    objectives = [RunSettings.from_options(each).objective for each in settings]
-    tasks = [
-        folder.read_task(objective) for folder, objective in zip(folders, objectives, strict=True)
-    ]
+    tasks = [folder.read_task() for folder in folders]
     if tasks[0].get("kind") != tasks[1].get("kind"):
         raise UserError(
             f"runs: {first} learnt {_learnt(tasks[0])} and {other} learnt {_learnt(tasks[1])}; "

@@ -76,7 +76,7 @@ def training_arguments(
             output_dir=str(folder.checkpoints),
             label_names=["labels"],
             disable_tqdm=True,
-            **defaults | fields | options,
+            **{**defaults, **fields, **options},
         )
 
     def make_and_try(options: Mapping[str, Any]) -> TrainingArguments:
@@ -178,8 +178,8 @@ def _check_optimizer_arguments(arguments: TrainingArguments) -> None:
         name, equals, value = pair.partition("=")
         if not (name and equals and value) or "=" in value:
             raise UserError(
-                f"optim_args={arguments.optim_args} must be pairs of name=value with commas between "
-                "them, such as momentum=0.9,nesterov=true."
+                f"optim_args={arguments.optim_args} must be pairs of name=value with commas "
+                "between them, such as momentum=0.9,nesterov=true."
             )
         if known is not None and name not in known:
             raise UserError(
