@@ -22,8 +22,8 @@ def last_logged(state: TrainerState, name: str) -> Any:
 
 def log_of_best_model(state: TrainerState, added: Mapping[str, Any]) -> None:
     """Append an entry about the best model, which the trainer has loaded after its last log."""
-    entry = {"epoch": state.epoch, "step": state.global_step}
-    state.log_history.append(entry | {"best_step": state.best_global_step} | added)
+    entry: dict[str, Any] = {"epoch": state.epoch, "step": state.global_step}
+    state.log_history.append({**entry, "best_step": state.best_global_step, **added})
 
 
 def has_loaded_best_model(args: TrainingArguments, state: TrainerState) -> bool:

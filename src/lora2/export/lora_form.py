@@ -96,7 +96,7 @@ def lora_form(
     return LoraForm(lora, tensors, ranks)
 
 
-def _config_of(model: object, adapter_name: str) -> Any:
+def _config_of(model: PeftModel, adapter_name: str) -> Any:
     check_is_peft_model(model)
     configs = getattr(model, "peft_config", {})
     if adapter_name not in configs:
