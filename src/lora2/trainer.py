@@ -122,7 +122,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         self._outer_handles = [
             handle
             for hook, base in self._hooks.items()
-            if base is not model and any(map(has_penalty, vars(base)["peft_config"].values()))
+            if base is not model and self._has_penalty()
             for handle in hook.join_loss_of(model, base)
         ]
         # float16's loss scaler expects overflows and skips those steps by itself.
@@ -236,9 +236,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
 
     def _warn_if_penalty_is_missing(self) -> None:
         """Once, at the first optimizer step: a loss that the trainer computes does not have it."""
-        expected = any(has_penalty(adapter.config) for adapter in self._adapters.values())
         seen = any(hook.has_added or hook.was_asked for hook in self._hooks)
-        if expected and not seen and not self._was_penalty_checked:
+        if self._has_penalty() and not seen and not self._was_penalty_checked:
             warnings.warn(
                 "orthogonality='penalty': the penalty has joined no loss, because the model "
                 "returns none in its outputs. Add lora2.weighted_penalty(model) to the loss that "
@@ -246,6 +245,9 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 stacklevel=2,
             )
         self._was_penalty_checked = True
+
+    def _has_penalty(self) -> bool:
+        return any(has_penalty(adapter.config) for adapter in self._adapters.values())
 
     def _suffix(self, label: str) -> str:
         return f"/{label}" if len(self.allocators) > 1 else ""

@@ -22,7 +22,7 @@ def last_logged(state: TrainerState, name: str) -> Any:
 
 def log_of_best_model(state: TrainerState, added: Mapping[str, Any]) -> None:
     """Append an entry about the best model, which the trainer has loaded after its last log."""
-    entry = {"epoch": state.epoch, "step": state.global_step}
+    entry: dict[str, Any] = {"epoch": state.epoch, "step": state.global_step}
     state.log_history.append({**entry, "best_step": state.best_global_step, **added})
 
 

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from lora2.errors import UserError
 from lora2.layers.adapted import AdaptedLayer, layers_with
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
-from lora2.numerics import check_factors
+from lora2.numerics import NumericalError
 from lora2.saving import pattern_for
 
 PREFIX = "base_model.model."
@@ -60,7 +60,9 @@ def lora_form(
     """
     config = _config_of(model, adapter_name)
     layers = layers_with(model.get_base_model(), adapter_name)
-    check_factors(model.get_base_model(), adapter_name, f"the adapter {adapter_name!r}")
+    for name, layer in layers.items():
+        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
+            raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
     ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
     sizes = _own_ranks(layers, ranks) if compact else _one_rank(layers, ranks)
     if not sizes:
@@ -94,7 +96,7 @@ def lora_form(
     return LoraForm(lora, tensors, ranks)
 
 
-def _config_of(model: Any, adapter_name: str) -> Any:
+def _config_of(model: PeftModel, adapter_name: str) -> Any:
     check_is_peft_model(model)
     configs = getattr(model, "peft_config", {})
     if adapter_name not in configs:
