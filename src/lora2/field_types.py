@@ -39,7 +39,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(kind, type) and issubclass(kind, Enum):
+    if _is_enum(kind):
         return value in [each.value for each in kind]
     return not isinstance(kind, type) or isinstance(value, kind)
 
@@ -51,6 +51,10 @@ def _fit(value: dict[Any, Any], parts: tuple[Any, ...]) -> bool:
     return all(fits(name, names) and fits(each, values) for name, each in value.items())
 
 
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
 def allows_none(hint: Any) -> bool:
     """Whether a field may be null."""
     return fits(None, hint)
@@ -60,14 +64,16 @@ def in_words(hint: Any) -> str:
     """Return a type as a sentence names it."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
-        return " or ".join(in_words(part) for part in parts)
+        # Enumerations of transformers are declared as `X | str`, where no other text will do.
+        named = [part for part in parts if part is not str or not any(map(_is_enum, parts))]
+        return ", or ".join(in_words(part) for part in named)
     if kind is Literal:
         return "one of " + ", ".join(_as_written(each) for each in parts)
     if kind is list and parts:
         return f"a list in which each is {in_words(parts[0])}"
     if kind is dict and parts:
         return f"a mapping in which each value is {in_words(parts[1])}"
-    if isinstance(kind, type) and issubclass(kind, Enum):
+    if _is_enum(kind):
         return "one of " + ", ".join(str(each.value) for each in kind)
     return _WORDS.get(kind, "another value")
 

@@ -121,7 +121,9 @@ class TrainParser(OptionParser, HfArgumentParser):
             UserError: no such file, no YAML, an unknown option, or a value of the wrong kind; the
                 sentence names file and option.
         """
-        content = read_yaml(path, "write lines `option: value`", may_be_empty=True)
+        content = read_yaml(
+            path, "write one line `option: value` for each option", may_be_empty=True
+        )
         given: dict[str, Any] = {}
         for name, value in content.items():
             option = name.replace("-", "_")
@@ -131,7 +133,7 @@ class TrainParser(OptionParser, HfArgumentParser):
         return given
 
     def _value_of_file(self, option: str, value: Any, path: Path) -> Any:
-        if option == "config":
+        if option.lower() == "config":
             raise UserError(
                 f"{path} has the key config, but a file cannot name another; write all options "
                 "into one file."

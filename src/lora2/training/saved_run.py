@@ -160,8 +160,18 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
 
 def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
     read_json(folder.adapter / "tokenizer_config.json", DAMAGED)
-    with blaming(f"the tokenizer in {folder.adapter}", DAMAGED):
-        return load_tokenizer(str(folder.adapter))
+    what = f"the tokenizer in {folder.adapter}"
+    try:
+        with blaming(what, DAMAGED):
+            return load_tokenizer(str(folder.adapter))
+    except UserError as error:
+        file = folder.adapter / "tokenizer.json"
+        # Only now, since the file may be large.
+        if file.exists():
+            read_json(file, DAMAGED)
+        if error.__cause__ is None or str(error).startswith(what):
+            raise
+        raise UserError(f"{what} cannot be loaded ({error.__cause__}); {DAMAGED}.") from error
 
 
 def load_validation(run: SavedRun, data_dir: str | None) -> Task:
