@@ -52,7 +52,8 @@ def _prunes(settings: Settings) -> bool:
     if settings.run.method == "adalora":
         return True
     target, brings_r = settings.adapter["target_r"], settings.adapter["start_from"] is not None
-    return target is not None and (brings_r or target < settings.adapter["init_r"])
+    # Above init_r it is a mistake of its own.
+    return target is not None and (brings_r or target != settings.adapter["init_r"])
 
 
 def _has_penalty(settings: Settings) -> bool:
@@ -275,14 +276,14 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
         # Not `in`: 0 equals False.
         if value is None or value is False or value == "none":
             continue
-        reason = _reason_against(settings, name)
+        reason = reason_against(settings, name)
         if reason is not None:
             raise UserError(
                 f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
             )
 
 
-def _reason_against(settings: Settings, name: str) -> str | None:
+def reason_against(settings: Settings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         methods = [method.name for method in METHODS.values() if name in method.options]
