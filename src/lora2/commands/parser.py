@@ -62,6 +62,13 @@ class OptionParser(argparse.ArgumentParser):
             raise UserError(self._unknown(rest[0]))
         return namespace, rest
 
+    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return the options that the command line itself names."""
+        # argparse writes defaults only where the namespace has no value yet.
+        namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
+        parsed = vars(self.parse_args(list(arguments), namespace))
+        return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
+
     def _unknown(self, word: str) -> str:
         name = word.partition("=")[0]
         known = list(self._option_string_actions)
@@ -100,15 +107,11 @@ class TrainParser(OptionParser, HfArgumentParser):
 
     def given(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Return the options that the command line or its YAML file name, and no others."""
-        from_command_line = self._parse(arguments)
+        from_command_line = self.typed(arguments)
         config = from_command_line.pop("config", None)
         if config is None:
             return from_command_line
         return self.given_by_file(Path(config)) | from_command_line
-
-    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return the options that the command line itself names."""
-        return self._parse(arguments)
 
     def given_by_file(self, path: Path) -> dict[str, Any]:
         """Return the options of a YAML file, checked as on the command line.
@@ -134,14 +137,8 @@ class TrainParser(OptionParser, HfArgumentParser):
             if value is None:
                 given[option] = None
             else:
-                given |= self._parse(_as_arguments(option, value))
+                given |= self.typed(_as_arguments(option, value))
         return given
-
-    def _parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        # argparse writes defaults only where the namespace has no value yet.
-        namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
-        parsed = vars(self.parse_args(list(arguments), namespace))
-        return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
 
 
 def _check_texts(words: Sequence[str]) -> None:

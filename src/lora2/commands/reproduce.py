@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from transformers import HfArgumentParser
@@ -31,6 +32,7 @@ from lora2.experiments.rendering.printout import printout
 from lora2.experiments.reproduction import TIMES, ReproduceArguments, tables_of
 from lora2.experiments.summary import summarize
 from lora2.extras import require
+from lora2.training.option_effects import refuse_idle
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -122,6 +124,16 @@ def _list(grid: Grid, records: RecordFolder) -> None:
         console.print(part)
 
 
+def _check_effects(table: str, options: ReproduceArguments, typed: dict[str, Any]) -> None:
+    if table == TIMES:
+        refuse_idle(typed, ("seeds", "jobs", "launcher"), f"on {TIMES}, which is measured here")
+    else:
+        refuse_idle(typed, ("rounds",), f"without {TIMES}")
+    if options.dry_run:
+        idle = ("output_dir", "jobs", "launcher", "threads", "work")
+        refuse_idle(typed, idle, "with --dry_run, which makes no run")
+
+
 class _ReproduceParser(OptionParser, HfArgumentParser):
     def __init__(self) -> None:
         super().__init__(
@@ -144,4 +156,7 @@ class _ReproduceParser(OptionParser, HfArgumentParser):
                 f"{rest.table!r} is none of {', '.join(tables)} (of the preset {options.preset})."
             )
         where.check()
+        typed = self.typed(arguments)
+        where.check_effects(typed)
+        _check_effects(rest.table, options, typed)
         return rest.table, options, where

@@ -6,7 +6,7 @@ objective, or of something that is switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,15 +272,28 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
     Raises:
         UserError: one of them has none.
     """
-    for name, value in given.items():
+    for name in given:
+        reason = reason_against(settings, name)
+        if reason is not None:
+            refuse_idle(given, [name], reason, place)
+
+
+def refuse_idle(
+    given: Mapping[str, Any], names: Iterable[str], reason: str, place: str = ""
+) -> None:
+    """Refuse options that have no effect, where they are given.
+
+    Raises:
+        UserError: one of them is given, and with more than that something is off.
+    """
+    for name in names:
+        value = given.get(name)
         # Not `in`: 0 equals False.
         if value is None or value is False or value == "none":
             continue
-        reason = reason_against(settings, name)
-        if reason is not None:
-            raise UserError(
-                f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
-            )
+        raise UserError(
+            f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
+        )
 
 
 def reason_against(settings: Settings, name: str) -> str | None:
