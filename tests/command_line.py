@@ -1,6 +1,8 @@
 """A tiny pretrained model in a folder, and `lora2` called as a user calls it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from lora2.commands.main import main
+from lora2.training.arguments import RunSettings
+from lora2.training.option_effects import reason_against
 from lora2.training.run_trainer import RunTrainer
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -94,9 +98,24 @@ SMALL = {
 }
 
 
-def small_options(**changed: object) -> list[str]:
-    """Options of a training run that takes a second."""
-    return [f"--{name}={value}" for name, value in (SMALL | changed).items()]
+def fitting(usual: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Options with some changed; those of the usual ones that then have no effect are left out."""
+    values = {
+        name: None if value == "none" and name not in ("baseline", "task") else value
+        for name, value in (usual | changed).items()
+    }
+    settings = RunSettings.from_options(values)
+    return {
+        name: value
+        for name, value in (usual | changed).items()
+        if name in changed or reason_against(settings, name) is None
+    }
+
+
+def small_options(more: Mapping[str, object] | None = None, **changed: object) -> list[str]:
+    """Options of a training run that takes a second; `more` are usual ones as those of SMALL."""
+    options = fitting(SMALL | dict(more or {}), changed)
+    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def train(model: Path, folder: Path, *more: str, **changed: object) -> int:

@@ -1,6 +1,7 @@
 """A tiny language model in a folder, and options of a run with it that takes a second."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from command_line import SMALL, lora2
+from command_line import SMALL, fitting, lora2
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.training.prepare import PreparedRun, prepare
@@ -90,16 +91,22 @@ TEXTS = {
 }
 
 
-def text_options(**changed: object) -> list[str]:
-    """Options of a run of --objective sft that takes a second; None leaves one out."""
-    options = TEXTS | changed
+def text_options(more: Mapping[str, object] | None = None, **changed: object) -> list[str]:
+    """Options of a run of --objective sft that takes a second; None leaves one out.
+
+    more: usual ones as those of TEXTS.
+    """
+    options = fitting(TEXTS | dict(more or {}), {"objective": "sft"} | changed)
+    del options["objective"]
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
 def train_texts(model: Path, folder: Path, *more: str, **changed: object) -> int:
     """Run `lora2 train --objective sft` and return the exit code."""
     start = ("train", "--objective=sft", f"--model={model}", f"--output_dir={folder}")
-    return lora2(*start, *text_options(**changed), *more)
+    return lora2(
+        *start, *text_options({"virtual_tokens": 3, "bottleneck_size": 3}, **changed), *more
+    )
 
 
 def prepared_run(model: Path, folder: Path, **changed: object) -> PreparedRun:

@@ -41,9 +41,8 @@ def test_bad_data(case, tiny_model, tmp_path, capsys):
         capsys,
         "train",
         f"--model={tiny_model}",
-        f"--train_file={file}",
         f"--output_dir={folder}",
-        *small_options(),
+        *small_options(train_file=file),
         *more,
     )
     assert named in said
@@ -177,15 +176,15 @@ def test_the_end_of_a_schedule_must_lie_below_the_learning_rate(rate, is_refused
 def test_sizes_of_single_matrices_are_refused_where_a_method_has_none(
     pattern, method, tiny_model, tmp_path, capsys
 ):
-    options = [*small_options(), f'--{pattern}={{"query": 2}}', f"--method={method}"]
+    options = [*small_options(method=method), f'--{pattern}={{"query": 2}}']
     command = ("train", f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *options)
     assert pattern in refused(capsys, *command)
 
 
-@pytest.mark.parametrize("method", ["lora2", "adalora"])
-def test_a_smoothed_loss_beside_a_penalty_is_refused(method, tiny_model, tmp_path, capsys):
-    options = small_options(label_smoothing_factor=0.1, orthogonality="penalty")
-    command = ("train", f"--model={tiny_model}", f"--method={method}", *options)
+@pytest.mark.parametrize("options", [{"orthogonality": "penalty"}, {"method": "adalora"}], ids=str)
+def test_a_smoothed_loss_beside_a_penalty_is_refused(options, tiny_model, tmp_path, capsys):
+    given = small_options(label_smoothing_factor=0.1, **options)
+    command = ("train", f"--model={tiny_model}", *given)
     said = refused(capsys, *command, f"--output_dir={tmp_path / 'run'}")
     assert "label_smoothing_factor=0.1" in said
 

@@ -19,8 +19,8 @@ TEXT = "The tables near the doctor are here."
 def lora_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of PEFT's LoRA; do not write into it."""
     folder = tmp_path_factory.mktemp("runs") / "lora"
-    options = small_options(target_r=4, lora_alpha=16, learning_rate=1e-2)
-    arguments = ("--method=lora", f"--model={tiny_model}", f"--output_dir={folder}", *options)
+    options = small_options(method="lora", lora_alpha=16, learning_rate=1e-2)
+    arguments = (f"--model={tiny_model}", f"--output_dir={folder}", *options)
     assert lora2("train", *arguments) == 0
     return folder
 

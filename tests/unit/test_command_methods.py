@@ -35,10 +35,8 @@ OPTIONS = {
 
 
 def train(method: str, model: Path, folder: Path, **changed: object) -> int:
-    options = small_options(**(OPTIONS | changed))
-    return lora2(
-        "train", f"--model={model}", f"--method={method}", f"--output_dir={folder}", *options
-    )
+    options = small_options(OPTIONS, method=method, **changed)
+    return lora2("train", f"--model={model}", f"--output_dir={folder}", *options)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +240,7 @@ def test_adalora_starts_over_rather_than_going_on_wrongly(
 )
 def test_bad_options_are_one_sentence(method, changed, named, tiny_model, tmp_path, capsys):
     folder = tmp_path / "run"
-    options = small_options(**(OPTIONS | changed))
-    command = ("train", f"--model={tiny_model}", f"--method={method}", f"--output_dir={folder}")
+    options = small_options(OPTIONS, method=method, **changed)
+    command = ("train", f"--model={tiny_model}", f"--output_dir={folder}")
     assert named in refused(capsys, *command, *options)
     assert not folder.exists()

@@ -33,8 +33,8 @@ def run_of(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     def of(method: str) -> Path:
         if method not in made:
             made[method] = tmp_path_factory.mktemp("methods") / method
-            more = [f"--method={method}", "--virtual_tokens=3", "--bottleneck_size=3"]
-            assert train_texts(language_model, made[method], *more, save_strategy="no") == 0
+            options = {"method": method, "save_strategy": "no"}
+            assert train_texts(language_model, made[method], **options) == 0
         return made[method]
 
     return of

@@ -22,8 +22,10 @@ def starts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folders = {}
     for method in ("lora", "adalora", "lora2"):
         folders[method] = tmp_path_factory.mktemp("runs") / method
-        options = small_options(learning_rate=1e-2, num_train_epochs=1, tfinal=1)
-        start = ("train", f"--method={method}", f"--model={tiny_model}")
+        options = small_options(
+            {"tfinal": 1}, method=method, learning_rate=1e-2, num_train_epochs=1
+        )
+        start = ("train", f"--model={tiny_model}")
         assert lora2(*start, f"--output_dir={folders[method]}", *options) == 0
     return folders
 
@@ -37,7 +39,7 @@ def logits(model) -> torch.Tensor:
 def test_training_starts_at_what_was_learnt(method, starts, tiny_model, tmp_path):
     arguments = [
         f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}",
-        f"--start_from={starts[method]}", *small_options(target_r=1),
+        *small_options(start_from=starts[method], target_r=1),
     ]  # fmt: skip
     prepared = prepare(resolve(TrainParser(), arguments))
     model = prepared.trainer.model
@@ -51,8 +53,8 @@ def test_training_starts_at_what_was_learnt(method, starts, tiny_model, tmp_path
 @pytest.mark.parametrize("method", ["lora", "lora2"])
 def test_training_goes_on_with_pruning(method, starts, tiny_model, tmp_path):
     folder = tmp_path / "run"
-    options = small_options(target_r=0.5, learning_rate=1e-2)
-    start = ("train", f"--model={tiny_model}", f"--start_from={starts[method]}")
+    options = small_options(start_from=starts[method], target_r=0.5, learning_rate=1e-2)
+    start = ("train", f"--model={tiny_model}")
     assert lora2(*start, f"--output_dir={folder}", *options) == 0
     summary = json.loads((folder / "summary.json").read_text())
     count = len(layers_of(load_saved_run(folder).model))
@@ -63,8 +65,8 @@ def test_training_goes_on_with_pruning(method, starts, tiny_model, tmp_path):
 def test_a_lora_becomes_what_the_options_say(starts, tiny_model, tmp_path):
     arguments = [
         f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", "--orthogonality=penalty",
-        "--orth_reg_weight=0.5", "--lora_alpha=8", f"--start_from={starts['lora']}",
-        *small_options(target_r=1),
+        "--orth_reg_weight=0.5", "--lora_alpha=8",
+        *small_options(start_from=starts["lora"], target_r=1),
     ]  # fmt: skip
     model = prepare(resolve(TrainParser(), arguments)).trainer.model
     config = model.peft_config["default"]
@@ -73,8 +75,8 @@ def test_a_lora_becomes_what_the_options_say(starts, tiny_model, tmp_path):
 
 
 def test_run_is_not_cleared_that_training_is_to_start_from(finished_run, tiny_model, capsys):
-    command = ("train", f"--model={tiny_model}", f"--start_from={finished_run}", "--overwrite")
-    said = refused(capsys, *command, f"--output_dir={finished_run}", *small_options())
+    command = ("train", f"--model={tiny_model}", "--overwrite", f"--output_dir={finished_run}")
+    said = refused(capsys, *command, *small_options(start_from=finished_run))
     assert "lies in the run folder" in said
     assert (finished_run / "adapter").is_dir()
 
@@ -82,7 +84,7 @@ def test_run_is_not_cleared_that_training_is_to_start_from(finished_run, tiny_mo
 def test_inputs_are_dropped_as_asked(starts, tiny_model, tmp_path):
     arguments = [
         f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", "--lora_dropout=0.3",
-        f"--start_from={starts['lora2']}", *small_options(target_r=1),
+        *small_options(start_from=starts["lora2"], target_r=1),
     ]  # fmt: skip
     model = prepare(resolve(TrainParser(), arguments)).trainer.model
     dropouts = [layer.adapter_dropout["default"].p for layer in layers_of(model).values()]
@@ -93,7 +95,7 @@ def test_inputs_are_dropped_as_asked(starts, tiny_model, tmp_path):
     ("changed", "named"),
     [
         ({"start_from": "nowhere"}, "no adapter_config.json"),
-        ({"method": "sora"}, "starts anew"),
+        ({"method": "sora"}, "start_from"),
         ({"model": "wider"}, "another base model"),
         ({"target_r": 9}, "target_r=9"),
         ({"lora_alpha": 8}, "lora_alpha=8.0: the adapter in"),
@@ -106,8 +108,7 @@ def test_what_cannot_be_gone_on_from_is_refused(
     if "model" in changed:
         changed = {"model": save_tiny_model(tmp_path / "wider", hidden=32)}
     given = {"model": tiny_model, "start_from": starts["lora2"]} | changed
-    options = [f"--{name}={value}" for name, value in given.items()]
     folder = tmp_path / "run"
-    command = ("train", *small_options(), *options, f"--output_dir={folder}")
+    command = ("train", *small_options(**given), f"--output_dir={folder}")
     assert named in refused(capsys, *command)
     assert not folder.exists()

@@ -120,7 +120,7 @@ def test_regression_on_own_data(tiny_model, tmp_path, capsys):
     rows = [f"the table is near {'a ' * (i % 5)},the doctor,{i % 5}" for i in range(40)]
     file.write_text("sentence1,sentence2,label\n" + "\n".join(rows) + "\n")
     folder = tmp_path / "run"
-    assert train(tiny_model, folder, f"--train_file={file}", "--kind=regression") == 0
+    assert train(tiny_model, folder, train_file=file, kind="regression") == 0
     record = read_lines(folder / "metrics.jsonl")[-1]
     assert {"pearson", "spearman"} <= set(record)
     capsys.readouterr()
@@ -137,7 +137,7 @@ def test_both_validation_sets_of_mnli_are_recorded(tiny_model, tmp_path):
     for name in ("train", "dev_matched", "dev_mismatched"):
         (data / f"{name}.tsv").write_text(text)
     folder = tmp_path / "run"
-    assert train(tiny_model, folder, "--task=mnli", f"--data_dir={tmp_path}") == 0
+    assert train(tiny_model, folder, task="mnli", data_dir=tmp_path) == 0
     records = read_lines(folder / "metrics.jsonl")
     assert len(records) == 2
     assert {"matched_accuracy", "mismatched_accuracy", "matched_validation_loss"} <= set(records[0])
@@ -160,8 +160,6 @@ def first_gradients(model: Path, folder: Path, batch: int, accumulated: int):
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulated,
         max_steps=1,
-        tinit=0,
-        tfinal=0,
         target_r="none",
         max_grad_norm=0,
         orthogonality="penalty",

@@ -12,6 +12,7 @@ import torch
 from lora2.benchmarks.methods import METHODS, AdapterSize
 from lora2.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.errors import UserError
+from lora2.training.option_ranges import SIZE, check_number
 
 SWEEPS = ("k", "r", "matrices", "batch")
 """What grows in section `sweeps`, each by itself."""
@@ -74,7 +75,9 @@ class BenchArguments:
         _check_known("methods", self.methods, METHODS)
         if self.sweep not in (None, *SWEEPS):
             raise UserError(f"sweep: {self.sweep!r} is none of {', '.join(SWEEPS)}.")
-        lowest = {"k": 1, "r": 1, "rounds": 1, "warm_up": 0, "threads": 0}
+        for name in ("k", "r"):
+            check_number(name, getattr(self, name), SIZE)
+        lowest = {"rounds": 1, "warm_up": 0, "threads": 0}
         lowest |= {"batch_size": 1, "length": 2}
         for name, least in lowest.items():
             value = getattr(self, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from lora2.errors import UserError
 from lora2.extras import require
 from lora2.heap import keep_freed_memory
 from lora2.reports.console import new_console, print_table
+from lora2.training.option_effects import refuse_idle
 
 _ALL = "all"
 
@@ -57,7 +59,15 @@ class BenchParser(OptionParser, HfArgumentParser):
             raise UserError(f"{section!r} is none of {', '.join(SECTIONS)}, {_ALL}.")
         options = BenchArguments(**given)
         options.check()
+        _check_effects(section, self.typed(arguments))
         return section, options
+
+
+def _check_effects(section: str, typed: dict[str, Any]) -> None:
+    of_sections = {"sweep": ("sweeps", _ALL), "methods": ("steps", "memory", _ALL)}
+    for name, sections in of_sections.items():
+        if section not in sections:
+            refuse_idle(typed, [name], f"in section {section}, only in {' and '.join(sections)}")
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -17,12 +17,15 @@ from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
 from lora2.training.exact_match import exact_match, questions_in
 from lora2.training.metrics import compute_metrics
+from lora2.training.option_effects import refuse_idle
 from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
+    if options.file is not None:
+        refuse_idle({"data_dir": options.data_dir}, ("data_dir",), "with --file")
     run = load_saved_run(options.run, options.model)
     console = new_console()
     for name, dataset in _datasets(run, options).items():

@@ -20,6 +20,7 @@ from lora2.training.models import (
     load_language_model,
     quiet_loading,
 )
+from lora2.training.option_ranges import Range, check_number
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -27,6 +28,8 @@ _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     options = _parser().parse_args(list(arguments))
+    if options.target_r is not None:
+        check_number("target_r", options.target_r, Range(0, open=True))
     check_is_new(options.output)
     folder = find_adapter(options.adapter, "adapter")
     config = check_importable(folder)

@@ -17,10 +17,15 @@ from transformers import (
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
+from lora2.target_config import check_regular_expression
 from lora2.training.architectures import ARCHITECTURES, target_pattern
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
+from lora2.training.methods.wrapping import one_word
 from lora2.training.models import load_config
+from lora2.training.named_modules import check_named_modules
+from lora2.training.option_effects import refuse_idle
+from lora2.training.option_ranges import RANGES, check_number
 
 # Options of `lora2 train`; None leaves the method's default.
 _SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
@@ -28,7 +33,9 @@ _SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
-    options = _parser().parse_args(list(arguments))
+    parser = _parser()
+    options = parser.parse_args(list(arguments))
+    _check(options.method, parser.typed(arguments))
     if (options.arch is None) == (options.model is None):
         raise UserError("params: give either --arch or --model, and not both.")
     config = load_config(options.model) if options.arch is None else _known(options.arch)
@@ -42,13 +49,31 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _check(method: str, typed: Mapping[str, Any]) -> None:
+    """Check sizes, and that each option has an effect."""
+    for name, theirs in _SIZES.items():
+        if typed.get(name) is not None:
+            check_number(name, typed[name], RANGES[theirs])
+        if theirs not in METHODS[method].options:
+            refuse_idle(typed, [name], f"with --method {method}")
+    if "target_modules" not in METHODS[method].options:
+        refuse_idle(typed, ("weights", "target_modules"), f"with --method {method}")
+    if "target_modules" in typed:
+        refuse_idle(typed, ("weights",), "with --target_modules")
+        for pattern in one_word({"target_modules": typed["target_modules"]}).values():
+            if isinstance(pattern, str):
+                check_regular_expression("target_modules", pattern)
+
+
 def count(config: PretrainedConfig, method: str, options: Mapping[str, Any]) -> int:
     """Return the trained parameters by the method's formula, for options of `lora2 train`."""
     chosen = METHODS[method]
     # Of the method's defaults those of the schedule are left out: sizes do not depend on it.
     defaults = {"init_r": chosen.defaults["init_r"]} if "init_r" in chosen.defaults else {}
     settings = RunSettings.from_options({**defaults, **options})
-    return chosen.count(_without_weights(config), settings.adapter)
+    model = _without_weights(config)
+    check_named_modules(model, chosen, settings.adapter)
+    return chosen.count(model, settings.adapter)
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel:

@@ -63,6 +63,13 @@ class OptionParser(argparse.ArgumentParser):
             raise UserError(self._unknown(rest[0]))
         return namespace, rest
 
+    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return the options that the command line itself names."""
+        # argparse writes defaults only where the namespace has no value yet.
+        namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
+        parsed = vars(self.parse_args(list(arguments), namespace))
+        return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
+
     def _unknown(self, word: str) -> str:
         name = word.partition("=")[0]
         known = list(self._option_string_actions)
@@ -101,7 +108,7 @@ class TrainParser(OptionParser, HfArgumentParser):
 
     def given(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Return the options that the command line or its YAML file name, and no others."""
-        from_command_line = self._parse(arguments)
+        from_command_line = self.typed(arguments)
         config = from_command_line.pop("config", None)
         if config is None:
             return from_command_line
@@ -109,10 +116,6 @@ class TrainParser(OptionParser, HfArgumentParser):
             return self.given_by_file(Path(config)) | from_command_line
         except UserError as error:
             raise UserError(f"config: {error}") from error
-
-    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return the options that the command line itself names."""
-        return self._parse(arguments)
 
     def given_by_file(self, path: Path) -> dict[str, Any]:
         """Return the options of a YAML file, checked as on the command line.
@@ -149,19 +152,13 @@ class TrainParser(OptionParser, HfArgumentParser):
                 )
             return None
         try:
-            given = self._parse(_as_arguments(option, value))
+            given = self.typed(_as_arguments(option, value))
         except (UserError, TypeError, ValueError, RecursionError) as error:
             raise _unreadable(option, value, hint, path) from error
         # A list may hold what reads as another option.
         if given.keys() != {option}:
             raise _unreadable(option, value, hint, path)
         return given[option]
-
-    def _parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        # argparse writes defaults only where the namespace has no value yet.
-        namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
-        parsed = vars(self.parse_args(list(arguments), namespace))
-        return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
 
 
 def _check_texts(words: Sequence[str]) -> None:

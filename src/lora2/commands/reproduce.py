@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +34,7 @@ from lora2.experiments.reproduction import TIMES, ReproduceArguments, tables_of
 from lora2.experiments.summary import summarize
 from lora2.extras import require
 from lora2.reports.console import new_console, print_table
+from lora2.training.option_effects import refuse_idle
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -129,6 +131,16 @@ def _list(grid: Grid, records: RecordFolder) -> None:
             console.print(part)
 
 
+def _check_effects(table: str, options: ReproduceArguments, typed: dict[str, Any]) -> None:
+    if table == TIMES:
+        refuse_idle(typed, ("seeds", "jobs", "launcher"), f"on {TIMES}, which is measured here")
+    else:
+        refuse_idle(typed, ("rounds",), f"without {TIMES}")
+    if options.dry_run:
+        idle = ("output_dir", "jobs", "launcher", "threads", "work")
+        refuse_idle(typed, idle, "with --dry_run, which makes no run")
+
+
 class _ReproduceParser(OptionParser, HfArgumentParser):
     def __init__(self) -> None:
         super().__init__(
@@ -151,4 +163,7 @@ class _ReproduceParser(OptionParser, HfArgumentParser):
                 f"{rest.table!r} is none of {', '.join(tables)} (of the preset {options.preset})."
             )
         where.check()
+        typed = self.typed(arguments)
+        where.check_effects(typed)
+        _check_effects(rest.table, options, typed)
         return rest.table, options, where

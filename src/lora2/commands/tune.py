@@ -24,6 +24,7 @@ from lora2.experiments.setting import Experiment
 from lora2.experiments.tuning import Choice, tune
 from lora2.extras import require
 from lora2.reports.console import new_console, print_table
+from lora2.training.option_effects import refuse_idle
 
 _ALL = "all"
 
@@ -149,4 +150,8 @@ class _TuneParser(OptionParser, HfArgumentParser):
         tuning, where, rest = self.parse_args_into_dataclasses(list(arguments))
         tuning.check()
         where.check()
+        typed = self.typed(arguments)
+        where.check_effects(typed)
+        if tuning.task == "agreement":
+            refuse_idle(typed, ("data_dir",), "with --task agreement, which is generated")
         return rest.method, tuning, where

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lora2.errors import UserError
 from lora2.experiments.execution import Place
@@ -12,6 +13,16 @@ from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.ray_runner import RayRunner, Resources
 from lora2.experiments.record import RecordFolder
 from lora2.experiments.runner import Finished, Progress, Runner
+from lora2.training.option_effects import refuse_idle
+from lora2.training.option_ranges import Range, check_number
+
+_RANGES = {
+    "jobs": Range(1, 2**31, whole_from=1),
+    "threads": Range(0, 2**31, whole_from=0),
+    "cpus_per_run": Range(0),
+    "gpus_per_run": Range(0),
+}
+_OF_RAY = ("ray_address", "cpus_per_run", "gpus_per_run")
 
 
 @dataclass
@@ -60,10 +71,8 @@ class PlaceArguments:
         Raises:
             UserError: a number out of range, or a data folder that is none.
         """
-        least_of = {"jobs": 1, "threads": 0, "cpus_per_run": 0, "gpus_per_run": 0}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} must be at least {least}.")
+        for name, allowed in _RANGES.items():
+            check_number(name, getattr(self, name), allowed)
         if self.gpus_per_run > 1:
             raise UserError(
                 f"gpus_per_run={self.gpus_per_run}: a run trains on one GPU; give at most 1."
@@ -72,6 +81,17 @@ class PlaceArguments:
             raise UserError(
                 f"data_dir: {self.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."
             )
+
+    def check_effects(self, typed: Mapping[str, Any]) -> None:
+        """Check that the options have an effect that the command line names.
+
+        Raises:
+            UserError: one is of the other launcher.
+        """
+        if self.launcher == "local":
+            refuse_idle(typed, _OF_RAY, "without --launcher ray")
+        else:
+            refuse_idle(typed, ("jobs",), "with --launcher ray, which has its own queue")
 
     def records_of(self, preset: str) -> Path:
         """Return the folder of the records."""

@@ -259,6 +259,8 @@ _TRAINING_LEFT_OUT = frozenset(
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
         "use_cache",
+        # One of its two kinds is of TPUs, the other stops at the first mask of truth values.
+        "debug",
     }
 )
 

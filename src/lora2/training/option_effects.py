@@ -6,7 +6,7 @@ objective, or of something that is switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,8 @@ def _prunes(settings: Settings) -> bool:
     if settings.run.method == "adalora":
         return True
     target, brings_r = settings.adapter["target_r"], settings.adapter["start_from"] is not None
-    return target is not None and (brings_r or target < settings.adapter["init_r"])
+    # Above init_r it is a mistake of its own.
+    return target is not None and (brings_r or target != settings.adapter["init_r"])
 
 
 def _has_penalty(settings: Settings) -> bool:
@@ -271,18 +272,31 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
     Raises:
         UserError: one of them has none.
     """
-    for name, value in given.items():
+    for name in given:
+        reason = reason_against(settings, name)
+        if reason is not None:
+            refuse_idle(given, [name], reason, place)
+
+
+def refuse_idle(
+    given: Mapping[str, Any], names: Iterable[str], reason: str, place: str = ""
+) -> None:
+    """Refuse options that have no effect, where they are given.
+
+    Raises:
+        UserError: one of them is given, and with more than that something is off.
+    """
+    for name in names:
+        value = given.get(name)
         # Not `in`: 0 equals False.
         if value is None or value is False or value == "none":
             continue
-        reason = _reason_against(settings, name)
-        if reason is not None:
-            raise UserError(
-                f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
-            )
+        raise UserError(
+            f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
+        )
 
 
-def _reason_against(settings: Settings, name: str) -> str | None:
+def reason_against(settings: Settings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         methods = [method.name for method in METHODS.values() if name in method.options]

@@ -64,8 +64,8 @@ _COUNT_OR_NONE = Range(0, 2**63, whole_from=0)
 _SHARE = Range(0, 1)
 # What numpy takes; torch takes more.
 _SEED = Range(0, 2**32, whole_from=0)
-# Beyond, no machine has the memory.
-_SIZE = Range(1, 2**24, whole_from=1)
+SIZE = Range(1, 2**24, whole_from=1)
+"""Sizes of adapters; beyond, no machine has the memory."""
 # A share of all steps, or a number of steps.
 _INTERVAL = Range(0, open=True, whole_from=1)
 
@@ -105,10 +105,10 @@ RANGES: Mapping[str, Range] = {
     "validation_rows": _COUNT,
     # The largest number that float32 holds.
     "lora_alpha": Range(0, 3.4e38, open=True),
-    "k": _SIZE,
-    "init_r": _SIZE,
-    "bottleneck_size": _SIZE,
-    "virtual_tokens": _SIZE,
+    "k": SIZE,
+    "init_r": SIZE,
+    "bottleneck_size": SIZE,
+    "virtual_tokens": SIZE,
 }
 
 # What the parser does not know already.
@@ -121,8 +121,6 @@ CHOICES: Mapping[str, Collection[str]] = {
         "max-autotune",
         "max-autotune-no-cudagraphs",
     ),
-    # The other one is of TPUs alone.
-    "debug": ("underflow_overflow",),
 }
 
 PACKAGES: Mapping[str, str] = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
@@ -159,7 +157,7 @@ def _check_patterns(settings: RunSettings) -> None:
             check_regular_expression(name, pattern)
             value = options[name][pattern]
             if isinstance(value, int | float) and value > 0:
-                check_number(f"{name}[{pattern!r}]", value, _SIZE)
+                check_number(f"{name}[{pattern!r}]", value, SIZE)
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:

@@ -116,7 +116,6 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
             "it out, or take --method lora2 with --orthogonality exact."
         )
-    check_optimizer(arguments, model)
     head = (*HEADS, *base.new_modules)
     parameters = count_parameters(model, head)
     if not sum(parameters.values()):
@@ -124,6 +123,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"method: {chosen.label} trains nothing of {settings.model.model}, which has no head; "
             "choose another method."
         )
+    check_optimizer(arguments, model)
     budget = check_schedule(model, steps)
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)

@@ -178,8 +178,8 @@ def _check_optimizer_arguments(arguments: TrainingArguments) -> None:
         name, equals, value = pair.partition("=")
         if not (name and equals and value) or "=" in value:
             raise UserError(
-                f"optim_args={arguments.optim_args} must be pairs of name=value with commas "
-                "between them, such as momentum=0.9,nesterov=true."
+                f"optim_args={arguments.optim_args} must be pairs of name=value with commas, "
+                "such as momentum=0.9,nesterov=true."
             )
         if known is not None and name not in known:
             raise UserError(
@@ -199,13 +199,17 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
     name = arguments.lr_scheduler_type
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
     try:
-        get_scheduler(
+        scheduler = get_scheduler(
             name,
             optimizer,
             arguments.get_warmup_steps(steps),
             steps,
             scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
         )
+        # Some arguments are read after the warm-up, or at the end.
+        for factor in getattr(scheduler, "lr_lambdas", ()):
+            for step in (steps // 2, max(steps - 1, 0)):
+                factor(step)
     except _REFUSALS as error:
         raise UserError(
             f"lr_scheduler_type={getattr(name, 'value', name)} with lr_scheduler_kwargs="
