@@ -122,12 +122,12 @@ def test_model_is_unmerged_where_a_later_layer_holds_nan(
     layers = list(layers_of(model).values())
     with torch.no_grad():
         layers[-1].lora2_V["default"][0, 0] = torch.nan
-    with pytest.raises(NumericalError, match="in the output of .*down_proj"):
+    with pytest.raises(NumericalError, match=r"in the output of .*down_proj"):
         export_merged(model, tmp_path / "merged")
     assert not any(layer.merged for layer in layers)
     # Of logits that hide it, as those of a half-precision model may.
     monkeypatch.setattr("lora2.export.verification.check_output", lambda *arguments: None)
-    with pytest.raises(MergedWeightError, match="in the merged weight of .*down_proj"):
+    with pytest.raises(MergedWeightError, match=r"in the merged weight of .*down_proj"):
         export_merged(model, tmp_path / "merged")
     assert not any(layer.merged for layer in layers)
     assert list(tmp_path.iterdir()) == []
