@@ -19,6 +19,7 @@ from lora2.errors import UserError
 from lora2.export.verification import sharing_copy
 from lora2.loading import load_adapter, read_adapter_config
 from lora2.mathematics.low_rank import rank, singular_value_form
+from lora2.numerics import NumericalError
 from lora2.penalty import adapted_layers
 from lora2.saving import pattern_for
 from lora2.targets import exact_targets
@@ -54,6 +55,7 @@ def import_lora(
     Raises:
         UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
             a field that it decides itself.
+        NumericalError: it holds NaN or infinity.
     """
     config = check_importable(path)
     taught = load_source(model, path)
@@ -64,6 +66,12 @@ def import_lora(
     }
     # Matrices of which AdaLoRA kept nothing are left out: they have no directions to go on from.
     pairs = {name: _factors(name, layer) for name, layer in layers.items()}
+    for name, pair in pairs.items():
+        if not all(factor.isfinite().all() for factor in pair):
+            raise NumericalError(
+                f"NaN or infinity in the change of {name} by the adapter in {path}: its factors or "
+                "its lora_alpha are too large or damaged; copy it again, or train it again."
+            )
     forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
     if not forms:
         raise UserError(f"the adapter in {path} changes nothing; train a new one.")

@@ -109,7 +109,9 @@ def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> Non
         and tensor.numel()
         and not tensor.is_meta
     }
-    first = _first_not_finite(torch._foreach_norm(list(plain.values()), float("inf")))
+    # torch has no norms of an empty list.
+    norms = torch._foreach_norm(list(plain.values()), float("inf")) if plain else []
+    first = _first_not_finite(norms)
     if first is not None:
         raise NumericalError(f"NaN or infinity in {list(plain)[first]} of {where}: {advice}")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5Model
 
-from command_line import lora2, refused
+from command_line import lora2, refused, train
+from lora2.errors import UserError
 from lora2.experiments.execution import Place, execute
 from lora2.experiments.feasibility import check_feasible
 from lora2.experiments.presets.preset import Wanted
@@ -110,3 +111,32 @@ def test_both_packages_are_named_when_one_is_missing(missing, deberta, tmp_path,
     for named in ("spm.model", "'sentencepiece'", "'protobuf'", "pip install 'lora2[train]'"):
         assert named in said
     assert "tiktoken" not in said
+
+
+@pytest.fixture(scope="module")
+def t5_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that reads the end token of each row, and refuses rows without it."""
+    model, run = (tmp_path_factory.mktemp(name) / "t5" for name in ("model", "runs"))
+    model.mkdir()
+    name, tokens = FILES["t5"]
+    save_sentencepiece(model / name, **tokens)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(vocab_size=512, decoder_start_token_id=0, **sizes)).save_pretrained(model)
+    assert train(model, run) == 0
+    return run
+
+
+@pytest.mark.parametrize("form", ["lora", "merged"])
+def test_an_export_is_checked_on_the_rows_of_the_run(form, t5_run, tmp_path, monkeypatch):
+    for module in ("verification", "merged"):
+        monkeypatch.delattr(f"lora2.export.{module}.sample_batch")
+    assert lora2("export", t5_run, f"--to={form}", "--output", tmp_path / form) == 0
+
+
+def test_an_export_is_checked_on_made_up_rows_where_the_data_are_gone(t5_run, tmp_path, capsys):
+    def gone(*arguments):
+        raise UserError("data_dir: is gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora2.commands.export.load_validation", gone)
+        assert lora2("export", t5_run, "--output", tmp_path / "lora") == 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
+_HEAD_OF_DECODERS = "score"
 # Without it transformers asks at the terminal whether to run the code in the model's folder.
 _OWN_CODE = {"trust_remote_code": False}
 
@@ -140,7 +141,6 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             output_loading_info=True,
             **_OWN_CODE,
         )
-    _fill_padding_token(model.config)
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     missing = [*report["missing_keys"], *mismatched]
     encoder = [key for key in model.state_dict() if _is_of_encoder(model, key)]
@@ -195,15 +195,14 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
     check_weights(dict(model.named_parameters()), f"the model {name}", advice)
 
 
-def _fill_padding_token(config: PretrainedConfig) -> None:
-    """Let a decoder's classifier find the end of a row by the end token if it has no padding one.
+def set_padding(model: PreTrainedModel, token: int | None) -> None:
+    """Tell a decoder's classifier which token batches are padded with.
 
-    transformers' configurations raise an AttributeError for a field that they do not have.
+    It reads the last token that is not padding, and would read padding if that were another token.
     """
-    if getattr(config, "pad_token_id", None) is None:
-        end = getattr(config, "eos_token_id", None)
-        # Llama 3 and others have several.
-        config.pad_token_id = end[0] if isinstance(end, list) and end else end
+    if hasattr(model, _HEAD_OF_DECODERS):
+        for config in (model.config, model.config.get_text_config()):
+            config.pad_token_id = token
 
 
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:

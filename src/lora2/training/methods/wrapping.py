@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft import get_peft_model
+from peft import TaskType, get_peft_model
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.error import NoMatchingPeftModuleError
@@ -34,6 +34,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     Raises:
         UserError: no module of those names in the model, or a config that does not suit it.
     """
+    _leave_out_saved_modules(model, config)
     try:
         adapted: nn.Module = get_peft_model(model, config)
         return adapted
@@ -41,7 +42,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
         raise
     except NoMatchingPeftModuleError as error:
         raise _nothing_chosen(model, config) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
+        # A TypeError: a module that is to be adapted and trained whole.
         raise UserError(f"adapter: {' '.join(str(error).split())}") from error
 
 
@@ -72,6 +74,18 @@ def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn
     for name, value in with_head(base, options).items():
         setattr(adapter, name, value)
     return wrap(base.model, adapter)
+
+
+def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
+    """Keep 'all-linear' away from modules that are trained whole: PEFT cannot do both to one."""
+    excluded = getattr(adapter, "exclude_modules", None)
+    if getattr(adapter, "target_modules", None) != "all-linear" or isinstance(excluded, str):
+        return
+    heads = HEADS if adapter.task_type == TaskType.SEQ_CLS else ()
+    # As PEFT finds them, by the ends of names: DistilBERT's pre_classifier is one.
+    ends = (*(adapter.modules_to_save or ()), *heads)
+    whole = {name for name, _ in model.named_modules() if ends and name.endswith(ends)}
+    adapter.exclude_modules = {*(excluded or ()), *whole} or None
 
 
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:

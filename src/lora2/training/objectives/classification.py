@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
-    AutoConfig,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -23,11 +22,11 @@ from lora2.training.models import (
     load_base_model,
     load_config,
     set_classifier_dropout,
+    set_padding,
 )
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
-from lora2.training.sources import find_model
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
@@ -61,10 +60,10 @@ class Classification(Objective):
 
     def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
         """Return the model under a saved adapter, with the adapter's head."""
-        head = {field: getattr(config, field) for field in ("problem_type", "id2label", "label2id")}
-        return load_base_model(
-            name, AutoConfig.from_pretrained(find_model(name).location, **head), dtype
-        )
+        head = {name: getattr(config, name) for name in ("problem_type", "id2label", "label2id")}
+        base = load_base_model(name, load_config(name, **head), dtype)
+        set_padding(base.model, getattr(config.get_text_config(), "pad_token_id", None))
+        return base
 
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
         """Return the trainer's arguments."""
@@ -77,7 +76,8 @@ class Classification(Objective):
         tokenizer: PreTrainedTokenizerBase,
         base: BaseModel,
     ) -> Sets:
-        """Return token ids and labels."""
+        """Return token ids and labels; the model learns what they will be padded with."""
+        set_padding(base.model, int(tokenizer.pad_token_id))
         return tokenize(task, tokenizer, settings.data.max_length)
 
     def trainer(
