@@ -9,11 +9,15 @@ LANGUAGE_MODEL := $(VENV)/.language-model
 # PEFT's own tests: in its source distribution, not in what pip installs.
 PEFT := $(shell grep '^peft==' constraints.txt)
 PEFT_SOURCES := $(VENV)/peft-sources
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+PYTEST_UNIT := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The folder that `lora2 train` writes to when it is called without arguments.
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-llm bench lint types unit slow test test-engines chromium clean
+.PHONY: test-versions test-lowest test-newest
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -27,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
-demo demo-llm bench unit slow test-engines: export HF_HUB_OFFLINE = 1
+demo demo-llm bench unit slow test-engines test-lowest test-newest: export HF_HUB_OFFLINE = 1
 
 demo: env ## train the default adapter on agreement and show what it kept
 	$(BIN)/lora2 train --overwrite
@@ -56,7 +60,7 @@ types: env ## mypy
 	$(BIN)/mypy
 
 unit: env ## the default tests: CPU, no network, no real weights
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST_UNIT)
 
 slow: env ## tests with real pretrained weights, on the CPU
 	$(BIN)/pytest -m slow
@@ -78,6 +82,25 @@ $(PEFT_SOURCES): $(INSTALLED)
 	tar -xzf $@.part/peft-*.tar.gz -C $@.part --strip-components 1
 	touch $@.part/tests/__init__.py
 	mv $@.part $@
+test-versions: test-lowest test-newest ## the unit tier with the lowest and the newest versions (gigabytes of downloads)
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/$(PYTEST_UNIT) -rX
+
+# On Linux with x86, torch of these versions comes from PyPI for CUDA only: 4 GB. With
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu it is the build for the CPU.
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -e ".[test]"
+	@touch $@
+
+# No version is pinned but torch's, which stays that of constraints.txt: a newer one may be for CUDA only.
+test-newest:
+	test -d $(NEWEST) || $(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
+	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-c $(NEWEST)/torch.txt -e ".[test]"
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/$(PYTEST_UNIT) -rx
 
 # Debian's; where it cannot be installed, the tests that need it are skipped.
 chromium:
@@ -89,6 +112,6 @@ chromium:
 		echo "No chromium, and only root can install it with apt-get: its tests are skipped." >&2; \
 	fi
 
-clean: ## remove .venv, caches and build results (runs stay)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove environments, caches and build results (runs stay)
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) build dist .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

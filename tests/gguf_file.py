@@ -43,7 +43,8 @@ def save_gguf(folder: Path) -> Path:
     special = set(tokenizer.all_special_tokens)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_token_types([control if piece in special else normal for piece in pieces])
-    writer.add_token_merges(["Ā ā"])
+    # Twice: of a list of one text, transformers 5.9 makes the text.
+    writer.add_token_merges(["Ā ā", "Ā ā"])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)

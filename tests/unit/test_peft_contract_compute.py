@@ -171,12 +171,14 @@ def test_training_in_this_dtype_reduces_the_loss(dtype: torch.dtype, form: str) 
 
 @contextmanager
 def gradient_checkpointing(model: Any, use_reentrant: bool) -> Iterator[None]:
-    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    # transformers before 5.20 knows them by their older names alone, which PEFT passes on.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": use_reentrant})
     model.enable_input_require_grads()
     try:
         yield
     finally:
-        model.activation_checkpointing_disable()
+        getattr(model, f"{name}_checkpointing_disable")()
         model.disable_input_require_grads()
 
 

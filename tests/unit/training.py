@@ -75,7 +75,7 @@ def trainer_for(
     )
     # BERT's loss is a mean although its forward takes `num_items_in_batch`; left alone,
     # transformers would add up the micro-batches' means.
-    if trainer.model_accepts_loss_kwargs and not trainer._loss_shifts_labels:
+    if trainer.model.config.model_type == "bert":
         trainer.model_accepts_loss_kwargs = False
     return trainer
 

@@ -65,7 +65,7 @@ class Lora2Linear(LinearLayer, Lora2Layer):
             # A mismatch that autocast does not mend is for the base layer to tell.
             and (weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
             # A hook, or a forward that another library has put in place of its own, must be run.
-            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
             and not any(map(self._drops_inputs, adapter_names))
         )
 
