@@ -28,7 +28,7 @@ LEVELS = (
     ("tuner",),
     ("sora",),
     ("budget", "loading", "penalty", "sensitivities", "saving", "numerics", "allocator"),
-    ("combination", "conversion", "preparation", "trl_adapters"),
+    ("combination", "conversion", "model_card", "preparation", "trl_adapters"),
     ("training_hook", "model"),
     ("trainer", "export"),
     ("importing",),
