@@ -117,8 +117,10 @@ def _ranks_of(base: nn.Module, adapter_name: str) -> dict[str, int]:
     ranks = {}
     for name, layer in layers_with(base, adapter_name).items():
         held: Any
+        factor: Any
         if isinstance(layer, Lora2Layer):
-            held, factor = layer.lora2_lambda[adapter_name], layer.lora2_u[adapter_name].mT
+            parameters = layer.parameters_of(adapter_name)
+            held, factor = parameters["lam"], parameters["U"]
         elif isinstance(layer, SoraLayer):
             held, factor = layer.sora_gate[adapter_name], layer.sora_A[adapter_name]
         else:
