@@ -43,7 +43,7 @@ def test_layer_has_the_attributes_of_its_base_layer(kind: Kind) -> None:
             assert not hasattr(layer, name)
 
 
-# PEFT's words on its own layers.
+# PEFT warns of its own layers.
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
 @every_kind

@@ -112,7 +112,7 @@ def test_optimizer_of_base_parameters_stays_valid() -> None:
     assert not torch.equal(base_weights(model)[0], before)
 
 
-# PEFT's word that merging tied layers may be wrong, which is tested here.
+# PEFT warns that merging tied layers may be wrong, which is tested here.
 TIED = pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")
 
 

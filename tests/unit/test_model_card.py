@@ -75,7 +75,7 @@ def test_card_has_no_local_path(tmp_path: Path) -> None:
     model = get_peft_model(saved_base(tmp_path / "tiny-llama"), config_of("LORA2"))
     for folder in ("adapter", "again"):
         model.save_pretrained(tmp_path / folder)
-    # PEFT writes it anew each time.
+    # PEFT writes the path again each time.
     model.save_pretrained(tmp_path / "adapter")
     for folder in ("adapter", "again"):
         card = card_of(tmp_path / folder)
