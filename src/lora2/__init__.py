@@ -14,6 +14,7 @@ from lora2.export.lora import export_lora
 from lora2.export.merged import export_merged
 from lora2.importing import import_lora
 from lora2.model import Lora2Model
+from lora2.model_card import file as model_card_file
 from lora2.registration import register
 from lora2.saving import compact_adapter
 from lora2.sora import SoraCallback, SoraConfig, SoraModel
@@ -24,6 +25,7 @@ register("lora2", Lora2Config, Lora2Model)
 register("sora", SoraConfig, SoraModel)
 register("bottleneck", BottleneckConfig, BottleneckModel)
 conversion.install()
+model_card_file.install()
 
 __version__ = "0.1.0"
 

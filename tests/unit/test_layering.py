@@ -40,7 +40,7 @@ LEVELS = (
         "shared_budget",
         "allocator",
     ),
-    ("combination", "conversion", "preparation", "trl_adapters", "model_loss"),
+    ("combination", "conversion", "model_card", "preparation", "trl_adapters", "model_loss"),
     ("training_hook", "model"),
     ("trainer", "export"),
     ("importing",),

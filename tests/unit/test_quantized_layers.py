@@ -107,6 +107,22 @@ def test_merge_puts_plain_layers_in_and_unmerge_the_same_ones_back(
     assert torch.equal(model(x), expected)
 
 
+@both_methods
+def test_model_trains_on_after_a_merge_in_inference_mode(make: Callable[[], PeftModel]) -> None:
+    model, x = make().train(), rows()
+    quantized = base_layers(model)
+    with torch.inference_mode():
+        model.merge_adapter()
+        model(x)
+    # Merged still, and a graph through the plain layers can be made.
+    assert not any(layer.weight.is_inference() for layer in base_layers(model))
+    model(x.clone().requires_grad_()).sum().backward()
+    with torch.inference_mode():
+        model.unmerge_adapter()
+    assert base_layers(model) == quantized
+    model(x).sum().backward()
+
+
 def test_merged_weight_is_rounded_once_to_the_models_dtype() -> None:
     model = adapted(base(dtype=torch.bfloat16))
     exact = [

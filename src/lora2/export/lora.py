@@ -23,6 +23,7 @@ from lora2.export.verification import (
     tolerance_of,
 )
 from lora2.files import check_is_new, new_folder
+from lora2.model_card.file import write_lora_card
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def export_lora(
     expected, batch, base = adapter_logits(model, adapter_name, batch)
     with new_folder(path) as temporary:
         write_lora(form, temporary)
+        write_lora_card(model, adapter_name, temporary, form.ranks)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         # PEFT warns of layers that its LoRA cannot merge, which is not asked of it here.

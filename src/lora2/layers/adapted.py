@@ -168,7 +168,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         if len(adapter_names) != len(x):
             raise UserError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(x)} respectively."
+                f"{len(adapter_names)} and {len(x)} respectively: give one name for each row."
             )
         result = self.base_layer(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) - {BASE_ONLY}):
@@ -245,12 +245,12 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
 
     def _write_weight(self, base: Any, values: Tensor) -> None:
         weight = base.weight
-        is_own = self.weight_owners == 1 or bool(self.shared_weight)
+        is_own = self.weight_owners == 1 or bool(self.shared_weight or self._replaced)
         # A parametrized weight is no parameter of the layer, and an inference tensor is read-only.
         if is_own and base._parameters.get("weight") is weight and not weight.is_inference():
             weight.copy_(values)
             return
-        if self.weight_owners > 1 and not self.shared_weight:
+        if self.weight_owners > 1 and not is_own:
             self.shared_weight = (weight,)
         base.weight = nn.Parameter(values, requires_grad=weight.requires_grad)
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from lora2.allocator import RankAllocator
 from lora2.files import new_folder, write_json_atomically
+from lora2.model_card.file import write_run_card
 from lora2.numerics import NumericalError
 from lora2.trainer import Lora2Callback
 from lora2.training.adapters import count_parameters
@@ -31,6 +32,7 @@ from lora2.training.environment import describe_environment, versions
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
+from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
 
 
@@ -142,7 +144,7 @@ def run(
     seconds = time.monotonic() - started
     summary = _summary(prepared, seconds, checkpoint, baseline)
     if trainer.is_world_process_zero():
-        save_adapter(prepared, folder.adapter)
+        save_adapter(prepared, folder.adapter, summary)
         write_json_atomically(folder.summary_file, summary)
         folder.divergence_file.unlink(missing_ok=True)
     return summary
@@ -162,13 +164,14 @@ def command_to_start_over(folder: RunFolder) -> str:
     return f"lora2 train --config {config} --output_dir {path} --overwrite"
 
 
-def save_adapter(prepared: PreparedRun, path: Path) -> None:
-    """Save adapter (or whole model), tokenizer and model configuration, with any labels' names."""
+def save_adapter(prepared: PreparedRun, path: Path, summary: dict[str, Any]) -> None:
+    """Save adapter (or whole model), tokenizer, model configuration and the adapter's card."""
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     # There may be what a killed process of the same run has left.
     with new_folder(path, replaces=True) as temporary:
         if isinstance(model, PeftModel):
             model.save_pretrained(str(temporary), save_embedding_layers=False)
+            write_run_card(model, temporary, run_facts(prepared, summary))
             base: Any = model.get_base_model()
             base.config.save_pretrained(temporary)
         else:

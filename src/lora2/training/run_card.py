@@ -1,0 +1,49 @@
+"""What the card of an adapter says of the run that trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora2.model_card.words import RunFacts
+from lora2.training.methods.registry import METHODS
+from lora2.training.prepare import PreparedRun
+
+_ROWS = {"before": "before training", "best": "best", "last": "last"}
+# Methods whose change `lora2 export` writes as a LoRA.
+_OURS = ("lora2", "sora")
+_USES = {
+    "classification": "lora2 predict RUN --file texts.csv",
+    "sft": 'lora2 generate RUN --prompt "..."',
+}
+
+
+def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
+    """Return the task, what the run reached on it, and the commands that use the run."""
+    results = {label: summary[name] for name, label in _ROWS.items() if summary[name]}
+    baseline = summary["baseline"]
+    if baseline and baseline["best"]:
+        results["head alone, best"] = baseline["best"]
+    method = METHODS[prepared.settings.run.method]
+    return RunFacts(
+        method=method.label,
+        task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
+        results={label: _measured(prepared, record) for label, record in results.items()},
+        commands=[
+            _USES[prepared.settings.objective],
+            "lora2 evaluate RUN",
+            *(["lora2 export RUN --to merged --output DIR"] if method.merges else []),
+            *(["lora2 export RUN --to lora --output DIR"] if method.name in _OURS else []),
+        ],
+    )
+
+
+def _measured(prepared: PreparedRun, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The step and the metrics of one evaluation; of several validation sets, those of each."""
+    sets = prepared.task.validation
+    names = [
+        f"{name}_{metric}" if len(sets) > 1 else metric
+        for name in sets
+        for metric in prepared.task.metrics
+    ]
+    return {name: record[name] for name in ("step", *names) if name in record}
