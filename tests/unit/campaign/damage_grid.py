@@ -67,13 +67,14 @@ def _commands_of(file: str, content: dict[str, Any]) -> list[str]:
 
 def _case(cell: _Cell, content: dict[str, Any]) -> Case:
     command, verdict = content["commands"][cell.command], _verdict(cell, content)
+    codes = _CODES[verdict["verdict"]]
     return Case(
         name=f"{cell.file} {cell.damage}: {cell.command}",
         command=command["words"],
         before=f"cp -r ${command['of']} run",
         damage=((f"run/{cell.file}", cell.damage),),
-        code=_CODES[verdict["verdict"]],
-        says=(verdict["says"],),
+        code=codes,
+        says=(verdict["says"],) if 2 in codes else (),
         writes=(command["writes"],) if "writes" in command else (),
     )
 
