@@ -1,0 +1,93 @@
+"""The cases of damages.yaml: every file of a run, every damage, every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from unit.campaign.case import Case, read_cases
+
+_EITHER = "either"
+_CODES = {"refuses": (2,), "ignores": (0,), _EITHER: (0, 2)}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A command that meets a damaged file."""
+
+    file: str
+    damage: str
+    command: str
+
+
+def grid(*, whole: bool) -> list[Any]:
+    """Return all cases, or those that pair each file with each damage, and with each command."""
+    content = read_cases("damages")
+    cells = _cells(content) if whole else _diagonal(content)
+    cases = [_case(cell, content) for cell in cells]
+    return [pytest.param(case, id=case.name) for case in cases]
+
+
+def _cells(content: dict[str, Any]) -> Iterator[_Cell]:
+    for file in content["files"]:
+        for damage in _damages(file, content):
+            for command in _commands_of(file, content):
+                yield _Cell(file, damage, command)
+
+
+def _diagonal(content: dict[str, Any]) -> Iterator[_Cell]:
+    """One command for each file and damage, by turns; those that must refuse come first."""
+    for start, file in enumerate(content["files"]):
+        refusing = content["files"][file].get("refuses", [])
+        damages = _damages(file, content)
+        others = [name for name in _commands_of(file, content) if name not in refusing]
+        turns = [*_rotated(refusing, start), *_rotated(others, start)]
+        for index in range(max(len(damages), len(turns))):
+            yield _Cell(file, damages[index % len(damages)], turns[index % len(turns)])
+
+
+def _rotated(names: Sequence[str], start: int) -> list[str]:
+    middle = start % len(names) if names else 0
+    return [*names[middle:], *names[:middle]]
+
+
+def _damages(file: str, content: dict[str, Any]) -> list[str]:
+    keys = content["files"][file].get("keys", [])
+    return [*content["damages"], *(f"without {key}" for key in keys)]
+
+
+def _commands_of(file: str, content: dict[str, Any]) -> list[str]:
+    # A run that stopped early has no adapter and no summary.
+    late = file == "summary.json" or file.startswith("adapter/")
+    return [name for name in content["commands"] if not (late and name == "resume")]
+
+
+def _case(cell: _Cell, content: dict[str, Any]) -> Case:
+    command, verdict = content["commands"][cell.command], _verdict(cell, content)
+    codes = _CODES[verdict["verdict"]]
+    return Case(
+        name=f"{cell.file} {cell.damage}: {cell.command}",
+        command=command["words"],
+        before=f"cp -r ${command['of']} run",
+        damage=((f"run/{cell.file}", cell.damage),),
+        code=codes,
+        says=(verdict["says"],) if 2 in codes else (),
+        writes=(command["writes"],) if "writes" in command else (),
+    )
+
+
+def _verdict(cell: _Cell, content: dict[str, Any]) -> dict[str, str]:
+    file = content["files"][cell.file]
+    says = cell.damage.removeprefix("without ") if cell.damage.startswith("without ") else None
+    usual = {"says": says or file["says"]}
+    for each in content["exceptions"]:
+        if each["file"] == cell.file and cell.damage in each["damages"]:
+            if each["commands"] == "all" or cell.command in each["commands"]:
+                return usual | each
+    for verdict in ("refuses", "ignores"):
+        if cell.command in file.get(verdict, []):
+            return usual | {"verdict": verdict}
+    return usual | {"verdict": _EITHER}

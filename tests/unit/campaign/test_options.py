@@ -1,0 +1,11 @@
+"""Options without effect, out of range or with a late fault, and good ones beside them."""
+
+import pytest
+
+from unit.campaign.case import Case, cases_in
+from unit.campaign.runs import Runs
+
+
+@pytest.mark.parametrize("case", cases_in("train_options"))
+def test_train(case: Case, runs: Runs, tmp_path):
+    case.run(runs, tmp_path)
