@@ -51,10 +51,10 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _check(method: str, typed: Mapping[str, Any]) -> None:
     """Check sizes, and that each option has an effect."""
-    for name, theirs in _SIZES.items():
+    for name in _SIZES:
         if typed.get(name) is not None:
-            check_number(name, typed[name], RANGES[theirs])
-        if theirs not in METHODS[method].options:
+            check_number(name, typed[name], RANGES[name])
+        if name not in METHODS[method].options:
             refuse_idle(typed, [name], f"with --method {method}")
     if "target_modules" not in METHODS[method].options:
         refuse_idle(typed, ("weights", "target_modules"), f"with --method {method}")

@@ -119,8 +119,8 @@ class _Place:
 
 def _places(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
     gguf = require("gguf", extra="gguf")
-    config = getattr(base, "config", None)
-    model_type = getattr(config, "model_type", None)
+    config: Any = getattr(base, "config", None)
+    model_type: Any = getattr(config, "model_type", None)
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
         raise UserError(
