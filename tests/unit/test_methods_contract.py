@@ -11,14 +11,24 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, TrainingArguments
+from transformers import (
+    AutoConfig,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+    T5Config,
+    T5ForSequenceClassification,
+    TrainingArguments,
+)
 
-from lora2 import UserError
+from lora2 import Lora2Config, UserError
 from lora2.loading import load_adapter
+from lora2.penalty import adapted_layers
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
+from lora2.training.methods.wrapping import wrap
 from lora2.training.models import BaseModel, load_base_model
 from lora2.training.run_trainer import RunTrainer
 from unit.models import Examples, bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
@@ -386,3 +396,20 @@ def test_counting_nothing_is_refused_too(name: str) -> None:
     options = options_of(METHODS[name], target_modules=["nothing"])
     with pytest.raises(UserError, match="chosen by nothing"):
         METHODS[name].count(ARCHITECTURES[0].make().base_model, options)
+
+
+def test_all_linear_leaves_out_what_is_trained_whole() -> None:
+    """PEFT finds heads by the ends of names, and DistilBERT has a pre_classifier."""
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 64}
+    model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
+    config = Lora2Config(task_type="SEQ_CLS", target_modules="all-linear", k=2)
+    names = adapted_layers(wrap(model, config), "default")
+    assert len(names) == 6
+    assert not any("classifier" in name for name in names)
+
+
+def test_a_model_without_default_targets_is_named() -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    model = T5ForSequenceClassification(T5Config(vocab_size=64, **sizes))
+    with pytest.raises(UserError, match="no default for t5; write names"):
+        wrap(model, Lora2Config(task_type="SEQ_CLS", k=2))

@@ -120,12 +120,12 @@ class _Place:
 def _places(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
     gguf = require("gguf", extra="gguf")
     config: Any = getattr(base, "config", None)
-    model_type: Any = getattr(config, "model_type", None)
+    model_type: str = getattr(config, "model_type", type(base).__name__)
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
         raise UserError(
-            f"to: gguf is known for {', '.join(ARCHITECTURES)}, not for "
-            f"{model_type or type(base).__name__}; export to lora or merged."
+            f"to: gguf is known for {', '.join(ARCHITECTURES)}, not for {model_type}; export to "
+            "lora or merged."
         )
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)

@@ -43,6 +43,11 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     except NoMatchingPeftModuleError as error:
         raise _nothing_chosen(model, config) from error
     except (ValueError, TypeError) as error:
+        if "specify `target_modules`" in str(error):
+            raise UserError(
+                f"target_modules: there is no default for {model.config.model_type}; write names "
+                "of its linear layers, or all-linear."
+            ) from error
         # A TypeError: a module that is to be adapted and trained whole.
         raise UserError(f"adapter: {' '.join(str(error).split())}") from error
 
