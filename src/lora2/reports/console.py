@@ -80,13 +80,16 @@ def _one_cell_a_line(table: Table) -> Iterator[Text]:
         yield Text(_plain(name) or "–", style="bold")
         for column, cell in zip(others, cells, strict=True):
             if _plain(cell):
-                name = f"{heading}: " if (heading := _plain(column.header)) else ""
+                name = f"{heading}: " if (heading := _heading(column)) else ""
                 yield Text(f"  {name}{_plain(cell)}")
     if table.caption is not None:
         yield Text(str(table.caption), style="italic")
 
 
 def _plain(cell: RenderableType) -> str:
-    # A line break in a name follows its dot or underscore, one between figures is a space.
-    text = str(cell)
-    return text.replace(".\n", ".").replace("_\n", "_").replace("\n", " ")
+    return str(cell).replace("\n", " ")
+
+
+def _heading(column: Column) -> str:
+    # Names of modules are broken behind an underscore, and in place of a dot.
+    return str(column.header).replace("_\n", "_").replace("\n", ".")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from rich.table import Table
 
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun
-
-_PARTS = re.compile(r"[._](?=\w)")
 
 
 def plan_table(prepared: PreparedRun) -> Table:
@@ -84,12 +81,12 @@ def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[int | None]])
     # Without lines between the columns, nine of them fit into 60 characters.
     table = Table(
         title="kept singular values", title_justify="left", box=SIMPLE_HEAD,
-        collapse_padding=True, pad_edge=False,
+        padding=0, show_edge=False,
     )  # fmt: skip
     table.add_column("layer", justify="right")
     for column in (*columns, "sum"):
         # Long names, one part a line: a row then fits into a terminal.
-        table.add_column(_PARTS.sub(r"\g<0>\n", column), justify="right")
+        table.add_column(column.replace("_", "_\n").replace(".", "\n"), justify="right")
     for layer, counts in rows.items():
         cells = ["" if count is None else str(count) for count in counts]
         table.add_row(layer, *cells, str(sum(count or 0 for count in counts)))
