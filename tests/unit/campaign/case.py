@@ -36,10 +36,12 @@ class Case:
         damage: a file, and what happens to it before.
         before: lines of a shell that run before; exit code 77 skips the case.
         input: what standard input holds.
-        encoding: of the files and of the standard streams.
+        encoding: of the files.
+        streams: the encoding of the standard streams.
         broken_pipe: whether nobody reads standard output.
         writes: files and folders that a command that ends well leaves, and no others.
         environment: more environment variables.
+        slow: whether the case belongs to the slow tier.
     """
 
     name: str
@@ -51,9 +53,11 @@ class Case:
     before: str = ""
     input: str = ""
     encoding: str = "utf-8"
+    streams: str = "utf-8"
     broken_pipe: bool = False
     writes: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    slow: bool = False
 
     def run(self, runs: Runs, folder: Path) -> None:
         """Run the command in an empty folder and check all that must hold."""
@@ -64,7 +68,7 @@ class Case:
         before, shared = contents(work), runs.stamps()
         outcome = runs.call(
             self._words(runs), work, scratch,
-            input=self.input, encoding=self.encoding, broken_pipe=self.broken_pipe,
+            input=self.input, encoding=self.streams, broken_pipe=self.broken_pipe,
             environment=self.environment,
         )  # fmt: skip
         self._check_said(outcome)
@@ -146,7 +150,10 @@ def _refuse_constant(name: str) -> NoReturn:
 def cases_in(*names: str) -> list[Any]:
     """Return the cases of YAML files as parameters of a test."""
     cases = [case for name in names for case in _cases_of(name)]
-    return [pytest.param(case, id=case.name) for case in cases]
+    return [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ())
+        for case in cases
+    ]
 
 
 def _cases_of(name: str) -> Iterator[Case]:
