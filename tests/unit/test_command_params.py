@@ -37,8 +37,8 @@ METHODS_ON_DEBERTA = {
     "--method sora --k 1": SUMS + 72,
     "--method sora": 8 * SUMS + 8 * 72,
     "--method adalora": 12 * SUMS + 12 * 72,
-    # AdaLoRA has no k, and what it prunes to has no part in what it trains.
-    "--method adalora --r 2 --k 1": 2 * SUMS + 2 * 72,
+    # What AdaLoRA prunes to has no part in what it trains.
+    "--method adalora --r 2": 2 * SUMS + 2 * 72,
     "--method lora2 --k 1 --r 8": SUMS + 72 * (16 + 8),
     "--method bottleneck": 24 * (2 * 8 * 768 + 8 + 768) + 26 * 2 * 768,
     "--method bottleneck --bottleneck_size 64": 24 * (2 * 64 * 768 + 64 + 768) + 26 * 2 * 768,

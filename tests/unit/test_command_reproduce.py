@@ -265,11 +265,17 @@ def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
         (["tune", "all", "--task=cola"], "task: 'cola' is none of agreement"),
         (["tune", "all", "--trials=0"], "trials=0 must be at least 1"),
         (["tune"], "required: METHOD"),
-        (["tune", "all", "--jobs=0"], "jobs=0 must be at least 1"),
-        (["reproduce", "table1", "--threads=-1"], "threads=-1 must be at least 0"),
+        (["tune", "all", "--jobs=0"], "jobs=0 must be a whole number of at least 1"),
+        (
+            ["reproduce", "table1", "--threads=-1"],
+            "threads=-1 must be a whole number of at least 0",
+        ),
         (["reproduce", "table1", "--data_dir=nowhere"], "data_dir: nowhere is no folder"),
         (["reproduce", "table1", "--launcher=slurm"], "invalid choice: 'slurm'"),
-        (["reproduce", "table1", "--cpus_per_run=-1"], "cpus_per_run=-1.0 must be at least 0"),
+        (
+            ["reproduce", "table1", "--cpus_per_run=-1"],
+            "cpus_per_run=-1.0 must be a finite number of at least 0",
+        ),
         (
             ["reproduce", "table1", "--gpus_per_run=1.5"],
             "gpus_per_run=1.5: a run trains on one",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -121,7 +122,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     if not settings.run.resume:
         check_default_task(settings)
         settings = _over_defaults(given)
-        _check_effects(parser, arguments, settings, given)
+        _check_effects(parser, arguments, settings)
         return settings
     folder = RunFolder(settings.folder)
     if not folder.is_run:
@@ -152,9 +153,7 @@ def _over_defaults(given: dict[str, Any]) -> RunSettings:
     )
 
 
-def _check_effects(
-    parser: TrainParser, arguments: Sequence[str], settings: RunSettings, given: dict[str, Any]
-) -> None:
+def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunSettings) -> None:
     """Refuse options without effect; of a file only those that differ from what holds anyway.
 
     For the config.yaml of a run holds all options, and serves for another run.
@@ -162,13 +161,16 @@ def _check_effects(
     typed = parser.typed(arguments)
     config = typed.pop("config", None)
     check_effects(settings, typed)
-    of_file = {name: value for name, value in given.items() if name not in typed}
+    if config is None:
+        return
+    of_file = parser.given_by_file(Path(config))
     # Method and task may be others than those that the file was written for.
     usual = [_usual(settings), _usual(_over_defaults(of_file))]
     differing = {
         name: value
         for name, value in of_file.items()
-        if all(value != each.get(name, parser.get_default(name)) for each in usual)
+        if name not in typed
+        and all(value != each.get(name, parser.get_default(name)) for each in usual)
     }
     check_effects(settings, differing, f" (in {config})")
 

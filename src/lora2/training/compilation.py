@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 
 from transformers import TrainingArguments
 
@@ -11,6 +12,14 @@ from lora2.errors import UserError
 
 _COMPILERS = ("g++", "clang++")
 _BUILT_IN = "inductor"
+# What torch lists as backends whether or not it is installed.
+_PACKAGES = {
+    "openxla": "torch_xla",
+    "openxla_eval": "torch_xla",
+    "onnxrt": "onnxscript",
+    "tensorrt": "torch_tensorrt",
+    "tvm": "tvm",
+}
 
 
 def check_compiler(device: str) -> None:
@@ -41,7 +50,11 @@ def check_compilation(arguments: TrainingArguments) -> None:
     from torch._dynamo import list_backends
 
     backend = str(arguments.torch_compile_backend)
-    known = list_backends(exclude_tags=())
+    known = [
+        name
+        for name in list_backends(exclude_tags=())
+        if name not in _PACKAGES or find_spec(_PACKAGES[name]) is not None
+    ]
     if backend not in known:
         raise UserError(
             f"torch_compile_backend={backend} is not installed here; write one of "

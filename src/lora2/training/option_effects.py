@@ -254,6 +254,11 @@ EFFECTS: tuple[Effect, ...] = (
         "without --activation_checkpointing True",
         _is_on("activation_checkpointing"),
     ),
+    Effect(
+        ("neftune_noise_alpha", "label_smoothing_factor"),
+        "with --method prompt, in which transformers does not find the model",
+        lambda settings: settings.run.method != "prompt",
+    ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )
 """Apart from the methods' own options, which `Method.options` names."""

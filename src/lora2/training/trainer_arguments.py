@@ -208,7 +208,7 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
         )
         # Some arguments are read after the warm-up, or at the end.
         for factor in getattr(scheduler, "lr_lambdas", ()):
-            for step in (steps // 2, max(steps - 1, 0)):
+            for step in (steps // 2, steps):
                 factor(step)
     except _REFUSALS as error:
         raise UserError(

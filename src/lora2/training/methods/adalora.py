@@ -75,7 +75,8 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
             f"target_r={target}: AdaLoRA needs a whole number below init_r={checked.init_r}."
         )
     tinit, tfinal = steps_of(checked.tinit, steps), steps_of(checked.tfinal, steps)
-    if tinit + tfinal >= steps:
+    # In its last step to prune AdaLoRA needs what an earlier one has measured.
+    if tinit + tfinal >= steps or steps - tfinal < 2:
         raise UserError(
             f"tinit={checked.tinit} and tfinal={checked.tfinal} take {tinit} + {tfinal} of the "
             f"{steps} optimizer steps and leave none in which to prune: make them smaller."
