@@ -25,6 +25,8 @@ def fits(value: Any, hint: Any) -> bool:
 
     hint: a class, a union, a Literal, or a list or dict of those. Any other fits everything.
     """
+    if hint is Any:
+        return True
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         return any(fits(value, part) for part in parts)

@@ -56,8 +56,10 @@ def test_packed_rows_are_fewer_and_the_steps_with_them(language_model, tmp_path)
 def first_gradient(model: Path, folder: Path, **options: object) -> torch.Tensor:
     """The gradient of a first step, as one vector."""
     usual = {"target_r": "none", "max_steps": 1} | options
+    if usual["target_r"] != "none":
+        usual |= {"tinit": 0, "tfinal": 0}
     prepared = prepared_run(
-        model, folder, tinit=0, tfinal=0, exact_match_rows=0, save_strategy="no",
+        model, folder, exact_match_rows=0, save_strategy="no",
         eval_strategy="no", max_grad_norm=0, **usual,
     )  # fmt: skip
     found: list[torch.Tensor] = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 
-_OF_OWN_DATA = ("validation_file", "dataset_config", "text_columns", "label_column", "kind")
+_OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
+# Of --objective sft other checks say that it has no labels.
+_OF_LABELS = ("label_column", "kind")
 
 
 def check_default_task(settings: RunSettings) -> None:
@@ -17,7 +19,8 @@ def check_default_task(settings: RunSettings) -> None:
     data = settings.data
     if data.task or data.train_file or data.dataset:
         return
-    for name in _OF_OWN_DATA:
+    has_labels = settings.objective == "classification"
+    for name in (*_OF_TEXTS, *(_OF_LABELS if has_labels else ())):
         value = getattr(data, name)
         if value is not None:
             shown = " ".join(value) if isinstance(value, list) else value
@@ -25,7 +28,7 @@ def check_default_task(settings: RunSettings) -> None:
                 f"{name}: {shown} is for data of your own, and none is named; add --train_file or "
                 f"--dataset, or leave --{name} out."
             )
-    if data.data_dir is not None:
+    if data.data_dir is not None and has_labels:
         raise UserError(
             f"data_dir: {data.data_dir} is the folder of GLUE files, and no task is named; add "
             "--task with the GLUE task to read from it, such as rte."
