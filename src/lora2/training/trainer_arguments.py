@@ -76,7 +76,7 @@ def training_arguments(
             output_dir=str(folder.checkpoints),
             label_names=["labels"],
             disable_tqdm=True,
-            **defaults | fields | options,
+            **{**defaults, **fields, **options},
         )
 
     def make_and_try(options: Mapping[str, Any]) -> TrainingArguments:
