@@ -125,6 +125,17 @@ def check_is_new(path: Path) -> None:
         raise UserError(f"output: {path} exists already; give another folder.")
 
 
+def check_may_be_folder(option: str, path: Path) -> None:
+    """Check that no file is where a folder is, or is to be made.
+
+    Raises:
+        UserError: there is one; `option` is what gave the path.
+    """
+    found = next((each for each in (path, *path.parents) if each.exists()), path)
+    if found.exists() and not found.is_dir():
+        raise UserError(f"{option}: {found} is a file; give a folder.")
+
+
 @contextmanager
 def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end, or vanishes on an error.

@@ -176,7 +176,7 @@ def test_a_damaged_record_is_refused(folders, runs, tmp_path, capsys):
 
 def test_a_work_folder_that_is_a_file_is_refused(folders, tmp_path, capsys):
     (tmp_path / "work").write_text("mine")
-    assert f"{tmp_path / 'work'}: File exists" in refused(capsys, "reproduce", "table1", *folders)
+    assert f"{tmp_path / 'work'} is a file" in refused(capsys, "reproduce", "table1", *folders)
     assert not (tmp_path / "records").exists()
 
 

@@ -236,6 +236,7 @@ OTHER_COMMANDS = [
     ("params --arch=roberta-large --weights=Q --method=head", "weights"),
     ("params --arch=roberta-large --target_modules (", "target_modules"),
     ("params --arch=roberta-large --target_modules query nothing", "target_modules"),
+    ("train --overwrite --resume", "overwrite"),
     ("import nowhere --output=x --target_r=nan", "target_r"),
     ("evaluate nowhere --file=x --data_dir=y", "data_dir"),
 ]  # fmt: skip
@@ -254,3 +255,25 @@ def test_words_that_no_file_could_hold_are_refused(command, text, capsys):
     option = "config" if command == "train" else "model"
     said = refused(capsys, *command.split(), f"--{option}={text}")
     assert said.startswith(f"lora2: {option}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("tune lora2 --records=file", "records"),
+        ("reproduce table1 --work=file/below", "work"),
+        ("reproduce table1 --output_dir=file", "output_dir"),
+        ("bench steps --output_dir=file/below", "output_dir"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_refused(words, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("text")
+    assert refused(capsys, *words.split()) == f"lora2: {option}: file is a file; give a folder.\n"
+
+
+def test_a_bench_that_is_refused_makes_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, "bench", "steps", "--models=minilm", "--length=100000")
+    assert "length=100000 is more than" in said
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import torch
 from lora2.benchmarks.methods import METHODS, AdapterSize
 from lora2.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.errors import UserError
+from lora2.files import check_may_be_folder
 from lora2.training.option_ranges import SIZE, check_number
 
 SWEEPS = ("k", "r", "matrices", "batch")
@@ -88,8 +89,7 @@ class BenchArguments:
                 "device: there is no CUDA device here, or torch was built without CUDA; write "
                 "--device cpu."
             )
-        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
-            raise UserError(f"output_dir: {self.output_dir} is a file; give a folder.")
+        check_may_be_folder("output_dir", Path(self.output_dir))
 
     def workloads(self, usual: Collection[str]) -> list[Workload]:
         """Return the models asked for, or else the usual ones of a section.

@@ -95,6 +95,8 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, section: Section, options: BenchArguments, console: Console) -> None:
+    # Raises for rows that a model cannot read, before there is a folder.
+    options.workloads(section.models)
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     record = section.run(name, options, watch_on(console))

@@ -23,7 +23,7 @@ from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task
 from lora2.training.methods.registry import METHODS
-from lora2.training.option_effects import check_effects
+from lora2.training.option_effects import check_effects, refuse_idle
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
 from lora2.training.run import (
@@ -124,6 +124,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
         settings = _over_defaults(given)
         _check_effects(parser, arguments, settings)
         return settings
+    refuse_idle(given, ("overwrite",), "with --resume")
     folder = RunFolder(settings.folder)
     if not folder.is_run:
         raise UserError(

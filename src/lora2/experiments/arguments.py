@@ -13,6 +13,7 @@ from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.ray_runner import RayRunner, Resources
 from lora2.experiments.record import RecordFolder
 from lora2.experiments.runner import Finished, Progress, Runner
+from lora2.files import check_may_be_folder
 from lora2.training.option_effects import refuse_idle
 from lora2.training.option_ranges import Range, check_number
 
@@ -77,6 +78,8 @@ class PlaceArguments:
             raise UserError(
                 f"gpus_per_run={self.gpus_per_run}: a run trains on one GPU; give at most 1."
             )
+        for name in ("records", "work"):
+            check_may_be_folder(name, Path(getattr(self, name) or "."))
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UserError(
                 f"data_dir: {self.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."

@@ -9,6 +9,7 @@ from lora2.errors import UserError
 from lora2.experiments.presets.preset import Preset, Wanted
 from lora2.experiments.presets.registry import PRESETS
 from lora2.experiments.rates import read_choices
+from lora2.files import check_may_be_folder
 
 TIMES = "table2"
 """The table that is measured in turns, not made from runs."""
@@ -57,6 +58,7 @@ class ReproduceArguments:
         """
         if self.preset not in PRESETS:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}.")
+        check_may_be_folder("output_dir", Path(self.output_dir or "."))
         for name, value in {"seeds": self.seeds, "rounds": self.rounds}.items():
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1.")
