@@ -133,7 +133,7 @@ def test_mapping_on_the_command_line_is_json(capsys):
     ("text", "names"),
     [
         ("kk: 4\n", "--kk"),
-        ("k: many\n", "--k"),
+        ("k: many\n", "k is 'many'"),
         ("- k\n", "option: value"),
         ("k: [\n", "YAML"),
     ],
