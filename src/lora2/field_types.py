@@ -43,7 +43,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if _is_enum(kind):
         return value in [each.value for each in kind]
-    return not isinstance(kind, type) or isinstance(value, kind)
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _fit(value: dict[Any, Any], parts: tuple[Any, ...]) -> bool:

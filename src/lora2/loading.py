@@ -29,6 +29,20 @@ _MISMATCH = re.compile(
     r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
 _PREFIX = "base_model.model."
+# Fields of our own configs by whose defaults a saved adapter would compute something else.
+_NEEDED = ("k", "init_r", "lora_alpha", "orthogonality", "bottleneck_size", "activation")
+# Fields that PEFT's methods have in common; it does not check their types.
+_PEFT_TYPES = {
+    "r": int,
+    "lora_alpha": float,
+    "lora_dropout": float,
+    "alpha_pattern": dict,
+    "rank_pattern": dict | None,
+    "target_modules": list[str] | str | None,
+    "exclude_modules": list[str] | str | None,
+    "modules_to_save": list[str] | None,
+    "layers_to_transform": list[int] | int | None,
+}
 # What says how large a model is, in the configuration that a run saves beside its adapter.
 _SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
@@ -76,19 +90,21 @@ def read_adapter_config(path: Path) -> PeftConfig:
             f"{file}: peft_type={content['peft_type']!r} is not a method that this version of PEFT "
             f"knows; {_DAMAGED}."
         )
+    types = _PEFT_TYPES
     if issubclass(kind, TargetConfig):
-        check_fields(content, get_type_hints(kind), file, _DAMAGED, optional=True)
+        types = get_type_hints(kind)
+        needed = [name for name in _NEEDED if name in types]
+        check_fields(content, dict.fromkeys(needed, object), file, _DAMAGED)
+    check_fields(content, types, file, _DAMAGED, optional=True)
     try:
-        with warnings.catch_warnings():
+        with blaming(str(file), _DAMAGED), warnings.catch_warnings():
             # PEFT names the fields of other versions, which it leaves out.
             warnings.simplefilter("ignore")
             return PeftConfig.from_pretrained(str(path))
     except UserError as error:
+        if error.__cause__ is not None:
+            raise
         raise UserError(f"{file}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{file} cannot be read by PEFT ({_first_line(error)}); {_DAMAGED}.") from (
-            error
-        )
 
 
 def saved_tensors(path: Path) -> dict[str, list[int]]:
@@ -105,7 +121,7 @@ def saved_tensors(path: Path) -> dict[str, list[int]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({_first_line(error)}); {_DAMAGED}.") from error
+        raise UserError(f"{path} is damaged ({reason_of(error)}); {_DAMAGED}.") from error
 
 
 def check_loaded(model: PeftModel, path: Path, adapter_name: str = "default") -> None:
@@ -160,7 +176,7 @@ def blaming(what: str, advice: str) -> Iterator[None]:
     except (UserError, MemoryError, OutOfMemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be loaded ({_first_line(error)}); {advice}.") from error
+        raise UserError(f"{what} cannot be loaded ({reason_of(error)}); {advice}.") from error
 
 
 @contextmanager
@@ -264,6 +280,8 @@ def _of_another_base(path: Path, reason: str) -> UserError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Return an error's type and the first line of its text, two if the first ends in a colon."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

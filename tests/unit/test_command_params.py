@@ -7,7 +7,7 @@ from command_line import lora2, refused
     ("arguments", "printed"),
     [
         ("--arch deberta-v3-base --weights Q,K --k 1 --r 8", "37,440"),
-        ("--arch deberta-v3-base --weights Q,V --k 1 --r 8", "37,440"),
+        ("--arch deberta-v3-base --weights Q,V --k 1 --init_r 8", "37,440"),
         ("--arch deberta-v3-base --weights Q,K,V --k 1 --r 8", "56,160"),
         ("--arch deberta-v3-base --weights all --k 1 --r 8", "167,616"),
         ("--arch deberta-v3-base --weights all --k 8 --r 8", "1,336,896"),

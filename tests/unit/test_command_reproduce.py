@@ -169,9 +169,9 @@ def test_a_damaged_record_is_refused(folders, runs, tmp_path, capsys):
     assert lora2("reproduce", "table1", *folders) == 0
     path = next((tmp_path / "records").glob("agreement-lora2-*.json"))
     path.write_text("{")
-    told = refused(capsys, "reproduce", "table1", *folders)
-    assert f"{path} is not valid JSON" in told
-    assert "not a record" in told
+    said = refused(capsys, "reproduce", "table1", *folders)
+    assert f"{path} is not valid JSON" in said
+    assert "not a record of a run" in said
 
 
 def test_a_work_folder_that_is_a_file_is_refused(folders, tmp_path, capsys):

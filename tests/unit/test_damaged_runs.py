@@ -95,6 +95,8 @@ CASES: list[tuple[str, str, Damage, str]] = [
     ("predict", ADAPTER, half, "was cut short"),
     ("predict", ADAPTER, changed(peft_type="LORA9"), "peft_type='LORA9'"),
     ("export", ADAPTER, changed(k=-1), "k=-1"),
+    ("predict", ADAPTER, changed(lora_alpha=...), "lacks the key 'lora_alpha'"),
+    ("predict", ADAPTER, changed(target_modules=5), "target_modules is 5"),
     ("predict", ADAPTER, changed(k=3), "k=3 of"),
     ("predict", ADAPTER, changed(target_modules=["nothing"]), "target_modules"),
     ("start_from", ADAPTER, content(b"[]"), "holds a list"),

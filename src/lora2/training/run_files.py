@@ -111,7 +111,8 @@ def check_summary(summary: dict[str, Any], path: Path) -> None:
     metric = summary["main_metric"]
     _check_reached(summary, metric, path)
     if summary.get("before"):
-        check_fields(summary["before"], {metric: float | None}, path, DAMAGED, optional=True)
+        fields = {metric: float | None}
+        check_fields(summary["before"], fields, f"{path}, before", DAMAGED, optional=True)
     if summary["baseline"] is not None:
         check_baseline(summary["baseline"], metric, path)
 
@@ -134,4 +135,4 @@ def _check_reached(
     for name in _REACHED:
         if reached[name] is not None:
             fields = {metric: float | None, "epoch": float | None}
-            check_fields(reached[name], fields, path, advice)
+            check_fields(reached[name], fields, f"{path}, {name}", advice)

@@ -23,11 +23,11 @@ from transformers import (
 from lora2.checked_files import check_fields, read_json
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
-from lora2.loading import blaming, load_adapter
+from lora2.loading import blaming, load_adapter, reason_of
 from lora2.numerics import check_output
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import load_config, load_tokenizer
+from lora2.training.models import load_config, load_tokenizer, quiet_loading
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
 from lora2.training.run_files import DAMAGED
@@ -147,7 +147,7 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
     file = folder.adapter / "config.json"
     content = read_json(file, DAMAGED)
     check_fields(content, {"model_type": str}, file, DAMAGED)
-    with blaming(str(file), DAMAGED):
+    with blaming(str(file), DAMAGED), quiet_loading():
         config = AutoConfig.from_pretrained(folder.adapter)
     names = task.get("label_names", [])
     if names and list(config.id2label.values()) != names:
@@ -171,7 +171,9 @@ def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
             read_json(file, DAMAGED)
         if error.__cause__ is None or str(error).startswith(what):
             raise
-        raise UserError(f"{what} cannot be loaded ({error.__cause__}); {DAMAGED}.") from error
+        raise UserError(
+            f"{what} cannot be loaded ({reason_of(error.__cause__)}); {DAMAGED}."
+        ) from error
 
 
 def load_validation(run: SavedRun, data_dir: str | None) -> Task:
