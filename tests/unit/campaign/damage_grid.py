@@ -84,9 +84,13 @@ def _verdict(cell: _Cell, content: dict[str, Any]) -> dict[str, str]:
     says = cell.damage.removeprefix("without ") if cell.damage.startswith("without ") else None
     usual = {"says": says or file["says"]}
     for each in content["exceptions"]:
-        if each["file"] == cell.file and cell.damage in each["damages"]:
-            if each["commands"] == "all" or cell.command in each["commands"]:
-                return usual | each
+        commands = content["commands"] if each["commands"] == "all" else each["commands"]
+        if (
+            each["file"] == cell.file
+            and cell.damage in each["damages"]
+            and cell.command in commands
+        ):
+            return usual | each
     for verdict in ("refuses", "ignores"):
         if cell.command in file.get(verdict, []):
             return usual | {"verdict": verdict}
