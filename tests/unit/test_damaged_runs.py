@@ -155,7 +155,9 @@ def test_a_damaged_file_is_named(
     assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize("damage", [content(b""), changed(model=...), half], ids=["empty", "key_missing", "half"])
+@pytest.mark.parametrize(
+    "damage", [content(b""), changed(model=...), half], ids=["empty", "key_missing", "half"]
+)
 def test_an_unfinished_run_is_not_resumed_by_a_damaged_config(
     damage, interrupted_run, tmp_path, capsys
 ):

@@ -91,7 +91,9 @@ def test_where_there_is_no_terminal_progress_is_one_line_a_run():
 
 
 # What transformers, datasets, PEFT and torch say of a training belongs to standard error.
-_OURS = re.compile(r"Training|parameters at the end|lora2, epoch|agreement: accuracy|Written to|[┌│└┏┃┡]")
+_OURS = re.compile(
+    r"Training|parameters at the end|lora2, epoch|agreement: accuracy|Written to|[┌│└┏┃┡]"
+)
 
 
 def test_standard_output_holds_the_words_of_lora2_alone(tiny_model, tmp_path, monkeypatch, capfd):

@@ -31,8 +31,6 @@ _IMPORTED_LATE = (
     "transformers.models.bert.modeling_bert",
     "transformers.models.llama.modeling_llama",
     "trl.trainer.sft_trainer",
-    "unit.campaign.damages",
-    "yaml",
 )
 KILLED = -9
 _OUTPUT, _ERROR = 1, 2

@@ -40,7 +40,7 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self._server = _start_server()
+        self._server = _start_server(folder.with_name("fork_server.txt"))
         save_tiny_model(folder / "model")
         save_tiny_model(folder / "other", hidden=32)
         save_language_model(folder / "language")
@@ -65,7 +65,9 @@ class Runs:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         print(json.dumps(request), file=self._server.stdin, flush=True)
-        return Outcome(**json.loads(self._server.stdout.readline()))
+        answer = self._server.stdout.readline()
+        assert answer, self.folder.with_name("fork_server.txt").read_text()
+        return Outcome(**json.loads(answer))
 
     def stamps(self) -> dict[Path, int]:
         """Return when each shared file was changed."""
@@ -92,15 +94,16 @@ class Runs:
             shutil.rmtree(unfinished / part)
 
 
-def _start_server() -> subprocess.Popen[str]:
+def _start_server(errors: Path) -> subprocess.Popen[str]:
     places = {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
     # A child has the thread that forked alone: a pool of threads would wait for the others.
     threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "unit.campaign.fork_server"],
-        env=os.environ | places | threads,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    with errors.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "unit.campaign.fork_server"],
+            env=os.environ | places | threads,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
