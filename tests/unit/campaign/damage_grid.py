@@ -84,17 +84,12 @@ def _verdict(cell: _Cell, content: dict[str, Any]) -> dict[str, str]:
     says = cell.damage.removeprefix("without ") if cell.damage.startswith("without ") else None
     usual = {"says": says or file["says"]}
     for each in content["exceptions"]:
-<<<<<<< HEAD
-        is_of_cell = each["file"] == cell.file and cell.damage in each["damages"]
-        if is_of_cell and (each["commands"] == "all" or cell.command in each["commands"]):
-=======
         commands = content["commands"] if each["commands"] == "all" else each["commands"]
         if (
             each["file"] == cell.file
             and cell.damage in each["damages"]
             and cell.command in commands
         ):
->>>>>>> campaign
             return usual | each
     for verdict in ("refuses", "ignores"):
         if cell.command in file.get(verdict, []):
