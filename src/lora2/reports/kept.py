@@ -7,6 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from lora2.loading import saved_tensors
+
 _SUFFIX = ".lora2_lambda"
 _PREFIX = "base_model.model."
 
@@ -34,7 +36,12 @@ class KeptGrid:
 
 
 def read_kept(weights: Path) -> dict[str, int]:
-    """Return the number of singular values that are not zero, by module; no model is needed."""
+    """Return the number of singular values that are not zero, by module; no model is needed.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    saved_tensors(weights)
     with safe_open(weights, framework="pt") as file:
         return {
             key.removesuffix(_SUFFIX).removeprefix(_PREFIX): int((file.get_tensor(key) != 0).sum())
