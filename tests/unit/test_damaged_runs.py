@@ -88,6 +88,7 @@ CASES: list[tuple[str, str, Damage, str]] = [
     ("inspect", "summary.json", changed(best=3), "best is 3"),
     ("inspect", "summary.json", changed(final_parameters={"adapter": "many"}), "final_parameters"),
     ("resume", "summary.json", changed(main_metric=...), "main_metric"),
+    ("inspect", WEIGHTS, half, "is damaged"),
     ("inspect", "metrics.jsonl", content(b"NaN"), "line 1 holds null"),
     ("inspect", "log.jsonl", half, "was cut short"),
     ("inspect", "log.jsonl", content(b'{"step": 1}\n'), "lacks the key 'loss'"),

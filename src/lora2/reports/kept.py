@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from lora2.loading import saved_tensors
 from lora2.numerics import check_weights
 
 _SUFFIX = ".lora2_lambda"
@@ -39,8 +40,10 @@ def read_kept(weights: Path) -> dict[str, int]:
     """Return the number of singular values that are not zero, by module; no model is needed.
 
     Raises:
+        UserError: the file is missing or damaged.
         NumericalError: naming the module whose singular values hold NaN or infinity.
     """
+    saved_tensors(weights)
     with safe_open(weights, framework="pt") as file:
         values = {
             key.removesuffix(_SUFFIX).removeprefix(_PREFIX): file.get_tensor(key)

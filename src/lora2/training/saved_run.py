@@ -169,11 +169,10 @@ def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
         # Only now, since the file may be large.
         if file.exists():
             read_json(file, DAMAGED)
-        if error.__cause__ is None or str(error).startswith(what):
+        if str(error).startswith(what):
             raise
-        raise UserError(
-            f"{what} cannot be loaded ({reason_of(error.__cause__)}); {DAMAGED}."
-        ) from error
+        reason = reason_of(error.__cause__) if error.__cause__ else str(error).rstrip(".")
+        raise UserError(f"{what} cannot be loaded ({reason}); {DAMAGED}.") from error
 
 
 def load_validation(run: SavedRun, data_dir: str | None) -> Task:
