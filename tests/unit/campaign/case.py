@@ -19,6 +19,7 @@ from unit.campaign.damages import damage
 from unit.campaign.runs import Outcome, Runs
 
 _FOLDER = Path(__file__).parent
+_MANY = 8
 # What a sentence for a user never holds.
 _INTERNALS = ("Traceback", "NoneType", "object at 0x", "<class", "'default'", "adapter1")
 
@@ -149,20 +150,22 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def cases_in(*names: str) -> list[Any]:
     """Return the cases of YAML files as parameters of a test."""
-    cases = [case for name in names for case in _cases_of(name)]
     return [
         pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ())
-        for case in cases
+        for name in names
+        for case in _cases_of(name)
     ]
 
 
 def _cases_of(name: str) -> Iterator[Case]:
     for group in read_cases(name):
-        about, shared = group.pop("about"), group
-        for end, own in shared.pop("cases").items():
+        about, cases, shared = group.pop("about"), group.pop("cases"), group
+        for index, (end, own) in enumerate(cases.items()):
             more = own if isinstance(own, dict) else {"says": own}
             command = f"{shared.get('command', '')} {end}".strip()
-            settings = {**shared, "command": command, **more}
+            # Of a large group every second case is enough for the unit tier.
+            slow = shared.get("slow", len(cases) > _MANY and index % 2 == 1)
+            settings = {**shared, "slow": slow, "command": command, **more}
             yield Case(
                 name=f"{about}: {end}",
                 **{name: _frozen(name, value) for name, value in settings.items()},

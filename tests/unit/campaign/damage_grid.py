@@ -24,7 +24,7 @@ class _Cell:
 
 
 def grid(*, whole: bool) -> list[Any]:
-    """Return all cases, or those that pair each file with each damage, and with each command."""
+    """Return all cases, or one for each file and damage, with a command by turns."""
     content = read_cases("damages")
     cells = _cells(content) if whole else _diagonal(content)
     cases = [_case(cell, content) for cell in cells]
@@ -42,11 +42,10 @@ def _diagonal(content: dict[str, Any]) -> Iterator[_Cell]:
     """One command for each file and damage, by turns; those that must refuse come first."""
     for start, file in enumerate(content["files"]):
         refusing = content["files"][file].get("refuses", [])
-        damages = _damages(file, content)
         others = [name for name in _commands_of(file, content) if name not in refusing]
         turns = [*_rotated(refusing, start), *_rotated(others, start)]
-        for index in range(max(len(damages), len(turns))):
-            yield _Cell(file, damages[index % len(damages)], turns[index % len(turns)])
+        for index, damage in enumerate(_damages(file, content)):
+            yield _Cell(file, damage, turns[index % len(turns)])
 
 
 def _rotated(names: Sequence[str], start: int) -> list[str]:
