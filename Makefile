@@ -85,7 +85,7 @@ $(PEFT_SOURCES): $(INSTALLED)
 test-versions: test-lowest test-newest ## the unit tier with the lowest and the newest versions (gigabytes of downloads)
 
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/$(PYTEST_UNIT) -rX
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/$(PYTEST_UNIT) -rx
 
 # On Linux with x86, torch of these versions comes from PyPI for CUDA only: 4 GB. With
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu it is the build for the CPU.

@@ -19,7 +19,7 @@ def progress_bar(console: Console, *last: ProgressColumn) -> Progress:
 
     Where the console is no terminal there is no bar: what is printed beside it is all.
     """
-    return Progress(
+    return _Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -30,3 +30,10 @@ def progress_bar(console: Console, *last: ProgressColumn) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class _Bar(Progress):
+    def stop(self) -> None:
+        # Before version 14.3, rich prints an empty line here, even for a bar that is not shown.
+        if not self.disable:
+            super().stop()
