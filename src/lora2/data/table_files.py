@@ -104,14 +104,12 @@ def read_table(path: Path | str, role: str = "file") -> Table:
         if reader is not _read_parquet:
             check_is_utf8_text(path, role)
         table = reader(path)
-    except UserError:
-        raise
     except PermissionError as error:
         raise UserError(f"{role}: {path} may not be read; change its permissions.") from error
-    # ValueError is a NUL in the name.
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{role}: {path} cannot be read ({reason}); give another file.") from error
+    except OSError as error:
+        raise UserError(
+            f"{role}: {path} cannot be read ({error.strerror}); give another file."
+        ) from error
     except _MalformedError as error:
         raise UserError(f"{role}: {path} {error}.") from error
     if table.rows == 0:

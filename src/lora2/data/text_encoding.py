@@ -41,10 +41,9 @@ def check_is_utf8_text(path: Path, role: str) -> None:
         for mark, what in _OTHER_FILES.items():
             if head.startswith(mark):
                 raise UserError(f"{role}: {path} is {what}.")
-        encoding = _encoding_without_mark(head)
-        if encoding is not None:
-            found = f"seems to be {encoding[:6]} text"
-            raise UserError(_sentence(path, role, found, encoding))
+        guess = _encoding_without_mark(head)
+        if guess is not None:
+            raise UserError(_sentence(path, role, f"seems to be {guess[:6]} text", guess))
         file.seek(0)
         # No byte of a longer character is a line break, so that each line is UTF-8 by itself.
         for number, line in enumerate(file, start=1):
