@@ -114,13 +114,6 @@ def test_lists_within_the_limit_are_read(tmp_path):
     assert read_table(path).column("text", "file") == ["a"]
 
 
-def test_names_of_folders_are_no_columns_of_parquet(tmp_path):
-    path = tmp_path / "year=2024" / "x.parquet"
-    path.parent.mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), path)
-    assert read_table(path).column_names == ("text",)
-
-
 def test_columns_of_parquet_with_one_name_are_refused(tmp_path):
     path, column = tmp_path / "x.parquet", pyarrow.array(["a"])
     table = pyarrow.Table.from_arrays([column, column], names=["text", "text"])

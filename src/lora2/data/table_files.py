@@ -285,7 +285,7 @@ def _read_parquet(path: Path) -> Table:
     parquet = require("pyarrow.parquet", extra="train")
     arrow = require("pyarrow", extra="train")
     try:
-        # Not `read_table`, which takes folders such as `year=2024` for columns.
+        # Not `read_table`, which fails on columns of one name without saying so.
         with parquet.ParquetFile(path) as file:
             table = file.read()
     except PermissionError:
