@@ -12,7 +12,6 @@ from jinja2 import TemplateError
 
 from lora2.commands.output_option import (
     add_output,
-    check_is_no_part,
     check_output_option,
     check_rows,
     print_records,
@@ -42,7 +41,6 @@ def execute(arguments: Sequence[str]) -> int:
     if table is not None:
         check_rows(table, options)
     run = load_saved_run(options.run, options.model, "sft")
-    check_is_no_part(options, run)
     model: Any = run.model
     if options.merged:
         run.check_merges()

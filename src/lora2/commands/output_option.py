@@ -12,7 +12,6 @@ from lora2.data.table_writing import Record, as_json, as_table_file, check_endin
 from lora2.errors import UserError
 from lora2.files import check_output, is_regular, write_output
 from lora2.training.run_folder import RunFolder
-from lora2.training.saved_run import SavedRun
 
 
 def add_output(parser: OptionParser) -> None:
@@ -55,17 +54,6 @@ def check_rows(table: Table, options: Any) -> None:
         as_table_file(table.records(), options.output, table.types)
 
 
-def check_is_no_part(options: Any, run: SavedRun) -> None:
-    """Check that --output is no file of the base model, which is known once the run is loaded.
-
-    Raises:
-        UserError: it is.
-    """
-    if options.output is not None:
-        inputs = [Path(options.model or run.settings.model.model)]
-        check_output(options.output, overwrite=options.overwrite, inputs=inputs)
-
-
 def print_records(records: Iterable[Record]) -> None:
     """Print one record a line, as each comes."""
     for record in records:
@@ -81,8 +69,9 @@ def write_records(records: Sequence[Record], options: Any, what: str, types: Any
 
 
 def _inputs(options: Any) -> list[Path]:
-    """Return what the command reads, as far as the options name it: the data, and the run."""
+    """Return what the command reads: the data, the run, and the folder of its base model."""
     run = RunFolder(options.run)
     parts = [run.config_file, run.task_file, run.environment_file, run.summary_file]
     parts += [run.metrics_file, run.log_file, run.baseline_file, run.adapter]
+    parts += [Path(options.model or run.read_options()["model"])]
     return parts if options.file is None else [options.file, *parts]

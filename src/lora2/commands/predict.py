@@ -11,7 +11,6 @@ from torch import Tensor
 from lora2.commands.evaluate import add_batch_size, add_run_options
 from lora2.commands.output_option import (
     add_output,
-    check_is_no_part,
     check_output_option,
     check_rows,
     print_records,
@@ -35,7 +34,6 @@ def execute(arguments: Sequence[str]) -> int:
     if table is not None:
         check_rows(table, options)
     run = load_saved_run(options.run, options.model, "classification")
-    check_is_no_part(options, run)
     records = _of_texts(run, options) if table is None else _of_table(run, table, options)
     if options.output is None:
         print_records(records)
