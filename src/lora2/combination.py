@@ -156,10 +156,16 @@ def _joint_state(
     joint = dict(found[0])
     for name, value in joint.items():
         if value.is_floating_point():
-            parts = (
-                weight * state[name] for weight, state in zip(owners.values(), found, strict=True)
-            )
-            joint[name] = torch.stack(list(parts)).sum(0) / total
+            parts = [
+                weight / total * state[name].double()
+                for weight, state in zip(owners.values(), found, strict=True)
+            ]
+            joint[name] = torch.stack(parts).sum(0).to(value.dtype)
+            if not joint[name].isfinite().all():
+                raise NumericalError(
+                    f"{name} of the heads' mean is NaN or infinite; train the runs again, or give "
+                    "other weights."
+                )
     return joint
 
 

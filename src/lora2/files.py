@@ -3,14 +3,21 @@
 import json
 import math
 import os
+import re
 import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
+
+# Names of what a process has open already, such as the standard output that a shell redirects.
+_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
+_STANDARD = {"stdout": 1, "stderr": 2}
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -24,7 +31,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
     # Not `tempfile`: its files are readable by their owner alone, and the rename would keep that.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -60,35 +67,49 @@ def nan_as_null(value: Any) -> Any:
 
 
 def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
-    """Check that a command may write its output to the file `path`; nothing is touched.
+    """Check that a command may write its output to the file `path`, and leave all as it is.
 
     Args:
-        path: a file that may exist only if it is to be overwritten; or what is no regular file,
-            such as a named pipe or /dev/stdout, which is written to as it is.
+        path: a file that may exist only if it is to be overwritten; or a named pipe, a device, or
+            an open descriptor such as /dev/stdout, which are written to as they are.
         overwrite: whether the user has asked to replace an existing file.
-        inputs: files that the command reads, none of which is ever overwritten.
+        inputs: files that the command reads, and folders of such; none is ever overwritten.
 
     Raises:
         UserError: it may not be written, in a sentence that says why.
     """
-    folder = path.parent
-    if path.is_dir():
-        raise UserError(f"output: {path} is a folder; give a file.")
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"output: the folder {folder} {what}; make it first, or give another file.")
-    for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
-            raise UserError(
-                f"output: {path} is the file that is read ({source}); give another file."
-            )
-    if _is_written_directly(path):
+    try:
+        descriptor = _descriptor(path)
+        state = _state(path) if descriptor is None else os.fstat(descriptor)
+        target = path.resolve()
+    # RuntimeError is a loop of symbolic links, ValueError a NUL in the name.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"output: {path} cannot be written ({reason}); give another file."
+        ) from error
+    if state is not None:
+        _check_is_no_input(path, state, inputs)
+        if stat.S_ISDIR(state.st_mode):
+            raise UserError(f"output: {path} is a folder; give a file.")
+        if stat.S_ISSOCK(state.st_mode):
+            raise UserError(f"output: {path} is a socket; give a file.")
+    if descriptor is not None:
         return
-    target = path.resolve()
-    if target.exists() and not overwrite:
-        raise UserError(f"output: {path} exists already; add --overwrite, or give another file.")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise UserError(f"output: {path} may not be written; change its permissions.")
+    if state is not None:
+        if _holds_data(state) and not overwrite:
+            raise UserError(
+                f"output: {path} exists already; add --overwrite, or give another file."
+            )
+        if not os.access(path, os.W_OK):
+            raise UserError(f"output: {path} is read-only; give another file.")
+    if state is None or stat.S_ISREG(state.st_mode):
+        if not target.parent.is_dir():
+            what = "is a file" if target.parent.exists() else "does not exist"
+            raise UserError(
+                f"output: the folder {target.parent} {what}; make it first, or give another file."
+            )
+        _check_can_make(path, target.parent)
 
 
 def write_output(
@@ -103,26 +124,107 @@ def write_output(
         OSError: it cannot be written, or the disk is full.
     """
     check_output(path, overwrite=overwrite, inputs=inputs)
-    if not _is_written_directly(path):
-        write_atomically(path.resolve(), data)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    if is_regular(path):
+        write_atomically(path.resolve(), content)
         return
-    with path.open("wb") as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+    descriptor = _descriptor(path)
+    if descriptor is None:
+        with path.open("wb") as file:
+            file.write(content)
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Not opened by its name, which would cut off a file that the shell appends to (`>>`).
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
 
 
-def _is_written_directly(path: Path) -> bool:
-    # /dev/stdout may be a link to a regular file, into which the shell has redirected the output.
-    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a regular file or will be one: no pipe, no device, no open descriptor."""
+    if _descriptor(path) is not None:
+        return False
+    state = _state(path)
+    return state is None or stat.S_ISREG(state.st_mode)
 
 
-def check_is_new(path: Path) -> None:
-    """Check that a folder may be written at `path`: nothing is there, or an empty folder.
+def _descriptor(path: Path) -> int | None:
+    """Return the number of an open descriptor that `path` names, if it names one."""
+    found = _DESCRIPTOR.fullmatch(str(path))
+    return None if found is None else _STANDARD.get(found[1]) or int(found[2])
+
+
+def _state(path: Path) -> os.stat_result | None:
+    """Return the status of what a path leads to, through links; None if nothing is there."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _holds_data(state: os.stat_result) -> bool:
+    return stat.S_ISREG(state.st_mode) or stat.S_ISBLK(state.st_mode)
+
+
+def _check_is_no_input(path: Path, state: os.stat_result, inputs: Iterable[Path]) -> None:
+    for source in inputs:
+        try:
+            is_source = os.path.samestat(state, source.stat())
+        except OSError:
+            continue
+        if is_source or source.resolve() == path.resolve().parent:
+            what = "the file that is read" if source.is_file() else "a file that is read"
+            raise UserError(f"output: {path} is {what} ({source}); give another file.")
+
+
+def _check_can_make(path: Path, folder: Path) -> None:
+    """Check that something of the name of `path` can be made in a folder, by making it once.
+
+    Permissions alone do not say it: a file system may be read-only, and root may do anything.
 
     Raises:
-        UserError: something is.
+        UserError: it cannot.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"output: {path} exists already; give another folder.")
+    probe = _temporary(folder / path.name)
+    try:
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output: {path} cannot be made in {folder} ({error.strerror}); change the "
+            "permissions of that folder, or give another."
+        ) from error
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside `path`, which is no longer than a file system allows."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+
+
+def check_is_new(path: Path, what: str = "folder") -> None:
+    """Check that `path` can be made: nothing is there, or an empty folder, and its parents may be.
+
+    what: that is to be made there.
+
+    Raises:
+        UserError: something is there, or nothing can be made there.
+    """
+    try:
+        is_new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        nearest = next(parent for parent in path.resolve().parents if parent.exists())
+    # RuntimeError is a loop of symbolic links, ValueError a NUL in the name.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"output: {path} cannot be made ({reason}); give another {what}."
+        ) from error
+    if not is_new:
+        raise UserError(f"output: {path} exists already; give another {what}.")
+    if not nearest.is_dir():
+        raise UserError(
+            f"output: {nearest} is a file, so {path} cannot be made; give another {what}."
+        )
+    _check_can_make(path, nearest)
 
 
 def check_may_be_folder(option: str, path: Path) -> None:
@@ -150,7 +252,7 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary

@@ -1,16 +1,18 @@
 """export, combine and import on finished runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import lora2, refused, small_options, train
+from lora2 import Lora2Config
 from lora2.training.saved_run import load_saved_run
-from unit.models import difference
+from unit.models import difference, tiny_bert
 
 TEXT = "The tables near the doctor are here."
 
@@ -134,6 +136,8 @@ def test_import_refuses(case, finished_run, tmp_path, capsys):
         (["--rank", "0"], "rank=0"),
         (["--weights", "nan", "1"], "finite"),
         (["--weights", "1", "-1"], "--heads first"),
+        (["--weights", "0", "0"], "--heads first"),
+        (["--weights", "1e308", "1e308"], "too large"),
         (["--heads", "mean"], "--heads"),
     ],
 )
@@ -186,15 +190,47 @@ def test_commands_take_a_combined_run(finished_run, other_run, tmp_path, capsys)
     assert lora2("combine", output, finished_run, "--output", tmp_path / "again") == 0
 
 
-def test_combine_refuses_runs_with_other_labels(finished_run, tiny_model, tmp_path, capsys):
+LABELS = ("acceptable", "unacceptable")
+OTHER_TASKS = {
+    "labels": ("text,label", "the table is here,{}", ("yes", "no"), "are no, yes;"),
+    "order": ("text,label", "the table is here,{}", LABELS, "the same labels in the same order"),
+    "pairs": ("sentence1,sentence2,label", "here,away,{}", LABELS, "classes of pairs of texts"),
+    "numbers": ("text,label", "the table is here,{}", ("1.5", "2"), "learnt numbers"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TASKS)
+def test_combine_refuses_runs_of_another_task(case, finished_run, tiny_model, tmp_path, capsys):
+    header, row, labels, told = OTHER_TASKS[case]
     data, run = tmp_path / "data.csv", tmp_path / "run"
-    rows = "".join(f"the table is here,{name}\n" for name in ("yes", "no") * 8)
-    data.write_text(f"text,label\n{rows}")
-    options = small_options()
-    own = [each for each in options if "sentences" not in each]
+    data.write_text("\n".join([header, *(row.format(label) for label in labels * 8)]))
+    own = [each for each in small_options() if "sentences" not in each]
     words = [f"--train_file={data}", f"--model={tiny_model}", f"--output_dir={run}"]
-    assert lora2("train", *words, *own, "--per_device_train_batch_size=2") == 0
-    told = refused(capsys, "combine", finished_run, run, "--output", tmp_path / "sum")
-    assert "the labels of" in told
-    assert "yes" in told
-    assert str(run) in told
+    kind = ["--kind=regression"] if case == "numbers" else []
+    assert lora2("train", *words, *own, *kind, "--per_device_train_batch_size=2") == 0
+    said = refused(capsys, "combine", finished_run, run, "--output", tmp_path / "sum")
+    assert told in said
+    assert str(run) in said
+    assert str(finished_run) in said
+    assert not (tmp_path / "sum").exists()
+
+
+def test_a_base_model_may_be_named_in_several_ways(finished_run, tiny_model, tmp_path):
+    other, link = tmp_path / "other", tmp_path / "link"
+    shutil.copytree(finished_run, other)
+    link.symlink_to(tiny_model)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_model), str(link)))
+    assert lora2("combine", finished_run, other, "--output", tmp_path / "sum") == 0
+
+
+def test_mean_of_equal_heads_is_that_head_in_half_precision_too():
+    config = Lora2Config(task_type="SEQ_CLS", modules_to_save=["classifier"])
+    model = get_peft_model(tiny_bert(), config)
+    model.add_adapter("other", model.peft_config["default"])
+    model = model.to(torch.bfloat16)
+    heads = model.base_model.model.classifier.modules_to_save
+    heads["other"].load_state_dict(heads["default"].state_dict())
+    names = ["default", "other"]
+    model.base_model.add_weighted_adapter(names, [0.1, 0.3], "sum", heads="average")
+    torch.testing.assert_close(heads["sum"].weight, heads["default"].weight, rtol=0, atol=0)

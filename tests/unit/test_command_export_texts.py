@@ -28,7 +28,7 @@ def runs(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 def lora_run(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "lora"
     assert (
-        train_texts(language_model, folder, "--method=lora", learning_rate=1e-2, target_r=None) == 0
+        train_texts(language_model, folder, method="lora", learning_rate=1e-2, target_r=None) == 0
     )
     return folder
 
@@ -86,6 +86,16 @@ def test_combination_of_a_lower_rank_says_what_it_left_out(runs, language_model,
     missing = sum(float((total[n] - s).square().sum()) for n, s in sums.items()) ** 0.5
     whole = sum(float(s.square().sum()) for s in sums.values()) ** 0.5
     assert f"left out: {missing / whole:.1e}" in said
+
+
+def test_weights_of_runs_without_heads_may_cancel(runs, tmp_path, capsys):
+    output = tmp_path / "difference"
+    words = ["combine", *runs[:2], "--weights", "1", "-1", "--output", output]
+    assert lora2(*words) == 0
+    assert lora2("generate", output, "--prompt", "two kilos", "--max_new_tokens=2") == 0
+    assert lora2("evaluate", output) == 0
+    assert lora2("inspect", output) == 0
+    assert "has none" in refused(capsys, *words[:-1], tmp_path / "other", "--heads", "first")
 
 
 def test_imported_lora_writes_what_the_run_does(lora_run, language_model, tmp_path):

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import shutil
 import threading
 
 import pyarrow.parquet
 import pytest
 
 from command_line import lora2, refused
+from language_model import train_texts
+from lora2.training import saved_run
 
 TEXTS = ("the table is here", "a doctor, away")
 
@@ -152,9 +155,131 @@ def test_a_text_that_tsv_has_no_form_for_is_refused(finished_run, tmp_path, caps
     assert not output.exists()
 
 
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model fails: what is refused must be refused before."""
+    for command in ("predict", "generate", "export"):
+        monkeypatch.setattr(f"lora2.commands.{command}.load_saved_run", None)
+
+
+FAULTS_OF_ROWS = {
+    "tsv": ([{"text": "a\tb"}], "labels.tsv", "row 1"),
+    "parquet": ([{"text": "a", "x": 1}, {"text": "b", "x": "y"}], "labels.parquet", "column 'x'"),
+    "exists": ([{"text": "a"}], "rows.jsonl", "the file that is read"),
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("fault", FAULTS_OF_ROWS)
+def test_what_cannot_be_written_is_refused_before_the_work(fault, finished_run, tmp_path, capsys):
+    rows, name, words = FAULTS_OF_ROWS[fault]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    output = tmp_path / name
+    told = refused(capsys, "predict", finished_run, "--file", file, "--output", output)
+    assert words in told
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("form", ["lora", "merged", "gguf"])
+def test_an_export_that_exists_is_refused_before_the_work(form, finished_run, file, capsys):
+    told = refused(capsys, "export", finished_run, "--to", form, "--output", file)
+    assert "exists already" in told
+
+
+def test_files_of_the_run_and_its_model_are_never_overwritten(
+    finished_run, tiny_model, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    for part in (run / "summary.json", run / "adapter" / "config.json", tiny_model / "config.json"):
+        before = part.read_bytes()
+        words = ["predict", run, "--text", "a", "--output", part, "--overwrite"]
+        assert "that is read" in refused(capsys, *words)
+        assert part.read_bytes() == before
+    words = ["predict", run, "--text", "a", "--output", run / "labels.jsonl"]
+    assert lora2(*words) == lora2(*words, "--overwrite") == 0
+
+
+def test_a_column_that_has_the_name_of_a_class_is_kept(finished_run, tmp_path):
+    file, output = tmp_path / "texts.csv", tmp_path / "labels.csv"
+    file.write_text("text,probabilities_acceptable\nthe table is here,mine\n")
+    assert lora2("predict", finished_run, "--file", file, "--output", output) == 0
+    (record,) = read(output)
+    assert record["probabilities_acceptable"] == "mine"
+    assert 0 < float(record["predicted_probabilities_acceptable"]) < 1
+
+
+def test_columns_of_objects_are_kept_in_csv(finished_run, tmp_path):
+    file, output = tmp_path / "texts.jsonl", tmp_path / "labels.csv"
+    rows = [{"text": "a", "meta": {"x": 1}}, {"text": "b"}, {"text": "c", "meta": {"y": [2]}}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert lora2("predict", finished_run, "--file", file, "--output", output) == 0
+    assert [row["meta"] for row in read(output)] == ['{"x": 1}', "", '{"y": [2]}']
+
+
+def test_standard_output_has_results_alone(finished_run, monkeypatch, capsys):
+    original = saved_run.load_adapter
+
+    def talkative(*arguments, **named):
+        print("a remark of a library")
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(saved_run, "load_adapter", talkative)
+    assert lora2("predict", finished_run, "--text", "a") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["text"] == "a"
+    assert "a remark of a library" in captured.err
+
+
+@pytest.fixture(scope="module")
+def writing_run(language_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "texts"
+    assert train_texts(language_model, folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ""])
+def test_generate_keeps_the_other_columns_in_every_format(ending, writing_run, tmp_path):
+    file, output = tmp_path / "prompts.csv", tmp_path / f"answers{ending}"
+    file.write_text("id,prompt,note\n7,two kilos,\n8,three,x\n")
+    words = ["--max_new_tokens=2", "--file", file, "--output", output]
+    assert lora2("generate", writing_run, *words) == 0
+    records = read(output)
+    assert [list(row) for row in records] == [["id", "prompt", "note", "completion"]] * 2
+    assert [(row["id"], row["prompt"]) for row in records] == [("7", "two kilos"), ("8", "three")]
+
+
+def test_line_breaks_that_were_written_become_blanks_in_tsv(
+    writing_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("lora2.commands.generate.generate", lambda *_, **__: iter(["a\n\tb", "c"]))
+    file, output = tmp_path / "prompts.csv", tmp_path / "answers.tsv"
+    file.write_text("prompt\none\ntwo\n")
+    assert lora2("generate", writing_run, "--file", file, "--output", output) == 0
+    assert [row["completion"] for row in read(output)] == ["a  b", "c"]
+    assert "1 completions have tabs or line breaks" in capsys.readouterr().err
+
+
+def test_messages_that_the_template_refuses_are_named_by_their_row(
+    language_model, writing_run, tmp_path, capsys
+):
+    run, file = tmp_path / "run", tmp_path / "prompts.jsonl"
+    shutil.copytree(writing_run, run)
+    template = run / "adapter" / "chat_template.jinja"
+    refusal = "{% if messages[0].role == 'x' %}{{ raise_exception('no role x') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    rows = [{"prompt": [{"role": role, "content": "a"}]} for role in ("user", "x")]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    told = refused(capsys, "generate", run, "--file", file)
+    assert "row 2" in told
+    assert "no role x" in told
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (["--text=a", "--output=-"], "leave --output out"),
         (["--text=a", "--overwrite"], "overwrite"),
         (["--file=texts.csv", "--text_pair=b"], "text_pair"),
     ],

@@ -178,4 +178,5 @@ def test_a_missing_tokenizer_is_named_in_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         export_merged(adapted(), tmp_path / "merged")
-    assert any("pass tokenizer= to export_merged" in str(each.message) for each in seen)
+    (found,) = (each for each in seen if "pass tokenizer= to export_merged" in str(each.message))
+    assert found.filename == __file__

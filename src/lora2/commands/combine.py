@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora2.combination import Heads
 from lora2.commands.parser import OptionParser
+from lora2.data.table_files import listed
 from lora2.errors import UserError
 from lora2.files import check_is_new, new_folder
 from lora2.loading import add_adapter, find_adapter
@@ -18,6 +20,8 @@ from lora2.training.run_folder import RunFolder
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 _SUM = "sum"
+# Of weights over their absolute values: below it, rounding errors would be the heads.
+_SMALLEST_SUM = 1e-6
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -25,8 +29,11 @@ def execute(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     weights = _checked_weights(options)
     check_is_new(options.output)
+    for path in options.runs:
+        _check_is_of_lora2(path)
     for path in options.runs[1:]:
         _check_goes_with(options.runs[0], path)
+    options.heads = _checked_heads(options, weights)
     first = load_saved_run(options.runs[0], options.model)
     tuner, missing = _add_up(first, options, weights)
     with new_folder(options.output) as temporary, quiet_loading():
@@ -49,12 +56,29 @@ def _checked_weights(options: Any) -> list[float]:
         raise UserError(f"rank={options.rank} must be at least 1.")
     if not all(map(math.isfinite, weights)):
         raise UserError(f"weights: {weights} must all be finite numbers.")
-    if not math.fsum(weights) and options.heads == "average":
+    if not math.isfinite(sum(map(abs, weights))):
+        raise UserError(f"weights: {weights} are too large; write smaller ones.")
+    return weights
+
+
+def _checked_heads(options: Any, weights: list[float]) -> Heads:
+    """Return what becomes of the heads; without any, all weights will do.
+
+    Raises:
+        UserError: heads that have no mean, or an option about heads that are not there.
+    """
+    first = options.runs[0]
+    if not any(map(_has_head, options.runs)):
+        if options.heads is not None:
+            raise UserError(f"heads: {first} learnt to write texts and has none; leave it out.")
+        return "refuse"
+    heads: Heads = options.heads or "average"
+    if heads == "average" and abs(sum(weights)) <= _SMALLEST_SUM * sum(map(abs, weights)):
         raise UserError(
             f"weights: the sum of {weights} is 0, so heads have no mean; add --heads first to keep "
-            f"that of {options.runs[0]}, or give other weights."
+            f"that of {first}, or give other weights."
         )
-    return weights
+    return heads
 
 
 def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2Model, float]:
@@ -62,7 +86,7 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
     model = first.model
     tuner = getattr(model, "base_model", None)
     if not isinstance(tuner, Lora2Model):
-        raise UserError(f"runs: {options.runs[0]} is not of method lora2, which this adds up.")
+        raise UserError(f"runs: {options.runs[0]} has no adapter of lora2; give another run.")
     adapters = ["default"]
     for index, path in enumerate(options.runs[1:], start=1):
         name, folder = f"adapter{index}", find_adapter(path, "runs")
@@ -75,6 +99,21 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
     return tuner, missing
 
 
+def _has_head(path: Path) -> bool:
+    """Whether a run trained modules whole, such as the head of a classifier."""
+    folder = RunFolder(path)
+    return "kind" in folder.read_task() or bool(folder.read_options().get("modules_to_save"))
+
+
+def _check_is_of_lora2(path: Path) -> None:
+    method = RunFolder(path).read_options()["method"]
+    if method != "lora2":
+        raise UserError(
+            f"runs: {path} is of method {method}, and only adapters of lora2 add up; give runs of "
+            "lora2."
+        )
+
+
 def _check_goes_with(first: Path, other: Path) -> None:
     """Check that two runs have adapters that add up: one base model, one kind of head.
 
@@ -82,34 +121,45 @@ def _check_goes_with(first: Path, other: Path) -> None:
         UserError: they do not.
     """
     folders = [RunFolder(path) for path in (first, other)]
-    settings = [folder.read_options() for folder in folders]
-    models = [each["model"] for each in settings]
-    if models[0] != models[1] or settings[1]["method"] != "lora2":
+    models = [folder.read_options()["model"] for folder in folders]
+    if not _is_same_model(*models):
         raise UserError(
-            f"runs: {other} is of {settings[1]['method']} on {models[1]} and {first} of lora2 on "
-            f"{models[0]}; only adapters of lora2 on one base model add up."
+            f"runs: the base model of {first} is {models[0]} and that of {other} is {models[1]}; "
+            "only adapters on one base model add up."
         )
     tasks = [folder.read_task() for folder in folders]
-    if tasks[0].get("kind") != tasks[1].get("kind"):
+    learnt = [_learnt(task) for task in tasks]
+    if learnt[0] != learnt[1]:
         raise UserError(
-            f"runs: {first} learnt {_learnt(tasks[0])} and {other} learnt {_learnt(tasks[1])}; "
-            "only runs of one kind add up."
+            f"runs: {first} learnt {learnt[0]} and {other} learnt {learnt[1]}; only runs of one "
+            "kind add up."
         )
     labels = [task.get("label_names") or [] for task in tasks]
     if labels[0] != labels[1]:
+        order = " in the same order" if sorted(labels[0]) == sorted(labels[1]) else ""
         raise UserError(
             f"runs: the labels of {first} are {_listed(labels[0])} and those of {other} are "
-            f"{_listed(labels[1])}; only runs with the same labels have heads that can be combined."
+            f"{_listed(labels[1])}; only runs with the same labels{order} have heads that can be "
+            "combined."
         )
+
+
+def _is_same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model; a folder can be named in several ways."""
+    return one == other or (
+        Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other)
+    )
 
 
 def _learnt(task: dict[str, Any]) -> str:
     kinds = {"classification": "classes", "regression": "numbers"}
-    return kinds.get(task.get("kind", ""), "to write texts")
+    if task.get("kind") not in kinds:
+        return "to write texts"
+    return f"{kinds[task['kind']]} of {'pairs of ' if len(task['text_columns']) == 2 else ''}texts"
 
 
 def _listed(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:5])
+    shown = listed(labels[:5])
     return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
 
 
@@ -126,7 +176,6 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--heads",
         choices=("average", "first"),
-        default="average",
         help="of runs that learnt labels: the mean of their heads, weighted by weight / sum of the "
         "weights, or the first run's head (default: average)",
     )

@@ -12,6 +12,7 @@ from lora2.export.gguf import export_gguf
 from lora2.export.lora import export_lora
 from lora2.export.merged import export_merged
 from lora2.export.verification import Batch
+from lora2.files import check_is_new
 from lora2.layers.adapted import layers_with
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
@@ -30,6 +31,7 @@ def execute(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     if options.compact and options.to != "lora":
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
+    check_is_new(options.output, "file" if options.to == "gguf" else "folder")
     run = load_saved_run(options.run, options.model)
     _check(run, options.to)
     with quiet_loading():

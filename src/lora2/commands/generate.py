@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
+from lora2.commands.output_option import (
+    add_output,
+    check_output_option,
+    check_rows,
+    print_records,
+    write_records,
+)
 from lora2.commands.parser import OptionParser
-from lora2.commands.predict import add_output
 from lora2.commands.result_names import result_names
-from lora2.data import as_table_file, check_ending, read_table
+from lora2.data import read_table
 from lora2.data.columns import shortened
 from lora2.data.table_files import Table
-from lora2.data.table_writing import as_json
+from lora2.data.table_writing import as_one_line
 from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.files import check_output, write_output
 from lora2.numerics import naming_merged_layer
 from lora2.training.generation import generate
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 _QUESTION = "> "
+_RESULT = "completion"
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -31,6 +39,8 @@ def execute(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     _check(options)
     table = None if options.file is None else _prompts_of(options.file)
+    if table is not None:
+        check_rows(table, options)
     run = load_saved_run(options.run, options.model, "sft")
     model: Any = run.model
     if options.merged:
@@ -58,18 +68,51 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
 
 
 def _answer_file(run: SavedRun, model: Any, table: Table, options: Any) -> None:
-    (name,) = result_names(table.column_names, ["completion"])
+    (name,) = result_names(table.column_names, [_RESULT])
     rows = table.records()
-    texts = _texts(run, model, [_prompt(row, run) for row in rows], options)
-    records = (row | {name: text} for row, text in zip(rows, texts, strict=True))
+    prompts = [_prompt(row, run) for row in rows]
+    _check_template(run, prompts, table.source)
+    texts = _texts(run, model, prompts, options)
     if options.output is None:
-        for record in records:
-            print(as_json(record), flush=True)
+        print_records(row | {name: text} for row, text in zip(rows, texts, strict=True))
         return
-    content = as_table_file(list(records), options.output)
-    write_output(options.output, content, overwrite=options.overwrite, inputs=[options.file])
-    if not options.output.is_relative_to("/dev"):
-        print(f"{len(rows):,} completions written to {options.output}")
+    if options.output.suffix.lower() == ".tsv":
+        texts = _on_one_line(texts)
+    records = [row | {name: text} for row, text in zip(rows, texts, strict=True)]
+    write_records(records, options, "completions", table.types)
+
+
+def _on_one_line(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts as TSV can hold them; what took the time to write is not refused."""
+    changed = 0
+    for text in texts:
+        line = as_one_line(text)
+        changed += line != text
+        yield line
+    if changed:
+        print(
+            f"lora2: {changed:,} completions have tabs or line breaks, which TSV has no form for; "
+            "they became blanks. A file that ends in .csv or .jsonl keeps them.",
+            file=sys.stderr,
+        )
+
+
+def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> None:
+    """Check that the chat template of the run's tokenizer takes the messages of a file.
+
+    Raises:
+        UserError: it refuses some.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if isinstance(prompt, str):
+            continue
+        try:
+            run.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise UserError(
+                f"file: the chat template of {run.folder.adapter} refuses the messages in row "
+                f"{number} of {source} ({error}); write them as it expects."
+            ) from error
 
 
 def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
@@ -88,6 +131,7 @@ def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
 def _prompts_of(path: Path) -> Table:
     """Return a file's table, whose prompts have been checked."""
     table = read_table(path)
+    result_names(table.column_names, [_RESULT])
     for number, prompt in enumerate(table.column("prompt", "file"), start=1):
         if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
@@ -117,11 +161,7 @@ def _check(options: Any) -> None:
         raise UserError("generate: give --prompt or --file; without a terminal nobody can type.")
     if options.output is not None and options.file is None:
         raise UserError("output: it is for the prompts of --file; leave it out, or add --file.")
-    if options.overwrite and options.output is None:
-        raise UserError("overwrite: it is for --output; leave it out, or add --output.")
-    if options.output is not None:
-        check_ending(options.output)
-        check_output(options.output, overwrite=options.overwrite, inputs=[options.file])
+    check_output_option(options)
     if not 0 <= options.temperature < math.inf:
         raise UserError(
             f"temperature={options.temperature} must be 0 (greedy), or a finite number above it."

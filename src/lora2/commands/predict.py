@@ -9,14 +9,20 @@ from typing import Any
 from torch import Tensor
 
 from lora2.commands.evaluate import add_batch_size, add_run_options
+from lora2.commands.output_option import (
+    add_output,
+    check_output_option,
+    check_rows,
+    print_records,
+    write_records,
+)
 from lora2.commands.parser import OptionParser
 from lora2.commands.result_names import result_names
-from lora2.data import as_table_file, check_ending, read_table, texts_of
+from lora2.data import read_table, texts_of
 from lora2.data.table_files import Table
-from lora2.data.table_writing import as_json
+from lora2.data.table_writing import Record, as_table_file, is_flat
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
-from lora2.files import check_output, write_output
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 
@@ -25,20 +31,18 @@ def execute(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     _check(options)
     table = None if options.file is None else read_table(options.file)
+    if table is not None:
+        check_rows(table, options)
     run = load_saved_run(options.run, options.model, "classification")
     records = _of_texts(run, options) if table is None else _of_table(run, table, options)
     if options.output is None:
-        for record in records:
-            print(as_json(record))
-        return 0
-    content = as_table_file(records, options.output)
-    write_output(options.output, content, overwrite=options.overwrite, inputs=_inputs(options))
-    if not options.output.is_relative_to("/dev"):
-        print(f"{len(records):,} predictions written to {options.output}")
+        print_records(records)
+    else:
+        write_records(records, options, "predictions", table.types if table is not None else {})
     return 0
 
 
-def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[dict[str, Any]]:
+def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[Record]:
     """Return one record a row: the label and all probabilities, or the value."""
     logits = run.logits(dataset, batch_size)
     names = run.task["label_names"]
@@ -46,26 +50,47 @@ def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[dict[str,
     return [read(row, names) for row in logits]
 
 
-def _of_texts(run: SavedRun, options: Any) -> list[dict[str, Any]]:
+def _of_texts(run: SavedRun, options: Any) -> list[Record]:
     dataset = _texts(run, options)
-    predictions = predict(run, dataset, options.batch_size)
-    return [text | read for text, read in zip(dataset.to_list(), predictions, strict=True)]
+    return _with_predictions(run, dataset.to_list(), dataset, options)
 
 
-def _of_table(run: SavedRun, table: Table, options: Any) -> list[dict[str, Any]]:
+def _of_table(run: SavedRun, table: Table, options: Any) -> list[Record]:
     """Return the rows of a file, all columns, with what was predicted for each."""
-    added = ["label", "probabilities"] if run.task["label_names"] else ["value"]
-    names = result_names(table.column_names, added)
     dataset = texts_of(table, run.task["text_columns"])
+    return _with_predictions(run, table.records(), dataset, options)
+
+
+def _with_predictions(
+    run: SavedRun, rows: Sequence[Record], dataset: Any, options: Any
+) -> list[Record]:
+    """Return rows with what was predicted for each behind their own columns."""
+    flat = is_flat(options.output)
+    added = _added(run.task["label_names"], flat)
+    names = result_names(rows[0], added)
+    if options.output is not None:
+        # A name of a label that the format has no form for is found before the work.
+        as_table_file([dict.fromkeys(names)], options.output)
     return [
-        row | dict(zip(names, read.values(), strict=True))
-        for row, read in zip(
-            table.records(), predict(run, dataset, options.batch_size), strict=True
-        )
+        row | dict(zip(names, _cells(read, flat), strict=True))
+        for row, read in zip(rows, predict(run, dataset, options.batch_size), strict=True)
     ]
 
 
-def _class_of(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def _added(label_names: Sequence[str], flat: bool) -> list[str]:
+    """Return the names of the result's columns: in flat formats, each class has its own."""
+    if not label_names:
+        return ["value"]
+    classes = [f"probabilities_{name}" for name in label_names] if flat else ["probabilities"]
+    return ["label", *classes]
+
+
+def _cells(prediction: Record, flat: bool) -> list[Any]:
+    first, *rest = prediction.values()
+    return [first, *rest[0].values()] if flat and rest else [first, *rest]
+
+
+def _class_of(logits: Tensor, names: Sequence[str]) -> Record:
     probabilities = [round(value, 6) for value in logits.softmax(0).tolist()]
     return {
         "label": names[int(logits.argmax())],
@@ -73,7 +98,7 @@ def _class_of(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _value_of(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def _value_of(logits: Tensor, names: Sequence[str]) -> Record:
     return {"value": round(float(logits[0]), 6)}
 
 
@@ -91,15 +116,7 @@ def _check(options: Any) -> None:
         raise UserError("predict: give either --text or --file, and not both.")
     if options.text_pair is not None and options.file is not None:
         raise UserError("text_pair: it goes with --text; leave it out, since --file has the pairs.")
-    if options.overwrite and options.output is None:
-        raise UserError("overwrite: it is for --output; leave it out, or add --output.")
-    if options.output is not None:
-        check_ending(options.output)
-        check_output(options.output, overwrite=options.overwrite, inputs=_inputs(options))
-
-
-def _inputs(options: Any) -> list[Path]:
-    return [] if options.file is None else [options.file]
+    check_output_option(options)
 
 
 def _parser() -> OptionParser:
@@ -111,16 +128,3 @@ def _parser() -> OptionParser:
     parser.add_argument("--file", type=Path, help="a file with the text columns of the run's data")
     add_output(parser)
     return parser
-
-
-def add_output(parser: OptionParser) -> None:
-    """Add the options of commands that write one record a row."""
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="file to write, of the format that its ending names (.csv, .tsv, .jsonl, .json, "
-        ".parquet); without it, JSON lines on standard output",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the file of --output if it exists"
-    )

@@ -22,6 +22,8 @@ _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
 # Digits that Python turns into an integer; it refuses more than 4,300.
 _LONGEST_INTEGER = 4000
+# Of float32, in which models compute.
+_LARGEST_NUMBER = 3.4028234663852886e38
 
 
 def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str, ...]:
@@ -118,18 +120,20 @@ def _number(table: Table, name: str, row: int, value: object) -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        # An integer of hundreds of digits has no float.
+        except (ValueError, OverflowError):
             number = math.nan
-        if math.isfinite(number):
+        if abs(number) <= _LARGEST_NUMBER:
             return number
     raise UserError(
         f"kind: column {name!r} of {table.source} holds {shortened(value)} in row {row}, which is "
-        f"no number; regression needs numbers, so use kind=classification or another label column."
+        f"no number, or none of float32; regression needs numbers, so use kind=classification or "
+        f"another label column."
     )
 
 
 def _class_name(table: Table, name: str, row: int, value: object) -> str:
-    if not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and math.isinf(value)):
         raise UserError(
             f"label_column: column {name!r} of {table.source} holds {shortened(value)} in row "
             f"{row}; a class label is one word or one whole number."

@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from lora2.data.text_encoding import check_is_utf8_text, not_utf8
+from lora2.data.text_encoding import check_is_utf8_text
 from lora2.errors import UserError
 from lora2.extras import require
 
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.
 csv.field_size_limit(2**31 - 1)
+# Of lists and objects in each other. Python's own limit is some hundreds, which differs by version,
+# and leaves none for those that write them again.
+_DEEPEST = 100
+# Characters of a value that a message shows.
+_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Table:
         read_column: returns one column, None for missing values. A function, so that a wide
             Parquet file is not turned into Python objects for the sake of two columns.
         class_names: of columns that come with the names of their classes (hub datasets).
+        types: Arrow's types of columns, where the source has them (Parquet).
     """
 
     source: str
@@ -40,6 +46,7 @@ class Table:
     rows: int
     read_column: Callable[[str], list[object]]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    types: Mapping[str, Any] = field(default_factory=dict)
 
     def column(self, name: str, role: str) -> list[object]:
         """Return the values of column `name`; `role` is the option that asked for it.
@@ -87,27 +94,28 @@ def read_table(path: Path | str, role: str = "file") -> Table:
             f"{role}: {path} ends in {path.suffix or 'nothing'!r}, which is none of the known "
             f"file types; give a file that ends in {', '.join(_READERS)}."
         )
-    if not path.exists():
-        raise UserError(f"{role}: {path} does not exist; give the path of an existing file.")
-    if not path.is_file():
-        raise UserError(f"{role}: {path} is not a file; give the path of a file.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{role}: {path} is empty; give a file with at least two rows.")
     try:
+        if not path.exists():
+            raise UserError(f"{role}: {path} does not exist; give the path of an existing file.")
+        if not path.is_file():
+            raise UserError(f"{role}: {path} is not a file; give the path of a file.")
+        if path.stat().st_size == 0:
+            raise UserError(f"{role}: {path} is empty; give a file with rows.")
         if reader is not _read_parquet:
             check_is_utf8_text(path, role)
         table = reader(path)
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, role, error) from error
     except PermissionError as error:
         raise UserError(f"{role}: {path} may not be read; change its permissions.") from error
+    except OSError as error:
+        raise UserError(
+            f"{role}: {path} cannot be read ({error.strerror}); give another file."
+        ) from error
     except _MalformedError as error:
         raise UserError(f"{role}: {path} {error}.") from error
     if table.rows == 0:
-        raise UserError(
-            f"{role}: {path} is empty, it has no rows below the header; give a file with at least "
-            f"two rows."
-        )
+        raise UserError(f"{role}: {path} is empty, it has no rows; give a file with rows.")
+    if not table.column_names:
+        raise UserError(f"{role}: {path} has rows without any column; give a file with columns.")
     return table
 
 
@@ -164,13 +172,13 @@ def _read_tsv(path: Path) -> Table:
         return _table(path, _columns_of_rows(rows))
 
 
-def _read_json_lines(path: Path) -> Table:
+def _read_json_lines(path: Path, advice: str = "write one complete JSON object a line") -> Table:
     records: list[dict[str, object]] = []
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 place = f"line {number}"
-                record = _parsed(line, place, "write one complete JSON object a line")
+                record = _parsed(line, place, advice)
                 records.append(_object(record, place))
     return _table_of_records(path, records)
 
@@ -179,7 +187,7 @@ def _read_json(path: Path) -> Table:
     with _open(path) as file:
         text = file.read()
     if not text.lstrip().startswith("["):
-        return _read_json_lines(path)
+        return _read_json_lines(path, "write an array of objects, or one complete object a line")
     array = _parsed(text, "its array", "write one complete JSON array of objects")
     return _table_of_records(
         path, [_object(record, f"entry {number}") for number, record in enumerate(array, start=1)]
@@ -191,9 +199,12 @@ def _parsed(text: str, place: str, advice: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_without_repeated_names)
     except json.JSONDecodeError as error:
-        raise _MalformedError(f"has no valid JSON in {place} ({error.msg}); {advice}") from error
+        where = f"line {error.lineno}, " if "\n" in text.rstrip() else ""
+        raise _MalformedError(
+            f"has no valid JSON in {place} ({error.msg}: {where}column {error.colno}); {advice}"
+        ) from error
     except RecursionError as error:
-        raise _MalformedError(f"has JSON in {place} that is nested too deeply; {advice}") from error
+        raise _too_deep(place) from error
     except _RepeatedNameError as error:
         raise _MalformedError(
             f"has the name {error.args[0]!r} twice in one object in {place}; remove one of them"
@@ -208,7 +219,27 @@ def _parsed(text: str, place: str, advice: str) -> Any:
             f"has half of a surrogate pair (an escape such as \\ud800 alone) in {place}, which is "
             "no character; remove it"
         )
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(value) > _DEEPEST:
+        raise _too_deep(place)
     return value
+
+
+def _too_deep(place: str) -> _MalformedError:
+    return _MalformedError(
+        f"has JSON in {place} that is nested too deeply; write no more than {_DEEPEST} lists and "
+        "objects in each other"
+    )
+
+
+def _depth(value: object) -> int:
+    """Return how many lists and objects are in each other."""
+    level, depth = [value], 0
+    while level := [each for each in level if isinstance(each, list | dict)]:
+        depth += 1
+        level = [
+            part for each in level for part in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
 
 
 class _RepeatedNameError(Exception):
@@ -234,9 +265,12 @@ def _is_encodable(value: object) -> bool:
 def _object(record: object, place: str) -> dict[str, object]:
     if isinstance(record, dict):
         return record
+    kinds = {list: "the list ", str: "the text ", bool: "", type(None): ""}
+    shown = json.dumps(record, ensure_ascii=False)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
     raise _MalformedError(
-        f"has {type(record).__name__} {str(record)[:40]!r} in {place} where an object should be; "
-        "write one JSON object for each row"
+        f"has {kinds.get(type(record), 'the number ')}{shown} in {place} where an object should "
+        "be; write one JSON object for each row"
     )
 
 
@@ -251,7 +285,9 @@ def _read_parquet(path: Path) -> Table:
     parquet = require("pyarrow.parquet", extra="train")
     arrow = require("pyarrow", extra="train")
     try:
-        table = parquet.read_table(path)
+        # Not `read_table`, which fails on columns of one name without saying so.
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
     except PermissionError:
         raise
     except (arrow.ArrowException, OSError) as error:
@@ -265,8 +301,22 @@ def _read_parquet(path: Path) -> Table:
         str(path),
         tuple(table.column_names),
         table.num_rows,
-        lambda name: table.column(name).to_pylist(),
+        lambda name: _values(table, name, path),
+        types={column.name: column.type for column in table.schema},
     )
+
+
+def _values(table: Any, name: str, path: Path) -> list[object]:
+    try:
+        values: list[object] = table.column(name).to_pylist()
+    # Bytes in a column of text that are no UTF-8, or dates that Python has no form for.
+    except (ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{path}: values of the column {name!r} cannot be read ({reason}); leave the column "
+            "out, or write it as text."
+        ) from error
+    return values
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {

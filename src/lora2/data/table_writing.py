@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from lora2.errors import UserError
 from lora2.extras import require
 
 Record = dict[str, Any]
+
+_BLANKS = str.maketrans("\t\r\n", "   ")
 
 
 def check_ending(path: Path) -> None:
@@ -29,24 +31,38 @@ def check_ending(path: Path) -> None:
         )
 
 
-def as_table_file(records: Sequence[Record], path: Path) -> bytes:
+def is_flat(path: Path | None) -> bool:
+    """Whether a file is of a format whose cells are text and numbers: CSV or TSV."""
+    return path is not None and path.suffix.lower() in (".csv", ".tsv")
+
+
+def as_table_file(
+    records: Sequence[Record], path: Path, types: Mapping[str, Any] | None = None
+) -> bytes:
     """Return records as the content of the file `path`, in the format that its ending names.
 
     Args:
-        records: all with the same names in the same order. A value may be a dictionary: in CSV and
-            TSV each of its entries has a column of its own, `name_entry`. A number that is NaN or
-            infinite is null in JSON, which has no other form for it.
+        records: all with the same names in the same order. A list or dictionary is JSON in a cell
+            of CSV and TSV. NaN is an empty cell there, and null in JSON, as infinity is: JSON has
+            no other form for them.
         path: nothing is read from it or written to it.
+        types: Arrow's types of columns, by name, for Parquet; others are inferred.
 
     Raises:
         UserError: a value that the format has no place for.
     """
-    return _WRITERS.get(path.suffix.lower(), _json_lines)(records, path)
+    writer = _WRITERS.get(path.suffix.lower(), _json_lines)
+    return writer(records, path, types or {})
 
 
 def as_json(record: Record) -> str:
     """Return a record as JSON in one line, with null for numbers that are NaN or infinite."""
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def as_one_line(text: str) -> str:
+    """Return a text with blanks for tabs and line breaks, which TSV has no form for."""
+    return text.translate(_BLANKS)
 
 
 def _finite(value: Any) -> Any:
@@ -57,71 +73,75 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _json_lines(records: Sequence[Record], path: Path) -> bytes:
+def _json_lines(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
     return "".join(f"{as_json(record)}\n" for record in records).encode()
 
 
-def _json_array(records: Sequence[Record], path: Path) -> bytes:
+def _json_array(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
     return ("[\n" + ",\n".join(map(as_json, records)) + "\n]\n").encode()
 
 
-def _csv(records: Sequence[Record], path: Path) -> bytes:
-    rows = [_flat(record) for record in records]
+def _csv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    plain = csv.writer(text, lineterminator="\n")
+    # csv quotes a carriage return only if it is part of its own line ends, and readers end a line.
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for line in _lines(records):
+        writer = quoting if any("\r" in str(cell) for cell in line) else plain
+        writer.writerow(line)
     return text.getvalue().encode()
 
 
-def _tsv(records: Sequence[Record], path: Path) -> bytes:
-    rows = [_flat(record) for record in records]
-    lines = [list(rows[0]) if rows else [], *(list(row.values()) for row in rows)]
+def _tsv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+    lines = [[str(cell) for cell in line] for line in _lines(records)]
     for number, line in enumerate(lines):
-        if any(mark in str(value) for value in line for mark in "\t\r\n"):
+        if any(as_one_line(cell) != cell for cell in line):
             place = f"row {number}" if number else "the header"
             raise UserError(
                 f"output: {path} cannot hold {place}, since a value has a tab or a line break, "
                 "which TSV has no form for; give a file that ends in .csv or .jsonl."
             )
-    return "".join("\t".join(map(str, line)) + "\n" for line in lines).encode()
+    return "".join("\t".join(line) + "\n" for line in lines).encode()
 
 
-def _flat(record: Record) -> Record:
-    """Return a record whose values are text and numbers, as a cell holds them."""
-    cells: Record = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            cells |= {f"{name}_{entry}": _cell(each) for entry, each in value.items()}
-        else:
-            cells[name] = _cell(value)
-    return cells
+def _lines(records: Sequence[Record]) -> Iterator[list[Any]]:
+    """Yield the header and one list of cells a record."""
+    yield list(records[0]) if records else []
+    for record in records:
+        yield [_cell(value) for value in record.values()]
 
 
 def _cell(value: Any) -> Any:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, list | tuple | dict):
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
     return value
 
 
-def _parquet(records: Sequence[Record], path: Path) -> bytes:
+def _parquet(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
     arrow = require("pyarrow", extra="train")
     parquet = require("pyarrow.parquet", extra="train")
     content = io.BytesIO()
+    name = ""
     try:
-        parquet.write_table(arrow.Table.from_pylist(list(records)), content)
+        columns = {}
+        for name in records[0] if records else ():
+            columns[name] = arrow.array([row[name] for row in records], types.get(name))
+            # An object without any field is a value, but no type of Parquet's.
+            parquet.write_table(arrow.table({name: columns[name]}).slice(0, 0), io.BytesIO())
+        parquet.write_table(arrow.table(columns), content)
     except (arrow.ArrowException, OverflowError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"output: {path} cannot hold the rows, since a Parquet column has one type ({reason}); "
-            "give a file that ends in .jsonl."
+            f"output: {path} cannot hold the column {name!r}, since a column of Parquet has one "
+            f"type ({reason}); give a file that ends in .jsonl."
         ) from error
     return content.getvalue()
 
 
-_WRITERS: dict[str, Callable[[Sequence[Record], Path], bytes]] = {
+_Writer = Callable[[Sequence[Record], Path, Mapping[str, Any]], bytes]
+_WRITERS: dict[str, _Writer] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".jsonl": _json_lines,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import shlex
 from pathlib import Path
 
 from lora2.errors import UserError
 
 _HEAD = 4096
+# NUL bytes that are no chance if all are at even places, or all at odd ones.
+_MANY = 8
 # Those of UTF-32 first: the one of UTF-16 is how they begin.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -15,43 +18,100 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_OTHER_FILES = {
+    b"\x1f\x8b": "a gzip archive; unpack it with `gunzip`",
+    b"PK\x03\x04": "a zip archive, as spreadsheets (.xlsx) are; save its table as CSV",
+    b"PAR1": "a Parquet file; give it a name that ends in .parquet",
+}
 
 
 def check_is_utf8_text(path: Path, role: str) -> None:
-    """Check by its first bytes that a file is not text of another encoding, and no binary file.
+    """Check that a file is UTF-8 text without NUL characters; `role` is the option that named it.
 
     Raises:
-        UserError: it is; the sentence names the encoding and how to convert the file.
+        UserError: it is not; the sentence names the line and, where it shows, the encoding and how
+            to convert the file.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    for mark, encoding in _MARKS.items():
-        if head.startswith(mark):
-            raise UserError(_sentence(path, role, f"is {encoding} text", encoding))
-    if b"\0" not in head:
-        return
-    # Every second byte of English text in UTF-16 is NUL.
-    if head.count(b"\0") > len(head) // 3:
-        raise UserError(_sentence(path, role, "seems to be UTF-16 text", "UTF-16LE"))
-    raise UserError(
-        f"{role}: {path} holds NUL bytes, so it is no text file; give a text file, or a Parquet "
-        "file that ends in .parquet."
-    )
+        for mark, encoding in _MARKS.items():
+            if head.startswith(mark):
+                raise UserError(_sentence(path, role, f"is {encoding} text", encoding))
+        for mark, what in _OTHER_FILES.items():
+            if head.startswith(mark):
+                raise UserError(f"{role}: {path} is {what}.")
+        guess = _encoding_without_mark(head)
+        if guess is not None:
+            raise UserError(_sentence(path, role, f"seems to be {guess[:6]} text", guess))
+        file.seek(0)
+        # No byte of a longer character is a line break, so that each line is UTF-8 by itself.
+        for number, line in enumerate(file, start=1):
+            _check_line(line, number, path, role)
 
 
-def not_utf8(path: Path, role: str, error: UnicodeDecodeError) -> UserError:
-    """Return the sentence for a file whose bytes are no UTF-8."""
-    byte = error.object[error.start]
-    found = (
-        f"is not UTF-8 text (byte {error.start} of a part of it is 0x{byte:02X}), and seems to be "
-        "Latin-1 or Windows-1252 text"
-    )
-    return UserError(_sentence(path, role, found, "WINDOWS-1252"))
+def _check_line(line: bytes, number: int, path: Path, role: str) -> None:
+    if b"\0" in line:
+        raise UserError(
+            f"{role}: {path} holds a NUL byte in line {number}, which is no text; remove it, or "
+            "give a text file."
+        )
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        byte = f"0x{line[error.start]:02X}"
+        if _has_surrogates(line):
+            raise UserError(
+                f"{role}: {path} is not UTF-8 text, since line {number} has half of a surrogate "
+                f"pair (byte {byte}), which is no character; remove it."
+            ) from error
+        found = (
+            f"is not UTF-8 text in line {number} (byte {byte}), and seems to be Latin-1 or "
+            "Windows-1252 text"
+        )
+        raise UserError(_sentence(path, role, found, "WINDOWS-1252")) from error
+
+
+def _has_surrogates(line: bytes) -> bool:
+    try:
+        line.decode(errors="surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encoding_without_mark(head: bytes) -> str | None:
+    """Return the encoding of text that begins without a mark, None if it is not a wide one.
+
+    In English, every second byte of UTF-16 is NUL; elsewhere only blanks, digits and line breaks
+    have one, always as the first or always as the second of two bytes.
+    """
+    first, second = head[0::2].count(0), head[1::2].count(0)
+    # A single one is a fault of a text rather than an encoding.
+    if first + second < 2:
+        return None
+    encoding = "UTF-16BE" if first > second else "UTF-16LE"
+    if first + second > len(head) * 5 // 8:
+        encoding = "UTF-32BE" if head[0] == 0 else "UTF-32LE"
+    elif first + second <= len(head) // 3:
+        is_text = first + second < _MANY and _reads(head, "UTF-8")
+        if is_text or min(first, second):
+            return None
+    return encoding if _reads(head, encoding) else None
+
+
+def _reads(head: bytes, encoding: str) -> bool:
+    """Whether bytes are of an encoding, but for a character that is cut off at their end."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _sentence(path: Path, role: str, found: str, encoding: str) -> str:
+    source, target = shlex.quote(path.name), shlex.quote(f"{path.stem}.utf8{path.suffix}")
     return (
         f"{role}: {path} {found}; convert it to UTF-8, as with "
-        f"`iconv -f {encoding} -t UTF-8 {path.name} > converted{path.suffix}`."
+        f"`iconv -f {encoding} -t UTF-8 {source} > {target}`."
     )

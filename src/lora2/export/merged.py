@@ -116,6 +116,6 @@ def _tokenizer_of(model: PreTrainedModel) -> Any:
         "The merged checkpoint has no tokenizer, since "
         + (f"none is found at {name}" if name else "the base model was not loaded from a folder")
         + ": pass tokenizer= to export_merged, or save one into the folder.",
-        stacklevel=3,
+        stacklevel=4,  # of the caller, behind torch.no_grad's function
     )
     return None

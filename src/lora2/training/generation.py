@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 from lora2.data.text_task import Prompt
 from lora2.numerics import check_output
 from lora2.training.models import quiet_loading
+from lora2.training.quiet import printing_on_standard_error
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def generate(
         batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
         # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
         # says that prompt tuning has no use for the positions that transformers hands it.
-        with quiet_loading(), warnings.catch_warnings():
+        with quiet_loading(), printing_on_standard_error(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(
                 **batch,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from lora2.extras import require
 
@@ -19,3 +20,10 @@ def quiet_data_sets() -> Iterator[None]:
     finally:
         if not were_off:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def printing_on_standard_error() -> Iterator[None]:
+    """Print on standard error what a library prints, so that standard output has results alone."""
+    with redirect_stdout(sys.stderr):
+        yield

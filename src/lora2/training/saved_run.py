@@ -30,6 +30,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer, quiet_loading
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
+from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
 
@@ -74,6 +75,7 @@ class SavedRun:
                 f"{self.folder.adapter} beside its base model."
             )
 
+    @printing_on_standard_error()
     @torch.no_grad()
     def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
         """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them.
@@ -98,6 +100,7 @@ class SavedRun:
             yield batch.to(self.model.device)
 
 
+@printing_on_standard_error()
 def load_saved_run(
     path: Path, model: str | None = None, objective: ObjectiveName | None = None
 ) -> SavedRun:

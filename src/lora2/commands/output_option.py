@@ -1,0 +1,77 @@
+"""The options --output and --overwrite of commands that write one record a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora2.commands.parser import OptionParser
+from lora2.data.table_files import Table
+from lora2.data.table_writing import Record, as_json, as_table_file, check_ending
+from lora2.errors import UserError
+from lora2.files import check_output, is_regular, write_output
+from lora2.training.run_folder import RunFolder
+
+
+def add_output(parser: OptionParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="file to write, of the format that its ending names (.csv, .tsv, .jsonl, .json, "
+        ".parquet); without it, JSON lines on standard output",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the file of --output if it exists"
+    )
+
+
+def check_output_option(options: Any) -> None:
+    """Check, before any work, that the file of --output may be written.
+
+    Raises:
+        UserError: it may not, or --overwrite was given without it.
+    """
+    if options.output is None:
+        if options.overwrite:
+            raise UserError("overwrite: it is for --output; leave it out, or add --output.")
+        return
+    if str(options.output) == "-":
+        raise UserError("output: - is no file; leave --output out to write to standard output.")
+    check_output(options.output, overwrite=options.overwrite, inputs=_inputs(options))
+    if is_regular(options.output):
+        check_ending(options.output)
+
+
+def check_rows(table: Table, options: Any) -> None:
+    """Check, before any work, that the format of --output has a form for the rows of a file.
+
+    Raises:
+        UserError: it has none.
+    """
+    if options.output is not None:
+        as_table_file(table.records(), options.output, table.types)
+
+
+def print_records(records: Iterable[Record]) -> None:
+    """Print one record a line, as each comes."""
+    for record in records:
+        print(as_json(record), flush=True)
+
+
+def write_records(records: Sequence[Record], options: Any, what: str, types: Any) -> None:
+    """Write all records to the file of --output, and say so; types: of columns, by their names."""
+    content = as_table_file(records, options.output, types)
+    write_output(options.output, content, overwrite=options.overwrite, inputs=_inputs(options))
+    if is_regular(options.output):
+        print(f"{len(records):,} {what} written to {options.output}")
+
+
+def _inputs(options: Any) -> list[Path]:
+    """Return what the command reads: the data, the run, and the folder of its base model."""
+    run = RunFolder(options.run)
+    parts = [run.config_file, run.task_file, run.environment_file, run.summary_file]
+    parts += [run.metrics_file, run.log_file, run.baseline_file, run.adapter]
+    parts += [Path(options.model or run.read_options()["model"])]
+    return parts if options.file is None else [options.file, *parts]
