@@ -125,8 +125,8 @@ def command(name: str, run: Path, model: Path, output: Path) -> list[object]:
         "import": ["import", run, f"--output={output}"],
         "resume": ["train", "--resume", f"--output_dir={run}"],
         "start_from": [
-            "train", f"--model={model}", f"--start_from={run}", f"--output_dir={output}",
-            *small_options(),
+            "train", f"--model={model}", f"--output_dir={output}",
+            *small_options(start_from=run),
         ],
     }[name]  # fmt: skip
 
@@ -206,7 +206,7 @@ def test_a_run_that_diverged_is_not_to_be_resumed(tiny_model, tmp_path, monkeypa
     assert not RunFolder(run).divergence_file.exists()
 
 
-def _diverge(loss: float, step: int) -> None:
+def _diverge(loss: float, step: int, *more: object) -> None:
     raise NumericalError(f"The training loss is nan at step {step}: lower the learning rate.")
 
 

@@ -60,6 +60,7 @@ def test_unknown_inputs_are_asked_for_by_the_inner_class(tmp_path: Path) -> None
     assert export_lora(model, tmp_path / "lora", batch=inputs).difference < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 def test_a_layer_that_pefts_lora_refuses_is_named(tmp_path: Path) -> None:
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
     model = Architecture("MambaForCausalLM", "MambaConfig", sizes).build()

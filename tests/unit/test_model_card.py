@@ -127,6 +127,7 @@ def test_folder_that_looks_like_a_hub_name_is_local(tmp_path: Path, monkeypatch:
     assert name_of_location("owner/model").hub_id is None
 
 
+@pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 @pytest.mark.parametrize("name", ["LORA2", "SORA"])
 def test_code_of_the_card_loads_merges_and_exports(name: str, tmp_path: Path) -> None:
     model = get_peft_model(saved_base(tmp_path / "base"), config_of(name)).eval()
@@ -204,7 +205,7 @@ def test_card_of_a_run_says_what_it_reached(finished_run: Path) -> None:
 
 
 def test_card_of_a_run_of_lora_needs_peft_alone(tiny_model: Path, tmp_path: Path) -> None:
-    assert train(tiny_model, tmp_path / "run", "--method=lora") == 0
+    assert train(tiny_model, tmp_path / "run", method="lora") == 0
     card = card_of(tmp_path / "run" / "adapter")
     assert "import lora2" not in card.text
     assert "More Information Needed" not in card.text

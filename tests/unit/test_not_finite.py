@@ -149,15 +149,14 @@ def test_a_lora_that_is_not_finite_is_not_imported(language_model, tmp_path, cap
     model.save_pretrained(str(tmp_path / "lora"))
     command = ("import", tmp_path / "lora", f"--model={language_model}")
     said = refused(capsys, *command, "--output", tmp_path / "output")
-    assert "NaN or infinity" in said
-    assert "q_proj" in said
+    assert "adapter_config.json holds NaN" in said
 
 
 @pytest.mark.parametrize("method", ["lora", "lora2"])
 def test_weights_that_diverge_in_the_last_steps_are_not_saved(method, tiny_model, tmp_path, capsys):
     """Nothing else looks: no loss is logged, and nothing evaluated."""
     quiet = {"logging_steps": 1000, "eval_strategy": "no", "learning_rate": 1e30}
-    assert train(tiny_model, tmp_path / "run", f"--method={method}", **quiet) == 2
+    assert train(tiny_model, tmp_path / "run", method=method, **quiet) == 2
     assert "NaN or infinity in" in capsys.readouterr().err
     assert not RunFolder(tmp_path / "run").is_finished
 

@@ -14,7 +14,7 @@ from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept
 from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
-from lora2.training.records import read_lines
+from lora2.training.records import Record, read_lines
 from lora2.training.run_folder import RunFolder
 
 
@@ -34,22 +34,29 @@ def execute(arguments: Sequence[str]) -> int:
         console.print(f"The run {state}; this is its newest checkpoint.")
     else:
         print_table(console, summary_table(summary))
+    # All is read before anything is drawn: a damaged file leaves the folder as it was.
+    kept = _read_kept(folder)
+    logs = read_lines(folder.log_file, ("step", "loss"))
+    evaluations = read_lines(folder.metrics_file)
     folder.figures.mkdir(exist_ok=True)
     drawn = [
-        *_kept(folder, options["init_r"], console),
-        *_curves(folder),
+        *_kept(folder, kept, options["init_r"], console),
+        *_curves(folder, logs, evaluations),
     ]
     for path in drawn:
         console.print(f"Drawn: {path}", soft_wrap=True)
     return 0
 
 
-def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
+def _read_kept(folder: RunFolder) -> dict[str, int]:
     newest, _ = newest_complete(folder.checkpoints)
     source = folder.adapter if folder.is_finished else newest
     # A model that was trained whole has weights of another name.
     weights = None if source is None else source / WEIGHTS
-    kept = read_kept(weights) if weights is not None and weights.is_file() else {}
+    return read_kept(weights) if weights is not None and weights.is_file() else {}
+
+
+def _kept(folder: RunFolder, kept: dict[str, int], initial: int, console: Console) -> list[Path]:
     if not kept:
         console.print("There is no LoRA² adapter yet, so no kept singular values.")
         return []
@@ -61,9 +68,7 @@ def _kept(folder: RunFolder, initial: int, console: Console) -> list[Path]:
     return [path]
 
 
-def _curves(folder: RunFolder) -> list[Path]:
-    logs = read_lines(folder.log_file, ("step", "loss"))
-    evaluations = read_lines(folder.metrics_file)
+def _curves(folder: RunFolder, logs: list[Record], evaluations: list[Record]) -> list[Path]:
     drawn = []
     if any("budget" in entry for entry in logs):
         drawn.append(folder.figures / "budget.png")
