@@ -203,7 +203,13 @@ class RunFolder:
 
     def _has_results(self) -> bool:
         """Whether a training has left something that another can use or go on from."""
-        files = (self.metrics_file, self.log_file, self.baseline_file, self.summary_file)
+        files = (
+            self.metrics_file,
+            self.log_file,
+            self.baseline_file,
+            self.summary_file,
+            self.divergence_file,
+        )
         return any(file.exists() for file in files) or any(self.checkpoints.glob("*"))
 
     def start(self, options: dict[str, Any], task: dict[str, Any]) -> None:
