@@ -63,7 +63,7 @@ unit: env ## the default tests: CPU, no network, no real weights
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST_UNIT)
 
 slow: env ## tests with real pretrained weights, on the CPU
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: lint types unit slow ## all that CI runs
 

@@ -19,6 +19,7 @@ from lora2.training.arguments import (
     RunArguments,
     TrainingOptions,
 )
+from lora2.training.metrics import METRICS
 from lora2.training.text_arguments import TextArguments
 
 DAMAGED = "restore it from a copy, or train the run again"
@@ -94,6 +95,12 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     check_fields(task, _TASK | (_TEXTS if of_texts else _LABELS), path, DAMAGED)
     if of_texts:
         return
+    unknown = [name for name in task["metrics"] if name not in METRICS]
+    if unknown:
+        raise UserError(
+            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(METRICS)}; "
+            f"{DAMAGED}."
+        )
     if not 1 <= len(task["text_columns"]) <= 2:
         raise UserError(f"{path}: text_columns must be a list of one or two names; {DAMAGED}.")
     if task["kind"] == "classification" and not task["label_names"]:
