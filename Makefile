@@ -45,9 +45,10 @@ bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten m
 	$(BIN)/lora2 bench steps --rounds 5
 	$(BIN)/lora2 bench steps --rounds 3 --dtype bfloat16 --methods floor,lora,adalora,lora2
 
-lint: env ## ruff: rules and format
+lint: env ## ruff (rules and format) and import-linter (which folder may import which)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 types: env ## mypy
 	$(BIN)/mypy

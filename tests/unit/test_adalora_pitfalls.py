@@ -311,7 +311,7 @@ def test_9_an_allocation_takes_no_more_operations_for_more_layers(
 
 
 def test_9_the_penalty_takes_no_more_operations_for_more_layers() -> None:
-    from lora2.penalty import orthogonality_penalty
+    from lora2.tuners.lora2.penalty import orthogonality_penalty
 
     counts = []
     for depth in (2, 9):

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lora2 import Lora2Config, RankAllocator
-from lora2.sensitivities import group_by_shape
+from lora2.tuners.lora2.allocation.sensitivities import group_by_shape
 from unit.models import LINEAR, adapter_state, layers_of, rows
 from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, count, kept_values, pruned_model
 

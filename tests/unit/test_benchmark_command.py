@@ -10,12 +10,12 @@ import torch
 
 from benchmark_case import TINY, TINY_BERT, options
 from command_line import lora2, refused
-from lora2.benchmarks import compiled, resident, sections, sweeps, widths
-from lora2.benchmarks.methods import METHODS
-from lora2.benchmarks.progress import unwatched
-from lora2.benchmarks.record import Record, device_name, make_record
-from lora2.benchmarks.resident import PeakResidentSet
-from lora2.benchmarks.workloads import WORKLOADS
+from lora2.lab.benchmarks import compiled, resident, sections, sweeps, widths
+from lora2.lab.benchmarks.methods import METHODS
+from lora2.lab.benchmarks.progress import unwatched
+from lora2.lab.benchmarks.record import Record, device_name, make_record
+from lora2.lab.benchmarks.resident import PeakResidentSet
+from lora2.lab.benchmarks.workloads import WORKLOADS
 
 SMALL = ["--k=2", "--r=4", "--rounds=2"]
 

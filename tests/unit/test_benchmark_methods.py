@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, prepare
-from lora2.benchmarks.dense import DenseLora2Linear
-from lora2.benchmarks.methods import METHODS, adapted_modules
-from lora2.benchmarks.timing import training_step
-from lora2.benchmarks.workloads import WORKLOADS
-from lora2.layers.lora2_layer import Lora2Layer
-from lora2.targets import DEFAULT_TARGET_MODULES
+from lora2.lab.benchmarks.dense import DenseLora2Linear
+from lora2.lab.benchmarks.methods import METHODS, adapted_modules
+from lora2.lab.benchmarks.timing import training_step
+from lora2.lab.benchmarks.workloads import WORKLOADS
+from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.lora2.layer import Lora2Layer
 from unit.models import disturb, layers_of
 
 BY_NAME = {"argvalues": TINY, "ids": [workload.name for workload in TINY]}

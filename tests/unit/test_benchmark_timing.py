@@ -6,11 +6,11 @@ from itertools import repeat
 import pytest
 
 from benchmark_case import BATCH, TINY_BERT, prepare
-from lora2.benchmarks.methods import METHODS
-from lora2.benchmarks.parts import shares
-from lora2.benchmarks.ratios import Spread, overhead, ratio, spread
-from lora2.benchmarks.steps import summarize
-from lora2.benchmarks.timing import interleaved, order_of_round, training_step
+from lora2.lab.benchmarks.methods import METHODS
+from lora2.lab.benchmarks.parts import shares
+from lora2.lab.benchmarks.ratios import Spread, overhead, ratio, spread
+from lora2.lab.benchmarks.steps import summarize
+from lora2.lab.benchmarks.timing import interleaved, order_of_round, training_step
 
 # In the second round the machine was twice as slow, in the third something hit LoRA² alone.
 SECONDS = {

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import BottleneckConfig, UserError
-from lora2.bottleneck.layer import BottleneckLayer
+from lora2.tuners.bottleneck.layer import BottleneckLayer
 from oracle import assert_agrees, product, transpose
 from unit.models import (
     CONV1D,

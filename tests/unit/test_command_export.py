@@ -63,7 +63,7 @@ def test_merged_model_stands_alone(finished_run, tmp_path):
 
 @pytest.mark.parametrize("form", ["lora", "merged"])
 def test_export_that_does_not_agree_is_not_kept(form, finished_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(f"lora2.export.{form}.tolerance_of", lambda *arguments: -1.0)
+    monkeypatch.setattr(f"lora2.exchange.{form}.tolerance_of", lambda *arguments: -1.0)
     output = tmp_path / "exported"
     said = refused(capsys, "export", finished_run, f"--to={form}", "--output", output)
     assert "not kept" in said

@@ -10,12 +10,12 @@ import pytest
 from command_line import lora2, refused
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
-from lora2.experiments.jobs import LocalRunner
-from lora2.experiments.presets import small
-from lora2.experiments.presets.registry import PRESETS
-from lora2.experiments.rates import read_choices
-from lora2.experiments.record import RunRecord
-from lora2.experiments.setting import Search, Setting
+from lora2.lab.experiments.jobs import LocalRunner
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.rates import read_choices
+from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.setting import Search, Setting
 from run_case import STEPS, shrink_small_preset
 
 SEARCH = Search(1e-4, 1e-3, 1e-1)

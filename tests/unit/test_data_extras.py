@@ -6,7 +6,7 @@ import pytest
 
 from lora2.data import load_task
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 from lora2.training.metrics import compute_metrics
 
 

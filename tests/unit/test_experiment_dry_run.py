@@ -9,13 +9,13 @@ from rich.console import Console
 from command_line import lora2, refused
 from experiment_case import failed, finished
 from lora2.errors import UserError
-from lora2.experiments.description import RunDescription
-from lora2.experiments.dry_run import plan
-from lora2.experiments.grid import Column, Grid, Row
-from lora2.experiments.presets.preset import Wanted
-from lora2.experiments.presets.registry import PRESETS
-from lora2.experiments.record import RecordFolder
-from lora2.experiments.rendering.plan import WIDTH, listing
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.dry_run import plan
+from lora2.lab.experiments.grid import Column, Grid, Row
+from lora2.lab.experiments.presets.preset import Wanted
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.record import RecordFolder
+from lora2.lab.experiments.rendering.plan import WIDTH, listing
 from run_case import OPTIONS, STEPS, tiny_run
 
 PAPER = PRESETS["paper"]

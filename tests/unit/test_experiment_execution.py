@@ -5,9 +5,9 @@ import json
 import pytest
 
 from lora2.errors import UserError
-from lora2.experiments.execution import Place, execute
-from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.record import RunRecord
+from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.feasibility import check_feasible
+from lora2.lab.experiments.record import RunRecord
 from lora2.training.run_folder import RunFolder
 from run_case import STEPS, computed, tiny_run
 
@@ -162,7 +162,7 @@ def test_an_error_without_words_is_named_by_its_kind(tiny_model, place, monkeypa
     def fail(settings):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lora2.experiments.execution.prepare", fail)
+    monkeypatch.setattr("lora2.lab.experiments.execution.prepare", fail)
     assert execute(tiny_run(tiny_model), place).error == "ZeroDivisionError"
 
 

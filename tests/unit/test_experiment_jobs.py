@@ -11,10 +11,10 @@ import pytest
 
 from experiment_case import failed
 from lora2.errors import UserError
-from lora2.experiments import jobs
-from lora2.experiments.execution import Place, execute
-from lora2.experiments.jobs import LocalRunner
-from lora2.experiments.record import RecordFolder
+from lora2.lab.experiments import jobs
+from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.jobs import LocalRunner
+from lora2.lab.experiments.record import RecordFolder
 from run_case import STEPS, computed, tiny_run
 
 # Long enough to be caught in the middle.

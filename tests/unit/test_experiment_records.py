@@ -8,10 +8,10 @@ import pytest
 
 from experiment_case import failed, finished
 from lora2.errors import UserError
-from lora2.experiments.description import RunDescription
-from lora2.experiments.rates import FILE_NAME, read_choices, write_choices
-from lora2.experiments.record import RecordFolder, RunRecord
-from lora2.experiments.tuning import Choice
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.rates import FILE_NAME, read_choices, write_choices
+from lora2.lab.experiments.record import RecordFolder, RunRecord
+from lora2.lab.experiments.tuning import Choice
 
 OPTIONS = {"k": 8, "learning_rate": 1e-3, "target_modules": ["query", "key"], "target_r": None}
 RUN = RunDescription("minilm", "cola", "lora2", OPTIONS, 1)

@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 
 from experiment_case import FIND, GRID, by_run
-from lora2.experiments.rendering import comma_separated, latex, lines, markdown
-from lora2.experiments.rendering.page import PageFigure, render_page
-from lora2.experiments.rendering.printout import printout
-from lora2.experiments.summary import summarize
-from lora2.experiments.table import Average, Cell, Parameters
+from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
+from lora2.lab.experiments.rendering.page import PageFigure, render_page
+from lora2.lab.experiments.rendering.printout import printout
+from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.table import Average, Cell, Parameters
 
 TABLE = summarize(GRID, FIND)
 NASTY = '<b>&amp; a|b *c* $x_1$ 50 % {#} \\ ~ ^ " LoRA²'

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from experiment_case import diverged, failed
-from lora2.experiments.record import RunRecord
-from lora2.experiments.setting import Experiment, Search, Setting
-from lora2.experiments.tuning import best_value, tune
+from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.setting import Experiment, Search, Setting
+from lora2.lab.experiments.tuning import best_value, tune
 
 SETTING = Setting("lora-r1", "LoRA", "lora", "r=1", {"k": 1}, Search(1e-4, 1e-3, 1e-1))
 EXPERIMENT = Experiment("tiny", "cola", SETTING, {"max_length": 64})

@@ -9,7 +9,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 
 from lora2 import Lora2Config, export_lora
-from lora2.export.engines import ENGINES, objections
+from lora2.exchange.engines import ENGINES, objections
 from unit.models import disturb, prune_half, tiny_llama, tiny_llama_classifier
 
 CONFIG = {

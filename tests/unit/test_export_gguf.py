@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 
 from lora2 import Lora2Config, UserError, export_gguf
-from lora2.export.gguf import interleave, separate
+from lora2.exchange.gguf import interleave, separate
 from unit.models import disturb, prune_half, tiny_bert, tiny_llama
 
 HEADS = {"attn_q": 2, "attn_k": 1}
@@ -75,7 +75,7 @@ def test_failed_export_leaves_nothing(broken: str, tmp_path: Path, monkeypatch) 
 
         monkeypatch.setattr("gguf.GGUFWriter.write_tensors_to_file", full)
     else:
-        monkeypatch.setattr("lora2.export.gguf.interleave", lambda rows, heads: rows)
+        monkeypatch.setattr("lora2.exchange.gguf.interleave", lambda rows, heads: rows)
     with pytest.raises((OSError, UserError), match=r"No space|not kept"):
         export_gguf(adapted(), tmp_path / "adapter.gguf")
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import lora2
 from lora2 import Lora2Config, SoraConfig, UserError, export_lora
-from lora2.export.lora_form import lora_form, shortest_names
-from lora2.numerics import NumericalError
+from lora2.errors import NumericalError
+from lora2.exchange.lora_form import lora_form, shortest_names
 from unit.models import (
     ADAPTER_FORMS,
     CONV2D,
@@ -152,14 +152,14 @@ def test_wrong_change_is_noticed_where_logits_hide_it(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In half precision an effect may be smaller than what rounding may differ by."""
-    right = lora2.export.lora.lora_form
+    right = lora2.exchange.lora.lora_form
 
     def wrong(*arguments, **options):
         form = right(*arguments, **options)
         next(t for name, t in form.tensors.items() if broken in name).mul_(1.01)
         return form
 
-    monkeypatch.setattr("lora2.export.lora.lora_form", wrong)
+    monkeypatch.setattr("lora2.exchange.lora.lora_form", wrong)
     model = get_peft_model(tiny_llama().bfloat16(), Lora2Config(task_type="CAUSAL_LM", k=3))
     disturb(model)
     with pytest.raises(UserError, match="otherwise than the adapter does"):
@@ -253,14 +253,14 @@ def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: 
 
 
 def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch) -> None:
-    right = lora2.export.lora.lora_form
+    right = lora2.exchange.lora.lora_form
 
     def wrong(*arguments, **options):
         form = right(*arguments, **options)
         next(iter(form.tensors.values())).mul_(1.01)
         return form
 
-    monkeypatch.setattr("lora2.export.lora.lora_form", wrong)
+    monkeypatch.setattr("lora2.exchange.lora.lora_form", wrong)
     with pytest.raises(UserError, match="not kept"):
         export_lora(adapted(LINEAR), tmp_path / "lora", batch=rows())
     assert not list(tmp_path.iterdir())

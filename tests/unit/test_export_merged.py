@@ -56,7 +56,7 @@ def test_merged_checkpoint_equals_the_adapter(name: str, tmp_path: Path) -> None
 
 
 def test_checkpoint_is_sharded_and_has_its_generation_config(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("lora2.export.merged._SMALLEST_SHARD", 1)
+    monkeypatch.setattr("lora2.exchange.merged._SMALLEST_SHARD", 1)
     model = adapted()
     model.generation_config.max_new_tokens = 7
     export = export_merged(model, tmp_path / "merged")
@@ -103,7 +103,7 @@ def test_model_is_unmerged_where_merged_logits_differ(make, tmp_path: Path, monk
     model = make()
     with torch.no_grad():
         expected = model(TOKENS).logits
-        monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)
+        monkeypatch.setattr("lora2.exchange.merged.tolerance_of", lambda model: -1.0)
         with pytest.raises(UserError, match="not kept"):
             export_merged(model, tmp_path / "merged")
         # A merged model would compute the same.
@@ -140,7 +140,7 @@ def test_failed_export_leaves_nothing(broken: str, tmp_path: Path, monkeypatch) 
 
         monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     else:
-        monkeypatch.setattr("lora2.export.merged.tolerance_of", lambda model: -1.0)
+        monkeypatch.setattr("lora2.exchange.merged.tolerance_of", lambda model: -1.0)
     with pytest.raises((OSError, UserError), match=r"No space|not kept"):
         export_merged(adapted(), tmp_path / "merged")
     assert not list(tmp_path.iterdir())

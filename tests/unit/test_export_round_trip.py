@@ -152,7 +152,7 @@ KILLED = """
 import os, signal, sys
 from peft import get_peft_model
 import lora2
-import lora2.export.lora, lora2.export.merged, lora2.export.gguf
+import lora2.exchange.lora, lora2.exchange.merged, lora2.exchange.gguf
 from unit.models import disturb, tiny_llama
 
 def die(*arguments):
@@ -161,8 +161,8 @@ def die(*arguments):
 for form in ("lora", "merged", "gguf"):
     child = os.fork()
     if not child:
-        lora2.export.lora.check_changes = lora2.export.gguf.check_changes = die
-        lora2.export.merged.gc.collect = die
+        lora2.exchange.lora.check_changes = lora2.exchange.gguf.check_changes = die
+        lora2.exchange.merged.gc.collect = die
         model = get_peft_model(tiny_llama(), lora2.Lora2Config(task_type="CAUSAL_LM", k=2)).eval()
         disturb(model)
         getattr(lora2, "export_" + form)(model, f"{form}-output")

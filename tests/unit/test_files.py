@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora2.errors import UserError
-from lora2.files import new_folder, write_atomically, write_json_atomically
+from lora2.support.files import new_folder, write_atomically, write_json_atomically
 
 
 @pytest.mark.parametrize(

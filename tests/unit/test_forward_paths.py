@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 import oracle
-from lora2 import Lora2Config, training_hook
-from lora2.layers import joint_product, linear
-from lora2.layers.lora2_layer import Lora2Layer
+from lora2 import Lora2Config
+from lora2.tuners.lora2 import joint_product, linear, training_hook
+from lora2.tuners.lora2.layer import Lora2Layer
 from unit.models import DeepMlp, disturb, layers_of
 
 NAMES = ("default", "second")

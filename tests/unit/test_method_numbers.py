@@ -5,11 +5,11 @@ import torch
 
 import oracle
 from cases import CASE_IDS, CASES, Case
-from lora2.initialization import initial_factors
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.factors import factors
 from lora2.mathematics.importance import full_importance, reduced_importance
 from lora2.mathematics.orthogonality import deviation, penalty
+from lora2.tuners.lora2.start import initial_factors
 
 # Matrices of one layer, d_in x d_out. Weights of the paper's Table 4: Q, K, V, attention output,
 # and the two of the feed-forward block.

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from lora2 import UserError
-from lora2.loading import load_adapter
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel, load_base_model
 from lora2.training.run_trainer import RunTrainer
+from lora2.tuners.base.loading import load_adapter
 from unit.models import Examples, bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
 
 STEPS = 3

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lora2 import Lora2Config, UserError
-from lora2.numerics import NumericalError
+from lora2.errors import NumericalError
 from unit.models import (
     KIND_IDS,
     KINDS,

@@ -22,7 +22,7 @@ from peft import (
 from torch import nn
 
 from lora2 import Lora2Config, Lora2Model, RankAllocator, compact_adapter
-from lora2.registration import register
+from lora2.tuners.base.registration import register
 from unit.models import (
     KINDS,
     LINEAR,

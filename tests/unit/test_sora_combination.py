@@ -4,8 +4,8 @@ import torch
 from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model
 from peft.utils import set_peft_model_state_dict
 
-from lora2.sora import GateThreshold, prune_gates
-from lora2.sora.gates import gated_layers
+from lora2.tuners.sora import GateThreshold, prune_gates
+from lora2.tuners.sora.gates import gated_layers
 from unit.models import (
     LINEAR,
     Kind,

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from lora2 import SoraConfig, UserError
-from lora2.sora import GateThreshold, prune_gates
+from lora2.tuners.sora import GateThreshold, prune_gates
 from unit.models import (
     CONV1D,
     LINEAR,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from lora2 import Lora2Config, UserError
-from lora2.numerics import NumericalError
+from lora2.errors import NumericalError
 from unit.models import adapter_state, bert_batch, disturb, layers_of, tiny_bert
 from unit.training import TOTAL, bert_model, callback_of, llama_model, token_batch, trainer_for
 

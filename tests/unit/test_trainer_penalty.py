@@ -27,7 +27,7 @@ def with_penalty(kind: str) -> tuple[nn.Module, nn.Module]:
 
 @pytest.mark.parametrize("kind", ["with_task", "without_task", "transformers"])
 def test_penalty_is_in_the_training_loss_only(kind: str) -> None:
-    from lora2.training_hook import weighted_penalty
+    from lora2.tuners.lora2.training_hook import weighted_penalty
 
     model, _ = with_penalty(kind)
     base = model if kind == "transformers" else model.get_base_model()

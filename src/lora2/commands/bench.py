@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 from transformers import HfArgumentParser
 
-from lora2.benchmarks.arguments import BenchArguments
-from lora2.benchmarks.progress import watch_on
-from lora2.benchmarks.sections import SECTIONS, Section
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.extras import require
-from lora2.heap import keep_freed_memory
+from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.progress import watch_on
+from lora2.lab.benchmarks.sections import SECTIONS, Section
+from lora2.support.extras import require
+from lora2.support.heap import keep_freed_memory
 
 _ALL = "all"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.files import check_is_new, new_folder
-from lora2.loading import check_loaded, find_adapter
-from lora2.model import Lora2Model
+from lora2.support.files import check_is_new, new_folder
 from lora2.training.models import quiet_loading
 from lora2.training.run_folder import RunFolder
 from lora2.training.saved_run import load_saved_run
+from lora2.tuners.base.loading import check_loaded, find_adapter
+from lora2.tuners.lora2.model import Lora2Model
 
 _SUM = "sum"
 

@@ -13,7 +13,7 @@ from lora2.data.table_files import read_table
 from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.files import write_atomically
+from lora2.support.files import write_atomically
 from lora2.training.generation import generate
 from lora2.training.saved_run import SavedRun, load_saved_run
 

@@ -11,16 +11,16 @@ from safetensors import safe_open
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.export.verification import check_same, logits, tolerance_of
-from lora2.files import check_is_new, new_folder
-from lora2.importing import check_importable, import_lora, load_source
-from lora2.loading import WEIGHTS, find_adapter
+from lora2.exchange.from_lora import check_importable, import_lora, load_source
+from lora2.exchange.verification import check_same, logits, tolerance_of
+from lora2.support.files import check_is_new, new_folder
 from lora2.training.models import (
     load_base_model,
     load_config,
     load_language_model,
     quiet_loading,
 )
+from lora2.tuners.base.loading import WEIGHTS, find_adapter
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 

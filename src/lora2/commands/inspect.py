@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from lora2.commands.parser import OptionParser
-from lora2.loading import WEIGHTS
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept
 from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
 from lora2.training.records import read_lines
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.loading import WEIGHTS
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -51,7 +51,7 @@ def _dispatch(words: Sequence[str]) -> int:
         print(_help())
         return 0
     if words[0] == "--version":
-        from lora2 import __version__
+        from lora2.version import __version__
 
         print(f"lora2 {__version__}")
         return 0
@@ -90,7 +90,7 @@ def as_sentence(error: Exception) -> str | None:
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
-    from lora2.numerics import NumericalError
+    from lora2.errors import NumericalError
 
     text = " ".join(str(error).split())
     if isinstance(error, UserError | NumericalError):

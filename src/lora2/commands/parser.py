@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 from lora2.training.arguments import (
     AdapterArguments,
     BottleneckArguments,

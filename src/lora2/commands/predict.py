@@ -14,7 +14,7 @@ from lora2.commands.parser import OptionParser
 from lora2.data import load_texts
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
-from lora2.files import write_atomically
+from lora2.support.files import write_atomically
 from lora2.training.saved_run import SavedRun, load_saved_run
 
 

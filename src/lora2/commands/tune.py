@@ -13,15 +13,15 @@ from transformers import HfArgumentParser
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.experiments.arguments import PlaceArguments
-from lora2.experiments.display import display
-from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.presets import small
-from lora2.experiments.rates import FILE_NAME, add_choice
-from lora2.experiments.record import RecordFolder
-from lora2.experiments.setting import Experiment
-from lora2.experiments.tuning import Choice, tune
-from lora2.extras import require
+from lora2.lab.experiments.arguments import PlaceArguments
+from lora2.lab.experiments.display import display
+from lora2.lab.experiments.feasibility import check_feasible
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.rates import FILE_NAME, add_choice
+from lora2.lab.experiments.record import RecordFolder
+from lora2.lab.experiments.setting import Experiment
+from lora2.lab.experiments.tuning import Choice, tune
+from lora2.support.extras import require
 
 _ALL = "all"
 

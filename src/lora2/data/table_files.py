@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora2.numerics import check_loss
+from lora2.trainers.finite_checks import check_loss
 
 
 class LossCheck(TrainerCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lora2.extras import require
+from lora2.support.extras import require
 
 
 @contextmanager

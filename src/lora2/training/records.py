@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.files import write_atomically
+from lora2.support.files import write_atomically
 
 Record = dict[str, Any]
 

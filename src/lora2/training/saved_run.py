@@ -18,13 +18,13 @@ from transformers import (
 
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
-from lora2.loading import load_adapter
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.loading import load_adapter
 
 _INSTEAD: dict[ObjectiveName, str] = {
     "classification": "has learnt labels and cannot write texts; use `lora2 predict`",

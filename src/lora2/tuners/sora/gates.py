@@ -1,0 +1,105 @@
+"""Closes gates while training goes on, and drops the closed ones at its end."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora2.errors import UserError
+from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
+from lora2.tuners.sora.config import SoraConfig
+from lora2.tuners.sora.layer import SoraLayer
+
+
+class GateThreshold:
+    """The proximal step on all gates of one adapter: call `step()` after each `optimizer.step()`.
+
+    Args:
+        model: a model with SoRA layers.
+        total_steps: optimizer steps of the whole training.
+        adapter_name: the adapter whose gates are meant.
+        completed_steps: steps done before, of a training that is resumed.
+
+    Raises:
+        UserError: the model has no such adapter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        adapter_name: str = "default",
+        completed_steps: int = 0,
+    ) -> None:
+        self.adapter_name = adapter_name
+        self.total_steps = total_steps
+        self.completed_steps = completed_steps
+        self._layers = gated_layers(model, adapter_name)
+        if not self._layers:
+            raise UserError(
+                f"adapter_name={adapter_name!r}: the model has no SoRA adapter of that name; wrap "
+                "it with get_peft_model(model, SoraConfig(...)) first."
+            )
+        configs: Any = model.peft_config
+        self.config: SoraConfig = configs[adapter_name]
+
+    @property
+    def threshold(self) -> float:
+        """ξ of the next step."""
+        config = self.config
+        return threshold_at(
+            min(self.completed_steps + 1, self.total_steps),
+            total_steps=self.total_steps,
+            first=config.threshold,
+            last=config.threshold if config.max_threshold is None else config.max_threshold,
+            stages=config.threshold_stages,
+            shape=config.threshold_schedule,
+        )
+
+    @property
+    def open_gates(self) -> int:
+        """Gates that are not zero, over all matrices."""
+        return sum(int(layer.sora_gate[self.adapter_name].count_nonzero()) for layer in self._all())
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Soft-threshold every gate by ξ."""
+        threshold = self.threshold
+        for layer in self._all():
+            gate = layer.sora_gate[self.adapter_name]
+            gate.copy_(soft_threshold(gate, threshold))
+        self.completed_steps += 1
+
+    def _all(self) -> list[SoraLayer]:
+        return list(self._layers.values())
+
+
+def gated_layers(model: nn.Module, adapter_name: str) -> dict[str, SoraLayer]:
+    """Return the layers that carry the adapter, by module name in the order of the model."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SoraLayer) and module.has_adapter(adapter_name)
+    }
+
+
+def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, int]:
+    """Drop ranks whose gate is zero and return the ranks left, by module; Δ stays the same.
+
+    The config's `rank_pattern` then has them, so that a saved adapter is loaded with these sizes.
+    For the end of a training: the optimizer's state no longer fits.
+    """
+    ranks = {}
+    for name, layer in gated_layers(model, adapter_name).items():
+        kept = layer.sora_gate[adapter_name] != 0
+        layer.keep_ranks(adapter_name, kept)
+        ranks[name.removeprefix("base_model.model.")] = int(kept.sum())
+    configs: Any = model.peft_config
+    # A copy: the config that the user has made may serve again.
+    pruned = copy(configs[adapter_name])
+    pruned.rank_pattern = {f"^{name}": rank for name, rank in ranks.items()}
+    configs[adapter_name] = pruned
+    return ranks
