@@ -18,7 +18,8 @@ from lora2.lab.benchmarks.workloads import Workload
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.penalty import adapted_layers, penalty_of_layers
+from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.penalty import penalty_of_layers
 
 MODELS = ("deberta", "decoder-504")
 

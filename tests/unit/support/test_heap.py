@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora2 import heap
+from lora2.support import heap
 
 
 @pytest.fixture
