@@ -158,14 +158,12 @@ class Lora2Layer(AdaptedLayer):
     def _prepared_factors(
         self, adapter_name: str, parameters: dict[str, nn.Parameter]
     ) -> tuple[Tensor, Tensor] | None:
-        if torch.compiler.is_compiling():
-            return None
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None:
+        if prepared is None or torch.compiler.is_compiling():
             return None
-        if not torch.is_grad_enabled():
-            # Reentrant checkpointing: this call will be repeated in a backward pass of its own,
-            # which must not run through the graph that all layers share.
+        if prepared.with_gradients and not torch.is_grad_enabled():
+            # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
+            # shared graph would give every layer's parameters a gradient, once for each block.
             del self.lora2_prepared[adapter_name]
             return None
         return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None

@@ -1,4 +1,4 @@
-"""What happens at each forward pass in training: factors are prepared, the penalty joins the loss.
+"""What happens at each forward pass: factors are prepared, and in training the penalty is added.
 
 They are hooks of the base model, since not every way to the model leads through the tuner:
 PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
@@ -18,12 +18,8 @@ from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.penalty import penalty_of_layers
-from lora2.tuners.lora2.prepared import PreparedByAdapter
 
 _ATTRIBUTE = "lora2_training_hook"
-# Of a layer: its prepared factors; of a model: the layers whose factors are set aside.
-_PREPARED = "lora2_prepared"
-_ASIDE = "lora2_set_aside"
 
 
 class TrainingHook:
@@ -44,19 +40,14 @@ class TrainingHook:
         self._first_values: dict[str, Tensor] = {}
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
-        """Prepare the factors of the trained adapters, and warn if nobody prunes one of them."""
-        # A compiler sees through the layers' own formulas and fuses them.
-        if torch.compiler.is_compiling():
+        """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
+        if _must_stay_plain():
             return
         layers = self._layers(model)
-        if not (model.training and torch.is_grad_enabled()):
-            _set_prepared_aside(model, layers)
-            return
-        # Of a pass that was interrupted.
-        model.__dict__.pop(_ASIDE, None)
-        for name, config in _trained_among(layers, model):
+        for name in _active_adapters(layers):
             prepare_factors(layers, name)
-            if not getattr(model, "_is_replica", False):
+        if model.training and torch.is_grad_enabled() and not getattr(model, "_is_replica", False):
+            for name, config in _trained_among(layers, model):
                 self._warn_if_never_allocated(layers, name, config)
 
     def after_forward(
@@ -76,12 +67,6 @@ class TrainingHook:
         if not getattr(model, "_is_replica", False):
             self._total, self._count = self._total + penalty.detach(), self._count + 1
         return _add_to_loss(outputs, penalty)
-
-    def bring_back(self, model: nn.Module, args: Any, outputs: Any) -> None:
-        """End a pass without gradients: what was prepared for a training step counts again."""
-        if not torch.compiler.is_compiling():
-            for layer, prepared in model.__dict__.pop(_ASIDE, ()):
-                layer.__dict__[_PREPARED] = prepared
 
     def end_step(self) -> None:
         """Close an optimizer step: put together what its micro-batches added to the loss."""
@@ -129,18 +114,26 @@ class TrainingHook:
             )
 
 
-def _set_prepared_aside(model: nn.Module, layers: list[Lora2Layer]) -> None:
-    """Let layers compute for themselves in a pass without gradients, or in evaluation.
+def _must_stay_plain() -> bool:
+    """Whether each layer is to compute its factors by itself, by plain operations.
 
-    Only for this pass: it may come between a forward pass and its backward pass, as the reference
-    of DPO does, and what checkpointing repeats there must be what was computed before. On the other
-    hand, the graph of a training step may have been used up by now.
+    A compiler sees through the layers' formulas and fuses them; a tracer and functorch take no
+    autograd function of Python's, and what inference mode makes no later pass can train on.
     """
-    # By way of `__dict__`, here and back: a generated token would feel nn.Module's `__setattr__`.
-    aside = [(layer, layer.__dict__[_PREPARED]) for layer in layers if layer.lora2_prepared]
-    for layer, _ in aside:
-        layer.__dict__[_PREPARED] = PreparedByAdapter()
-    model.__dict__[_ASIDE] = aside
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_inference_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _active_adapters(layers: list[Lora2Layer]) -> list[str]:
+    """Return the names of the adapters that take part in a forward pass."""
+    for layer in layers:
+        if not layer.disable_adapters and not layer.merged:
+            return list(layer.active_adapters)
+    return []
 
 
 def _has_loss(outputs: Any) -> bool:
@@ -176,7 +169,6 @@ def install(model: nn.Module) -> None:
         hook.handles = [
             model.register_forward_pre_hook(hook.before_forward),
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
-            model.register_forward_hook(hook.bring_back, always_call=True),
         ]
         setattr(model, _ATTRIBUTE, hook)
     # Here, not at the first forward pass: a compiler would take the change for a new model.

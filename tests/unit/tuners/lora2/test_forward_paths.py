@@ -80,17 +80,17 @@ class Path:
     make: Callable[[], nn.Module] = DeepMlp
     change: Callable[[Lora2Layer], None] = leave
     adapters: int = 1
-    train: bool = True
+    hooked: bool = True
     prepared: bool = True
     joint: bool = True
 
 
 PATHS = (
     Path("prepared"),
-    Path("each_layer_for_itself", train=False, prepared=False),
+    Path("each_layer_for_itself", hooked=False, prepared=False),
     Path("conv1d", make=Conv1DMlp),
     Path("two_adapters", adapters=2),
-    Path("two_adapters_each_layer_for_itself", adapters=2, train=False, prepared=False),
+    Path("two_adapters_each_layer_for_itself", adapters=2, hooked=False, prepared=False),
     Path("hooked_base", change=hook_base, joint=False),
     Path("dropout", change=mask_inputs, joint=False),
     Path("dropout_and_two_adapters", change=mask_inputs, adapters=2, joint=False),
@@ -116,7 +116,9 @@ def adapted(path: Path, orthogonality: str) -> nn.Module:
         disturb(model, name, seed)
     for layer in layers_of(model).values():
         path.change(layer)
-    return model.double().train(path.train)
+    if not path.hooked:
+        training_hook.remove(model.get_base_model())
+    return model.double().train()
 
 
 def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Factors]]) -> Tensor:
@@ -231,13 +233,17 @@ def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> No
     x = torch.randn(4, 6, dtype=torch.float32 if autocast else torch.bfloat16)
     factors = [p for layer in layers_of(model).values() for p in layer.lora2_V.parameters()]
     gradients = []
-    for train in (True, False):
-        model.train(train)
+    for together in (True, False):
+        if not together:
+            training_hook.remove(model.get_base_model())
+            for layer in layers_of(model).values():
+                layer.lora2_prepared.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = model(x)
         gradients.append(torch.autograd.grad(output.float().sum(), factors))
-        prepared = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
-        assert {tensor.dtype for p in prepared for tensor in (p.A, p.V)} == {torch.bfloat16}
+        if together:
+            prepared = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
+            assert {tensor.dtype for p in prepared for tensor in (p.A, p.V)} == {torch.bfloat16}
     for made_together, made_alone in zip(*gradients, strict=True):
         assert made_together.dtype == torch.float32
         torch.testing.assert_close(made_together, made_alone, rtol=0, atol=0)
@@ -254,8 +260,42 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_part_of_the_model_trains_after_a_backward_pass_of_the_whole(path: Path) -> None:
+    """As a second loss on one of CLIP's encoders; its gradients add up to those of the first."""
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for in_one_pass in (True, False):
+        model = adapted(path, "exact")
+        part = next(iter(layers_of(model).values()))
+        whole = model(x).square().sum()
+        if in_one_pass:
+            (whole + part(x).square().sum()).backward()
+        else:
+            whole.backward()
+            part(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+@pytest.mark.parametrize("symbol", ["v", "u", "lam", "U", "V"])
+def test_a_frozen_factor_gets_no_gradient_and_the_others_theirs(symbol: str) -> None:
+    x = torch.randn(2, 6, dtype=torch.float64)
+    gradients = []
+    for path in PATHS[:2]:
+        model = adapted(path, "exact")
+        for layer in layers_of(model).values():
+            layer.parameters_of("default")[symbol].requires_grad_(False)
+        model(x).square().sum().backward()
+        factors = [layer.parameters_of("default") for layer in layers_of(model).values()]
+        assert all(each[symbol].grad is None for each in factors)
+        gradients.append([p.grad for each in factors for s, p in each.items() if s != symbol])
+    for got, wanted in zip(*gradients, strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
 def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
-    """The factors prepared for the training step hang on a graph that is used up by then."""
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
     model(x).sum().backward()
@@ -299,31 +339,21 @@ def test_two_forward_passes_before_one_backward_pass(path: Path) -> None:
         oracle.assert_agrees(got, wanted)
 
 
-def test_an_interrupted_pass_without_gradients_does_not_reach_the_next_step() -> None:
-    model = adapted(PATHS[0], "exact")
-    x = torch.randn(2, 6, dtype=torch.float64)
-    model(x)
-    stale = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
-    handle = next(iter(layers_of(model).values())).register_forward_hook(_interrupt)
-    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
-        model(x)
-    handle.remove()
-    model(x)
-    found = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
-    assert not any(one is other for one, other in zip(found, stale, strict=True))
-
-
-def _interrupt(*arguments: object) -> None:
-    raise KeyboardInterrupt
-
-
-def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was() -> None:
-    model = adapted(PATHS[0], "exact")
-    model(torch.randn(2, 6, dtype=torch.float64))
-    before = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
-    with torch.no_grad(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        model(torch.randn(2, 5, dtype=torch.float64))
-    assert [layer.lora2_prepared["default"] for layer in layers_of(model).values()] == before
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was(path: Path) -> None:
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for fails in (False, True):
+        model = adapted(path, "exact")
+        loss = model(x).square().sum()
+        if fails:
+            with torch.no_grad(), pytest.raises(RuntimeError):
+                model(torch.randn(2, 5, dtype=torch.float64))
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
 
 
 def _replica(module: nn.Module) -> nn.Module:
