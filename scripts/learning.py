@@ -4,7 +4,7 @@
         --records records/learning.jsonl
 
 appends one JSON line: the settings, the validation metric and training loss after each epoch, the
-step at which 80 % was passed, versions. A record that exists is not run again. docs/learning.md is
+step at which 80 % was passed, versions. A record that exists is not run again. docs/notebook/learning.md is
 made from these records by `scripts/learning_table.py`. CoLA needs `--data_dir` (a folder that
 holds the official CoLA/train.tsv and CoLA/dev.tsv).
 """

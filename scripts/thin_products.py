@@ -3,7 +3,7 @@
     python scripts/thin_products.py --rows 2048 --d_in 384 --d_out 1536 --k 8 --dtype float32
 
 prints the median milliseconds of each way to take each product, always of the same tensors, so that
-they come from the cache; docs/performance.md says what came
+they come from the cache; docs/notebook/performance.md says what came
 of it. Symbols: x [rows, d_in], g the gradient of the output [rows, d_out], t = x Aᵀ, s = g B.
 """
 

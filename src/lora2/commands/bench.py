@@ -66,7 +66,8 @@ def execute(arguments: Sequence[str]) -> int:
     require("matplotlib.figure", extra="train")
     if options.threads:
         torch.set_num_threads(options.threads)
-    # For all methods alike; without it single rounds differ by a tenth (docs/performance.md).
+    # For all methods alike; without it single rounds differ by a tenth
+    # (docs/notebook/performance.md).
     keep_freed_memory()
     console = Console()
     if name != _ALL:

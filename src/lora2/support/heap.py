@@ -2,7 +2,7 @@
 
 On a CPU the activations of a training step are freed and asked for anew some thirty times a minute,
 and glibc returns every large block at once: each step then takes its pages from the system again,
-zeroed, which costs a tenth to a fifth of it (docs/performance.md).
+zeroed, which costs a tenth to a fifth of it (docs/notebook/performance.md).
 """
 
 import ctypes

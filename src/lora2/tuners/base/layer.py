@@ -173,7 +173,7 @@ class AdaptedLayer(nn.Module, BaseTunerLayer):
 
         A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
         computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
-        change, which is smaller than a step of a 4-bit grid (docs/quantization.md).
+        change, which is smaller than a step of a 4-bit grid (docs/how-to/quantized.md).
 
         Raises:
             UserError: the base weight is quantized in a way that cannot be undone.

@@ -160,7 +160,8 @@ class Lora2Config(TargetConfig):
         """Factor of Δ for a matrix of outer width k and r initial singular values.
 
         α/k is LoRA's rule, for Δ is a LoRA of rank k; with it one learning rate serves k = 1 and
-        k = 8 (docs/learning.md). The paper's form has α/r, r the initial number, never rescaled.
+        k = 8 (docs/notebook/learning.md). The paper's form has α/r, r the initial number, never
+        rescaled.
         """
         if self.orthogonality == "penalty":
             return self.lora_alpha / r

@@ -82,7 +82,7 @@ def _parts(rows: Tensor) -> int:
 
     A matrix library shares out the columns of a thin product, and so reads the wide factor in
     strips; a part of the rows is read as it lies. That takes a tenth to two fifths less
-    time, measured in float32 (docs/performance.md).
+    time, measured in float32 (docs/notebook/performance.md).
     """
     if not rows.is_cpu or rows.dtype not in _SPLIT_DTYPES or torch.compiler.is_compiling():
         return 1

@@ -2,8 +2,8 @@
 
 At every start but `False` Δ is exactly 0. "gaussian" is the paper's: σ = 0.02 in all factors and
 Λ = 0; "orthonormal" starts on the constraint instead. While Λ = 0 only the λ have a gradient, and
-under Adam neither start learns as fast as LoRA; "lora" does (docs/learning.md): Λ = 1 and 𝒱 = 0,
-so that 𝒱 has LoRA's full gradient from the first step.
+under Adam neither start learns as fast as LoRA; "lora" does (docs/notebook/learning.md): Λ = 1 and
+𝒱 = 0, so that 𝒱 has LoRA's full gradient from the first step.
 """
 
 from typing import Literal
