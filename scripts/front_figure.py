@@ -69,9 +69,7 @@ def mean_kept(records: Path, task: str) -> tuple[list[str], list[str], list[list
             counts[layer, matrix_of(name)].append(count)
     layers = sorted({layer for layer, _ in counts})
     matrices = ["Q", "K", "V", "O", "F1", "F2"]
-    means = [
-        [sum(counts[layer, m]) / len(counts[layer, m]) for m in matrices] for layer in layers
-    ]
+    means = [[sum(counts[layer, m]) / len(counts[layer, m]) for m in matrices] for layer in layers]
     return [str(layer) for layer in layers], matrices, means
 
 

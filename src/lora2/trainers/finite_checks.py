@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError
-from lora2.tuners.lora2.layer import FACTOR_ATTRIBUTES, adapted_layers
+from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.layer import adapted_layers
 
 _ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
 
@@ -66,9 +67,10 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
     tensors: dict[str, Tensor] = {}
     for name, layer in adapted_layers(model, adapter_name).items():
         for symbol, parameter in layer.parameters_of(adapter_name).items():
-            tensors[f"{name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.data
+            tensor_name = f"{name}.{FACTORS[symbol].attribute}"
+            tensors[tensor_name] = parameter.data
             if parameter.grad is not None:
-                tensors[f"the gradient of {name}.{FACTOR_ATTRIBUTES[symbol]}"] = parameter.grad
+                tensors[f"the gradient of {tensor_name}"] = parameter.grad
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
     # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
     first = _first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora2.tuners.lora2.factors import INNER
 from lora2.tuners.lora2.layer import adapted_layers
 
 # TRL's name for the copy of the trained adapter that it compares with.
@@ -24,7 +25,7 @@ def keep_small_factors_precise(model: nn.Module, adapter_name: str) -> None:
     """
     for layer in adapted_layers(model, adapter_name).values():
         parameters = layer.parameters_of(adapter_name)
-        for symbol in ("u", "lam", "U"):
+        for symbol in INNER:
             if parameters[symbol].dtype in _HALF_PRECISION:
                 parameters[symbol].data = parameters[symbol].data.float()
 
@@ -45,7 +46,7 @@ def fill_reference(model: nn.Module, adapter_name: str) -> None:
     for layer in layers:
         trained = layer.parameters_of(adapter_name)
         # Pruned in memory, the trained one is smaller than its config says.
-        layer.resize_adapter(_REFERENCE, *trained["u"].shape)
+        layer.resize_adapter(_REFERENCE, *layer.sizes_of(adapter_name))
         for symbol, parameter in layer.parameters_of(_REFERENCE).items():
             parameter.copy_(trained[symbol])
 

@@ -55,7 +55,7 @@ def check_schedule(model: nn.Module, steps: int) -> str:
     if not isinstance(config, Lora2Config):
         return "none"
     layers = adapted_layers(model, "default").values()
-    ranks = [len(layer.parameters_of("default")["lam"]) for layer in layers]
+    ranks = [layer.sizes_of("default")[1] for layer in layers]
     plan = plan_budget(config, ranks, steps)
     if plan.target == plan.initial:
         return f"{plan.initial} singular values, none are pruned"

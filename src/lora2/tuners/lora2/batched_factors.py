@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lora2.mathematics.factors import core
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.stacks import stacks
-from lora2.tuners.lora2.layer import FACTOR_ATTRIBUTES, AdapterSettings, Lora2Layer
+from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.layer import AdapterSettings, Lora2Layer
 from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
 
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
@@ -55,11 +56,10 @@ def _prepare_group(
     # DPO; what checkpointing then computes again must have a graph.
     with torch.enable_grad():
         by_symbol = {
-            symbol: [parameters[symbol] for _, parameters in members]
-            for symbol in FACTOR_ATTRIBUTES
+            symbol: [parameters[symbol] for _, parameters in members] for symbol in FACTORS
         }
         casts = _cast(by_symbol["V"][0], dtype) is not by_symbol["V"][0]
-        symbols = [symbol for symbol in FACTOR_ATTRIBUTES if casts or symbol != "V"]
+        symbols = [symbol for symbol in FACTORS if casts or symbol != "V"]
         parameters = [parameter for symbol in symbols for parameter in by_symbol[symbol]]
         leaves = [each.detach().requires_grad_(each.requires_grad) for each in parameters]
         copies = dict(zip(symbols, _split(leaves, len(members)), strict=True))
@@ -79,7 +79,7 @@ def _thin_factors(
 ) -> list[Tensor]:
     """Return A [k, d_in] of each layer, from stacks of layers that share k, r and d_in."""
     vts = [in_full_precision(stack) for _, stack in stacks(by_symbol["v"])]
-    u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in ("u", "lam", "U"))
+    u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in INNER)
     gram = torch.cat([vt @ vt.mT for vt in vts]) if settings.orthonormalize else None
     cores = core(u, lam, U, gram=gram, scaling=settings.scaling).split([len(vt) for vt in vts])
     return [A for vt, C in zip(vts, cores, strict=True) for A in _cast(C.mT @ vt, dtype).unbind()]

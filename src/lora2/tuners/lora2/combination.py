@@ -129,7 +129,7 @@ def _heads(tuner: AdaptedModel, adapters: list[str]) -> dict[ModulesToSaveWrappe
 
 def _width(tuner: AdaptedModel, adapter_name: str) -> int:
     layers = adapted_layers(tuner.model, adapter_name).values()
-    return max(layer.parameters_of(adapter_name)["u"].shape[0] for layer in layers)
+    return max(layer.sizes_of(adapter_name)[0] for layer in layers)
 
 
 def _joint_heads(tuner: AdaptedModel, adapters: list[str]) -> list[str] | None:
@@ -143,7 +143,7 @@ def _joint_sizes(tuner: AdaptedModel, adapters: list[str], limit: int | None) ->
     for adapter in adapters:
         for name, layer in adapted_layers(tuner.model, adapter).items():
             largest = min(*layer.matrix_shape(), limit or sys.maxsize)
-            k = layer.parameters_of(adapter)["u"].shape[0]
+            k, _ = layer.sizes_of(adapter)
             sizes[name] = min(sizes.get(name, 0) + k, largest)
     return sizes
 

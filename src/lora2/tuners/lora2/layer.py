@@ -13,17 +13,9 @@ from lora2.mathematics.factors import factors, normal_form
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.prepared import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
-
-# Symbol in `lora2.mathematics` → attribute that holds one tensor per adapter.
-FACTOR_ATTRIBUTES = {
-    "v": "lora2_v",
-    "u": "lora2_u",
-    "lam": "lora2_lambda",
-    "U": "lora2_U",
-    "V": "lora2_V",
-}
 
 
 @dataclass(frozen=True)
@@ -37,12 +29,12 @@ class AdapterSettings:
 class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
-    adapter_layer_names = tuple(FACTOR_ATTRIBUTES.values())
+    adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
     other_param_names = ("adapter_dropout", "lora2_settings")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
-        for attribute in FACTOR_ATTRIBUTES.values():
+        for attribute in self.adapter_layer_names:
             setattr(self, attribute, nn.ParameterDict())
         self.lora2_settings: dict[str, AdapterSettings] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
@@ -64,7 +56,7 @@ class Lora2Layer(AdaptedLayer):
         )
         self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
-            getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = nn.Parameter(tensor)
+            getattr(self, FACTORS[symbol].attribute)[adapter_name] = nn.Parameter(tensor)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -87,21 +79,28 @@ class Lora2Layer(AdaptedLayer):
         held: Any = self._modules
         try:
             return {
-                symbol: held[name]._parameters[adapter_name]
-                for symbol, name in FACTOR_ATTRIBUTES.items()
+                symbol: held[factor.attribute]._parameters[adapter_name]
+                for symbol, factor in FACTORS.items()
             }
         except KeyError:
             # A replica of torch's DataParallel has plain tensors in their place.
-            return {symbol: held[name][adapter_name] for symbol, name in FACTOR_ATTRIBUTES.items()}
+            return {
+                symbol: held[factor.attribute][adapter_name] for symbol, factor in FACTORS.items()
+            }
+
+    def sizes_of(self, adapter_name: str) -> tuple[int, int]:
+        """Return (k, r) of one adapter in this layer."""
+        k, r = self.parameters_of(adapter_name)["u"].shape
+        return k, r
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined."""
         d_out, d_in = self.matrix_shape()
-        shapes = {"v": (k, d_in), "u": (k, r), "lam": (r,), "U": (r, k), "V": (k, d_out)}
         for symbol, old in self.parameters_of(adapter_name).items():
-            if old.shape != shapes[symbol]:
-                new = nn.Parameter(old.new_zeros(shapes[symbol]), requires_grad=old.requires_grad)
-                getattr(self, FACTOR_ATTRIBUTES[symbol])[adapter_name] = new
+            shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
+            if old.shape != shape:
+                new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
+                getattr(self, FACTORS[symbol].attribute)[adapter_name] = new
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -111,7 +110,7 @@ class Lora2Layer(AdaptedLayer):
         it sets how fast v turns in training.
         """
         settings, parameters = self.lora2_settings[adapter_name], self.parameters_of(adapter_name)
-        k, r = parameters["u"].shape
+        k, r = self.sizes_of(adapter_name)
         length = RAW_LENGTH if settings.orthonormalize else 1.0
         values = {
             "v": length * Y[:k].mT,
@@ -188,10 +187,7 @@ class Lora2Layer(AdaptedLayer):
 
 
 def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Factors by symbol as a layer stores them: vᵀ [k, d_in], like LoRA's A.
-
-    A product with rows of length d_in takes half the time of one with rows of length k.
-    """
+    """Return factors by symbol as a layer stores them: vᵀ [k, d_in] in place of v."""
     return values | {"v": values["v"].mT.contiguous()}
 
 

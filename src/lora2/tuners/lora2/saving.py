@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import FACTOR_ATTRIBUTES, Lora2Layer, adapted_layers
+from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 
 
 def kept_factors(factors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return u, lam and U without the singular values that are exactly zero; Δ is the same."""
-    kept = factors["lam"] != 0
+    """Return the inner factors without the singular values that are exactly zero; Δ is the same."""
+    kept = (factors["lam"] != 0).nonzero().flatten()
     return {
-        "u": factors["u"][:, kept].contiguous(),
-        "lam": factors["lam"][kept].contiguous(),
-        "U": factors["U"][kept].contiguous(),
+        symbol: factors[symbol].index_select(FACTORS[symbol].value_dimension, kept)
+        for symbol in INNER
     }
 
 
@@ -89,7 +89,7 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
         keys = _keys(name, adapter_name)
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
-            own = len(layer.parameters_of(adapter_name)["u"])
+            own, _ = layer.sizes_of(adapter_name)
             if k != own:
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give "
@@ -117,6 +117,5 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:
     prefix = f"{module_name}." if module_name else ""
     return {
-        symbol: f"{prefix}{attribute}.{adapter_name}"
-        for symbol, attribute in FACTOR_ATTRIBUTES.items()
+        symbol: f"{prefix}{factor.attribute}.{adapter_name}" for symbol, factor in FACTORS.items()
     }

@@ -98,9 +98,7 @@ class TrainingHook:
         first = next(layer for layer in layers if layer.has_adapter(name))
         if self._told or name in first.lora2_allocated or not config.prunes:
             return
-        ranks = [
-            len(layer.parameters_of(name)["lam"]) for layer in layers if layer.has_adapter(name)
-        ]
+        ranks = [layer.sizes_of(name)[1] for layer in layers if layer.has_adapter(name)]
         if sum(ranks) <= config.target_budget(ranks):
             return
         values = first.parameters_of(name)["lam"].detach()
@@ -122,7 +120,7 @@ def _must_stay_plain() -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or torch.is_inference_mode_enabled()
         or torch._C._are_functorch_transforms_active()
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
+from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.config import Lora2Config
@@ -54,7 +55,7 @@ class RankAllocator:
             configs: Any = model.peft_config
             config = configs[adapter_name]
         self.config: Lora2Config = config
-        self._ranks = [len(self._parameters(layer)["lam"]) for layer in self._layers.values()]
+        self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
         self.plan = plan_budget(self.config, self._ranks, total_steps)
         self.resumable = resumable
         self.completed_steps = 0
@@ -139,10 +140,12 @@ class RankAllocator:
 
     def _new_groups(self) -> list[SensitivityGroup]:
         layers = list(self._layers.values())
-        symbols = ["lam", "u", "U"] + (["v", "V"] if self.config.importance == "full" else [])
+        importance = IMPORTANCES[self.config.importance]
         return [
-            SensitivityGroup([layers[i] for i in positions], positions, symbols, self.adapter_name)
-            for positions in group_by_shape(layers, symbols, self.adapter_name)
+            SensitivityGroup(
+                [layers[i] for i in positions], positions, importance, self.adapter_name
+            )
+            for positions in group_by_shape(layers, importance.symbols, self.adapter_name)
         ]
 
     def _order_of_groups(self) -> Tensor:

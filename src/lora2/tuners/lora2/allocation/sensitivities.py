@@ -8,12 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from lora2.mathematics.importance import (
-    full_importance,
-    reduced_importance,
-    sensitivity,
-    update_averages,
-)
+from lora2.mathematics.importance import Importance, sensitivity, update_averages
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _AVERAGE, _UNCERTAINTY = "average", "uncertainty"
@@ -28,14 +23,18 @@ class SensitivityGroup:
     """
 
     def __init__(
-        self, layers: list[Lora2Layer], positions: list[int], symbols: list[str], adapter_name: str
+        self,
+        layers: list[Lora2Layer],
+        positions: list[int],
+        importance: Importance,
+        adapter_name: str,
     ) -> None:
         self.positions = positions
         self._layers = layers
-        self._symbols = symbols
+        self._formula, self._symbols = importance.formula, importance.symbols
         self._adapter_name = adapter_name
         first = layers[0].parameters_of(adapter_name)
-        self._shapes = [first[symbol].shape for symbol in symbols]
+        self._shapes = [first[symbol].shape for symbol in self._symbols]
         rows = torch.zeros_like(self._rows(self._parameters(), _data), dtype=torch.float32)
         self.state: dict[str, Tensor] = {_AVERAGE: rows, _UNCERTAINTY: rows.clone()}
 
@@ -57,15 +56,10 @@ class SensitivityGroup:
         """Importance of every singular value, [layers, r]."""
         rows = sensitivity(self.state[_AVERAGE], self.state[_UNCERTAINTY])
         parts = rows.split([math.prod(shape) for shape in self._shapes], -1)
-        scores = {
-            symbol: part.unflatten(-1, shape)
-            for symbol, shape, part in zip(self._symbols, self._shapes, parts, strict=True)
-        }
-        if "v" in scores:
-            return full_importance(
-                scores["lam"], scores["u"], scores["U"], scores["v"], scores["V"]
-            )
-        return reduced_importance(scores["lam"], scores["u"], scores["U"])
+        scores = (
+            part.unflatten(-1, shape) for shape, part in zip(self._shapes, parts, strict=True)
+        )
+        return self._formula(*scores)
 
     def _parameters(self) -> list[dict[str, nn.Parameter]]:
         return [layer.parameters_of(self._adapter_name) for layer in self._layers]
