@@ -7,7 +7,7 @@ Here they are a few batched ones per forward pass, and each layer finds its own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lora2.mathematics.factors import core
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.stacks import stacks
-from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import AdapterSettings, Lora2Layer
 from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
 
@@ -49,53 +49,55 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
 def _prepare_group(
     members: list[_Member], adapter_name: str, settings: AdapterSettings, dtype: torch.dtype
 ) -> None:
-    # Layers of one width follow each other, so that cores and stacks have one order.
+    # Layers of one width follow each other, so that all stacks of A's factors have one order.
     members.sort(key=lambda member: member[1]["v"].shape[1])
     with_gradients = torch.is_grad_enabled()
+    v, u, lam, U, V = ([own[symbol] for _, own in members] for symbol in FACTORS)
+    _, outer = _leaves(v)
+    inner = {name: _leaves(each)[1][0] for name, each in (("u", u), ("lam", lam), ("U", U))}
+    # Without a cast 𝒱 is handed out as it is, and its gradient needs no detour.
+    casts = _cast(V[0], dtype) is not V[0]
+    order, right = _leaves(V) if casts else ([], [])
     # A backward pass may come after a later forward pass without gradients, as the reference of
     # DPO; what checkpointing then computes again must have a graph.
     with torch.enable_grad():
-        by_symbol = {
-            symbol: [parameters[symbol] for _, parameters in members] for symbol in FACTORS
-        }
-        casts = _cast(by_symbol["V"][0], dtype) is not by_symbol["V"][0]
-        symbols = [symbol for symbol in FACTORS if casts or symbol != "V"]
-        parameters = [parameter for symbol in symbols for parameter in by_symbol[symbol]]
-        leaves = [each.detach().requires_grad_(each.requires_grad) for each in parameters]
-        copies = dict(zip(symbols, _split(leaves, len(members)), strict=True))
-        results = _thin_factors(copies, settings, dtype)
-        if casts:
-            results += _all_cast(copies["V"], dtype)
-        handed: Sequence[Tensor] = HandOut.apply(PrivateGraph(leaves, results), *parameters)
-    As = handed[: len(members)]
-    # Without a cast it is the parameter itself, whose gradient needs no detour.
-    Vs = handed[len(members) :] if casts else by_symbol["V"]
-    for (layer, own), A, V in zip(members, As, Vs, strict=True):
-        layer.lora2_prepared[adapter_name] = PreparedFactors(A, V, own, with_gradients)
+        results = _first_factors(outer, **inner, settings=settings, dtype=dtype)
+        results += [_cast(leaf, dtype) for leaf in right]
+        graph = PrivateGraph([*outer, *inner.values(), *right], results)
+        handed = HandOut.apply(graph, *v, *u, *lam, *U, *(V[position] for position in order))
+    cast = dict(zip(order, handed[len(members) :], strict=True))
+    for position, (layer, own) in enumerate(members):
+        layer.lora2_prepared[adapter_name] = PreparedFactors(
+            handed[position], cast.get(position, V[position]), own, with_gradients
+        )
 
 
-def _thin_factors(
-    by_symbol: dict[str, list[Tensor]], settings: AdapterSettings, dtype: torch.dtype
+@torch.no_grad()
+def _leaves(parameters: list[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
+    """Return parameters as stacks by shape, for autograd leaves, and the order of their rows."""
+    order: list[int] = []
+    leaves: list[Tensor] = []
+    for positions, stack in stacks(parameters):
+        order += positions
+        leaves.append(stack.requires_grad_(any(parameters[i].requires_grad for i in positions)))
+    return order, leaves
+
+
+def _first_factors(
+    vts: list[Tensor],
+    u: Tensor,
+    lam: Tensor,
+    U: Tensor,
+    *,
+    settings: AdapterSettings,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Return A [k, d_in] of each layer, from stacks of layers that share k, r and d_in."""
-    vts = [in_full_precision(stack) for _, stack in stacks(by_symbol["v"])]
-    u, lam, U = (in_full_precision(torch.stack(by_symbol[symbol])) for symbol in INNER)
+    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in]."""
+    vts = [in_full_precision(vt) for vt in vts]
+    u, lam, U = (in_full_precision(stack) for stack in (u, lam, U))
     gram = torch.cat([vt @ vt.mT for vt in vts]) if settings.orthonormalize else None
     cores = core(u, lam, U, gram=gram, scaling=settings.scaling).split([len(vt) for vt in vts])
-    return [A for vt, C in zip(vts, cores, strict=True) for A in _cast(C.mT @ vt, dtype).unbind()]
-
-
-def _split(tensors: list[Tensor], length: int) -> list[list[Tensor]]:
-    return [tensors[start : start + length] for start in range(0, len(tensors), length)]
-
-
-def _all_cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Return the tensors in another dtype, cast as stacks."""
-    cast = list(tensors)
-    for positions, stack in stacks(tensors):
-        for position, tensor in zip(positions, _cast(stack, dtype).unbind(), strict=True):
-            cast[position] = tensor
-    return cast
+    return [_cast(C.mT @ vt, dtype) for vt, C in zip(vts, cores, strict=True)]
 
 
 def _computing_dtype(layer: Lora2Layer) -> torch.dtype:

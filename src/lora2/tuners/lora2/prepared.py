@@ -52,11 +52,11 @@ class PreparedByAdapter(dict[str, PreparedFactors]):
 
 @dataclass(frozen=True)
 class PrivateGraph:
-    """What was computed from copies of parameters that autograd takes for leaves.
+    """What was computed from stacks of parameters, which autograd takes for leaves.
 
     Attributes:
-        leaves: the detached parameters.
-        results: what was computed from them.
+        leaves: stacks of parameters, [layers, ...] each.
+        results: stacks of what was computed from them, [layers, ...] each.
     """
 
     leaves: list[Tensor]
@@ -64,7 +64,7 @@ class PrivateGraph:
 
 
 class HandOut(torch.autograd.Function):
-    """Hands the results of a private graph to any number of forward and backward passes.
+    """Hands the rows of a private graph's results to any number of forward and backward passes.
 
     Each backward pass runs through the private graph and keeps it. The graph of a forward pass
     could not serve twice: autograd frees it in its first backward pass.
@@ -72,24 +72,22 @@ class HandOut(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graph: PrivateGraph, *parameters: nn.Parameter) -> tuple[Tensor, ...]:
-        """Return the results; the parameters are those of the leaves, in their order."""
+        """Return the rows of all results; the parameters are the rows of all leaves."""
         ctx.set_materialize_grads(False)
         ctx.graph = graph
-        return tuple(result.detach() for result in graph.results)
+        return tuple(row for result in graph.results for row in result.detach().unbind())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the parameters."""
         graph: PrivateGraph = ctx.graph
+        rows = iter(gradients)
         reached = [
-            (result, gradient)
-            for result, gradient in zip(graph.results, gradients, strict=True)
-            if gradient is not None
+            (result, _stacked([next(rows) for _ in result], result)) for result in graph.results
         ]
+        reached = [(result, gradient) for result, gradient in reached if gradient is not None]
         trained = [leaf for leaf in graph.leaves if leaf.requires_grad]
-        if not reached:
-            return None, *(None for _ in graph.leaves)
         found = iter(
             torch.autograd.grad(
                 [result for result, _ in reached],
@@ -99,4 +97,20 @@ class HandOut(torch.autograd.Function):
                 allow_unused=True,
             )
         )
-        return None, *(next(found) if leaf.requires_grad else None for leaf in graph.leaves)
+        by_leaf = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
+        by_parameter = [
+            row
+            for leaf, gradient in zip(graph.leaves, by_leaf, strict=True)
+            for row in ([None] * len(leaf) if gradient is None else gradient.unbind())
+        ]
+        wanted = ctx.needs_input_grad[1:]
+        return None, *(
+            row if want else None for row, want in zip(by_parameter, wanted, strict=True)
+        )
+
+
+def _stacked(rows: list[Tensor | None], like: Tensor) -> Tensor | None:
+    """Return the rows as one tensor, zeros where one is missing; None if all are."""
+    if all(row is None for row in rows):
+        return None
+    return torch.stack([torch.zeros_like(like[0]) if row is None else row for row in rows])
