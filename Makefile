@@ -10,7 +10,7 @@ LANGUAGE_MODEL := $(VENV)/.language-model
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium clean
+.PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium dist clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -81,6 +81,13 @@ chromium:
 	else \
 		echo "No chromium, and only root can install it with apt-get: its tests are skipped." >&2; \
 	fi
+
+dist: env ## build sdist and wheel, and check them in an environment of their own
+	rm -rf dist
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py dist --constraints constraints.txt
 
 clean: ## remove .venv, caches and build results (runs stay)
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
