@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lora2.combination import Heads
 from lora2.commands.parser import OptionParser
 from lora2.data.table_files import listed
@@ -56,7 +58,7 @@ def _checked_weights(options: Any) -> list[float]:
         raise UserError(f"rank={options.rank} must be at least 1.")
     if not all(map(math.isfinite, weights)):
         raise UserError(f"weights: {weights} must all be finite numbers.")
-    if not math.isfinite(sum(map(abs, weights))):
+    if max(map(abs, weights)) > torch.finfo(torch.float32).max:
         raise UserError(f"weights: {weights} are too large; write smaller ones.")
     return weights
 
