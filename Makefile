@@ -59,10 +59,10 @@ lint: env ## ruff: rules and format
 types: env ## mypy
 	$(BIN)/mypy
 
-unit: env ## the default tests: CPU, no network, no real weights
+unit: env ## the default tests: CPU, no network, under three minutes
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST_UNIT)
 
-slow: env ## tests with real pretrained weights, on the CPU
+slow: env ## whole commands, experiments, and real pretrained weights, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: lint types unit slow ## all that CI runs

@@ -60,7 +60,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 def nan_as_null(value: Any) -> Any:
     """Return a value of dictionaries, lists and numbers with None for each NaN and infinity."""
     if isinstance(value, Mapping):
-        return {key: nan_as_null(each) for key, each in value.items()}
+        return {str(key): nan_as_null(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [nan_as_null(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,6 +30,8 @@ from unit.models import (
 )
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
+pytestmark = pytest.mark.slow
+
 PRUNING: dict[str, Any] = {"k": 2, "init_r": 3, "target_r": 1, "tinit": 2, "tfinal": 3}
 TOTAL = 10
 

@@ -18,6 +18,8 @@ from lora2.benchmarks.resident import PeakResidentSet
 from lora2.benchmarks.workloads import WORKLOADS
 from narrow import check_figures
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--k=2", "--r=4", "--rounds=2"]
 
 

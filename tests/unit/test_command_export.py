@@ -14,6 +14,8 @@ from lora2 import Lora2Config
 from lora2.training.saved_run import load_saved_run
 from unit.models import difference, tiny_bert
 
+pytestmark = pytest.mark.slow
+
 TEXT = "The tables near the doctor are here."
 
 

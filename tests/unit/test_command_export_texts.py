@@ -12,6 +12,8 @@ from language_model import train_texts
 from lora2.training.saved_run import load_saved_run
 from unit.models import difference
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(20, 60).view(2, 20)
 
 

@@ -10,6 +10,8 @@ from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
 from lora2.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 def test_existing_run_is_not_touched(tiny_model, finished_run, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}

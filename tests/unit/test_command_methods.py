@@ -16,6 +16,8 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.records import read_lines
 from lora2.training.saved_run import load_saved_run
 
+pytestmark = pytest.mark.slow
+
 every_method = pytest.mark.parametrize("method", METHODS)
 
 # Two epochs of two steps, of which the second and third prune.

@@ -18,6 +18,8 @@ from lora2.experiments.record import RunRecord
 from lora2.experiments.setting import Search, Setting
 from run_case import STEPS, shrink_small_preset
 
+pytestmark = pytest.mark.slow
+
 SEARCH = Search(1e-4, 1e-3, 1e-1)
 SETTINGS = (
     Setting("lora2-k2", "LoRA²", "lora2", "k=2", {}, SEARCH),

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from command_line import interrupt_at, lora2, refused, train
 from lora2.training.records import read_lines
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -19,6 +19,8 @@ from lora2.training.records import read_lines
 from lora2.training.saved_run import load_saved_run
 from lora2.training.sft_trainer import RunSftTrainer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 # These train nothing of a language model without biases, or nothing at all without a head.
 NOTHING_TO_TRAIN = ("head", "bitfit")

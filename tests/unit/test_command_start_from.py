@@ -13,6 +13,8 @@ from lora2.training.prepare import prepare
 from lora2.training.saved_run import load_saved_run
 from unit.models import difference, layers_of
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(4, 36).view(2, 16)
 
 

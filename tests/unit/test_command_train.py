@@ -15,6 +15,8 @@ from lora2.commands.train import resolve
 from lora2.training.prepare import prepare
 from lora2.training.records import read_lines
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unit import distributed_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from lora2.experiments.record import RecordFolder
 from lora2.experiments.rendering.plan import WIDTH, listing
 from run_case import OPTIONS, STEPS, tiny_run
 
+pytestmark = pytest.mark.slow
+
 PAPER = PRESETS["paper"]
 # Batches of 32, the last one smaller: steps an epoch.
 EPOCHS = {

@@ -11,6 +11,8 @@ from lora2.experiments.record import RunRecord
 from lora2.training.run_folder import RunFolder
 from run_case import STEPS, computed, tiny_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path):

@@ -17,6 +17,8 @@ from lora2.experiments.jobs import LocalRunner
 from lora2.experiments.record import RecordFolder
 from run_case import STEPS, computed, tiny_run
 
+pytestmark = pytest.mark.slow
+
 # Long enough to be caught in the middle.
 MANY_STEPS = 80
 LONG = {"num_train_epochs": MANY_STEPS // 4, "eval_steps": 10}

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from lora2 import Lora2Config, export_lora, export_merged
 from unit.models import difference, disturb, prune_half, tiny_llama
 
+pytestmark = pytest.mark.slow
+
 # Run by the test and by the process that has no lora2: base models with fixed weights and inputs.
 BASES = """
 import torch

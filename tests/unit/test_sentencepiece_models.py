@@ -18,6 +18,8 @@ from lora2.experiments.presets.registry import PRESETS
 from lora2.training.models import load_tokenizer
 from sentencepiece_model import save_deberta, save_rte, save_sentencepiece
 
+pytestmark = pytest.mark.slow
+
 # In place of what the paper's scripts say: two steps, of which the last prunes.
 STEPS = {"max_steps": 2, "warmup_steps": 0, "eval_steps": 1}
 SCHEDULES = {"full fine-tuning": {}, "LoRA²": {"tinit": 0, "tfinal": 1, "deltaT": 1}}

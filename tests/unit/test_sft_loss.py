@@ -17,6 +17,8 @@ from language_model import (
 from lora2.training.records import read_lines
 from lora2.training.sft_trainer import RunSftTrainer
 
+pytestmark = pytest.mark.slow
+
 
 def labels_learnt(trainer: RunSftTrainer, row: int = 0) -> str:
     """The bytes of a training row that count in the loss."""

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import sys
 from contextlib import nullcontext
@@ -28,6 +29,18 @@ def test_what_an_encoding_lacks_is_replaced(encoding, command, finished_run, mon
     assert "LoRA" in text
     assert ("²" in text) == (encoding != "ascii")
     assert output.errors == "strict"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_lines_keep_text_that_an_encoding_lacks(encoding, finished_run, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    text = "the café — 🌱 λ"
+    assert lora2("predict", finished_run, "--text", text) == 0
+    output.flush()
+    (line,) = output.buffer.getvalue().decode(encoding).splitlines()
+    assert text in json.loads(line).values()
+    assert (text in line) == (encoding == "utf-8")
 
 
 def test_a_pipe_that_nobody_reads_ends_quietly(monkeypatch, capsys):

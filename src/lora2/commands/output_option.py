@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2.commands.parser import OptionParser
+from lora2.commands.standard_output import can_be_shown
 from lora2.data.table_files import Table
 from lora2.data.table_writing import Record, as_json, as_table_file, check_ending
 from lora2.errors import UserError
@@ -55,9 +56,10 @@ def check_rows(table: Table, options: Any) -> None:
 
 
 def print_records(records: Iterable[Record]) -> None:
-    """Print one record a line, as each comes."""
+    """Print one record a line, as each comes; escaped if the encoding lacks a character."""
     for record in records:
-        print(as_json(record), flush=True)
+        line = as_json(record)
+        print(line if can_be_shown(line) else as_json(record, ascii_only=True), flush=True)
 
 
 def write_records(records: Sequence[Record], options: Any, what: str, types: Any) -> None:

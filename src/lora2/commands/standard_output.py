@@ -26,6 +26,15 @@ def printing_what_can_be_shown() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+def can_be_shown(text: str) -> bool:
+    """Whether the encoding of standard output has all characters of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def drop_standard_output() -> None:
     """Send what has not been written yet nowhere, so that Python does not fail on it at its end."""
     if sys.stdout is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lora2.errors import UserError
 from lora2.extras import require
+from lora2.files import nan_as_null
 
 Record = dict[str, Any]
 
@@ -55,22 +56,19 @@ def as_table_file(
     return writer(records, path, types or {})
 
 
-def as_json(record: Record) -> str:
-    """Return a record as JSON in one line, with null for numbers that are NaN or infinite."""
-    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
+def as_json(value: Any, *, ascii_only: bool = False) -> str:
+    """Return a value as JSON in one line, with null for numbers that are NaN or infinite.
+
+    Args:
+        value: a record, or what a cell of one holds.
+        ascii_only: whether characters outside of ASCII are escaped.
+    """
+    return json.dumps(nan_as_null(value), ensure_ascii=ascii_only, allow_nan=False, default=str)
 
 
 def as_one_line(text: str) -> str:
     """Return a text with blanks for tabs and line breaks, which TSV has no form for."""
     return text.translate(_BLANKS)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _json_lines(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
@@ -115,7 +113,7 @@ def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, list | tuple | dict):
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+        return as_json(value)
     return value
 
 

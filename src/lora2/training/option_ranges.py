@@ -65,7 +65,7 @@ _SHARE = Range(0, 1)
 # What numpy takes; torch takes more.
 _SEED = Range(0, 2**32, whole_from=0)
 SIZE = Range(1, 2**24, whole_from=1)
-"""Sizes of adapters; beyond, no machine has the memory."""
+"""Sizes of adapters and of what is made in memory; beyond, no machine has that much."""
 # A share of all steps, or a number of steps.
 _INTERVAL = Range(0, open=True, whole_from=1)
 
@@ -103,6 +103,9 @@ RANGES: Mapping[str, Range] = {
     "max_new_tokens": _COUNT,
     "train_rows": _COUNT,
     "validation_rows": _COUNT,
+    # They are made in memory.
+    "train_sentences": SIZE,
+    "validation_sentences": SIZE,
     # The largest number that float32 holds.
     "lora_alpha": Range(0, 3.4e38, open=True),
     "k": SIZE,

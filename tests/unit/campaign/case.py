@@ -163,8 +163,8 @@ def _cases_of(name: str) -> Iterator[Case]:
         for index, (end, own) in enumerate(cases.items()):
             more = own if isinstance(own, dict) else {"says": own}
             command = f"{shared.get('command', '')} {end}".strip()
-            # Of a large group every second case is enough for the unit tier.
-            slow = shared.get("slow", len(cases) > _MANY and index % 2 == 1)
+            # Of a large group every fourth case is enough for the unit tier.
+            slow = shared.get("slow", len(cases) > _MANY and index % 4 != 0)
             settings = {**shared, "slow": slow, "command": command, **more}
             yield Case(
                 name=f"{about}: {end}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,10 @@ class _Cell:
     command: str
 
 
-def grid(*, whole: bool) -> list[Any]:
-    """Return all cases, or one for each file and damage, with a command by turns."""
+def grid() -> list[Any]:
+    """Return all cases as parameters of a test."""
     content = read_cases("damages")
-    cells = _cells(content) if whole else _diagonal(content)
-    cases = [_case(cell, content) for cell in cells]
+    cases = [_case(cell, content) for cell in _cells(content)]
     return [pytest.param(case, id=case.name) for case in cases]
 
 
@@ -36,21 +35,6 @@ def _cells(content: dict[str, Any]) -> Iterator[_Cell]:
         for damage in _damages(file, content):
             for command in _commands_of(file, content):
                 yield _Cell(file, damage, command)
-
-
-def _diagonal(content: dict[str, Any]) -> Iterator[_Cell]:
-    """One command for each file and damage, by turns; those that must refuse come first."""
-    for start, file in enumerate(content["files"]):
-        refusing = content["files"][file].get("refuses", [])
-        others = [name for name in _commands_of(file, content) if name not in refusing]
-        turns = [*_rotated(refusing, start), *_rotated(others, start)]
-        for index, damage in enumerate(_damages(file, content)):
-            yield _Cell(file, damage, turns[index % len(turns)])
-
-
-def _rotated(names: Sequence[str], start: int) -> list[str]:
-    middle = start % len(names) if names else 0
-    return [*names[middle:], *names[:middle]]
 
 
 def _damages(file: str, content: dict[str, Any]) -> list[str]:
