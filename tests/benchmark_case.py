@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from lora2.benchmarks.arguments import BenchArguments
-from lora2.benchmarks.methods import AdapterSize, Prepared, prepare_all
-from lora2.benchmarks.workloads import BatchSize, Workload
+from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.methods import AdapterSize, Prepared, prepare_all
+from lora2.lab.benchmarks.workloads import BatchSize, Workload
 
 SIZE = AdapterSize(k=2, r=4)
 BATCH = BatchSize(batch_size=2, length=4)

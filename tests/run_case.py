@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from command_line import SMALL
-from lora2.experiments.description import RunDescription
-from lora2.experiments.presets import small
-from lora2.experiments.presets.registry import PRESETS
-from lora2.experiments.record import RunRecord
-from lora2.experiments.setting import Setting
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.setting import Setting
 
 # Eight optimizer steps, evaluated and saved after each second one.
 OPTIONS = {name: value for name, value in SMALL.items() if name != "baseline"} | {

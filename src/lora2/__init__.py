@@ -4,30 +4,30 @@ Importing this package makes LoRA² known to PEFT, and the methods it is compare
 not have; do it before loading an adapter of theirs.
 """
 
-from lora2 import conversion
-from lora2.allocator import RankAllocator
-from lora2.bottleneck import BottleneckConfig, BottleneckModel
-from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.export.gguf import export_gguf
-from lora2.export.lora import export_lora
-from lora2.export.merged import export_merged
-from lora2.importing import import_lora
-from lora2.model import Lora2Model
-from lora2.model_card import file as model_card_file
-from lora2.registration import register
-from lora2.saving import compact_adapter
-from lora2.sora import SoraCallback, SoraConfig, SoraModel
-from lora2.trainer import Lora2Callback
-from lora2.training_hook import weighted_penalty
+from lora2.exchange import peft_conversion
+from lora2.exchange.from_lora import import_lora
+from lora2.exchange.gguf import export_gguf
+from lora2.exchange.lora import export_lora
+from lora2.exchange.merged import export_merged
+from lora2.exchange.model_card import file as model_card_file
+from lora2.trainers.lora2_callback import Lora2Callback
+from lora2.trainers.sora_callback import SoraCallback
+from lora2.tuners.base.registration import register
+from lora2.tuners.bottleneck import BottleneckConfig, BottleneckModel
+from lora2.tuners.lora2.allocation.allocator import RankAllocator
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.model import Lora2Model
+from lora2.tuners.lora2.saving import compact_adapter
+from lora2.tuners.lora2.training_hook import weighted_penalty
+from lora2.tuners.sora import SoraConfig, SoraModel
+from lora2.version import __version__
 
 register("lora2", Lora2Config, Lora2Model)
 register("sora", SoraConfig, SoraModel)
 register("bottleneck", BottleneckConfig, BottleneckModel)
-conversion.install()
+peft_conversion.install()
 model_card_file.install()
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BottleneckConfig",
@@ -38,6 +38,7 @@ __all__ = [
     "SoraCallback",
     "SoraConfig",
     "UserError",
+    "__version__",
     "compact_adapter",
     "export_gguf",
     "export_lora",

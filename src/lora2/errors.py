@@ -1,9 +1,17 @@
-"""The error that the package raises for a mistake of its user."""
+"""What a user of the package may see raised."""
 
 
 class UserError(ValueError):
-    """A mistake of the user: one sentence that names the field, the value and the mend."""
+    """A mistake of the user: one sentence that names the field, the value and what to write."""
 
 
 class UnknownFieldError(UserError, TypeError):
     """A field that a config does not have; a TypeError too, as of any unknown argument."""
+
+
+class NumericalError(ArithmeticError):
+    """A loss, weight, factor, gradient or output is NaN or infinite."""
+
+
+class MergedWeightError(NumericalError, ValueError):
+    """A merged weight would hold NaN or infinity; PEFT raises a ValueError there."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from command_line import save_tiny_model
-from lora2.experiments.setting import Search, Setting
+from lora2.lab.experiments.setting import Search, Setting
 from run_case import shrink_small_preset
 
 _SECONDS_TO_START = 120

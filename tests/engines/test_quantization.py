@@ -29,8 +29,8 @@ from lora2 import (
     export_lora,
     export_merged,
 )
-from lora2.layers.adapted import AdaptedLayer
-from lora2.layers.quantized import is_quantized, keep_layouts, values_of_weight
+from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.quantized import is_quantized, keep_layouts, values_of_weight
 
 pytestmark = [
     pytest.mark.engines,

@@ -51,4 +51,4 @@ def interrupted_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(autouse=True)
 def _the_heap_of_the_tests_stays_as_it_is(monkeypatch):
     """Commands tell the C library to keep memory; here other tests measure what is given back."""
-    monkeypatch.setattr("lora2.heap._mallopt", lambda: None)
+    monkeypatch.setattr("lora2.support.heap._mallopt", lambda: None)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from lora2 import Lora2Config
-from lora2.layers.lora2_layer import Lora2Layer
+from lora2.tuners.lora2.layer import Lora2Layer
 
 ADAPTER_FORMS: dict[str, dict[str, Any]] = {
     "exact": {"orthogonality": "exact"},

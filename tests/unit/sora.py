@@ -8,8 +8,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import SoraConfig
-from lora2.sora.gates import gated_layers
-from lora2.sora.layer import SoraLayer
+from lora2.tuners.sora.gates import gated_layers
+from lora2.tuners.sora.layer import SoraLayer
 from unit.models import (
     CONV1D,
     LINEAR,

@@ -100,4 +100,4 @@ def test_the_page_of_a_package_index_has_no_relative_link():
         text = re.sub(substitution["pattern"], substitution["replacement"], text)
     assert all(target.startswith("https://") for target in _LINK.findall(text))
     assert "https://arxiv.org/abs/2408.06854" in text
-    assert "docs/export.md" in text
+    assert "docs/how-to/serve.md" in text

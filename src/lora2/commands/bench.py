@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 from transformers import HfArgumentParser
 
-from lora2.benchmarks.arguments import BenchArguments
-from lora2.benchmarks.progress import watch_on
-from lora2.benchmarks.sections import SECTIONS, Section
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.extras import require
-from lora2.heap import keep_freed_memory
+from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.progress import watch_on
+from lora2.lab.benchmarks.sections import SECTIONS, Section
 from lora2.reports.console import new_console, print_table
+from lora2.support.extras import require
+from lora2.support.heap import keep_freed_memory
 from lora2.training.option_effects import refuse_idle
 
 _ALL = "all"
@@ -77,7 +77,8 @@ def execute(arguments: Sequence[str]) -> int:
     require("matplotlib.figure", extra="train")
     if options.threads:
         torch.set_num_threads(options.threads)
-    # For all methods alike; without it single rounds differ by a tenth (docs/performance.md).
+    # For all methods alike; without it single rounds differ by a tenth
+    # (docs/notebook/performance.md).
     keep_freed_memory()
     console = new_console()
     if name != _ALL:

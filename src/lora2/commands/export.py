@@ -8,15 +8,15 @@ from pathlib import Path
 from lora2.commands.evaluate import add_run_options
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.export.gguf import export_gguf
-from lora2.export.lora import export_lora
-from lora2.export.merged import export_merged
-from lora2.export.verification import Batch
-from lora2.files import check_is_new
-from lora2.layers.adapted import layers_with
+from lora2.exchange.gguf import export_gguf
+from lora2.exchange.lora import export_lora
+from lora2.exchange.merged import export_merged
+from lora2.exchange.verification import Batch
+from lora2.support.files import check_is_new
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
 from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
+from lora2.tuners.base.layer import layers_with
 
 _ROWS = 2
 _FORMS = {

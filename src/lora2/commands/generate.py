@@ -26,9 +26,9 @@ from lora2.data.table_writing import as_one_line
 from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.numerics import naming_merged_layer
 from lora2.training.generation import generate
 from lora2.training.saved_run import SavedRun, load_saved_run
+from lora2.tuners.base.finite_checks import naming_merged_layer
 
 _QUESTION = "> "
 _RESULT = "completion"

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from lora2.commands.parser import OptionParser
-from lora2.loading import WEIGHTS
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept
@@ -16,6 +15,7 @@ from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
 from lora2.training.records import Record, read_lines
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.loading import WEIGHTS
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -71,7 +71,7 @@ def _dispatch(words: Sequence[str]) -> int:
         print(_help())
         return 0
     if words[0] == "--version":
-        from lora2 import __version__
+        from lora2.version import __version__
 
         print(f"lora2 {__version__}")
         return 0

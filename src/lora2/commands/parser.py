@@ -13,9 +13,9 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
-from lora2.checked_files import read_yaml
 from lora2.errors import UserError
-from lora2.field_types import allows_none, in_words, shortened
+from lora2.support.checked_files import read_yaml
+from lora2.support.field_types import allows_none, in_words, shortened
 from lora2.training.arguments import (
     AdapterArguments,
     BottleneckArguments,

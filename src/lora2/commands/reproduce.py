@@ -14,26 +14,26 @@ from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
-from lora2.benchmarks.progress import watch_on
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.experiments.arguments import PlaceArguments
-from lora2.experiments.display import display
-from lora2.experiments.dry_run import plan
-from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.grid import Grid
-from lora2.experiments.iteration_table import iteration_table
-from lora2.experiments.iteration_times import METHODS, IterationTimes, measure, read_times
-from lora2.experiments.outputs import write_grid, write_page, write_table
-from lora2.experiments.presets.registry import PRESETS
-from lora2.experiments.record import RecordFolder
-from lora2.experiments.rendering import markdown
-from lora2.experiments.rendering.plan import WIDTH, listing
-from lora2.experiments.rendering.printout import printout
-from lora2.experiments.reproduction import TIMES, ReproduceArguments, tables_of
-from lora2.experiments.summary import summarize
-from lora2.extras import require
+from lora2.lab.benchmarks.progress import watch_on
+from lora2.lab.experiments.arguments import PlaceArguments
+from lora2.lab.experiments.display import display
+from lora2.lab.experiments.dry_run import plan
+from lora2.lab.experiments.feasibility import check_feasible
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.iteration_table import iteration_table
+from lora2.lab.experiments.iteration_times import METHODS, IterationTimes, measure, read_times
+from lora2.lab.experiments.outputs import write_grid, write_page, write_table
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.record import RecordFolder
+from lora2.lab.experiments.rendering import markdown
+from lora2.lab.experiments.rendering.plan import WIDTH, listing
+from lora2.lab.experiments.rendering.printout import printout
+from lora2.lab.experiments.reproduction import TIMES, ReproduceArguments, tables_of
+from lora2.lab.experiments.summary import summarize
 from lora2.reports.console import new_console, print_table
+from lora2.support.extras import require
 from lora2.training.option_effects import refuse_idle
 
 

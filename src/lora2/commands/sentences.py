@@ -22,7 +22,7 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
-    from lora2.numerics import NumericalError
+    from lora2.errors import NumericalError
 
     text = " ".join(str(error).split())
     if isinstance(error, UserError | NumericalError):

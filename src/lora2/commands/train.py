@@ -12,13 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from lora2.commands.parser import TrainParser
-from lora2.errors import UserError
-from lora2.files import write_json_atomically
-from lora2.heap import keep_freed_memory
-from lora2.numerics import NumericalError
+from lora2.errors import NumericalError, UserError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
+from lora2.support.files import write_json_atomically
+from lora2.support.heap import keep_freed_memory
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task

@@ -13,17 +13,17 @@ from transformers import HfArgumentParser
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
-from lora2.experiments.arguments import PlaceArguments
-from lora2.experiments.description import RunDescription
-from lora2.experiments.display import display
-from lora2.experiments.feasibility import check_feasible
-from lora2.experiments.presets import small
-from lora2.experiments.rates import FILE_NAME, add_choice
-from lora2.experiments.record import RecordFolder, RunRecord
-from lora2.experiments.setting import Experiment
-from lora2.experiments.tuning import Choice, tune
-from lora2.extras import require
+from lora2.lab.experiments.arguments import PlaceArguments
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.display import display
+from lora2.lab.experiments.feasibility import check_feasible
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.rates import FILE_NAME, add_choice
+from lora2.lab.experiments.record import RecordFolder, RunRecord
+from lora2.lab.experiments.setting import Experiment
+from lora2.lab.experiments.tuning import Choice, tune
 from lora2.reports.console import new_console, print_table
+from lora2.support.extras import require
 from lora2.training.option_effects import refuse_idle
 
 _ALL = "all"

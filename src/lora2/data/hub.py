@@ -6,7 +6,7 @@ from typing import Any
 
 from lora2.data.table_files import Table
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 # "test" is not among them: a test set is not to be looked at while training.
 _VALIDATION_SPLITS = ("validation", "valid", "dev")

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from lora2.data.text_encoding import check_is_utf8_text
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.

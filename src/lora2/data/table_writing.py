@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.extras import require
-from lora2.files import nan_as_null
+from lora2.support.extras import require
+from lora2.support.files import nan_as_null
 
 Record = dict[str, Any]
 

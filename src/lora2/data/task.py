@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora2.extras import require
+from lora2.support.extras import require
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,7 +13,7 @@ from lora2.data.table_files import Table, read_table
 from lora2.data.text_rows import choose_form, read_rows
 from lora2.data.text_task import COLUMNS, Form, TextTask
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora2.data.task import LABEL_COLUMN, TEXT_COLUMNS, TaskData
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,5 +1,8 @@
 """Sensitivity of a parameter and importance of a singular value (section 3.3, eq. 6–9)."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor
 
 
@@ -44,3 +47,22 @@ def full_importance(S_lam: Tensor, S_u: Tensor, S_U: Tensor, S_v: Tensor, S_V: T
     k = S_u.shape[-2]
     shared = (S_v.sum((-2, -1)) + S_V.sum((-2, -1))) / k
     return reduced_importance(S_lam, S_u, S_U) + shared.unsqueeze(-1)
+
+
+class Importance(NamedTuple):
+    """A way to score singular values.
+
+    Attributes:
+        formula: takes the sensitivities S of the scored factors, gives one score a value, [..., r].
+        symbols: the scored factors, in the order in which the formula takes them.
+    """
+
+    formula: Callable[..., Tensor]
+    symbols: tuple[str, ...]
+
+
+IMPORTANCES = {
+    "reduced": Importance(reduced_importance, ("lam", "u", "U")),
+    "full": Importance(full_importance, ("lam", "u", "U", "v", "V")),
+}
+"""By the name in `Lora2Config.importance`; a new score is a function and an entry."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.files import write_atomically
 from lora2.reports.kept import KeptGrid
 from lora2.reports.panels import new_figure, png
+from lora2.support.files import write_atomically
 from lora2.training.records import Record
 
 _SIZE = (6.4, 4.0)

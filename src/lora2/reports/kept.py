@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lora2.loading import saved_tensors
-from lora2.numerics import check_weights
+from lora2.tuners.base.finite_checks import check_weights
+from lora2.tuners.base.loading import saved_tensors
 
 _SUFFIX = ".lora2_lambda"
 _PREFIX = "base_model.model."

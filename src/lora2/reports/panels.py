@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from lora2.extras import require
+from lora2.support.extras import require
 
 _DPI = 150
 _IN_A_ROW = 3

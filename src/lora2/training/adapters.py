@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from torch import nn
 
-from lora2.budget import plan_budget
-from lora2.config import Lora2Config
-from lora2.penalty import adapted_layers
 from lora2.training.methods.wrapping import HEADS
+from lora2.tuners.lora2.allocation.budget import plan_budget
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import adapted_layers
 
 # Of tuners, and of prompts, which PEFT puts in front of the model rather than into it.
 _PREFIXES = ("base_model.model.", "base_model.")
@@ -55,7 +55,7 @@ def check_schedule(model: nn.Module, steps: int) -> str:
     if not isinstance(config, Lora2Config):
         return "none"
     layers = adapted_layers(model, "default").values()
-    ranks = [len(layer.parameters_of("default")["lam"]) for layer in layers]
+    ranks = [layer.sizes_of("default")[1] for layer in layers]
     plan = plan_budget(config, ranks, steps)
     if plan.target == plan.initial:
         return f"{plan.initial} singular values, none are pruned"

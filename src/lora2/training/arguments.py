@@ -17,11 +17,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.bottleneck import BottleneckConfig
-from lora2.config import Lora2Config
 from lora2.data import TASK_NAMES, TEXT_TASK_NAMES, Kind
-from lora2.sora import SoraConfig
 from lora2.training.text_arguments import TextArguments
+from lora2.tuners.bottleneck import BottleneckConfig
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.sora import SoraConfig
 
 # The names in `lora2.training.methods.registry`, for the command line's choices.
 MethodName = Literal[

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from lora2.checked_files import check_fields, read_json
 from lora2.errors import UserError
+from lora2.support.checked_files import check_fields, read_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 # Of an adapter, and of a model that is trained whole.

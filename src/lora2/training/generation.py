@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from lora2.data.text_task import Prompt
-from lora2.numerics import check_output
 from lora2.training.models import quiet_loading
 from lora2.training.quiet import printing_on_standard_error
+from lora2.tuners.base.finite_checks import check_output
 
 
 @torch.no_grad()

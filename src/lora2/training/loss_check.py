@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora2.numerics import ADVICE, check_loss, check_weights
+from lora2.trainers.divergence import ADVICE, check_loss
+from lora2.tuners.base.finite_checks import check_weights
 
 
 class LossCheck(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction

@@ -20,11 +20,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
-from lora2.numerics import check_weights
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.loading_errors import as_user_error
 from lora2.training.sentencepiece_files import naming_packages
 from lora2.training.sources import check_is_whole_model, find_model
+from lora2.tuners.base.finite_checks import check_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -11,9 +11,9 @@ from peft.utils.other import get_pattern_key
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
-from lora2.target_config import TargetConfig
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, place
+from lora2.tuners.base.config import TargetConfig
 
 _ALL_LINEAR = "all-linear"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.target_config import check_regular_expression
 from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.methods.wrapping import one_word
+from lora2.tuners.base.config import check_regular_expression
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from lora2.extras import require
+from lora2.support.extras import require
 
 
 @contextmanager

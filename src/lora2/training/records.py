@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.checked_files import check_fields, read_json_lines
-from lora2.files import nan_as_null, write_atomically
+from lora2.support.checked_files import check_fields, read_json_lines
+from lora2.support.files import nan_as_null, write_atomically
 
 Record = dict[str, Any]
 

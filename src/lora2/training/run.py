@@ -20,11 +20,10 @@ from transformers import (
     set_seed,
 )
 
-from lora2.allocator import RankAllocator
-from lora2.files import new_folder, write_json_atomically
-from lora2.model_card.file import write_run_card
-from lora2.numerics import NumericalError
-from lora2.trainer import Lora2Callback
+from lora2.errors import NumericalError
+from lora2.exchange.model_card.file import write_run_card
+from lora2.support.files import new_folder, write_json_atomically
+from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.adapters import count_parameters
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
@@ -34,6 +33,7 @@ from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
 from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora2.model_card.words import RunFacts
+from lora2.exchange.model_card.words import RunFacts
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lora2.checked_files import check_fields
 from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
+from lora2.support.checked_files import check_fields
 from lora2.training.arguments import (
     METHOD_GROUPS,
     DataArguments,

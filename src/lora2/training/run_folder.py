@@ -12,10 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lora2.checked_files import read_json, read_yaml
 from lora2.errors import UserError
-from lora2.extras import require
-from lora2.files import write_atomically, write_json_atomically
+from lora2.support.checked_files import read_json, read_yaml
+from lora2.support.extras import require
+from lora2.support.files import write_atomically, write_json_atomically
 from lora2.training.run_files import (
     DAMAGED,
     check_baseline,

@@ -20,11 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lora2.checked_files import check_fields, read_json
 from lora2.data import Task, tokenize_dataset
 from lora2.errors import UserError
-from lora2.loading import blaming, load_adapter, reason_of
-from lora2.numerics import check_output
+from lora2.support.checked_files import check_fields, read_json
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer, quiet_loading
@@ -33,6 +31,8 @@ from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.finite_checks import check_output
+from lora2.tuners.base.loading import blaming, load_adapter, reason_of
 
 _INSTEAD: dict[ObjectiveName, str] = {
     "classification": "has learnt labels and cannot write texts; use `lora2 predict`",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"

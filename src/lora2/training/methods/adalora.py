@@ -15,12 +15,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.budget import steps_of
 from lora2.errors import UserError
 from lora2.training.methods import lora, lora2
 from lora2.training.methods.method import PLACE, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.lora2.allocation.budget import steps_of
 
 
 class AdaLoraCallback(TrainerCallback):

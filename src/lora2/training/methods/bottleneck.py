@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.bottleneck import BottleneckConfig
-from lora2.targets import SUBLAYER_OUTPUTS
 from lora2.training.methods.method import PLACE, Method, Options
 from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.bottleneck import BottleneckConfig
 
 
 def config(model: PreTrainedModel, options: Options) -> BottleneckConfig:

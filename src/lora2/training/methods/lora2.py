@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.trainer import Lora2Callback
+from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.arguments import AdapterArguments, option_names
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
@@ -24,6 +23,7 @@ from lora2.training.methods.wrapping import (
     wrap,
 )
 from lora2.training.models import BaseModel
+from lora2.tuners.lora2.config import Lora2Config
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.sora import SoraCallback, SoraConfig
+from lora2.trainers.sora_callback import SoraCallback
 from lora2.training.methods import lora2
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.sora import SoraConfig
 
 _OWN = ("threshold", "threshold_schedule", "max_threshold", "threshold_stages")
 

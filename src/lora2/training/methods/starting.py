@@ -8,13 +8,13 @@ from pathlib import Path
 from peft.utils import PeftType
 from torch import nn
 
-from lora2.config import Lora2Config
 from lora2.errors import UserError
-from lora2.importing import check_importable, import_lora
-from lora2.loading import find_adapter, load_adapter, read_adapter_config
-from lora2.penalty import adapted_layers
+from lora2.exchange.from_lora import check_importable, import_lora
 from lora2.training.methods.method import Options
 from lora2.training.models import BaseModel
+from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import adapted_layers
 
 # What says how training goes, as against what the adapter is.
 _SCHEDULE = (

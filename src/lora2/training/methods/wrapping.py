@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
-from lora2.targets import DEFAULT_TARGET_MODULES
 from lora2.training.methods.method import PLACE, Options
 from lora2.training.models import BaseModel
+from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
 HEADS = ("classifier", "score")
 """What PEFT trains beside the adapter for sequence classification, whatever else is asked for."""

@@ -17,7 +17,7 @@ from lora2.data import Task, TextTask, load_text_task
 from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.extras import require
+from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
 from lora2.training.exact_match import ExactMatchCallback, questions_in
 from lora2.training.models import BaseModel, load_language_model

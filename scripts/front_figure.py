@@ -1,0 +1,117 @@
+"""Draws the pictures of README and docs from the records of the preset `small`.
+
+    python scripts/front_figure.py --records records/small --output docs/assets
+
+Left: how many of eight singular values each matrix kept, mean over seeds. Right: average score
+against trained parameters, mean and standard deviation over seeds.
+"""
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter, NullFormatter
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; the shape is the second cue.
+STYLES = {
+    "LoRA²": ("#0072B2", "o"),
+    "LoRA": ("#D55E00", "s"),
+    "AdaLoRA": ("#009E73", "^"),
+    "SoRA": ("#CC79A7", "D"),
+}
+FAINT = ("#9aa5b1", "x")
+
+
+def averages(table: Path) -> list[dict[str, Any]]:
+    """The rows of table 1 that are averages over tasks, with a label."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["column"] == "average"]
+    return [row for row in rows if float(row["parameters_largest"]) > 0]
+
+
+def draw_scores(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Score against size, each point with its name beside it."""
+    for row in rows:
+        label = row["label"]
+        color, marker = STYLES.get(label, FAINT)
+        strong = label in STYLES
+        size, score = float(row["parameters_largest"]), float(row["best_mean"])
+        axes.errorbar(
+            size, score, float(row["best_deviation"]), color=color, marker=marker, capsize=2,
+            markersize=7 if strong else 5, alpha=1 if strong else 0.7, linewidth=1,
+        )  # fmt: skip
+        name = f"{label} {row['setting']}".strip()
+        offset = (7, -12) if label == "LoRA" else (7, 5)
+        axes.annotate(name, (size, score), xytext=offset, textcoords="offset points", color=color)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(right=max(float(row["parameters_largest"]) for row in rows) * 2)
+    axes.set_xlabel("trained parameters")
+    axes.set_ylabel("average of three tasks, %")
+
+
+def mean_kept(records: Path, task: str) -> tuple[list[str], list[str], list[list[float]]]:
+    """Mean kept singular values of LoRA² (k = 8) by layer and matrix, from table 1's records."""
+    counts: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for path in sorted(records.glob(f"{task}-lora2-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        options = record["description"]["options"]
+        plain = set(options) & {"orthogonality", "init_weights", "importance", "target_modules"}
+        if options.get("k", 8) != 8 or plain or len(record["kept"]) != 36:
+            continue
+        for name, count in record["kept"].items():
+            layer = int(name.split("layer.")[1].split(".")[0])
+            counts[layer, matrix_of(name)].append(count)
+    layers = sorted({layer for layer, _ in counts})
+    matrices = ["Q", "K", "V", "O", "F1", "F2"]
+    means = [[sum(counts[layer, m]) / len(counts[layer, m]) for m in matrices] for layer in layers]
+    return [str(layer) for layer in layers], matrices, means
+
+
+def matrix_of(name: str) -> str:
+    """The paper's name of one of BERT's six matrices."""
+    short = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "O"}
+    for end, letter in short.items():
+        if name.endswith(end):
+            return letter
+    return "F1" if name.endswith("intermediate.dense") else "F2"
+
+
+def draw_kept(axes: Any, layers: list[str], matrices: list[str], means: list[list[float]]) -> None:
+    """A table of shades with the numbers in it."""
+    axes.imshow(means, cmap="Blues", vmin=0, vmax=8, aspect="auto")
+    for row, values in enumerate(means):
+        for column, value in enumerate(values):
+            color = "white" if value > 5 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(matrices)), matrices)
+    axes.set_yticks(range(len(layers)), layers)
+    axes.set_ylabel("layer")
+    axes.set_title("singular values kept of 8, on agreement", fontsize="medium")
+
+
+def main() -> None:
+    """Draw both pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
+    rows = averages(options.records / "tables" / "table1.csv")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    draw_scores(axes, rows)
+    figure.savefig(options.output / "score-and-size.png", dpi=150)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    draw_kept(left, *mean_kept(options.records, "agreement"))
+    draw_scores(right, [row for row in rows if row["label"] in STYLES])
+    right.set_title("score against size", fontsize="medium")
+    figure.savefig(options.output / "front.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

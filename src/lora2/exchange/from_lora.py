@@ -1,0 +1,162 @@
+"""The other way: a trained LoRA or AdaLoRA becomes a LoRA² adapter, exactly, with k = r.
+
+Training can then go on with pruning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper, PeftType
+from torch import Tensor, nn
+
+from lora2.errors import NumericalError, UserError
+from lora2.exchange.verification import sharing_copy
+from lora2.mathematics.low_rank import rank, singular_value_form
+from lora2.tuners.base.loading import load_adapter, read_adapter_config
+from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.saving import pattern_for
+
+# Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "lora_bias": (),
+    "use_dora": (),
+    "target_parameters": (),
+    "trainable_token_indices": (),
+    "layer_replication": (),
+    "alora_invocation_tokens": (),
+    "arrow_config": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "monteclora_config": (),
+    # The other starts change the base weight when PEFT makes the layers.
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
+}
+
+
+@torch.no_grad()
+def import_lora(
+    model: nn.Module, path: Path | str, *, adapter_name: str = "default", **fields: Any
+) -> PeftModel:
+    """Return the model with a LoRA² adapter that computes what the LoRA in `path` does.
+
+    model: its base model; fields: of `Lora2Config`, such as `target_r` and `lora_alpha`, but not
+    its sizes and modules. Each matrix gets k and init_r of the rank that it has; λ starts at 1 with
+    the magnitude in 𝒱, as at the default start.
+
+    Raises:
+        UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
+            a field that it decides itself.
+        NumericalError: it holds NaN or infinity.
+    """
+    config = check_importable(path)
+    taught = load_source(model, path)
+    layers = {
+        name: module
+        for name, module in taught.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and module.r
+    }
+    # Matrices of which AdaLoRA kept nothing are left out: they have no directions to go on from.
+    pairs = {name: _factors(name, layer) for name, layer in layers.items()}
+    for name, pair in pairs.items():
+        if not all(factor.isfinite().all() for factor in pair):
+            raise NumericalError(
+                f"NaN or infinity in the change of {name} by the adapter in {path}: its factors or "
+                "its lora_alpha are too large or damaged; copy it again, or train it again."
+            )
+    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
+    if not forms:
+        raise UserError(f"the adapter in {path} changes nothing; train a new one.")
+    sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
+    largest = max(sizes.values())
+    pattern = pattern_for(sizes, {}, largest)
+    decided: dict[str, Any] = {
+        "k": largest,
+        "init_r": largest,
+        "k_pattern": dict(pattern),
+        "rank_pattern": dict(pattern),
+        "target_modules": exact_targets(sizes, [n for n, _ in model.named_modules()]),
+        "modules_to_save": config.modules_to_save,
+        "task_type": config.task_type,
+        "base_model_name_or_path": config.base_model_name_or_path,
+    }
+    twice = sorted(decided.keys() & fields.keys())
+    if twice:
+        raise UserError(f"{', '.join(twice)}: the adapter in {path} decides; leave it out.")
+    adapter = Lora2Config(**decided, **fields)
+    result = get_peft_model(model, adapter, adapter_name)
+    for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
+        layer.set_change(adapter_name, *forms[name])
+    _take_over_whole_modules(taught, result, adapter_name)
+    return result
+
+
+def load_source(model: nn.Module, path: Path | str) -> PeftModel:
+    """Return PEFT's own adapter in `path` on a copy of the base model that shares its weights.
+
+    Raises:
+        UserError: it is of another base model.
+    """
+    return load_adapter(sharing_copy(model), Path(path)).eval()
+
+
+def check_importable(path: Path | str) -> PeftConfig:
+    """Return the config of an adapter that LoRA² can compute.
+
+    Raises:
+        UserError: it is of another method, or does more than to add B A to a weight.
+    """
+    config = read_adapter_config(Path(path))
+    if config.peft_type not in (PeftType.LORA, PeftType.ADALORA):
+        raise UserError(
+            f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA "
+            "become LoRA²."
+        )
+    values = vars(config)
+    for name, plain in _PLAIN.items():
+        value = values.get(name)
+        if value and value not in plain:
+            raise UserError(
+                f"{name}={value!r} in {path}: LoRA² has no such part, so the adapter would compute "
+                "something else; train it without."
+            )
+    return config
+
+
+def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:
+    """Return (B [d_out, r], A [r, d_in]) of a layer of PEFT's, scaling included, in float64."""
+    adapter = "default"
+    scaling = layer.scaling[adapter]
+    if adapter in getattr(layer, "lora_E", ()):
+        # PEFT's own 1e-5, which keeps a module of rank 0 from dividing by zero.
+        scaling /= float(layer.ranknum[adapter]) + 1e-5
+        singular_values = scaling * layer.lora_E[adapter].double()
+        return layer.lora_B[adapter].double(), singular_values * layer.lora_A[adapter].double()
+    if adapter in layer.lora_embedding_A:
+        A, B = layer.lora_embedding_A[adapter].double(), layer.lora_embedding_B[adapter].double()
+        return scaling * A.mT, B.mT
+    A, B = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
+    base = layer.get_base_layer()
+    if isinstance(base, nn.Conv2d):
+        form = (base.groups, base.dilation, base.padding_mode)
+        if form != (1, (1, 1), "zeros"):
+            raise UserError(
+                f"{name} is a convolution with groups, dilation and padding_mode {form}, on which "
+                "PEFT's LoRA computes something else than LoRA²; leave it out of target_modules."
+            )
+    return scaling * B.flatten(1), A.flatten(1)
+
+
+def _take_over_whole_modules(source: PeftModel, target: PeftModel, adapter_name: str) -> None:
+    wrapped = dict(source.get_base_model().named_modules())
+    for name, module in target.get_base_model().named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            saved = wrapped[name].adapter_state_dict("default", wrapped[name].state_dict())
+            module.modules_to_save[adapter_name].load_state_dict(saved)

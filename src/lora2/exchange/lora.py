@@ -1,0 +1,104 @@
+"""Exports an adapter as a LoRA in PEFT's format."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+
+from lora2.errors import UserError
+from lora2.exchange.engines import ENGINES, objections
+from lora2.exchange.lora_form import LoraForm, lora_form
+from lora2.exchange.model_card.file import write_lora_card
+from lora2.exchange.verification import (
+    Batch,
+    adapter_logits,
+    check_changes,
+    check_same,
+    logits,
+    tolerance_of,
+)
+from lora2.support.files import check_is_new, new_folder
+
+
+@dataclass(frozen=True)
+class LoraExport:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        ranks: rank of the change by name of the module.
+        difference: largest difference of the logits, as a share of the largest logit.
+        objections: by name of an engine, why it will not serve the adapter; empty if it will.
+    """
+
+    path: Path
+    ranks: dict[str, int]
+    difference: float
+    objections: dict[str, list[str]]
+
+
+def export_lora(
+    model: PeftModel,
+    path: Path | str,
+    *,
+    adapter_name: str = "default",
+    compact: bool = False,
+    dtype: torch.dtype = torch.float32,
+    batch: Batch | None = None,
+    tokenizer: Any = None,
+) -> LoraExport:
+    """Write an adapter of LoRA² or SoRA as a LoRA that PEFT, vLLM, SGLang and llama.cpp read.
+
+    The change is the same, not an approximation. By default all modules have one rank, the largest
+    that is needed, and zeros behind it; `compact` gives each its own, which not every engine reads.
+    The folder appears only when the LoRA, read back from it, has been found to compute the same on
+    `batch` (inputs of the model, made up if there are none). The model stays as it is.
+
+    Raises:
+        UserError: the folder exists, the adapter has no form as a LoRA, inputs cannot be made up,
+            or the check failed.
+        NumericalError: NaN or infinity in the adapter or in what the model computes.
+    """
+    path = Path(path)
+    check_is_new(path)
+    form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
+    expected, batch, base = adapter_logits(model, adapter_name, batch)
+    with new_folder(path) as temporary:
+        write_lora(form, temporary)
+        write_lora_card(model, adapter_name, temporary, form.ranks)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        # PEFT warns of layers that its LoRA cannot merge, which is not asked of it here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reloaded = _read_back(base, temporary)
+        check_changes(model, adapter_name, reloaded, dtype)
+        tolerance = tolerance_of(model, dtype)
+        difference = check_same(expected, logits(reloaded, batch), tolerance)
+    shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
+    found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
+    return LoraExport(path, form.ranks, difference, found)
+
+
+def _read_back(base: Any, folder: Path) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    except ValueError as error:
+        # Such as projections of Mamba, which PEFT's LoRA does not adapt.
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "
+            f"({text}); export the merged model in place of a LoRA."
+        ) from error
+
+
+def write_lora(form: LoraForm, folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json into an existing folder."""
+    save_file(form.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    form.config.save_pretrained(str(folder))

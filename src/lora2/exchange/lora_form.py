@@ -1,0 +1,183 @@
+"""An adapter as a plain LoRA: Δ = B A is one of rank k, so nothing is approximated.
+
+Two forms. Padded: one rank for all modules, zeros behind what a module lacks, no patterns; every
+engine and every version of it reads that. Compact: each module at its own rank, modules that
+change nothing left out; for PEFT and for engines that know rank patterns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lora2.errors import NumericalError, UserError
+from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
+from lora2.tuners.base.layer import AdaptedLayer, layers_with
+from lora2.tuners.lora2.saving import pattern_for
+
+PREFIX = "base_model.model."
+"""What PEFT writes before the name of every module."""
+
+
+@dataclass(frozen=True)
+class LoraForm:
+    """A LoRA that computes what an adapter does.
+
+    Attributes:
+        config: its PEFT config; lora_alpha is the rank, so that the scaling is 1 everywhere.
+        tensors: its tensors by their names in a PEFT file, modules_to_save included.
+        ranks: the rank of the change by name of the module, before any padding.
+    """
+
+    config: LoraConfig
+    tensors: dict[str, Tensor]
+    ranks: dict[str, int]
+
+
+@torch.no_grad()
+def lora_form(
+    model: PeftModel,
+    adapter_name: str = "default",
+    *,
+    compact: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> LoraForm:
+    """Return the adapter as a LoRA, in `dtype`.
+
+    Raises:
+        NumericalError: NaN or infinity in the adapter.
+        UserError: no such adapter, a layer whose change PEFT's LoRA cannot express, or a compact
+            form of an adapter that changes nothing.
+    """
+    config = _config_of(model, adapter_name)
+    layers = layers_with(model.get_base_model(), adapter_name)
+    for name, layer in layers.items():
+        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
+            raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
+    ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
+    sizes = _own_ranks(layers, ranks) if compact else _one_rank(layers, ranks)
+    if not sizes:
+        raise UserError(
+            f"compact: adapter {adapter_name!r} changes nothing, and a LoRA without modules cannot "
+            "be loaded; export it without compact."
+        )
+    tensors = {}
+    for name, size in sizes.items():
+        # The forward pass's own factors, rounding and all: the change is what was trained with.
+        B, A = (factor.double() for factor in layers[name].factors(adapter_name))
+        B, A = of_rank(B, A, size // layers[name].lora_groups())
+        for key, tensor in layers[name].as_lora(B, A).items():
+            tensors[f"{PREFIX}{name}.{key}"] = tensor.to("cpu", dtype).contiguous()
+    tensors |= _whole_modules(model, adapter_name)
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    pattern = pattern_for(sizes, {}, usual)
+    lora = LoraConfig(
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=dict(pattern),
+        alpha_pattern=dict(pattern),
+        target_modules=shortest_names(set(sizes), _module_names(model)),
+        modules_to_save=config.modules_to_save,
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        # Conv1D stores its weight transposed; PEFT would find out by itself, and warn.
+        fan_in_fan_out=any(isinstance(each.get_base_layer(), Conv1D) for each in layers.values()),
+        inference_mode=True,
+    )
+    return LoraForm(lora, tensors, ranks)
+
+
+def _config_of(model: PeftModel, adapter_name: str) -> Any:
+    check_is_peft_model(model)
+    configs = getattr(model, "peft_config", {})
+    if adapter_name not in configs:
+        raise UserError(
+            f"adapter_name={adapter_name!r} does not exist in this model: choose from "
+            f"{list(configs)}."
+        )
+    layers = layers_with(model, adapter_name)
+    if not layers:
+        raise UserError(
+            f"adapter {adapter_name!r} is of {configs[adapter_name].peft_type}, which has no form "
+            "as a LoRA; export an adapter of LoRA² or SoRA."
+        )
+    return configs[adapter_name]
+
+
+def check_is_peft_model(model: object) -> None:
+    """Check that a model to be exported is a PeftModel.
+
+    Raises:
+        UserError: it is not; the sentence names those inside it.
+    """
+    if isinstance(model, PeftModel):
+        return
+    inside = []
+    if isinstance(model, nn.Module):
+        inside = [n for n, module in model.named_modules() if isinstance(module, PeftModel)]
+    advice = "load the adapter with PeftModel.from_pretrained(base_model, folder) to export it."
+    if inside:
+        advice = f"pass the one inside it, {' or '.join(f'model.{name}' for name in inside)}."
+    raise UserError(f"model: a {type(model).__name__} is no PeftModel; {advice}")
+
+
+def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
+    # In float64, where what was pruned is told from what is small.
+    return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
+
+
+def _one_rank(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
+    """The largest rank for all; of grouped convolutions, the next that their groups divide."""
+    groups = math.lcm(*(layer.lora_groups() for layer in layers.values()))
+    largest = max(1, *(_lora_rank(layers[name], ranks[name]) for name in layers))
+    return dict.fromkeys(layers, math.ceil(largest / groups) * groups)
+
+
+def _own_ranks(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
+    return {name: _lora_rank(layers[name], size) for name, size in ranks.items() if size}
+
+
+def _lora_rank(layer: AdaptedLayer, size: int) -> int:
+    return size * layer.lora_groups()
+
+
+def _whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+    """What the adapter trains and saves whole (modules_to_save), by PEFT's names."""
+    return {
+        f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", copy=True)
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+        for key, tensor in module.adapter_state_dict(adapter_name, module.state_dict()).items()
+    }
+
+
+def _module_names(model: PeftModel) -> set[str]:
+    """The names that the modules have in the base model alone."""
+    return {
+        name.replace(".original_module", "") for name, _ in model.get_base_model().named_modules()
+    }
+
+
+def shortest_names(chosen: set[str], names: set[str]) -> list[str]:
+    """Return the fewest last parts of names that, as target modules, choose just these.
+
+    PEFT takes a module whose name is a given one or ends in "." and that.
+    """
+    result = set()
+    for name in chosen:
+        parts = name.split(".")
+        endings = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
+        result.add(next((e for e in endings if _chosen_by(e, names) <= chosen), name))
+    return sorted(result)
+
+
+def _chosen_by(ending: str, names: set[str]) -> set[str]:
+    return {name for name in names if name == ending or name.endswith("." + ending)}

@@ -1,0 +1,121 @@
+"""Exports a model with the adapter in its weights: a transformers checkpoint of its own."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoTokenizer, PreTrainedModel
+
+from lora2.errors import UserError
+from lora2.exchange.lora_form import check_is_peft_model
+from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
+from lora2.support.files import check_is_new, new_folder
+from lora2.tuners.base.finite_checks import naming_merged_layer
+
+# A shard is held twice while it is written: a twentieth of the model, but no more files than that.
+_SHARDS = 20
+_SMALLEST_SHARD = 50_000_000
+
+
+@dataclass(frozen=True)
+class MergedExport:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        model: the merged model, read back from there.
+        difference: largest difference of the logits, as a share of the largest logit.
+    """
+
+    path: Path
+    model: Any
+    difference: float
+
+
+@torch.no_grad()
+def export_merged(
+    model: PeftModel, path: Path | str, *, batch: Batch | None = None, tokenizer: Any = None
+) -> MergedExport:
+    """Write a standalone checkpoint: sharded safetensors, tokenizer, generation config.
+
+    Merges layer by layer within the given model and lets go of its weights once they are on disk,
+    so that memory stays near one copy of the model; go on with the `model` that is returned, which
+    was read back and found to compute the same on `batch`. The folder appears only then. Merged
+    logits are compared before anything is given up, and the model is unmerged if they differ.
+
+    The tokenizer is the given one, else that of the folder or hub name that the base model was
+    loaded from, where it is here; a warning says so if there is none.
+
+    Raises:
+        UserError: the folder exists, a layer cannot be merged, inputs cannot be made up, or the
+            logits differ.
+        NumericalError: the model computes NaN or infinity, or a merged weight would hold them.
+    """
+    path = Path(path)
+    check_is_new(path)
+    check_is_peft_model(model)
+    if not isinstance(model.get_base_model(), PreTrainedModel):
+        raise UserError(
+            f"model: a {type(model.get_base_model()).__name__} is no model of transformers; merge "
+            "it with merge_and_unload, and save it as it is saved."
+        )
+    model.eval()
+    batch = sample_batch(model) if batch is None else batch
+    expected, tolerance = logits(model, batch), tolerance_of(model)
+    try:
+        with naming_merged_layer(model):
+            model.merge_adapter(safe_merge=True)
+        check_same(expected, logits(model, batch), tolerance)
+    except Exception:
+        # While there are adapters to go back to; a failed merge has come to some layers only.
+        for layer in model.modules():
+            if isinstance(layer, BaseTunerLayer) and layer.merged:
+                layer.unmerge()
+        raise
+    with warnings.catch_warnings():
+        # That all is merged already.
+        warnings.simplefilter("ignore")
+        merged: Any = model.merge_and_unload()
+    kind, device = type(merged), merged.device
+    size = sum(p.numel() * p.element_size() for p in merged.parameters())
+    with new_folder(path) as temporary:
+        merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
+        tokenizer = _tokenizer_of(merged) if tokenizer is None else tokenizer
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        # The second copy comes when the first is gone.
+        merged.to("meta")
+        gc.collect()
+        reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
+        difference = check_same(expected, logits(reloaded, batch), tolerance)
+    return MergedExport(path, reloaded, difference)
+
+
+def _tokenizer_of(model: PreTrainedModel) -> Any:
+    """Return the tokenizer of what a model was loaded from, None with a warning if there is none.
+
+    Nothing is downloaded: a hub name's tokenizer is taken if it is in the cache.
+    """
+    if model.main_input_name != "input_ids":
+        return None
+    name = model.config.name_or_path
+    with suppress(Exception):  # transformers raises what it likes where a tokenizer is missing
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
+        # An empty one is made where there is no file.
+        if tokenizer is not None and len(tokenizer) > len(tokenizer.all_special_ids):
+            return tokenizer
+    warnings.warn(
+        "The merged checkpoint has no tokenizer, since "
+        + (f"none is found at {name}" if name else "the base model was not loaded from a folder")
+        + ": pass tokenizer= to export_merged, or save one into the folder.",
+        stacklevel=4,  # of the caller, behind torch.no_grad's function
+    )
+    return None

@@ -1,0 +1,136 @@
+"""What a model card says of an adapter, read from the live model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
+from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.layer import layers_with
+from lora2.tuners.bottleneck.config import BottleneckConfig
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.sora.config import SoraConfig
+from lora2.tuners.sora.layer import SoraLayer
+
+_METHODS: dict[type[TargetConfig], str] = {
+    Lora2Config: "LoRA²",
+    SoraConfig: "SoRA",
+    BottleneckConfig: "bottleneck",
+}
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """An adapter as its card describes it.
+
+    Attributes:
+        method: the method's name.
+        needs_lora2: whether PEFT alone does not know the method.
+        merges: whether its change can be put into the weights.
+        type_name: PEFT's name of the method, which its error shows.
+        size: the sizes that its config gives, in Markdown.
+        ranks: by module, what it has kept: singular values (LoRA²) or ranks (SoRA); empty if that
+            is not known, as of sharded parameters.
+        base: the base model.
+        base_class: name of the transformers class that loads it; None for other models.
+        labels: number of outputs of a classification head, or None.
+        task_type: PEFT's name of the task, or None.
+    """
+
+    method: str
+    needs_lora2: bool
+    merges: bool
+    type_name: str
+    size: str
+    ranks: dict[str, int]
+    base: BaseModelName
+    base_class: str | None
+    labels: int | None
+    task_type: str | None
+
+
+# PEFT's names of tasks, and the class that loads a model for them with its pipeline on the hub.
+_TASKS = {
+    "SEQ_CLS": ("AutoModelForSequenceClassification", "text-classification"),
+    "TOKEN_CLS": ("AutoModelForTokenClassification", "token-classification"),
+    "QUESTION_ANS": ("AutoModelForQuestionAnswering", "question-answering"),
+    "CAUSAL_LM": ("AutoModelForCausalLM", "text-generation"),
+    "SEQ_2_SEQ_LM": ("AutoModelForSeq2SeqLM", None),
+    "FEATURE_EXTRACTION": ("AutoModel", "feature-extraction"),
+}
+
+
+def pipeline_of(task_type: str | None) -> str | None:
+    """Return the hub's name of the task, where PEFT's task has one."""
+    return _TASKS.get(task_type or "", (None, None))[1]
+
+
+def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
+    """Return what is known of an adapter of any PEFT method; of the active one by default."""
+    name: Any = adapter_name or model.active_adapter
+    config: Any = model.peft_config[name]
+    base: Any = model.get_base_model()
+    task_type = None if config.task_type is None else _word(config.task_type)
+    is_transformers = isinstance(base, PreTrainedModel)
+    loads_with = _TASKS.get(task_type or "", (type(base).__name__, None))[0]
+    has_labels = is_transformers and task_type in ("SEQ_CLS", "TOKEN_CLS")
+    return AdapterFacts(
+        method=_METHODS.get(type(config), _word(config.peft_type)),
+        needs_lora2=type(config) in _METHODS,
+        merges=not isinstance(config, BottleneckConfig) and not config.is_prompt_learning,
+        type_name=_word(config.peft_type),
+        size=_size_of(config),
+        ranks=_ranks_of(base, name),
+        base=base_model_name(base),
+        base_class=loads_with if is_transformers else None,
+        labels=base.config.num_labels if has_labels else None,
+        task_type=task_type,
+    )
+
+
+def _word(member: Any) -> str:
+    """The value of one of PEFT's enumerations, which may be a plain word in a user's config."""
+    return str(getattr(member, "value", member))
+
+
+def _size_of(config: Any) -> str:
+    if isinstance(config, Lora2Config):
+        kept = "" if config.target_r is None else f", target_r = {config.target_r:g}"
+        return (
+            f"k = {config.k}, init_r = {config.init_r}{kept}, lora_alpha = {config.lora_alpha:g}, "
+            f"orthogonality = {config.orthogonality}"
+        )
+    if isinstance(config, BottleneckConfig):
+        return f"bottleneck_size = {config.bottleneck_size}"
+    values = {name: getattr(config, name, None) for name in ("r", "lora_alpha")}
+    return ", ".join(f"{name} = {value:g}" for name, value in values.items() if value is not None)
+
+
+def _ranks_of(base: nn.Module, adapter_name: str) -> dict[str, int]:
+    ranks = {}
+    for name, layer in layers_with(base, adapter_name).items():
+        held: Any
+        factor: Any
+        if isinstance(layer, Lora2Layer):
+            parameters = layer.parameters_of(adapter_name)
+            held, factor = parameters["lam"], parameters["U"]
+        elif isinstance(layer, SoraLayer):
+            held, factor = layer.sora_gate[adapter_name], layer.sora_A[adapter_name]
+        else:
+            return {}
+        if not _is_whole(held) or factor.dim() != 2 or len(factor) != len(held):
+            return {}
+        ranks[name] = int(torch.count_nonzero(held))
+    return ranks
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    # To count in a sharded tensor every process would have to, and one alone writes the card.
+    return type(tensor) is nn.Parameter and not tensor.is_meta

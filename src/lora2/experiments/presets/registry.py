@@ -1,8 +1,0 @@
-"""All presets by name."""
-
-from __future__ import annotations
-
-from lora2.experiments.presets import paper, small
-from lora2.experiments.presets.preset import Preset
-
-PRESETS: dict[str, Preset] = {module.PRESET.name: module.PRESET for module in (small, paper)}

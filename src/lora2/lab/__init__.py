@@ -1,0 +1,1 @@
+"""What measures and reproduces: benchmarks and experiments; imports all but the commands."""

@@ -1,0 +1,191 @@
+"""The methods that are compared, each put on a model of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lora2.lab.benchmarks.dense import make_dense
+from lora2.lab.benchmarks.sharing import shared_copy
+from lora2.lab.benchmarks.workloads import Batch, Workload
+from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.lora2.allocation.allocator import RankAllocator
+from lora2.tuners.lora2.config import Lora2Config
+
+ADAPTER_NAME = "default"
+_ALPHA = 16
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """How large the adapters are.
+
+    Attributes:
+        k: rank of LoRA, target rank of AdaLoRA, and k of LoRA².
+        r: singular values a matrix starts with in LoRA²; half of them are pruned.
+        layers: how many layers are adapted, from the first on; None for all.
+    """
+
+    k: int
+    r: int
+    layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to train.
+
+    Attributes:
+        model: the model with its trainable parameters.
+        adapted: the PEFT model; None without adapter.
+        after_step: called after each optimizer step, before the gradients are cleared.
+        allocator: what prunes a LoRA² adapter, if anything does.
+        call: what is called with a batch and returns a loss, if it is not the model itself.
+    """
+
+    model: nn.Module
+    adapted: PeftModel | None = None
+    after_step: Callable[[], object] = lambda: None
+    allocator: RankAllocator | None = None
+    call: Callable[..., Any] | None = None
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch, penalties included."""
+        # Not `or`: a compiled module has a length, or seems to.
+        call = self.model if self.call is None else self.call
+        return call(**batch).loss
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: `prepare` takes model, workload, size and number of steps at most."""
+
+    name: str
+    label: str
+    prepare: Callable[[PreTrainedModel, Workload, AdapterSize, int], Prepared]
+
+
+def prepare_all(
+    base: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int, names: Iterable[str]
+) -> dict[str, Prepared]:
+    """Return every named method on a copy of the model; all copies share the frozen weights."""
+    prepared = {}
+    for name in names:
+        # Whoever comes second starts with the same numbers.
+        torch.manual_seed(_SEED)
+        prepared[name] = METHODS[name].prepare(shared_copy(base), workload, size, steps)
+    return prepared
+
+
+def _floor(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+    # What any adapter forces, and no more: a gradient of the output of each adapted matrix.
+    for name in adapted_modules(model, workload, size):
+        model.get_submodule(name).register_forward_hook(_require_gradient)
+    return Prepared(model)
+
+
+def adapted_modules(model: nn.Module, workload: Workload, size: AdapterSize) -> list[str]:
+    """Return the names of the modules that a method adapts."""
+    config = Lora2Config(**_targets(workload, size))
+    return [n for n, _ in model.named_modules() if check_target_module_exists(config, n)]
+
+
+def _require_gradient(module: nn.Module, args: Any, output: Tensor) -> None:
+    if not output.requires_grad:
+        output.requires_grad_(True)
+
+
+def _lora(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+    config = LoraConfig(r=size.k, lora_alpha=_ALPHA, **_targets(workload, size))
+    adapted = _wrap(model, config)
+    return Prepared(adapted, adapted)
+
+
+def _adalora(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+    config = AdaLoraConfig(
+        init_r=round(1.5 * size.k),
+        target_r=size.k,
+        lora_alpha=_ALPHA,
+        # The budget falls in every step.
+        tinit=0,
+        tfinal=0,
+        total_step=steps + 1,
+        **_targets(workload, size),
+    )
+    adapted = _wrap(model, config)
+    tuner: Any = adapted.base_model
+    # AdaLoRA takes no budget in step 0, hence the count from 1.
+    completed = itertools.count(1)
+    # The penalty is added in the tuner's forward, which PeftModel without a task type goes past.
+    return Prepared(tuner, adapted, lambda: tuner.update_and_allocate(next(completed)))
+
+
+def _lora2(orthogonality: str, *, allocates: bool, dense: bool = False) -> Any:
+    def prepare(
+        model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+    ) -> Prepared:
+        config = Lora2Config(
+            k=size.k,
+            init_r=size.r,
+            target_r=size.r / 2 if allocates else None,
+            lora_alpha=_ALPHA,
+            orthogonality=orthogonality,  # type: ignore[arg-type]
+            # The budget falls in every step.
+            tinit=0,
+            tfinal=0,
+            **_targets(workload, size),
+        )
+        adapted = _wrap(model, config)
+        if dense:
+            make_dense(adapted)
+        if not allocates:
+            return Prepared(adapted, adapted)
+        allocator = RankAllocator(adapted, steps + 1, ADAPTER_NAME)
+        return Prepared(adapted, adapted, allocator.step, allocator)
+
+    return prepare
+
+
+def _targets(workload: Workload, size: AdapterSize) -> dict[str, Any]:
+    layers = None if size.layers is None else list(range(size.layers))
+    return {
+        "target_modules": DEFAULT_TARGET_MODULES[workload.model_type],
+        "layers_to_transform": layers,
+    }
+
+
+def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    head = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adapted = get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+    # PEFT freezes all but the adapter; with `modules_to_save` it would copy the head.
+    for parameter in head:
+        parameter.requires_grad_(True)
+    return adapted
+
+
+_ALL = (
+    Method("floor", "no adapter", _floor),
+    Method("lora", "PEFT LoRA", _lora),
+    Method("adalora", "PEFT AdaLoRA", _adalora),
+    Method("lora2", "LoRA²", _lora2("exact", allocates=True)),
+    Method("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True)),
+    Method("lora2-bare", "LoRA² neither", _lora2("none", allocates=False)),
+    Method("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}

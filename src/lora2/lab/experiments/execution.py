@@ -1,0 +1,174 @@
+"""Runs one description in this process and returns its record."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora2.errors import NumericalError, UserError
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.record import RunRecord, Status
+from lora2.support.heap import keep_freed_memory
+from lora2.training.arguments import RunSettings
+from lora2.training.checkpoints import newest_complete
+from lora2.training.environment import describe_environment
+from lora2.training.methods.registry import METHODS
+from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.records import evaluation_records
+from lora2.training.run import run, start_folder
+from lora2.training.run_folder import FolderHeldError, RunFolder
+
+Tick = Callable[[int, int], object]
+"""Called after each optimizer step with steps done and steps in all."""
+
+_KIB = 1024
+_MACHINE = (
+    "platform", "processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what a run is made; it decides nothing about the result but its time.
+
+    Attributes:
+        work: folder of checkpoints of unfinished runs.
+        data_dir: folder of the GLUE files; None reads them from the hub.
+        threads: CPU threads of one run; 0 leaves the choice to torch.
+    """
+
+    work: Path
+    data_dir: str | None = None
+    threads: int = 0
+
+
+def execute(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
+    """Train to the end and return the record; a mistake or fault becomes a record too.
+
+    A run that was cut short goes on from its newest complete checkpoint, where its method can; one
+    that another process is making is left to it. Its folder stays, until the record is safe.
+    """
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    keep_freed_memory()
+    try:
+        return _train(description, place, tick)
+    except FolderHeldError as error:
+        return RunRecord(description, "elsewhere", error=str(error))
+    except Exception as error:
+        # Whatever it was, the other runs go on; the traceback is for whoever looks into this one.
+        traceback.print_exc(file=sys.stderr)
+        text = " ".join(str(error).split()) or type(error).__name__
+        status: Status = "diverged" if isinstance(error, NumericalError) else "failed"
+        return RunRecord(description, status, error=text, machine=_machine())
+
+
+def settings_of(description: RunDescription, place: Place) -> RunSettings:
+    """Return the options of `lora2 train` that a description stands for."""
+    needs_data = description.task != "agreement"
+    return RunSettings.from_options(
+        {
+            **description.options,
+            "model": description.model,
+            "task": description.task,
+            "method": description.method,
+            "seed": description.seed,
+            "data_dir": place.data_dir if needs_data else None,
+            "output_dir": str(place.work / description.name),
+            # A checkpoint at each evaluation, two of them: one may be cut short.
+            "save_strategy": description.options.get("eval_strategy", "epoch"),
+            "save_steps": description.options.get("eval_steps", 500),
+            "save_total_limit": 2,
+            "logging_nan_inf_filter": False,
+        }
+    )
+
+
+def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunRecord:
+    settings = settings_of(description, place)
+    folder = RunFolder(settings.folder)
+    resumes = METHODS[description.method].resumes
+    try:
+        prepared = prepare(settings)
+    except NumericalError as error:
+        # Of what was loaded: the run itself has not diverged, and is made again once that is right.
+        raise UserError(str(error)) from error
+    with folder.held():
+        if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
+            start_folder(prepared)
+        clock = _StepClock(prepared.steps, tick)
+        summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
+        return _record(description, prepared, summary, clock)
+
+
+def _record(
+    description: RunDescription, prepared: PreparedRun, summary: dict[str, Any], clock: _StepClock
+) -> RunRecord:
+    kept = summary["kept_singular_values"]
+    return RunRecord(
+        description,
+        "finished",
+        main_metric=prepared.main_metric,
+        evaluations=evaluation_records(prepared.trainer.state.log_history),
+        best=summary["best"],
+        last=summary["last"],
+        trainable_parameters=summary["trainable_parameters"],
+        final_parameters=summary["final_parameters"],
+        steps=summary["steps"],
+        resumed_from_step=summary["resumed_from_step"],
+        seconds=summary["seconds"],
+        seconds_per_step=clock.median,
+        peak_memory=_peak_memory(),
+        kept=kept,
+        initial=prepared.settings.adapter["init_r"] if kept else None,
+        versions=summary["versions"],
+        machine=_machine(),
+    )
+
+
+class _StepClock(TrainerCallback):
+    """Seconds of each optimizer step, evaluations and checkpoints left out."""
+
+    def __init__(self, steps: int, tick: Tick | None) -> None:
+        self._steps = steps
+        self._tick = tick
+        self._seconds: list[float] = []
+        self._started = 0.0
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self._seconds) if self._seconds else None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._seconds.append(time.perf_counter() - self._started)
+        if self._tick is not None:
+            self._tick(state.global_step, self._steps)
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+
+
+def _machine() -> dict[str, Any]:
+    environment = describe_environment()
+    return {name: environment[name] for name in _MACHINE}

@@ -1,0 +1,93 @@
+"""What would make a run fail, found before the first of many is started."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from lora2.errors import UserError
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.execution import Place, settings_of
+from lora2.training.adapters import check_schedule
+from lora2.training.arguments import RunSettings
+from lora2.training.methods.registry import METHODS
+from lora2.training.models import BaseModel, load_config, set_classifier_dropout
+from lora2.training.prepare import load_data
+from lora2.training.run_folder import RunFolder
+from lora2.training.trainer_arguments import optimizer_steps, training_arguments
+
+
+def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None:
+    """Check data, options, schedule and budget of every run, on models without weights.
+
+    Raises:
+        UserError: naming the first run that could not be made, and why.
+    """
+    first: dict[RunDescription, RunDescription] = {}
+    for description in descriptions:
+        # No seed makes a run impossible.
+        first.setdefault(replace(description, seed=0), description)
+    rows: dict[str, int] = {}
+    configs: dict[str, PretrainedConfig] = {}
+    for description in first.values():
+        with naming(description):
+            settings = checked_settings(description, place)
+            data, model = str(settings.data), settings.model.model
+            if data not in rows:
+                rows[data] = len(load_data(settings).train)
+            # Of known models too: what cannot be loaded is one mistake and not one failure a run.
+            if model not in configs:
+                configs[model] = load_config(model)
+            checked_steps(settings, rows[data], configs[model])
+
+
+@contextmanager
+def naming(description: RunDescription) -> Iterator[None]:
+    """Put the name of a run before a mistake that is found in it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{description.name}: {error}") from error
+
+
+def checked_settings(description: RunDescription, place: Place) -> RunSettings:
+    """Return the options of `lora2 train` that a description stands for, names checked.
+
+    Raises:
+        UserError: a method or an option that there is not.
+    """
+    settings = settings_of(description, place)
+    if description.method not in METHODS:
+        raise UserError(f"method: {description.method!r} is none of {', '.join(METHODS)}.")
+    # Options that no group has would be passed over, and the run be another than its name says.
+    unknown = description.options.keys() - settings.to_options().keys()
+    if unknown:
+        raise UserError(f"{min(unknown)} is no option of a run.")
+    return settings
+
+
+def checked_steps(settings: RunSettings, rows: int, config: PretrainedConfig) -> int:
+    """Return the optimizer steps of a run on so many rows, of a model of these sizes.
+
+    Raises:
+        UserError: an option, the schedule or the budget does not suit them.
+    """
+    steps = optimizer_steps(training_arguments(settings, RunFolder(settings.folder)), rows)
+    own = copy.deepcopy(config)
+    set_classifier_dropout(own, settings.model.classifier_dropout)
+    base = BaseModel(empty_model(own), ())
+    model = METHODS[settings.run.method].build(base, settings.adapter, steps)
+    check_schedule(model, steps)
+    return steps
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Return a classifier of a model's sizes on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model

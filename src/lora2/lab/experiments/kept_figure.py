@@ -1,0 +1,109 @@
+"""The paper's Figure 3 from records: where the kept singular values are, task by task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora2.data.glue import task_title
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.summary import Find
+from lora2.reports.figures import draw_counts
+from lora2.reports.kept import KeptGrid, kept_grid
+from lora2.reports.panels import new_figure, png
+
+
+@dataclass(frozen=True)
+class MeanKept:
+    """Kept singular values of a row and task: means over seeds.
+
+    Attributes:
+        title: the task, and of several rows the row.
+        layers: names of the layers.
+        matrices: names of the matrices.
+        counts: means [layers][matrices], None where a layer has no such matrix.
+        initial: singular values a matrix started with.
+        runs: number of runs that the means are over.
+    """
+
+    title: str
+    layers: tuple[str, ...]
+    matrices: tuple[str, ...]
+    counts: tuple[tuple[float | None, ...], ...]
+    initial: int
+    runs: int
+
+    @property
+    def kept(self) -> float:
+        """Kept singular values of all matrices."""
+        return sum(count or 0 for row in self.counts for count in row)
+
+    @property
+    def started(self) -> int:
+        """Singular values that all matrices started with."""
+        return self.initial * sum(count is not None for row in self.counts for count in row)
+
+
+def kept_figure(grid: Grid, find: Find) -> bytes | None:
+    """Return the figure as PNG, a panel for each row and task; None if nothing has finished.
+
+    Args:
+        grid: its rows of LoRA² adapters are drawn.
+        find: finds the record of a run.
+    """
+    shown = mean_kept(grid, find)
+    if not shown:
+        return None
+    width = max(len(panel.matrices) for panel in shown)
+    height = max(len(panel.layers) for panel in shown)
+    figure, all_axes = new_figure(len(shown), (1.4 + 0.62 * width, 1.9 + 0.3 * height))
+    # One scale of grey: panels can be compared.
+    largest = max(max(panel.initial for panel in shown), 1)
+    for axes, panel in zip(all_axes, shown, strict=True):
+        draw_counts(axes, panel.layers, panel.matrices, panel.counts, largest)
+        kept = f"{round(panel.kept, 1):g} of {panel.started} kept"
+        axes.set_title(f"{panel.title}\n{kept}, {_runs(panel.runs)}", fontsize="medium")
+    return png(figure)
+
+
+def mean_kept(grid: Grid, find: Find) -> list[MeanKept]:
+    """Return what the figure shows: every row and task with kept singular values on record."""
+    tasks = dict.fromkeys(column.task for column in grid.columns)
+    found = [
+        (row, task, adapters)
+        for row in grid.rows
+        for task in tasks
+        if (adapters := _adapters(row.runs.get(task, ()), find))
+    ]
+    several = len({row.name for row, _, _ in found}) > 1
+    return [
+        _mean(f"{task_title(task)}, {row.name}" if several else task_title(task), adapters)
+        for row, task, adapters in found
+    ]
+
+
+def _adapters(runs: Sequence[RunDescription], find: Find) -> list[KeptGrid]:
+    return [
+        kept_grid(record.kept, record.initial)
+        for record in map(find, runs)
+        if record is not None and record.finished and record.kept and record.initial is not None
+    ]
+
+
+def _mean(title: str, grids: Sequence[KeptGrid]) -> MeanKept:
+    first = grids[0]
+    counts = tuple(
+        tuple(_mean_count(of_seeds) for of_seeds in zip(*rows, strict=True))
+        for rows in zip(*(grid.counts for grid in grids), strict=True)
+    )
+    return MeanKept(title, first.layers, first.matrices, counts, first.initial, len(grids))
+
+
+def _mean_count(counts: Sequence[int | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"mean of {number} runs"

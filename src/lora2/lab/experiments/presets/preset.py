@@ -1,0 +1,50 @@
+"""What a preset is: the tables that can be asked for, and the runs behind each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.tuning import Choice
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    Attributes:
+        table: one of the preset's tables.
+        model: as `lora2 train --model` takes it.
+        seeds: the seeds of each cell.
+        choices: learning rates that tuning chose, by experiment, for presets that have them tuned.
+    """
+
+    table: str
+    model: str
+    seeds: tuple[int, ...]
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Runs of one size.
+
+    Attributes:
+        name: as users write it.
+        note: what it runs, in a few words.
+        model: the model unless another is asked for.
+        seeds: the number of seeds, from 0, unless another is asked for.
+        tables: names of its tables and figures.
+        grid: returns what is asked for as data; a UserError says what of it cannot be had.
+        timed: returns for a model one run a task, on whose batches Table 2 measures.
+    """
+
+    name: str
+    note: str
+    model: str
+    seeds: int
+    tables: tuple[str, ...]
+    grid: Callable[[Wanted], Grid]
+    timed: Callable[[str], list[RunDescription]]

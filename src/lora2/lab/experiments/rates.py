@@ -1,0 +1,53 @@
+"""Chosen learning rates: the file in which `lora2 tune` leaves them and `lora2 reproduce` looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+
+from lora2.errors import UserError
+from lora2.lab.experiments.tuning import Choice
+from lora2.support.checked_files import read_json
+from lora2.support.files import write_json_atomically
+
+FILE_NAME = "learning_rates.json"
+
+
+def read_choices(folder: Path) -> dict[str, Choice]:
+    """Return the choices that lie beside the records, by experiment; none if nothing was tuned.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    content = read_json(path, "it holds no chosen learning rates that can be read; remove it")
+    try:
+        return {
+            name: Choice(name, entry["learning_rate"], tuple(map(tuple, entry["trials"])))
+            for name, entry in content.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no chosen learning rates ({error}); remove it.") from error
+
+
+def add_choice(folder: Path, choice: Choice) -> None:
+    """Add one choice, or replace that of the same experiment; several processes may at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{FILE_NAME}.lock"):
+        write_choices(folder, read_choices(folder) | {choice.experiment: choice})
+
+
+def write_choices(folder: Path, choices: Mapping[str, Choice]) -> None:
+    """Write all choices, sorted by experiment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {}
+    for name in sorted(choices):
+        fields = asdict(choices[name])
+        del fields["experiment"]
+        content[name] = fields
+    write_json_atomically(folder / FILE_NAME, content)

@@ -1,0 +1,155 @@
+"""The record of a run: one JSON file, written once, that holds all a table or figure needs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lora2.errors import UserError
+from lora2.lab.experiments.description import RunDescription
+from lora2.support.checked_files import read_json
+from lora2.support.files import write_json_atomically
+
+Status = Literal["finished", "diverged", "failed", "elsewhere"]
+_DAMAGED = "it is not a record of a run that can be read; remove it"
+_WRITTEN = ("finished", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run did.
+
+    Attributes:
+        description: what was run.
+        status: whether it came to its end; "diverged" where a number became NaN or infinite,
+            which is a result, "failed" where anything else went wrong; "elsewhere", and no record
+            on disk, while another process makes the run.
+        error: of a run without an end, what went wrong.
+        main_metric: the metric that decides which evaluation is the best, a key of evaluations.
+        evaluations: one entry an evaluation: step, epoch and all metrics (as fractions).
+        best: the entry of `evaluations` with the highest main metric.
+        last: the last entry.
+        trainable_parameters: trained at the start, of the "adapter" and of the "head".
+        final_parameters: left at the end, after pruning, likewise.
+        steps: optimizer steps.
+        resumed_from_step: where it last went on after it was cut short; None if it never was.
+        seconds: of training, evaluations and checkpoints included, since it last went on.
+        seconds_per_step: the median over the steps, without evaluations.
+        peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
+        kept: of a LoRA² adapter, singular values left in each module, by module name.
+        initial: singular values a module started with; None for other methods.
+        versions: of Python and the packages that decide what a run computes.
+        machine: processor and the kernels torch takes on it, cores, threads, accelerators.
+    """
+
+    description: RunDescription
+    status: Status
+    error: str | None = None
+    main_metric: str = ""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    trainable_parameters: dict[str, int] = field(default_factory=dict)
+    final_parameters: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    resumed_from_step: int | None = None
+    seconds: float = 0.0
+    seconds_per_step: float | None = None
+    peak_memory: int | None = None
+    kept: dict[str, int] = field(default_factory=dict)
+    initial: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status == "finished"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the run has shown what it does, so that it need not be made again."""
+        return self.status in ("finished", "diverged")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record, ready for JSON."""
+        content = {"identity": self.description.identity, **asdict(self)}
+        return content | {"description": self.description.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RunRecord:
+        """Return the record that `to_dict` gave.
+
+        Raises:
+            ValueError: the status is none; other faults raise what reading them raises.
+        """
+        if content["status"] not in _WRITTEN:
+            raise ValueError(f"status {content['status']!r}")
+        fields = {name: value for name, value in content.items() if name != "identity"}
+        fields["description"] = RunDescription.from_dict(content["description"])
+        fields["evaluations"] = [_with_nan(entry) for entry in content.get("evaluations", [])]
+        for name in ("best", "last"):
+            fields[name] = _with_nan(content[name]) if content.get(name) else None
+        return cls(**fields)
+
+
+def _with_nan(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation with NaN where its file has null."""
+    return {name: math.nan if value is None else value for name, value in evaluation.items()}
+
+
+class RecordFolder:
+    """A folder of records, one file a run, by the identity of its description."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file_of(self, description: RunDescription) -> Path:
+        """Return where the record of a run lies, or would lie."""
+        return self.path / f"{description.name}.json"
+
+    def find(self, description: RunDescription) -> RunRecord | None:
+        """Return the record of a run, None if there is none yet.
+
+        Raises:
+            UserError: the file is no record, or the record of another run.
+        """
+        path = self.file_of(description)
+        if not path.is_file():
+            return None
+        content = read_json(path, _DAMAGED, nan_as_null=True)
+        try:
+            record = RunRecord.from_dict(content)
+            is_of_another = record.description != description
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a record of a run ({error}); remove it.") from error
+        if is_of_another:
+            raise UserError(f"{path} is the record of another run than its name says; remove it.")
+        return record
+
+    def create(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"records: {self.path} cannot be written to; give another folder.")
+
+    def write(self, record: RunRecord) -> None:
+        """Write a record, in one step."""
+        self.create()
+        write_json_atomically(self.file_of(record.description), record.to_dict())
+
+    def missing(self, descriptions: Iterable[RunDescription]) -> list[RunDescription]:
+        """Return the runs, each once, that have no result."""
+        return [
+            description
+            for description in dict.fromkeys(descriptions)
+            if (record := self.find(description)) is None or not record.is_result
+        ]

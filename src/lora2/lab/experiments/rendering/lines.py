@@ -1,0 +1,83 @@
+"""What the tables for people hold, as plain text: the same lines in every format."""
+
+from __future__ import annotations
+
+from lora2.lab.experiments.averages import Estimate
+from lora2.lab.experiments.printed import printed, signed
+from lora2.lab.experiments.table import Average, Cell, Parameters, Table, TableRow
+
+NOTHING = "–"
+
+Line = tuple[str, ...]
+
+
+def heading(table: Table) -> Line:
+    """Return the names of the columns."""
+    return ("method", "setting", "", "parameters", *(c.label for c in table.columns), "average")
+
+
+def lines(row: TableRow) -> list[Line]:
+    """Return the lines of a row: best, last, what is not finished, the paper, the difference."""
+    parts = (*row.cells, row.average)
+    found = [
+        (row.row.label, row.row.setting, "best", _counts(row.parameters), *_each(parts, "best")),
+        ("", "", "last", "", *_each(parts, "last")),
+    ]
+    if any(_begun(cell) for cell in row.cells):
+        unfinished = (_unfinished(cell) for cell in row.cells)
+        found.append(("", "", "not finished", "", *unfinished, ""))
+    if row.has_paper:
+        entries = (_number(cell.paper) for cell in row.cells)
+        counted = row.parameters.paper or NOTHING
+        found.append(("", "", "paper", counted, *entries, _paper_average(row.average)))
+    if any(part.difference is not None for part in parts):
+        differences = (_difference(part) for part in parts)
+        found.append(("", "", "best − paper", "", *differences))
+    return found
+
+
+def _each(parts: tuple[Cell, ...], which: str) -> list[str]:
+    return [_estimate(part.best if which == "best" else part.last) for part in parts]
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NOTHING
+    deviation = "" if estimate.deviation is None else f" ± {printed(estimate.deviation)}"
+    return f"{printed(estimate.mean)}{deviation} ({estimate.count})"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else printed(value)
+
+
+def _difference(cell: Cell) -> str:
+    return NOTHING if cell.difference is None else signed(cell.difference)
+
+
+def _paper_average(average: Average) -> str:
+    if average.disagrees:
+        return f"{_number(average.as_printed)}, entries {_number(average.paper)}"
+    return _number(average.paper if average.as_printed is None else average.as_printed)
+
+
+def _counts(parameters: Parameters) -> str:
+    if parameters.initial is None:
+        return NOTHING
+    initial = _extent(parameters.initial)
+    return initial if parameters.final is None else f"{initial} → {_extent(parameters.final)}"
+
+
+def _extent(extent: tuple[int, int]) -> str:
+    smallest, largest = extent
+    return f"{smallest:,}" if smallest == largest else f"{smallest:,}–{largest:,}"
+
+
+def _begun(cell: Cell) -> bool:
+    """Whether some runs have ended and others not, or not well; a cell without any says so."""
+    return cell.failed > 0 or (cell.best is not None and cell.missing > 0)
+
+
+def _unfinished(cell: Cell) -> str:
+    counts = ((cell.failed, "failed"), (cell.missing, "missing"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count)

@@ -1,0 +1,81 @@
+"""The options of `lora2 reproduce` as a typed dataclass, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora2.errors import UserError
+from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.rates import read_choices
+from lora2.support.files import check_may_be_folder
+
+TIMES = "table2"
+"""The table that is measured in turns, not made from runs."""
+
+
+def tables_of(preset: Preset) -> tuple[str, ...]:
+    """Return the names of all tables and figures that can be asked for."""
+    return (*preset.tables, TIMES)
+
+
+@dataclass
+class ReproduceArguments:
+    """What is reproduced, and whether it is only shown."""
+
+    preset: str = field(
+        default="small",
+        metadata={"help": "; ".join(f"{each.name}: {each.note}" for each in PRESETS.values())},
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Another model than the preset's, such as roberta-large for paper: a hub name "
+            "or a folder."
+        },
+    )
+    seeds: int | None = field(
+        default=None,
+        metadata={"help": "Seeds of each cell, from 0; the preset's number unless given."},
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "List the runs, and which have records; make none."}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the tables and the page; beside the records."}
+    )
+    rounds: int = field(
+        default=15,
+        metadata={"help": f"Rounds of {TIMES}, in which both methods train on the same batch."},
+    )
+
+    def check(self) -> None:
+        """Check the preset and the number of seeds.
+
+        Raises:
+            UserError: one of them cannot be meant.
+        """
+        if self.preset not in PRESETS:
+            raise UserError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}.")
+        check_may_be_folder("output_dir", Path(self.output_dir or "."))
+        for name, value in {"seeds": self.seeds, "rounds": self.rounds}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1.")
+
+    @property
+    def chosen(self) -> Preset:
+        """The preset of that name."""
+        return PRESETS[self.preset]
+
+    def wanted(self, table: str, records: Path) -> Wanted:
+        """Return what is asked for; chosen learning rates lie beside the records."""
+        seeds = tuple(range(self.seeds or self.chosen.seeds))
+        return Wanted(table, self.model or self.chosen.model, seeds, read_choices(records))
+
+    def tables(self, records: Path) -> Path:
+        """Return where the tables go: those of another model have a folder of their own."""
+        if self.output_dir is not None:
+            return Path(self.output_dir)
+        name, own = (Path(model).name for model in (self.model or "", self.chosen.model))
+        return records / ("tables" if name in ("", own) else f"tables-{name}")

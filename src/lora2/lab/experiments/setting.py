@@ -1,0 +1,79 @@
+"""A method at one setting, and how its learning rate is searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora2.lab.experiments.description import RunDescription
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, on a logarithmic scale, from `first` on.
+
+    Attributes:
+        low: smallest learning rate.
+        first: the one tried first, the method's usual one.
+        high: largest learning rate.
+    """
+
+    low: float
+    first: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table, before tasks and seeds.
+
+    Attributes:
+        key: names it in files: letters, digits and hyphens.
+        label: as tables print it.
+        method: its name in the registry.
+        text: the setting as the paper writes it, such as "k=1".
+        options: the method's options.
+        search: where its learning rate is searched.
+        tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
+    """
+
+    key: str
+    label: str
+    method: str
+    text: str
+    options: Mapping[str, Any]
+    search: Search
+    tuned_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A setting on a task: all of a run but its learning rate and its seed.
+
+    Attributes:
+        model: as `lora2 train --model` takes it.
+        task: name of the task.
+        setting: method and options.
+        options: of the task, common to all methods; the setting's own come over them.
+    """
+
+    model: str
+    task: str
+    setting: Setting
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A name for files and for the table of chosen learning rates."""
+        return f"{self.task}/{self.setting.key}"
+
+    @property
+    def tuned_name(self) -> str:
+        """The name of the experiment whose learning rate it has."""
+        return f"{self.task}/{self.setting.tuned_as or self.setting.key}"
+
+    def run(self, learning_rate: float, seed: int) -> RunDescription:
+        """Return the run with this learning rate and seed."""
+        options = {**self.options, **self.setting.options, "learning_rate": learning_rate}
+        return RunDescription(self.model, self.task, self.setting.method, options, seed)

@@ -1,0 +1,136 @@
+"""Records → table: means and deviations over seeds, beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from lora2.lab.experiments.averages import averages_by_seed, estimate, row_average
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.grid import Column, Grid, Row
+from lora2.lab.experiments.paper_numbers import PaperRow, paper_rows
+from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.table import Average, Cell, Parameters, Table, TableRow
+from lora2.lab.experiments.table_notes import table_notes
+
+Find = Callable[[RunDescription], RunRecord | None]
+"""Finds the record of a run: `RecordFolder(path).find`, or `records.get` of a dictionary."""
+
+_Records = Mapping[RunDescription, RunRecord | None]
+_Values = dict[str, dict[int, float]]
+
+_NOT_IN_PAPER = PaperRow({}, None, None, False)
+
+
+def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = None) -> Table:
+    """Return the table of a grid, as far as its runs have come.
+
+    Args:
+        grid: what was to be run.
+        find: finds the record of a run.
+        paper: the rows that `Row.paper` names; those of the paper's table with the grid's name
+            unless given.
+    """
+    printed = paper_rows(grid.name) if paper is None else paper
+    records = {run: find(run) for run in dict.fromkeys(grid.descriptions())}
+    beside = [printed[row.paper] if row.paper else _NOT_IN_PAPER for row in grid.rows]
+    rows = tuple(
+        _row(row, grid.columns, records, numbers)
+        for row, numbers in zip(grid.rows, beside, strict=True)
+    )
+    notes = table_notes(grid.columns, rows, beside, list(records.values()))
+    return Table(grid.name, grid.title, grid.columns, rows, (*grid.notes, *notes))
+
+
+def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow) -> TableRow:
+    best = _values(row, columns, records, lambda record: record.best)
+    last = _values(row, columns, records, lambda record: record.last)
+    return TableRow(
+        row=row,
+        parameters=_parameters(row, columns, records, paper),
+        cells=tuple(
+            _cell(
+                [records[run] for run in row.runs.get(column.task, ())],
+                best[column.name].values(),
+                last[column.name].values(),
+                paper.values.get(column.name),
+            )
+            for column in columns
+        ),
+        average=Average(
+            best=estimate(averages_by_seed(best, columns).values()),
+            last=estimate(averages_by_seed(last, columns).values()),
+            paper=_recomputed(columns, paper),
+            as_printed=_as_printed(columns, paper),
+        ),
+    )
+
+
+def _values(
+    row: Row,
+    columns: Sequence[Column],
+    records: _Records,
+    evaluation: Callable[[RunRecord], dict[str, Any] | None],
+) -> _Values:
+    """Percentages by column and seed."""
+    found: _Values = {column.name: {} for column in columns}
+    for column in columns:
+        for record in _finished(row.runs.get(column.task, ()), records):
+            metrics = evaluation(record) or {}
+            if column.metric in metrics:
+                found[column.name][record.description.seed] = 100 * metrics[column.metric]
+    return found
+
+
+def _finished(runs: Sequence[RunDescription], records: _Records) -> list[RunRecord]:
+    found = (records[run] for run in runs)
+    return [record for record in found if record is not None and record.finished]
+
+
+def _cell(
+    records: Sequence[RunRecord | None],
+    best: Collection[float],
+    last: Collection[float],
+    paper: float | None,
+) -> Cell:
+    failed = sum(record is not None and not record.finished for record in records)
+    return Cell(
+        best=estimate(best),
+        last=estimate(last),
+        paper=paper,
+        failed=failed,
+        missing=len(records) - failed - len(best),
+    )
+
+
+def _parameters(
+    row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow
+) -> Parameters:
+    tasks = dict.fromkeys(column.task for column in columns)
+    runs = [run for task in tasks for run in row.runs.get(task, ())]
+    counts = [
+        (record.trainable_parameters["adapter"], record.final_parameters["adapter"])
+        for record in _finished(runs, records)
+        # A method without an adapter may count none.
+        if {"adapter"} <= record.trainable_parameters.keys() & record.final_parameters.keys()
+    ]
+    if not counts:
+        return Parameters(None, None, paper.parameters)
+    initial, final = zip(*counts, strict=True)
+    return Parameters(
+        initial=(min(initial), max(initial)),
+        # Run by run: extents may agree although some run between them was pruned.
+        final=None if initial == final else (min(final), max(final)),
+        paper=paper.parameters,
+    )
+
+
+def _recomputed(columns: Sequence[Column], paper: PaperRow) -> float | None:
+    entries = {column.name: paper.values.get(column.name) for column in columns}
+    known = {name: value for name, value in entries.items() if value is not None}
+    return row_average(known, columns) if known and len(known) == len(entries) else None
+
+
+def _as_printed(columns: Sequence[Column], paper: PaperRow) -> float | None:
+    # An average over more columns than these is no number to compare theirs with.
+    return paper.average if paper.values.keys() <= {column.name for column in columns} else None

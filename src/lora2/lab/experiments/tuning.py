@@ -1,0 +1,86 @@
+"""The search for learning rates: the same number of trials for every method, by Optuna.
+
+A trial is a run like any other, with a record of its own. A study is not stored: it is told the
+records there are, in the order in which they were asked for, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.setting import Experiment
+from lora2.support.extras import require
+
+_SAMPLER_SEED = 0
+_DIGITS = 3
+# The usual learning rate, then one on each side of it; what follows is the sampler's choice.
+_FIRST_FACTORS = (1.0, 1 / 3, 3.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The result of a search.
+
+    Attributes:
+        experiment: name of the experiment.
+        learning_rate: the one with the highest metric; None if all trials diverged, or one of them
+            has no result: it failed for another reason, or another process is making it.
+        trials: learning rates and what they reached (best evaluation), in the order of trials;
+            None for a run that diverged or has no result.
+    """
+
+    experiment: str
+    learning_rate: float | None
+    trials: tuple[tuple[float, float | None], ...]
+
+
+def tune(
+    experiment: Experiment,
+    trials: int,
+    seed: int,
+    run: Callable[[RunDescription], RunRecord],
+) -> Choice:
+    """Search the learning rate of one experiment and return the best.
+
+    Args:
+        experiment: what is tuned.
+        trials: runs to make; the first has the method's usual learning rate, the next two have
+            a third and three times of it.
+        seed: of the runs, one that is not reported.
+        run: makes a run, or finds its record.
+    """
+    optuna = require("optuna", extra="tune")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = experiment.setting.search
+    sampler = optuna.samplers.TPESampler(seed=_SAMPLER_SEED, n_startup_trials=len(_FIRST_FACTORS))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for factor in _FIRST_FACTORS:
+        study.enqueue_trial({"learning_rate": factor * search.first})
+    reached: list[tuple[float, float | None]] = []
+    is_complete = True
+    for _ in range(trials):
+        trial: Any = study.ask()
+        asked = trial.suggest_float("learning_rate", search.low, search.high, log=True)
+        rate = float(f"{asked:.{_DIGITS - 1}e}")
+        record = run(experiment.run(rate, seed))
+        value = best_value(record)
+        is_complete = is_complete and record.is_result
+        state = optuna.trial.TrialState.FAIL if value is None else None
+        study.tell(trial, value, state=state)
+        reached.append((rate, value))
+    worked = [pair for pair in reached if pair[1] is not None and is_complete]
+    # Of equals the earlier one, which starts with the usual learning rate.
+    best = max(worked, key=lambda pair: pair[1] or 0.0, default=None)
+    return Choice(experiment.name, best and best[0], tuple(reached))
+
+
+def best_value(record: RunRecord) -> float | None:
+    """Return the best main metric of a run; None if it failed or has none that is a number."""
+    if not record.finished or record.best is None:
+        return None
+    value: float = record.best[record.main_metric]
+    return value if value == value else None

@@ -1,1 +1,0 @@
-"""Layers that carry LoRA² adapters beside a frozen base layer."""

@@ -1,0 +1,219 @@
+"""Reads JSON and YAML of a user's disk; what is wrong with a file is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lora2.errors import UserError
+from lora2.support.extras import require
+from lora2.support.field_types import fits, in_words, kind_of, shortened
+
+# UTF-16 as Windows writes it; every UTF-8 text begins otherwise.
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _FaultError(ValueError):
+    """What is wrong with a file, as the predicate of a sentence."""
+
+
+def read_json(path: Path, advice: str, *, expects: type = dict, nan_as_null: bool = False) -> Any:
+    """Return the value in a JSON file.
+
+    Args:
+        advice: what the user can do about a damaged file, the end of the sentence.
+        expects: type of the value.
+        nan_as_null: whether NaN and Infinity, which are not JSON, are read as null.
+
+    Raises:
+        UserError: the file is missing, no JSON, or holds another type; the sentence names it.
+    """
+    return _checked(path, advice, partial(_parse_json, expects=expects, nan_as_null=nan_as_null))
+
+
+def read_json_lines(path: Path, advice: str) -> list[dict[str, Any]]:
+    """Return the objects of a JSON lines file; NaN and Infinity are read as null.
+
+    Raises:
+        UserError: as for `read_json`; the sentence names the line, too.
+    """
+    # A run without evaluations has a file without lines.
+    return _checked(path, advice, _parse_lines, may_be_empty=True)
+
+
+def read_yaml(path: Path, advice: str, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """Return the mapping in a YAML file, whose keys are texts.
+
+    may_be_empty: whether a file without any key is an empty mapping.
+
+    Raises:
+        UserError: as for `read_json`.
+    """
+    # Found missing before the file is blamed.
+    require("yaml", extra="train")
+    content = _checked(path, advice, _parse_yaml, may_be_empty=may_be_empty)
+    if content is None and may_be_empty:
+        return {}
+    return _checked_mapping(path, advice, content)
+
+
+def check_fields(
+    content: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    path: Path | str,
+    advice: str,
+    *,
+    optional: bool = False,
+) -> None:
+    """Check that a file's mapping has the fields, each of its type; others are left alone.
+
+    Args:
+        fields: a type by name, such as `int`, `list[str]` or `Literal["a", "b"]`.
+        optional: whether a field may be missing.
+
+    Raises:
+        UserError: the sentence names file and field.
+    """
+    for name, hint in fields.items():
+        if name not in content:
+            if optional:
+                continue
+            raise UserError(f"{path} lacks the key {name!r}; {advice}.")
+        if not fits(content[name], hint):
+            raise UserError(
+                f"{path}: {name} is {shortened(content[name])}, and must be {in_words(hint)}; "
+                f"{advice}."
+            )
+
+
+def _checked(
+    path: Path, advice: str, parse: Callable[[str], Any], *, may_be_empty: bool = False
+) -> Any:
+    try:
+        text = _text(path)
+        if not text.strip() and not may_be_empty:
+            raise _FaultError("is empty")
+        return parse(text)
+    except _FaultError as fault:
+        raise UserError(f"{path} {fault}; {advice}.") from fault
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be read; {advice}.") from error
+
+
+def _checked_mapping(path: Path, advice: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        found = kind_of(content)
+        raise UserError(f"{path} holds {found} in place of lines `key: value`; {advice}.")
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        found = shortened(strange[0])
+        raise UserError(f"{path} has the key {found}, which is not a name; {advice}.")
+    return content
+
+
+def _text(path: Path) -> str:
+    if path.is_dir():
+        raise _FaultError("is a folder, and must be a file")
+    if not path.is_file():
+        raise _FaultError("is not a regular file" if path.exists() else "does not exist")
+    content = path.read_bytes()
+    if content.startswith(_UTF_16):
+        raise _FaultError("is UTF-16 text, and must be UTF-8")
+    try:
+        # Some editors put a byte order mark in front.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _FaultError(f"is not UTF-8 text (byte {error.start})") from error
+
+
+def _parse_json(text: str, expects: type, nan_as_null: bool) -> Any:
+    value = _json_value(text, nan_as_null)
+    if not isinstance(value, expects):
+        raise _FaultError(f"holds {kind_of(value)}, and must hold {in_words(expects)}")
+    return value
+
+
+def _parse_lines(text: str) -> list[dict[str, Any]]:
+    # Not `splitlines`, which also splits at characters that may stand within a JSON string.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [_parse_line(number, line) for number, line in lines]
+
+
+def _parse_line(number: int, line: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = _parse_json(line, dict, nan_as_null=True)
+        return value
+    except _FaultError as fault:
+        raise _FaultError(f"is damaged: its line {number} {fault}") from fault
+
+
+def _json_value(text: str, nan_as_null: bool) -> Any:
+    def constant(name: str) -> None:
+        if not nan_as_null:
+            raise _FaultError(f"holds {name}, which is not a number of JSON")
+
+    def number(digits: str) -> float | None:
+        # 1e999 is a number of JSON, but infinity for Python.
+        value = float(digits)
+        if math.isfinite(value):
+            return value
+        constant(digits)
+        return None
+
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=constant, parse_float=number
+        )
+    except _FaultError:
+        raise
+    except json.JSONDecodeError as error:
+        raise _FaultError(f"is not valid JSON, or was cut short ({error})") from error
+    except ValueError as error:
+        raise _FaultError("holds a number of too many digits") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _FaultError(f"has the key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return content
+
+
+def _parse_yaml(text: str) -> Any:
+    yaml = require("yaml", extra="train")
+    try:
+        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), set())
+        return yaml.safe_load(text)
+    except (_FaultError, RecursionError):
+        raise
+    except yaml.YAMLError as error:
+        raise _FaultError(f"is not valid YAML ({_one_line(error)})") from error
+    # What SafeLoader raises of `!!int x`, a thirteenth month, or a number of too many digits.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _FaultError(f"holds a value that YAML cannot read ({_one_line(error)})") from error
+
+
+def _refuse_repeated_keys(node: Any, seen: set[int]) -> None:
+    """Visit every node once: an alias may lead back to one that contains it."""
+    if node is None or id(node) in seen or isinstance(node.value, str):
+        return
+    seen.add(id(node))
+    names: set[str] = set()
+    for part in node.value:
+        key, value = part if isinstance(part, tuple) else (None, part)
+        if key is not None and isinstance(key.value, str):
+            if key.value in names:
+                raise _FaultError(
+                    f"has the key {key.value!r} twice (line {key.start_mark.line + 1})"
+                )
+            names.add(key.value)
+        _refuse_repeated_keys(value, seen)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Our step in other people's training loops: callbacks, logs, finite checks; imports tuners."""

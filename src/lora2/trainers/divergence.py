@@ -1,0 +1,81 @@
+"""Stops a training whose loss, gradient or factors become NaN or infinite, and names the layer."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lora2.errors import NumericalError
+from lora2.tuners.base.finite_checks import first_not_finite
+from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.layer import adapted_layers
+
+ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
+"""What to do about a training that diverges."""
+
+
+def check_loss(loss: float, step: int, kind: str = "training") -> None:
+    """Check the loss at an optimizer step, of training or of validation.
+
+    Raises:
+        NumericalError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise NumericalError(f"The {kind} loss is {loss} at step {step}: {ADVICE}")
+
+
+class GradientWatch:
+    """Sees each layer's gradient as it arises, before clipping spreads a NaN to all of them.
+
+    A backward pass runs from the last layer to the first, and the first NaN it meets is the cause
+    of all later ones. Costs one sum of k × d_out numbers a layer; `check` waits for the device.
+    """
+
+    def __init__(self, model: nn.Module, adapter_name: str) -> None:
+        self._adapter_name = adapter_name
+        self._layers = adapted_layers(model, adapter_name)
+        self._sums: list[tuple[str, Tensor]] = []
+        for name, layer in self._layers.items():
+            layer.lora2_watches[adapter_name] = partial(self._record, name)
+
+    def check(self) -> None:
+        """Check all gradients seen since the last call.
+
+        Raises:
+            NumericalError: naming the layer that was the first to get a NaN or infinite gradient.
+        """
+        sums, self._sums = self._sums, []
+        first = first_not_finite([total for _, total in sums])
+        if first is not None:
+            raise NumericalError(f"NaN or infinity in the gradient of {sums[first][0]}: {ADVICE}")
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for layer in self._layers.values():
+            layer.lora2_watches.pop(self._adapter_name, None)
+
+    def _record(self, name: str, gradient: Tensor) -> None:
+        self._sums.append((name, gradient.sum(dtype=torch.float32)))
+
+
+def check_finite(model: nn.Module, adapter_name: str) -> None:
+    """Check all factors and gradients of an adapter; one synchronisation with the device.
+
+    Raises:
+        NumericalError: naming the first module and tensor that hold NaN or infinity.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(model, adapter_name).items():
+        for symbol, parameter in layer.parameters_of(adapter_name).items():
+            tensor_name = f"{name}.{FACTORS[symbol].attribute}"
+            tensors[tensor_name] = parameter.data
+            if parameter.grad is not None:
+                tensors[f"the gradient of {tensor_name}"] = parameter.grad
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
+    # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
+    first = first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))
+    if first is not None:
+        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {ADVICE}")

@@ -1,0 +1,55 @@
+"""What TRL's trainers do to adapters, and LoRA² needs put right before it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lora2.tuners.base.placement import PlacedAdapter
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.factors import INNER
+from lora2.tuners.lora2.layer import adapted_layers
+
+# TRL's name for the copy of the trained adapter that it compares with.
+_REFERENCE = "ref"
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+@torch.no_grad()
+def keep_small_factors_precise(adapter: PlacedAdapter[Lora2Config]) -> None:
+    """Make u, Λ and 𝒰 float32 if they are in half precision.
+
+    On a quantized base TRL casts all adapters to bfloat16, in which λ stands still: it starts at 1,
+    and a step of Adam is less than half of the distance to the next number.
+    """
+    for layer in adapted_layers(adapter.module, adapter.name).values():
+        parameters = layer.parameters_of(adapter.name)
+        for symbol in INNER:
+            if parameters[symbol].dtype in _HALF_PRECISION:
+                parameters[symbol].data = parameters[symbol].data.float()
+
+
+@torch.no_grad()
+def fill_reference(adapter: PlacedAdapter[Lora2Config]) -> None:
+    """Give TRL's reference adapter, made of the trained one's config, the values of that one.
+
+    TRL copies them by names with a dot behind the adapter's, as LoRA's tensors have and ours do
+    not; the reference would be the base model. One that has values is left as it is.
+    """
+    if adapter.configs.get(_REFERENCE) is not adapter.config:
+        return
+    layers = adapted_layers(adapter.module, _REFERENCE).values()
+    if any(_changes_something(layer.parameters_of(_REFERENCE)) for layer in layers):
+        return
+    for layer in layers:
+        trained = layer.parameters_of(adapter.name)
+        # Pruned in memory, the trained one is smaller than its config says.
+        layer.resize_adapter(_REFERENCE, *layer.sizes_of(adapter.name))
+        for symbol, parameter in layer.parameters_of(_REFERENCE).items():
+            parameter.copy_(trained[symbol])
+
+
+def _changes_something(factors: Mapping[str, Tensor]) -> bool:
+    return bool(factors["lam"].any() and factors["V"].any())

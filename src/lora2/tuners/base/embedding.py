@@ -1,0 +1,46 @@
+"""nn.Embedding, whose weight [vocabulary, width] plays the part of [d_out, d_in]."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lora2.tuners.base.layer import AdaptedLayer
+
+
+class EmbeddingLayer(AdaptedLayer):
+    """An embedding with adapters: row i becomes W[i] + B[i] A.
+
+    The orthonormal side is the width, so that the vocabulary side starts at 0 as in LoRA, and a
+    token that never occurs never changes.
+    """
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(vocabulary, width)."""
+        base: Any = self.get_base_layer()
+        return base.num_embeddings, base.embedding_dim
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """The inputs are indices: the weight's dtype decides."""
+        return self.weight.dtype
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """Indices x [...] → [..., width]."""
+        base: Any = self.get_base_layer()
+        output = F.embedding(x, B, padding_idx=base.padding_idx) @ A
+        # Some models multiply the embedding by a constant in its forward pass.
+        scale: Any = self._get_embed_scale()
+        return output if scale is None else output * scale.to(output.dtype)
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """[vocabulary, width] as it is."""
+        return matrix
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: PEFT's conversion writes names that its own embeddings do not have."""
+        return False
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """PEFT's names for it, whose A has one column a token: Bᵀ and Aᵀ."""
+        return {"lora_embedding_A": B.mT, "lora_embedding_B": A.mT}

@@ -1,0 +1,283 @@
+"""What all adapted layers share: forward, merge and unmerge, each written once over the factors."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+from lora2.tuners.base.base_attributes import BaseAttributes
+from lora2.tuners.base.quantized import is_quantized, plain_linear, values_of_weight
+from lora2.tuners.base.scaling import ScaledLayer
+
+BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
+
+
+class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
+    """A frozen base layer and, per adapter, a change B A of its weight.
+
+    What kind of layer is adapted (`lora2.tuners.base.linear`, ...) is one subclass, and how an
+    adapter makes its two factors (`lora2.tuners.lora2.layer`, ...) another; a layer is both.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.adapter_dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self._active_adapter = adapter_name
+        self.merged_adapters: list[str] = []
+        # What a layer with a quantized weight is merged in.
+        self.plain_dtype = torch.get_default_dtype()
+        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
+        # list its tensors beside those of the merged one.
+        self._replaced: tuple[nn.Module, ...] = ()
+        # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
+        self.weight_owners = 0
+        # The parameter of several modules that a merged one has replaced in this layer.
+        self.shared_weight: tuple[nn.Parameter, ...] = ()
+
+    # What the kind of base layer defines
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the weight seen as a matrix."""
+        raise NotImplementedError
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """Output that the weight B A alone would give for the input x."""
+        raise NotImplementedError
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
+        raise NotImplementedError
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """Dtype in which products with x are taken: autocast lowers all but float64."""
+        device = x.device.type
+        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+            return x.dtype
+        return torch.get_autocast_dtype(device)
+
+    def lora_groups(self) -> int:
+        """A PEFT LoRA of rank r on this layer holds a change of rank r / groups."""
+        return 1
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """The tensors of the PEFT LoRA whose change is B A, by their names in the layer.
+
+        Raises:
+            UserError: PEFT's LoRA computes something else on such a layer.
+        """
+        return {"lora_A.weight": A, "lora_B.weight": B}
+
+    # What the method defines
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter."""
+        raise NotImplementedError
+
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.
+
+        Computed in `dtype`, or in the stored tensors' own, float32 at least.
+        """
+        raise NotImplementedError
+
+    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return `factors` for a forward pass, which a method may have made ready before."""
+        return self.factors(adapter_name)
+
+    # What follows from them
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the base layer is quantized, or was before a merge."""
+        return bool(self._replaced) or is_quantized(self.get_base_layer())
+
+    def trains(self, adapter_name: str) -> bool:
+        """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
+        if self.disable_adapters or adapter_name not in self.active_adapters:
+            return False
+        held: Any = (getattr(self, name) for name in self.adapter_layer_names)
+        return any(tensors[adapter_name].requires_grad for tensors in held)
+
+    def add_dropout(self, adapter_name: str, probability: float) -> None:
+        """Drop inputs of the adapter with this probability, in training."""
+        dropout = nn.Dropout(probability) if probability else nn.Identity()
+        self.adapter_dropout[adapter_name] = dropout
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return the change of the weight, in its layout and in float32 or wider."""
+        B, A = self.factors(adapter)
+        return self.in_weight_layout(B @ A)
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        """What one adapter adds to the output. Factors are cast to the activations, not back."""
+        with torch.autocast(x.device.type, enabled=False):
+            pair = self.forward_factors(adapter_name)
+        B, A = (factor.to(self.activation_dtype(x)) for factor in pair)
+        x = self.adapter_dropout[adapter_name](x) if x.is_floating_point() else x
+        return self.apply_factors(x, B, A)
+
+    # Forward
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output plus the output of every active adapter."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
+        if self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if self.has_adapter(name)]
+        return self.adapted_output(x, names, *args, **kwargs)
+
+    def adapted_output(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Base output plus that of the named adapters."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
+            base: Any = self.get_base_layer()
+            raise UserError(
+                f"Adapters {adapter_names} cannot be trained on a {type(base).__name__} with a "
+                f"{type(base.weight).__name__}, which passes no gradient on to its input: quantize "
+                "the weights only, not the activations."
+            )
+        for name in adapter_names:
+            result = result + self.adapter_output(x, name).to(result.dtype)
+        return result
+
+    def _mixed_batch_forward(
+        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.merged:
+            # PEFT's own sentences, which programs may look for.
+            raise UserError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call "
+                "`unmerge_adapter` first."
+            )
+        if len(adapter_names) != len(x):
+            raise UserError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively: give one name for each row."
+            )
+        result = self.base_layer(x, *args, **kwargs).clone()
+        for name in sorted(set(adapter_names) - {BASE_ONLY}):
+            if self.has_adapter(name):
+                rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
+                result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
+        return result
+
+    # Merge and unmerge
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the change of the named (or active) adapters to the base weight.
+
+        The parameter stays the same object and is written in place, unless another module has it
+        too, such as a tied head: then this layer has a parameter of its own until it is unmerged.
+        A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
+        computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
+        change, which is smaller than a step of a 4-bit grid (docs/how-to/quantized.md).
+
+        Raises:
+            UserError: the base weight is quantized in a way that cannot be undone.
+            ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
+                left as it was.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or []:
+            if self.has_adapter(name):
+                self._add_to_weight(name, sign=1, check=safe_merge)
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Subtract the change of every merged adapter; what a merge replaced is put back as it was.
+
+        That is a quantized layer, or a parameter that another module has too.
+        """
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        if self._replaced:
+            self._restore_quantized_layer()
+        elif self.shared_weight:
+            self._restore_shared_weight()
+        while self.merged_adapters:
+            self._add_to_weight(self.merged_adapters.pop(), sign=-1, check=False)
+
+    # Under the caller's inference mode, new tensors would be of no use in a later training step.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
+        delta = sign * self.get_delta_weight(name)
+        base: Any = self.get_base_layer()
+        weight = values_of_weight(base)
+        if weight is None:
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a {type(base.weight).__name__} of dtype "
+                f"{base.weight.dtype}: load the base model without quantization to merge."
+            )
+        quantized = is_quantized(base)
+        if quantized and base is not self.base_layer:
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
+                f"adapters lie on, too ({type(self.base_layer).__name__}): unload those first."
+            )
+        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
+        merged = weight + delta.to(weight.device)
+        merged = merged.to(self.plain_dtype if quantized else weight.dtype)
+        if check and not torch.isfinite(merged).all():
+            raise ValueError(
+                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+            )
+        if quantized:
+            self._replaced, self.base_layer = (base,), plain_linear(base, merged)
+        else:
+            self._write_weight(base, merged)
+
+    def _write_weight(self, base: Any, values: Tensor) -> None:
+        weight = base.weight
+        is_own = self.weight_owners == 1 or bool(self.shared_weight or self._replaced)
+        # A parametrized weight is no parameter of the layer, and an inference tensor is read-only.
+        if is_own and base._parameters.get("weight") is weight and not weight.is_inference():
+            weight.copy_(values)
+            return
+        if self.weight_owners > 1 and not is_own:
+            self.shared_weight = (weight,)
+        base.weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+
+    def _restore_shared_weight(self) -> None:
+        base: Any = self.get_base_layer()
+        (base.weight,) = self.shared_weight
+        self.shared_weight = ()
+        self.merged_adapters.clear()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _restore_quantized_layer(self) -> None:
+        (quantized,) = self._replaced
+        # A `to` in between has not moved it.
+        self.base_layer = quantized.to(self.weight.device).train(self.training)
+        self._replaced = ()
+        self.merged_adapters.clear()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """True: the change is B A, a LoRA of rank k."""
+        return True
+
+
+def layers_with(model: nn.Module, adapter_name: str) -> dict[str, AdaptedLayer]:
+    """Return the layers that carry an adapter of this package, by name in the model's order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, AdaptedLayer) and module.has_adapter(adapter_name)
+    }

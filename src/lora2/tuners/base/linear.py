@@ -1,0 +1,29 @@
+"""nn.Linear and transformers' Conv1D (a linear layer whose weight is stored transposed)."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from lora2.tuners.base.layer import AdaptedLayer
+
+
+class LinearLayer(AdaptedLayer):
+    """The part of an adapted layer that knows it is linear: y = W x + B (A x)."""
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        base: Any = self.get_base_layer()
+        if isinstance(base, Conv1D):
+            return base.weight.shape[1], base.weight.shape[0]
+        return base.out_features, base.in_features
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """x [..., d_in] → [..., d_out] by two thin products."""
+        rows = x.reshape(-1, x.shape[-1])
+        y = (rows @ A.mT) @ B.mT
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """[d_out, d_in], transposed for a Conv1D."""
+        return matrix.mT if isinstance(self.get_base_layer(), Conv1D) else matrix

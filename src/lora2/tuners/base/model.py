@@ -1,0 +1,138 @@
+"""What the tuners of this package share: replacing modules, and mixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
+from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
+from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
+from lora2.tuners.base.sharing import count_weight_owners
+from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+
+
+class AdaptedModel(BaseTuner):
+    """A tuner whose layers are `AdaptedLayer`s; a subclass adds an adapter to one of them."""
+
+    tuner_layer_cls: type[AdaptedLayer]
+    layer_types: LayerTypes
+    target_module_mapping = DEFAULT_TARGET_MODULES
+
+    def add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
+    ) -> None:
+        """Create the adapter's tensors in one layer."""
+        raise NotImplementedError
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            self.add_to_layer(target, adapter_name, peft_config, current_key)
+            return
+        layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
+        layer.plain_dtype = activation_dtype_of(self.model)
+        self.add_to_layer(layer, adapter_name, peft_config, current_key)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            # PEFT's own hands a weight on, which a head of several layers does not have.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model, the first one or a later one."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        keep_layouts(model)
+        count_weight_owners(model)
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """Add the change of the named (or active) adapters to the base weights."""
+        # Weights may have been tied or loaded since the adapters were added.
+        count_weight_owners(self.model)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Return the base model with the adapters' change in its weights.
+
+        Where layers were quantized, the model is a plain one in the dtype that it computes in, as
+        if it had been loaded without quantization: see `AdaptedLayer.merge`.
+        """
+        layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
+        dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
+        count_weight_owners(self.model)
+        merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+        if dtype is not None:
+            dequantize_model(merged, dtype)
+        return merged
+
+    # Mixed batches
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names` to every adapted layer for one forward pass (PEFT's hook)."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        self._check_adapter_names(adapter_names)
+        beams = kwargs.get("num_beams") or 1
+        hook = partial(_add_adapter_names, adapter_names=adapter_names, beams=beams)
+        handles = [
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, AdaptedLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, adapter_names: list[str]) -> None:
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        unknown = set(adapter_names) - {BASE_ONLY} - set(self.peft_config)
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
+
+
+def _add_adapter_names(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str], beams: int
+) -> tuple[Any, dict[str, Any]]:
+    # Beam search repeats each row of the batch, but an encoder still sees it as it came.
+    if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
+        adapter_names = [name for name in adapter_names for _ in range(beams)]
+    return args, kwargs | {"adapter_names": adapter_names}

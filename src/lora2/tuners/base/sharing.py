@@ -1,0 +1,45 @@
+"""How many modules have the weight of each adapted layer, which alone cannot know it.
+
+An embedding and a tied head have one weight: a change that is merged into the one must not reach
+the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+
+from torch import Tensor, nn
+
+from lora2.tuners.base.layer import AdaptedLayer
+
+
+def count_weight_owners(model: nn.Module) -> None:
+    """Set `weight_owners` of every adapted layer of the model.
+
+    It stays 0, which means unknown, for a weight that is not in memory (offloaded or not loaded).
+    """
+    owners = Counter(
+        _memory(tensor) for module in model.modules() for tensor in _tensors_of(module)
+    )
+    for layer in model.modules():
+        if isinstance(layer, AdaptedLayer):
+            weight = layer.weight
+            layer.weight_owners = 0 if weight.is_meta else owners[_memory(weight)]
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    held = (*module._parameters.values(), *module._buffers.values())
+    yield from (tensor for tensor in held if tensor is not None)
+    if isinstance(module, AdaptedLayer):
+        yield from module.shared_weight
+
+
+def _memory(tensor: Tensor) -> Hashable:
+    """What two tensors have in common if a write to one may change the other."""
+    if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta:
+        start = tensor.untyped_storage().data_ptr()
+        if start:
+            return tensor.device, start
+    # Of an empty tensor, or of one that has its values elsewhere, the object itself.
+    return id(tensor)

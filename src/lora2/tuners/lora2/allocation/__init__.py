@@ -1,0 +1,1 @@
+"""Which singular values live: budget, sensitivities, allocator; imports the layers."""

@@ -1,0 +1,237 @@
+"""Prunes singular values by importance to a global budget (section 3.3 and Algorithm 1)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+from lora2.mathematics.allocation import keep_most_important
+from lora2.mathematics.importance import IMPORTANCES
+from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
+from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
+from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+
+
+class RankAllocator:
+    """Keeps the most important singular values of one adapter, over all its matrices.
+
+    Call `step()` once after every `optimizer.step()`, before `zero_grad()`. Pruned values are
+    exactly zero after each step; until the last change of the kept set one of them comes back
+    when it has become important again. Steps beyond `total_steps` leave the kept set as it is.
+
+    Args:
+        model: any model with LoRA² layers, also inside modules of your own and wrappers such as
+            DistributedDataParallel. Where several PEFT models inside it train an adapter of this
+            name, they share one budget.
+        total_steps: optimizer steps of the whole training (not micro-batches).
+        adapter_name: the adapter to prune.
+        config: its config; taken from the `peft_config` of its PEFT model by default.
+        resumable: save pruned values too, even once the schedule is over (trainer checkpoints,
+            whose optimizer state has their size).
+
+    Raises:
+        UserError: the model has no such adapter, adapters of this name have different schedules,
+            or the schedule does not fit `total_steps`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        adapter_name: str = "default",
+        *,
+        config: Lora2Config | None = None,
+        resumable: bool = False,
+    ) -> None:
+        self.adapter_name = adapter_name
+        self._layers = adapted_layers(model, adapter_name)
+        if config is None or not self._layers:
+            self._layers, config = layers_and_config(model, adapter_name)
+        self.config: Lora2Config = config
+        self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
+        self.plan = plan_budget(self.config, self._ranks, checked_total(total_steps))
+        self.resumable = resumable
+        self.completed_steps = 0
+        # After a change of the total steps the kept set is only made smaller, never larger again.
+        self._most = self.plan.initial
+        self._is_overdue = False
+        self._groups = self._new_groups()
+        self._order = self._order_of_groups()
+        self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
+        for layer in self._layers.values():
+            layer.lora2_allocated.add(adapter_name)
+            layer.lora2_finished.discard(adapter_name)
+
+    @property
+    def budget(self) -> int:
+        """Singular values to keep at the present step, over all matrices."""
+        return self._budget_at(self.completed_steps)
+
+    @property
+    def kept(self) -> int:
+        """Singular values kept now, over all matrices."""
+        return int(self._mask.sum())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the schedule are done."""
+        return self.completed_steps >= self.plan.total_steps
+
+    def kept_by_module(self) -> dict[str, int]:
+        """Singular values kept now, by module name."""
+        parts = self._mask.split(self._ranks)
+        return {name: int(part.sum()) for name, part in zip(self._layers, parts, strict=True)}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Score, allocate if it is time, and set pruned values to zero.
+
+        Raises:
+            UserError: no adapter parameter has a gradient.
+        """
+        step = self.completed_steps + 1
+        if self.plan.target < self.plan.initial:
+            if step <= self.plan.last_change or self._is_overdue:
+                self._score()
+                self._allocate(step)
+            self._apply_mask()
+        self.completed_steps = step
+        if self.finished and not self.resumable:
+            for layer in self._layers.values():
+                layer.lora2_finished.add(self.adapter_name)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return averages, mask and step; all that `load_state_dict` needs to go on."""
+        state = {
+            "completed_steps": torch.tensor(self.completed_steps),
+            "total_steps": torch.tensor(self.plan.total_steps),
+            "mask": self._mask.clone(),
+        }
+        for index, group in enumerate(self._groups):
+            state |= {f"group{index}.{key}": value for key, value in group.state.items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a saved state.
+
+        With another `total_steps` than the state was made with, the schedule follows the new one,
+        and a warning says so: what the new schedule has pruned by this step is pruned at the next
+        step, and what has been pruned before the time stays pruned.
+
+        Raises:
+            UserError: the state is of another adapter, or no step is left in which to reach the
+                target.
+        """
+        own = self.state_dict()
+        # The states of older versions do not have it.
+        state = {"total_steps": own["total_steps"], **state}
+        if {key: value.shape for key, value in own.items()} != {
+            key: value.shape for key, value in state.items()
+        }:
+            raise UserError(
+                f"The allocator state is of an adapter of other sizes than {self.adapter_name!r}: "
+                "resume with the model and config that the checkpoint was made with."
+            )
+        self.completed_steps = int(state["completed_steps"])
+        self._mask = state["mask"].to(self._device)
+        self._follow_new_total(int(state["total_steps"]))
+        for index, group in enumerate(self._groups):
+            group.state = {
+                key: state[f"group{index}.{key}"].to(value.device, value.dtype)
+                for key, value in group.state.items()
+            }
+
+    def read_kept(self) -> None:
+        """Take as kept what is not zero in the model, into which other weights were loaded."""
+        values = [self._parameters(layer)["lam"].detach() for layer in self._layers.values()]
+        self._mask = torch.cat([value.to(self._device) for value in values]) != 0
+
+    # Scoring, batched over the matrices that are scored alike
+
+    def _new_groups(self) -> list[SensitivityGroup]:
+        layers = list(self._layers.values())
+        importance = IMPORTANCES[self.config.importance]
+        return [
+            SensitivityGroup(
+                [layers[i] for i in positions], positions, importance, self.adapter_name
+            )
+            for positions in group_by_shape(layers, importance.symbols, self.adapter_name)
+        ]
+
+    def _order_of_groups(self) -> Tensor:
+        """Where each singular value, in the model's order, stands among those of the groups."""
+        own = torch.arange(sum(self._ranks)).split(self._ranks)
+        grouped = torch.cat([own[i] for group in self._groups for i in group.positions])
+        return grouped.argsort().to(self._device)
+
+    def _score(self) -> None:
+        parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
+        if all(parameter.grad is None for parameter in parameters):
+            raise UserError(
+                f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
+                "optimizer.step() and before zero_grad()."
+            )
+        for group in self._groups:
+            group.update(self.config.beta1, self.config.beta2)
+
+    def _allocate(self, step: int) -> None:
+        plan, budget = self.plan, self._budget_at(step)
+        is_due = (
+            self._is_overdue
+            or (step - plan.warmup_steps) % plan.interval == 0
+            or budget != self._budget_at(step - 1)
+        )
+        if step <= plan.warmup_steps or not is_due:
+            return
+        self._is_overdue = False
+        # A model may be split over devices; the ranking is one.
+        parts = [group.importance().flatten().to(self._device) for group in self._groups]
+        importance = torch.cat(parts)[self._order.to(self._device)]
+        self._mask = keep_most_important(importance, budget)
+
+    def _apply_mask(self) -> None:
+        held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
+        values: list[Tensor] = [by_adapter[self.adapter_name] for by_adapter in held]
+        mask = self._mask.to(values[0].dtype).split(self._ranks)
+        parts = [part.to(value.device) for part, value in zip(mask, values, strict=True)]
+        torch._foreach_mul_(values, parts)
+
+    def _budget_at(self, step: int) -> int:
+        return min(self.plan.at(step), self._most)
+
+    def _follow_new_total(self, saved_total: int) -> None:
+        """Make the present kept set the start of what is left of the schedule."""
+        plan, kept = self.plan, self.kept
+        # Of a state that was made with these total steps, both lines change nothing.
+        self._most = max(kept, plan.target)
+        self._is_overdue = kept != self.budget
+        if self._is_overdue and self.finished:
+            raise UserError(
+                f"total_steps={plan.total_steps}: the state of adapter {self.adapter_name!r} was "
+                f"saved after {self.completed_steps} steps with {kept} singular values, so no step "
+                f"is left in which to reach its target of {plan.target}. Train for more steps, or "
+                "resume with the batch size, gradient accumulation and processes of before."
+            )
+        if saved_total != plan.total_steps and plan.target < plan.initial:
+            next_change = max(self.completed_steps + self._is_overdue, plan.last_change)
+            reached = self.completed_steps if kept == plan.target else next_change
+            warnings.warn(
+                f"Adapter {self.adapter_name!r} was saved at step {self.completed_steps} of "
+                f"{saved_total}, and this training has {plan.total_steps} steps in all. Its budget "
+                f"follows the new schedule: {kept} singular values are kept now, and the target of "
+                f"{plan.target} from step {reached} on.",
+                stacklevel=3,
+            )
+
+    def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
+        return layer.parameters_of(self.adapter_name)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters(next(iter(self._layers.values())))["lam"].device

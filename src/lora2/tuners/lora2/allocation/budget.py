@@ -1,0 +1,92 @@
+"""The budget schedule of one training in whole optimizer steps, checked against their number."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+from lora2.errors import UserError
+from lora2.mathematics.schedule import BudgetShape, budget_at
+from lora2.tuners.lora2.config import Lora2Config
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """A budget schedule in whole optimizer steps, checked against their number."""
+
+    total_steps: int
+    warmup_steps: int
+    final_steps: int
+    interval: int
+    initial: int
+    target: int
+    shape: BudgetShape
+
+    def at(self, step: int) -> int:
+        """Budget once `step` optimizer steps are done."""
+        return budget_at(
+            step,
+            total_steps=self.total_steps,
+            initial=self.initial,
+            target=self.target,
+            warmup_steps=self.warmup_steps,
+            final_steps=self.final_steps,
+            interval=self.interval,
+            shape=self.shape,
+        )
+
+    @property
+    def last_change(self) -> int:
+        """The step after which the kept set stays as it is."""
+        return self.total_steps - self.final_steps
+
+
+def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> BudgetPlan:
+    """Return the plan for matrices of the given numbers of singular values.
+
+    Raises:
+        UserError: the schedule does not fit into `total_steps`.
+    """
+    warmup = steps_of(config.tinit, total_steps)
+    final = steps_of(config.tfinal, total_steps)
+    target = config.target_budget(ranks)
+    if target < sum(ranks) and warmup + final >= total_steps:
+        raise UserError(
+            f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
+            f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
+            "or train longer."
+        )
+    return BudgetPlan(
+        total_steps=total_steps,
+        warmup_steps=warmup,
+        final_steps=final,
+        interval=max(1, steps_of(config.deltaT, total_steps)),
+        initial=sum(ranks),
+        target=target,
+        shape=config.budget_schedule,
+    )
+
+
+def steps_of(steps_or_fraction: float, total_steps: int) -> int:
+    """Return a number of steps that may be written as a fraction of all of them."""
+    if steps_or_fraction >= 1:
+        return int(steps_or_fraction)
+    return round(steps_or_fraction * total_steps)
+
+
+def checked_total(total_steps: int) -> int:
+    """Return a number of optimizer steps as an int.
+
+    Raises:
+        UserError: it is no whole number, or negative.
+    """
+    try:
+        total = operator.index(total_steps)
+    except TypeError:
+        total = -1
+    if total < 0:
+        raise UserError(
+            f"total_steps={total_steps!r} must be a whole number: the optimizer steps of the whole "
+            "training."
+        )
+    return total

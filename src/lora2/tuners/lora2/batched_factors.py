@@ -1,0 +1,123 @@
+"""The factors of all layers at once, before each forward pass of the model.
+
+What a layer computes for itself takes some twenty small operations at every call. Where the
+activations are few or a GPU computes them, starting an operation costs more than its arithmetic.
+Here they are a few batched ones per forward pass, and each layer finds its own part prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.mathematics.factors import core
+from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.stacks import stacks
+from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.layer import AdapterSettings, Lora2Layer
+from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
+
+# What layers must share to be computed as one batch: k and r, and all else that a core depends on.
+_Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, float, torch.device, torch.dtype]
+_Member = tuple[Lora2Layer, dict[str, nn.Parameter]]
+
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
+    """Compute the factors of one adapter for all the given layers that can be batched."""
+    groups: dict[_Group, list[_Member]] = {}
+    for layer in layers:
+        if layer.has_adapter(adapter_name):
+            # The last pass's factors go first, so that both are never in memory at once.
+            layer.lora2_prepared.pop(adapter_name, None)
+            parameters = layer.parameters_of(adapter_name)
+            if all(map(_is_whole, parameters.values())):
+                u, settings = parameters["u"], layer.lora2_settings[adapter_name]
+                scaling = layer.scaling[adapter_name]
+                group = type(layer), u.shape, settings, scaling, u.device, u.dtype
+                groups.setdefault(group, []).append((layer, parameters))
+    for (_, _, settings, scaling, device, _), members in groups.items():
+        if len(members) > 1:
+            dtype = _computing_dtype(members[0][0])
+            with torch.autocast(device.type, enabled=False):
+                _prepare_group(members, adapter_name, settings.orthonormalize, scaling, dtype)
+
+
+def _prepare_group(
+    members: list[_Member],
+    adapter_name: str,
+    orthonormalize: bool,
+    scaling: float,
+    dtype: torch.dtype,
+) -> None:
+    # Layers of one width follow each other, so that all stacks of A's factors have one order.
+    members.sort(key=lambda member: member[1]["v"].shape[1])
+    with_gradients = torch.is_grad_enabled()
+    v, u, lam, U, V = ([own[symbol] for _, own in members] for symbol in FACTORS)
+    _, outer = _leaves(v)
+    inner = {name: _leaves(each)[1][0] for name, each in (("u", u), ("lam", lam), ("U", U))}
+    # Without a cast 𝒱 is handed out as it is, and its gradient needs no detour.
+    casts = _cast(V[0], dtype) is not V[0]
+    order, right = _leaves(V) if casts else ([], [])
+    # A backward pass may come after a later forward pass without gradients, as the reference of
+    # DPO; what checkpointing then computes again must have a graph.
+    with torch.enable_grad():
+        results = _first_factors(
+            outer, **inner, orthonormalize=orthonormalize, scaling=scaling, dtype=dtype
+        )
+        results += [_cast(leaf, dtype) for leaf in right]
+        graph = PrivateGraph([*outer, *inner.values(), *right], results)
+        handed = HandOut.apply(graph, *v, *u, *lam, *U, *(V[position] for position in order))
+    cast = dict(zip(order, handed[len(members) :], strict=True))
+    for position, (layer, own) in enumerate(members):
+        layer.lora2_prepared[adapter_name] = PreparedFactors(
+            handed[position], cast.get(position, V[position]), own, with_gradients
+        )
+
+
+@torch.no_grad()
+def _leaves(parameters: list[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
+    """Return parameters as stacks by shape, for autograd leaves, and the order of their rows."""
+    order: list[int] = []
+    leaves: list[Tensor] = []
+    for positions, stack in stacks(parameters):
+        order += positions
+        leaves.append(stack.requires_grad_(any(parameters[i].requires_grad for i in positions)))
+    return order, leaves
+
+
+def _first_factors(
+    vts: list[Tensor],
+    u: Tensor,
+    lam: Tensor,
+    U: Tensor,
+    *,
+    orthonormalize: bool,
+    scaling: float,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in]."""
+    vts = [in_full_precision(vt) for vt in vts]
+    u, lam, U = (in_full_precision(stack) for stack in (u, lam, U))
+    gram = torch.cat([vt @ vt.mT for vt in vts]) if orthonormalize else None
+    cores = core(u, lam, U, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
+    return [_cast(C.mT @ vt, dtype) for vt, C in zip(vts, cores, strict=True)]
+
+
+def _computing_dtype(layer: Lora2Layer) -> torch.dtype:
+    """The dtype in which the layer will most likely multiply; it casts for itself if not."""
+    weight: Any = layer.weight
+    return layer.activation_dtype(weight)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if dtype in _HALF_PRECISION else tensor
+
+
+def _is_whole(parameter: nn.Parameter) -> bool:
+    """Whether a factor is here and plain: not sharded, offloaded or of another kind."""
+    return type(parameter) is nn.Parameter and not parameter.is_meta and parameter.numel() > 0

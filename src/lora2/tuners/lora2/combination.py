@@ -1,0 +1,213 @@
+"""Weighted sums of adapters, exactly: Σ w_i B_i A_i is one adapter of width Σ k_i."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor
+
+from lora2.errors import NumericalError, UserError
+from lora2.mathematics.low_rank import singular_value_form
+from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.saving import pattern_for
+
+COMBINATION_TYPES = ("cat", "svd", "linear")
+Heads = Literal["refuse", "average", "first"]
+
+
+@torch.no_grad()
+def add_weighted_adapter(
+    tuner: AdaptedModel,
+    adapters: list[str],
+    weights: list[float],
+    adapter_name: str,
+    combination_type: str = "cat",
+    svd_rank: int | None = None,
+    heads: Heads = "refuse",
+) -> float:
+    """Add the adapter Σ weight · Δ to the model, exactly; nothing happens if the name exists.
+
+    combination_type: "cat" (or "linear") keeps the whole sum, k being the sum of the k's;
+    "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
+    heads: what becomes of modules_to_save that several adapters have, which are whole weights and
+    not changes. "average" is their mean, weighted by weight / Σ weight; "first" takes those of the
+    first adapter that has them.
+
+    Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
+
+    Raises:
+        UserError: an unknown adapter or combination, lists of different length, a weight that is
+            no number, several adapters with the same modules_to_save if `heads` is "refuse", or
+            weights whose sum is 0 if it is "average".
+        NumericalError: NaN or infinity in one of the adapters.
+    """
+    if adapter_name in tuner.peft_config:
+        return 0.0
+    _check(tuner, adapters, weights, combination_type)
+    states = _head_states(tuner, adapters, weights, heads)
+    limit = None
+    if combination_type == "svd":
+        limit = svd_rank or max(_width(tuner, name) for name in adapters)
+    sizes = _joint_sizes(tuner, adapters, limit)
+    # Before anything is made that a failure would leave behind.
+    forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
+    largest = max(sizes.values())
+    pattern = pattern_for(sizes, {}, largest)
+    first = tuner.peft_config[adapters[0]]
+    tuner.peft_config[adapter_name] = replace(
+        first,
+        k=largest,
+        init_r=largest,
+        target_r=None,
+        k_pattern=pattern,
+        rank_pattern=pattern,
+        orthogonality="none",
+        init_weights=True,
+        lora_dropout=0.0,
+        modules_to_save=_joint_heads(tuner, adapters),
+        # Full names: fields such as layers_to_transform need no merging.
+        target_modules=exact_targets(sizes, [n for n, _ in tuner.model.named_modules()]),
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+        inference_mode=True,
+    )
+    tuner.inject_adapter(tuner.model, adapter_name)
+    tuner._cast_adapter_dtype(adapter_name)
+    for wrapper, state in states.items():
+        wrapper.modules_to_save[adapter_name].load_state_dict(state)
+    kept = all_of_it = 0.0
+    for name, layer in adapted_layers(tuner.model, adapter_name).items():
+        layer.set_change(adapter_name, *forms[name])
+        squares = forms[name][1].square()
+        kept += float(squares[: sizes[name]].sum())
+        all_of_it += float(squares.sum())
+    return math.sqrt(max(0.0, 1 - kept / all_of_it)) if all_of_it else 0.0
+
+
+def _check(
+    tuner: AdaptedModel, adapters: list[str], weights: list[float], combination_type: str
+) -> None:
+    if not adapters or len(adapters) != len(weights):
+        raise UserError(
+            f"adapters has {len(adapters)} names and weights {len(weights)} numbers: give one "
+            "weight for each adapter, and at least one."
+        )
+    unknown = [name for name in adapters if name not in tuner.peft_config]
+    if unknown:
+        raise UserError(
+            f"adapters={unknown} do not exist in this model: choose from {list(tuner.peft_config)}."
+        )
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"weights={weights} must be finite numbers.")
+    if combination_type not in COMBINATION_TYPES:
+        raise UserError(
+            f"combination_type={combination_type!r} is not known: choose one of "
+            f"{', '.join(COMBINATION_TYPES)}."
+        )
+
+
+def _head_states(
+    tuner: AdaptedModel, adapters: list[str], weights: list[float], heads: Heads
+) -> dict[ModulesToSaveWrapper, dict[str, Tensor]]:
+    """Return what the sum's modules_to_save hold."""
+    states = {}
+    for name, module in tuner.model.named_modules():
+        if not isinstance(module, ModulesToSaveWrapper):
+            continue
+        owners = {
+            adapter: weight
+            for adapter, weight in zip(adapters, weights, strict=True)
+            if adapter in module.modules_to_save
+        }
+        if len(owners) > 1 and heads == "refuse":
+            raise UserError(
+                f"adapters={list(owners)} each bring their own {name!r} (modules_to_save), which "
+                "is not a change that could be added up: combine adapters of which one at most has "
+                "it, or give heads='average' or heads='first'."
+            )
+        if owners:
+            states[module] = _joint_state(module, owners, heads)
+    return states
+
+
+def _joint_state(
+    wrapper: ModulesToSaveWrapper, owners: dict[str, float], heads: Heads
+) -> dict[str, Tensor]:
+    found = [wrapper.modules_to_save[name].state_dict() for name in owners]
+    if len(found) == 1 or heads == "first":
+        return found[0]
+    total = sum(owners.values())
+    if not total:
+        raise UserError(
+            f"weights={list(owners.values())}: their sum is 0, so heads have no mean; give "
+            "heads='first' to keep those of the first adapter."
+        )
+    joint = dict(found[0])
+    for name, value in joint.items():
+        if value.is_floating_point():
+            parts = [
+                weight / total * state[name].double()
+                for weight, state in zip(owners.values(), found, strict=True)
+            ]
+            joint[name] = torch.stack(parts).sum(0).to(value.dtype)
+            if not joint[name].isfinite().all():
+                raise NumericalError(
+                    f"{name} of the heads' mean is NaN or infinite; train the runs again, or give "
+                    "other weights."
+                )
+    return joint
+
+
+def _width(tuner: AdaptedModel, adapter_name: str) -> int:
+    layers = adapted_layers(tuner.model, adapter_name).values()
+    return max(layer.sizes_of(adapter_name)[0] for layer in layers)
+
+
+def _joint_heads(tuner: AdaptedModel, adapters: list[str]) -> list[str] | None:
+    names = {n for a in adapters for n in tuner.peft_config[a].modules_to_save or []}
+    return sorted(names) or None
+
+
+def _joint_sizes(tuner: AdaptedModel, adapters: list[str], limit: int | None) -> dict[str, int]:
+    """The sum's k by name of the module, for all modules that carry one of the adapters."""
+    sizes: dict[str, int] = {}
+    for adapter in adapters:
+        for name, layer in adapted_layers(tuner.model, adapter).items():
+            largest = min(*layer.matrix_shape(), limit or sys.maxsize)
+            k, _ = layer.sizes_of(adapter)
+            sizes[name] = min(sizes.get(name, 0) + k, largest)
+    return sizes
+
+
+def _sum(
+    tuner: AdaptedModel, module: str, adapters: list[str], weights: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted sum in one module, as (X, σ, Y) in float64."""
+    layer: Any = tuner.model.get_submodule(module)
+    pairs = [
+        (weight * B, A)
+        for name, weight in zip(adapters, weights, strict=True)
+        if layer.has_adapter(name)
+        for B, A in [layer.factors(name, torch.float64)]
+    ]
+    if not all(factor.isfinite().all() for pair in pairs for factor in pair):
+        raise NumericalError(
+            f"{module}: an adapter holds NaN or infinity, or its weight in the sum is too large; "
+            "write a smaller weight, or train the adapter again."
+        )
+    form = singular_value_form(
+        torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
+    )
+    if not form[1].float().isfinite().all():
+        raise NumericalError(
+            f"{module}: the weighted sum is too large for float32; write smaller weights."
+        )
+    return form

@@ -1,0 +1,240 @@
+"""The adapter's configuration, a PEFT config like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+from peft.utils import PeftType
+
+from lora2.errors import UserError
+from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
+from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
+from lora2.tuners.base.config import TargetConfig, check_alpha, check_whole, checked_pattern
+
+Orthogonality = Literal["exact", "penalty", "none"]
+Importance = Literal["reduced", "full"]
+Start = Literal["lora", "orthonormal", "gaussian"]
+
+
+@dataclass
+class Lora2Config(TargetConfig):
+    """Configuration of a LoRA² adapter, W + P Λ Q with P = v u and Q = 𝒰 𝒱 (eq. 4).
+
+    Names that AdaLoRA or LoRA have too mean the same here. `tinit`, `tfinal` and `deltaT` are
+    optimizer steps if whole numbers, or a fraction of all steps if between 0 and 1.
+
+    Raises:
+        UserError: a value that cannot be meant; the sentence says what to write instead.
+    """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {
+        "r": "the rank of the change is called k here, and init_r is the number of singular values "
+        "that a matrix starts with",
+        "rank": "the rank of the change is called k here",
+        "alpha": "it is called lora_alpha here",
+        "dropout": "it is called lora_dropout here",
+        "use_rslora": "the scaling is lora_alpha / k, so multiply lora_alpha by the square root of "
+        "k to get that of rank-stabilized LoRA",
+        "total_steps": "it is called total_step here, and only update_and_allocate needs it",
+    }
+
+    k: int = field(
+        default=8,
+        metadata={
+            "help": "Width of the outer pair (v, 𝒱): the largest rank that the change of a matrix "
+            "can have. Matrices with a smaller side get that side."
+        },
+    )
+    init_r: int = field(
+        default=8,
+        metadata={"help": "Singular values a matrix starts with, before any are pruned."},
+    )
+    target_r: float | None = field(
+        default=None,
+        metadata={
+            "help": "Singular values a matrix keeps at the end, on average over all matrices (may "
+            "be a fraction). None, or init_r: none are pruned."
+        },
+    )
+    lora_alpha: float = field(
+        default=4.0,
+        metadata={
+            "help": "Scale of the change: the scaling is lora_alpha / k, as LoRA's for rank k, and "
+            "lora_alpha / init_r in the paper's form (orthogonality='penalty')."
+        },
+    )
+    lora_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout probability of the adapter's input."}
+    )
+    orthogonality: Orthogonality = field(
+        default="exact",
+        metadata={
+            "help": "'exact': v is orthonormal by construction. 'penalty': the paper's form, "
+            "Gaussian start and a penalty on the loss. 'none': free factors."
+        },
+    )
+    orthogonality_terms: OrthogonalityTerms = field(
+        default="all",
+        metadata={"help": "Which factors the penalty holds orthonormal (the paper's Table 3)."},
+    )
+    orth_reg_weight: float = field(
+        default=0.1, metadata={"help": "Weight of the orthogonality penalty."}
+    )
+    importance: Importance = field(
+        default="reduced",
+        metadata={"help": "Importance of a singular value: 'reduced' (eq. 9) or 'full' (eq. 8)."},
+    )
+    beta1: float = field(default=0.85, metadata={"help": "Smoothing of the sensitivity."})
+    beta2: float = field(default=0.85, metadata={"help": "Smoothing of its uncertainty."})
+    budget_schedule: BudgetShape = field(
+        default="cubic", metadata={"help": "How the budget falls between tinit and tfinal."}
+    )
+    tinit: float = field(
+        default=0.3,
+        metadata={"help": "Steps (or fraction) before the first singular value is pruned."},
+    )
+    tfinal: float = field(
+        default=0.3,
+        metadata={
+            "help": "Steps (or fraction) at the end in which the kept set stays as it is: a "
+            "duration, not a point in time."
+        },
+    )
+    deltaT: float = field(  # noqa: N815 (AdaLoRA's name)
+        default=1, metadata={"help": "Steps (or fraction) between two allocations."}
+    )
+    total_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of optimizer steps. Only for loops that call update_and_allocate; "
+            "Lora2Callback and RankAllocator know it themselves."
+        },
+    )
+    k_pattern: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "Another k for modules that match a pattern."}
+    )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "Another init_r for modules that match a pattern."}
+    )
+    init_weights: bool | Start = field(
+        default=True,
+        metadata={
+            "help": "True: the start that suits the orthogonality. 'lora': Λ = 1 and 𝒱 = 0; "
+            "'orthonormal' and 'gaussian' (the paper's): Λ = 0. False: a random start that "
+            "changes the model, for tests."
+        },
+    )
+    init_std: float = field(
+        default=0.02, metadata={"help": "Standard deviation of the Gaussian start."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["LORA2"]
+        self._check_sizes()
+        self._check_choices()
+        self._check_schedule()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields; of a saved adapter, with the k and r that its modules have.
+
+        A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
+        must find them here. The fields themselves stay as the user wrote them: a config may serve
+        again.
+        """
+        return {**super().to_dict(), **self.__dict__.get("_saved_patterns", {})}
+
+    def remember_saved_patterns(self, k: dict[str, int], rank: dict[str, int]) -> None:
+        """Put these patterns into the config when it is saved, in place of the user's."""
+        self.__dict__["_saved_patterns"] = {"k_pattern": k, "rank_pattern": rank}
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a budget below the initial number of singular values is asked for."""
+        return self.target_r is not None and self.target_r < self.init_r
+
+    def target_budget(self, ranks: list[int]) -> int:
+        """Singular values to keep at the end, of matrices that have these numbers of them."""
+        if not self.prunes or self.target_r is None:
+            return sum(ranks)
+        return max(1, min(sum(ranks), round(self.target_r * len(ranks))))
+
+    @property
+    def start(self) -> Start | Literal[False]:
+        """The start that `init_weights` stands for."""
+        if self.init_weights is True:
+            return "gaussian" if self.orthogonality == "penalty" else "lora"
+        return self.init_weights
+
+    def scaling(self, k: int, r: int) -> float:
+        """Factor of Δ for a matrix of outer width k and r initial singular values.
+
+        α/k is LoRA's rule, for Δ is a LoRA of rank k; with it one learning rate serves k = 1 and
+        k = 8 (docs/notebook/learning.md). The paper's form has α/r, r the initial number, never
+        rescaled.
+        """
+        if self.orthogonality == "penalty":
+            return self.lora_alpha / r
+        return self.lora_alpha / k
+
+    def _check_sizes(self) -> None:
+        check_whole("k", self.k)
+        check_whole("init_r", self.init_r)
+        self.k_pattern = checked_pattern("k_pattern", self.k_pattern)
+        # A finished adapter may have matrices with nothing left.
+        self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
+        if self.target_r is None:
+            return
+        if self.target_r <= 0:
+            raise UserError(
+                f"target_r={self.target_r} would leave nothing: write the average number of "
+                "singular values a matrix keeps, such as 1 or 0.5, or None to prune none."
+            )
+        if self.target_r > self.init_r:
+            raise UserError(
+                f"target_r={self.target_r} is above init_r={self.init_r}: pruning only removes, "
+                f"so write target_r below {self.init_r} (equal means no pruning), or raise init_r."
+            )
+
+    def _check_choices(self) -> None:
+        choices = {
+            "orthogonality": get_args(Orthogonality),
+            "orthogonality_terms": ORTHOGONALITY_TERMS,
+            "importance": get_args(Importance),
+            "budget_schedule": BUDGET_SHAPES,
+            "init_weights": (True, False, *get_args(Start)),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            # 1 == True, and is no start.
+            if not any(type(value) is type(each) and value == each for each in allowed):
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} is not known: choose one of "
+                    f"{', '.join(map(repr, allowed))}."
+                )
+        for name in ("beta1", "beta2", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+        check_alpha(self.lora_alpha, usual=4)
+        if self.orth_reg_weight < 0:
+            raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
+        if self.init_std <= 0:
+            raise UserError(f"init_std={self.init_std} must be above 0; the paper's is 0.02.")
+
+    def _check_schedule(self) -> None:
+        for name in ("tinit", "tfinal", "deltaT"):
+            value = getattr(self, name)
+            if value < 0 or (value >= 1 and value != int(value)):
+                raise UserError(
+                    f"{name}={value} is neither a number of steps nor a fraction: write a whole "
+                    "number, or a fraction of all steps below 1."
+                )
+        if self.deltaT == 0:
+            raise UserError("deltaT=0 would never allocate: write 1 to allocate at every step.")
+        if self.tinit < 1 and self.tfinal < 1 and self.tinit + self.tfinal >= 1:
+            raise UserError(
+                f"tinit={self.tinit} and tfinal={self.tfinal} leave no steps in which to prune: "
+                "their sum must be below 1."
+            )

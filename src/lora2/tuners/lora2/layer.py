@@ -1,0 +1,224 @@
+"""The layer with LoRA² adapters: its tensors, and the formula that makes two factors of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.mathematics.factors import factors, normal_form
+from lora2.mathematics.precision import in_full_precision
+from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.prepared import PreparedByAdapter
+from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What a layer must know of one adapter beside its tensors.
+
+    Attributes:
+        scaling: as the config gives it; the layer's own `scaling` is what counts.
+        orthonormalize: whether v is made orthonormal.
+    """
+
+    scaling: float
+    orthonormalize: bool
+
+
+class Lora2Layer(AdaptedLayer):
+    """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
+
+    adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
+    other_param_names = ("adapter_dropout", "lora2_settings", "scaling")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__(base_layer, adapter_name)
+        for attribute in self.adapter_layer_names:
+            setattr(self, attribute, nn.ParameterDict())
+        self.lora2_settings: dict[str, AdapterSettings] = {}
+        # Adapters whose schedule is over: their zero singular values are not saved.
+        self.lora2_finished: set[str] = set()
+        # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
+        self.lora2_allocated: set[str] = set()
+        self.lora2_prepared = PreparedByAdapter()
+        # Functions that see the gradient of an adapter's 𝒱 as it arises.
+        self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
+
+    def add_adapter(self, adapter_name: str, config: Lora2Config, k: int, r: int) -> None:
+        """Create the five factors of one adapter; k is cut to the smaller side of the weight."""
+        d_out, d_in = self.matrix_shape()
+        k = min(k, d_in, d_out)
+        start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
+        self.lora2_settings[adapter_name] = AdapterSettings(
+            scaling=config.scaling(k, config.init_r),
+            orthonormalize=config.orthogonality == "exact",
+        )
+        self.scaling[adapter_name] = self.initial_scaling(adapter_name)
+        self.add_dropout(adapter_name, config.lora_dropout)
+        for symbol, tensor in as_stored(start).items():
+            getattr(self, FACTORS[symbol].attribute)[adapter_name] = nn.Parameter(tensor)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter."""
+        return adapter_name in self.lora2_settings
+
+    def initial_scaling(self, adapter_name: str) -> float:
+        """Return the factor that the adapter's config gives."""
+        return self.lora2_settings[adapter_name].scaling
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from this layer."""
+        super().delete_adapter(adapter_name)
+        self.lora2_finished.discard(adapter_name)
+        self.lora2_allocated.discard(adapter_name)
+        self.lora2_prepared.pop(adapter_name, None)
+        self.lora2_watches.pop(adapter_name, None)
+
+    def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """The factors of one adapter as they are stored, by symbol: v as vᵀ [k, d_in]."""
+        # Past `__getattr__` and ParameterDict's, whose Python calls would cost as much as all else:
+        # this is called for each layer several times in a step.
+        held: Any = self._modules
+        try:
+            return {
+                symbol: held[factor.attribute]._parameters[adapter_name]
+                for symbol, factor in FACTORS.items()
+            }
+        except KeyError:
+            # A replica of torch's DataParallel has plain tensors in their place.
+            return {
+                symbol: held[factor.attribute][adapter_name] for symbol, factor in FACTORS.items()
+            }
+
+    def sizes_of(self, adapter_name: str) -> tuple[int, int]:
+        """Return (k, r) of one adapter in this layer."""
+        k, r = self.parameters_of(adapter_name)["u"].shape
+        return k, r
+
+    def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
+        """Give the adapter's tensors another k and r; their values are then undefined."""
+        d_out, d_in = self.matrix_shape()
+        for symbol, old in self.parameters_of(adapter_name).items():
+            shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
+            if old.shape != shape:
+                new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
+                getattr(self, FACTORS[symbol].attribute)[adapter_name] = new
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the r that a state dict has: that of a whole module may be of a pruned adapter."""
+        for adapter_name in self.lora2_settings:
+            own = self.parameters_of(adapter_name)["u"]
+            saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
+            # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
+            if saved is not None and own.dim() == saved.dim() == 2 and len(own) == len(saved):
+                self.resize_adapter(adapter_name, *saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @torch.no_grad()
+    def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
+        """Make the adapter's change X diag(σ) Y, cut to k; X [d_out, ·], Y [·, d_in] orthonormal.
+
+        λ is 1 and the magnitude is in 𝒱, as at the default start, where v has the same length too:
+        it sets how fast v turns in training.
+        """
+        settings, parameters = self.lora2_settings[adapter_name], self.parameters_of(adapter_name)
+        k, r = self.sizes_of(adapter_name)
+        length = RAW_LENGTH if settings.orthonormalize else 1.0
+        values = {
+            "v": length * Y[:k].mT,
+            "u": torch.eye(k, r),
+            "lam": torch.ones(r),
+            "U": torch.eye(r, k),
+            "V": (X * (sigma / self.scaling[adapter_name]))[:, :k].mT,
+        }
+        for symbol, tensor in as_stored(values).items():
+            parameters[symbol].copy_(tensor)
+
+    # The formula
+
+    def stored_factors(
+        self, adapter_name: str, dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """The five factors by symbol, v [d_in, k] among them, in `dtype`, or float32 or wider."""
+        stored = {
+            symbol: in_full_precision(tensor, dtype)
+            for symbol, tensor in self.parameters_of(adapter_name).items()
+        }
+        return stored | {"v": stored["v"].mT}
+
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
+        settings = self.lora2_settings[adapter_name]
+        stored = self.stored_factors(adapter_name, dtype)
+        with torch.autocast(stored["v"].device.type, enabled=False):
+            return factors(
+                **stored,
+                scaling=self.scaling[adapter_name],
+                orthonormalize=settings.orthonormalize,
+            )
+
+    def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (A [k, d_in], 𝒱 [k, d_out]) for a forward pass, made ready before it or now."""
+        parameters = self.parameters_of(adapter_name)
+        prepared = self._prepared_factors(adapter_name, parameters)
+        A, V = prepared or (self.factors(adapter_name)[1], parameters["V"])
+        if adapter_name in self.lora2_watches and V.requires_grad:
+            # A node of this call, since a backward pass comes to older nodes when all is over.
+            V = V.view_as(V)
+            V.register_hook(self.lora2_watches[adapter_name])
+        return A, V
+
+    def _prepared_factors(
+        self, adapter_name: str, parameters: dict[str, nn.Parameter]
+    ) -> tuple[Tensor, Tensor] | None:
+        prepared = self.lora2_prepared.get(adapter_name)
+        if prepared is None or torch.compiler.is_compiling():
+            return None
+        if prepared.with_gradients and not torch.is_grad_enabled():
+            # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
+            # shared graph would give every layer's parameters a gradient, once for each block.
+            del self.lora2_prepared[adapter_name]
+            return None
+        return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
+
+    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return (B, A), which may have been prepared."""
+        A, V = self.product_factors(adapter_name)
+        return V.mT, A
+
+    @torch.no_grad()
+    def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (P, σ, Q), the singular value form of the change, with scaling in σ."""
+        settings = self.lora2_settings[adapter_name]
+        P, sigma, Q = normal_form(
+            **self.stored_factors(adapter_name), orthonormalize=settings.orthonormalize
+        )
+        return P, self.scaling[adapter_name] * sigma, Q
+
+    def __repr__(self) -> str:
+        """Name the method before the layer, as PEFT's layers do."""
+        return "lora2." + super().__repr__()
+
+
+def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return factors by symbol as a layer stores them: vᵀ [k, d_in] in place of v."""
+    return values | {"v": values["v"].mT.contiguous()}
+
+
+def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
+    """Return the layers that carry the adapter, by module name in the order of the model."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Lora2Layer) and module.has_adapter(adapter_name)
+    }

@@ -1,0 +1,26 @@
+"""Which LoRA² layer wraps which kind of base layer; a new kind is one class and one entry."""
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lora2.tuners.base.convolution import ConvolutionLayer
+from lora2.tuners.base.dispatch import LayerTypes
+from lora2.tuners.base.embedding import EmbeddingLayer
+from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.lora2.linear import Lora2Linear
+
+
+class Lora2Conv2d(ConvolutionLayer, Lora2Layer):
+    """A convolution with LoRA² adapters."""
+
+
+class Lora2Embedding(EmbeddingLayer, Lora2Layer):
+    """An embedding with LoRA² adapters."""
+
+
+LAYER_TYPES: LayerTypes = {
+    nn.Linear: Lora2Linear,
+    Conv1D: Lora2Linear,
+    nn.Embedding: Lora2Embedding,
+    nn.Conv2d: Lora2Conv2d,
+}

@@ -1,0 +1,55 @@
+"""Linear layers with LoRA² adapters: base output and theirs in one step where that can be."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lora2.tuners.base.linear import LinearLayer
+from lora2.tuners.lora2.joint_product import joint_product
+from lora2.tuners.lora2.layer import Lora2Layer
+
+
+class Lora2Linear(LinearLayer, Lora2Layer):
+    """A linear layer with LoRA² adapters: base output and theirs in one step where that can be."""
+
+    def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
+        """Base output plus that of the adapters, in one step where nothing stands between them."""
+        dtype = self.activation_dtype(x)
+        base: Any = self.base_layer
+        if args or kwargs or not self._is_plain(base, adapter_names, x, dtype):
+            return super().adapted_output(x, adapter_names, *args, **kwargs)
+        weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
+        A, V = self._side_by_side(adapter_names)
+        tensors = [x, weight, base.bias, A, V]
+        if not x.dtype == weight.dtype == A.dtype == V.dtype == dtype:
+            tensors = [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
+        return joint_product(*tensors)
+
+    def _side_by_side(self, adapter_names: list[str]) -> tuple[Tensor, Tensor]:
+        """Return (A, 𝒱) of the adapters' sum, one below another."""
+        if len(adapter_names) == 1:
+            return self.product_factors(adapter_names[0])
+        As, Vs = zip(*map(self.product_factors, adapter_names), strict=True)
+        return torch.cat(As), torch.cat(Vs)
+
+    def _is_plain(self, base: Any, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
+        if type(base) is not nn.Linear and type(base) is not Conv1D:
+            return False
+        weight = base.weight
+        return bool(
+            adapter_names
+            and type(weight) is nn.Parameter
+            and not weight.requires_grad
+            # A mismatch that autocast does not mend is for the base layer to tell.
+            and (weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
+            # A hook, or a forward that another library has put in place of its own, must be run.
+            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
+            and not any(map(self._drops_inputs, adapter_names))
+        )
+
+    def _drops_inputs(self, adapter_name: str) -> bool:
+        dropout = self.adapter_dropout[adapter_name]
+        return type(dropout) is not nn.Identity and dropout.training

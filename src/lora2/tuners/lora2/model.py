@@ -1,0 +1,159 @@
+"""The tuner of LoRA²: puts its layers into a model, trains, combines, saves and loads adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.lora2 import training_hook
+from lora2.tuners.lora2.allocation.allocator import RankAllocator
+from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.lora2.layer_types import LAYER_TYPES
+from lora2.tuners.lora2.saving import compact_state_dict, remember_sizes, resize_for
+
+
+class Lora2Model(AdaptedModel):
+    """A model with LoRA² adapters in its target modules (PEFT's tuner for `Lora2Config`)."""
+
+    prefix = "lora2_"
+    tuner_layer_cls = Lora2Layer
+    layer_types = LAYER_TYPES
+
+    def add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: Lora2Config, module_name: str
+    ) -> None:
+        """Create the factors of one layer, with the sizes that its name's patterns give."""
+        assert isinstance(layer, Lora2Layer)
+        k_key = get_pattern_key(list(config.k_pattern), module_name)
+        r_key = get_pattern_key(list(config.rank_pattern), module_name)
+        k = config.k_pattern.get(k_key, config.k)
+        r = config.rank_pattern.get(r_key, config.init_r)
+        layer.add_adapter(adapter_name, config, k, r)
+
+    # Training
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model; the training hook then knows its layers."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        training_hook.install(model)
+
+    def unload(self) -> nn.Module:
+        """Return the base model as it was before any adapter."""
+        training_hook.remove(self.model)
+        return super().unload()
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Return the base model with the adapters' change in its weights."""
+        merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+        training_hook.remove(self.model)
+        return merged
+
+    def weighted_penalty(self) -> Tensor | None:
+        """Return Σ orth_reg_weight · R over the trained adapters, or None where there is none.
+
+        Added to `outputs.loss` already; for a loss of your own, add it yourself.
+        """
+        return training_hook.weighted_penalty(self.model)
+
+    def update_and_allocate(self, global_step: int) -> None:
+        """Prune after an optimizer step, by AdaLoRA's name for it; `global_step` counts from 0.
+
+        A count that has gone back is a new training.
+
+        Raises:
+            UserError: the config has no `total_step`, or the first count is not the first step
+                of the adapter's training, as in a resumed one.
+        """
+        for adapter in training_hook.trained_adapters(self.model):
+            if adapter.config.prunes:
+                allocator = self._allocator(adapter.name, adapter.config, global_step)
+                if allocator.completed_steps <= global_step:
+                    allocator.step()
+
+    def _allocator(self, name: str, config: Lora2Config, global_step: int) -> RankAllocator:
+        allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
+        known = allocators.get(name)
+        if known is not None and known.completed_steps <= global_step + 1:
+            return known
+        if config.total_step is None:
+            raise UserError(
+                f"total_step={config.total_step} in the config of adapter {name!r}: "
+                "update_and_allocate needs the number of optimizer steps there."
+            )
+        # Some loops count from 1.
+        if global_step > 1:
+            raise UserError(
+                f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
+                f"{name!r} before it. Count the optimizer steps of this adapter's training, from "
+                "0; where that cannot be, as in a resumed one, call step() of a RankAllocator."
+            )
+        allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
+        return allocators[name]
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from the model."""
+        super().delete_adapter(adapter_name)
+        self.__dict__.get("_allocators", {}).pop(adapter_name, None)
+        hook = training_hook.installed(self.model)
+        if hook is not None:
+            hook.forget(adapter_name)
+
+    # Combining, saving and loading
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "cat",
+        svd_rank: int | None = None,
+        heads: Heads = "refuse",
+    ) -> float:
+        """Add an adapter whose change is Σ weight · Δ of the given ones: see `combination`."""
+        return add_weighted_adapter(
+            self, adapters, weights, adapter_name, combination_type, svd_rank, heads
+        )
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Lora2Config,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        selected = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        compact = compact_state_dict(model, adapter_name, selected)
+        remember_sizes(model, config, adapter_name, compact)
+        return compact
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: Lora2Config,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        resize_for(model, adapter_name, remapped)
+        return remapped

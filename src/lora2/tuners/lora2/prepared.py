@@ -1,0 +1,116 @@
+"""Factors that one computation made for many layers, and when a layer may use its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class PreparedFactors:
+    """A and 𝒱 of one layer, valid as long as the tensors they come from are unchanged.
+
+    Attributes:
+        A: [k, d_in].
+        V: 𝒱 [k, d_out], both in the dtype that the layer computes in.
+        with_gradients: whether the model was called with gradients when they were made.
+    """
+
+    def __init__(
+        self, A: Tensor, V: Tensor, made_from: Mapping[str, nn.Parameter], with_gradients: bool
+    ) -> None:
+        self.A, self.V, self.with_gradients = A, V, with_gradients
+        self._made_from = [(each, each._version, each.requires_grad) for each in made_from.values()]
+
+    def holds_for(self, parameters: Mapping[str, nn.Parameter]) -> bool:
+        """Whether these are the same tensors in the same order, unchanged since."""
+        for (made_from, version, trained), parameter in zip(
+            self._made_from, parameters.values(), strict=True
+        ):
+            if (
+                parameter is not made_from
+                or parameter._version != version
+                or parameter.requires_grad != trained
+            ):
+                return False
+        return True
+
+
+class PreparedByAdapter(dict[str, PreparedFactors]):
+    """Prepared factors by adapter name; a copy of the layer makes its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedByAdapter:
+        return PreparedByAdapter()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedByAdapter, ()
+
+
+@dataclass(frozen=True)
+class PrivateGraph:
+    """What was computed from stacks of parameters, which autograd takes for leaves.
+
+    Attributes:
+        leaves: stacks of parameters, [layers, ...] each.
+        results: stacks of what was computed from them, [layers, ...] each.
+    """
+
+    leaves: list[Tensor]
+    results: list[Tensor]
+
+
+class HandOut(torch.autograd.Function):
+    """Hands the rows of a private graph's results to any number of forward and backward passes.
+
+    Each backward pass runs through the private graph and keeps it. The graph of a forward pass
+    could not serve twice: autograd frees it in its first backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, graph: PrivateGraph, *parameters: nn.Parameter) -> tuple[Tensor, ...]:
+        """Return the rows of all results; the parameters are the rows of all leaves."""
+        ctx.set_materialize_grads(False)
+        ctx.graph = graph
+        return tuple(row for result in graph.results for row in result.detach().unbind())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the parameters."""
+        graph: PrivateGraph = ctx.graph
+        rows = iter(gradients)
+        reached = [
+            (result, _stacked([next(rows) for _ in result], result)) for result in graph.results
+        ]
+        reached = [(result, gradient) for result, gradient in reached if gradient is not None]
+        trained = [leaf for leaf in graph.leaves if leaf.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [result for result, _ in reached],
+                trained,
+                [gradient for _, gradient in reached],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        )
+        by_leaf = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
+        by_parameter = [
+            row
+            for leaf, gradient in zip(graph.leaves, by_leaf, strict=True)
+            for row in ([None] * len(leaf) if gradient is None else gradient.unbind())
+        ]
+        wanted = ctx.needs_input_grad[1:]
+        return None, *(
+            row if want else None for row, want in zip(by_parameter, wanted, strict=True)
+        )
+
+
+def _stacked(rows: list[Tensor | None], like: Tensor) -> Tensor | None:
+    """Return the rows as one tensor, zeros where one is missing; None if all are."""
+    if all(row is None for row in rows):
+        return None
+    return torch.stack([torch.zeros_like(like[0]) if row is None else row for row in rows])

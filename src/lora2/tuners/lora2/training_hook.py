@@ -1,0 +1,261 @@
+"""What happens at each forward pass: factors are prepared, and in training the penalty is added.
+
+They are hooks of the base model, since not every way to the model leads through the tuner:
+PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lora2.tuners.base.placement import PlacedAdapter, find_adapters
+from lora2.tuners.lora2.batched_factors import prepare_factors
+from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
+from lora2.tuners.lora2.penalty import penalty_of_layers
+
+_ATTRIBUTE = "lora2_training_hook"
+
+
+class TrainingHook:
+    """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
+
+    def __init__(self) -> None:
+        self.handles: list[RemovableHandle] = []
+        # The model and its adapted layers: a walk through all modules is worth sparing.
+        self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
+        # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
+        self.losses_are_summed = False
+        # Whether the loss of the present forward pass holds the penalty already.
+        self._has_joined = False
+        # Whether somebody has asked for the penalty, to add it to a loss of their own.
+        self.was_asked = False
+        # Sums over the micro-batches of the present step, and over the steps that have ended.
+        self._total: Tensor | float = 0.0
+        self._count = 0
+        self._ended: Tensor | float = 0.0
+        self._ended_steps = 0
+        self._has_warned = False
+        self._first_values: dict[str, Tensor] = {}
+
+    def before_forward(self, model: nn.Module, args: Any) -> None:
+        """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
+        if _must_stay_plain():
+            return
+        layers = self._layers(model)
+        for name in _active_adapters(layers):
+            prepare_factors(layers, name)
+        if model.training and torch.is_grad_enabled() and not getattr(model, "_is_replica", False):
+            for name, config in _trained_among(layers, model):
+                self._warn_if_never_allocated(layers, name, config)
+
+    def after_forward(
+        self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
+    ) -> Any:
+        """Return the outputs; in training, with the penalty in their loss."""
+        return self._with_penalty(model, model, kwargs, outputs)
+
+    def join_loss_of(self, outer: nn.Module, model: nn.Module) -> list[RemovableHandle]:
+        """Let the penalty join the loss of a module around the model, if the model returns none."""
+
+        def before(module: nn.Module, args: Any) -> None:
+            self._has_joined = False
+
+        def after(module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+            if self._has_joined:
+                return outputs
+            return self._with_penalty(module, model, kwargs, outputs)
+
+        return [
+            outer.register_forward_pre_hook(before),
+            outer.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    def _with_penalty(
+        self, returned_by: nn.Module, model: nn.Module, kwargs: dict[str, Any], outputs: Any
+    ) -> Any:
+        if not (returned_by.training and torch.is_grad_enabled() and has_loss(outputs)):
+            return outputs
+        penalty = _penalty_of(model, self._layers(model))
+        if penalty is None:
+            return outputs
+        self._has_joined = True
+        self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
+        penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
+        # Replicas of torch's DataParallel would add up numbers of several devices and threads.
+        if not getattr(model, "_is_replica", False):
+            self._total, self._count = self._total + penalty.detach(), self._count + 1
+        return add_to_loss(outputs, penalty)
+
+    def end_step(self) -> None:
+        """Close an optimizer step: put together what its micro-batches added to the loss."""
+        if self._count:
+            self._ended = self._ended + self._total / (1 if self.losses_are_summed else self._count)
+            self._total, self._count = 0.0, 0
+            self._ended_steps += 1
+
+    @property
+    def has_added(self) -> bool:
+        """Whether the penalty has joined a loss in the present optimizer step."""
+        return self._count > 0
+
+    def take_mean_penalty(self) -> float | None:
+        """Return the mean penalty of the optimizer steps ended since the last call, or None."""
+        mean = float(self._ended) / self._ended_steps if self._ended_steps else None
+        self._ended, self._ended_steps = 0.0, 0
+        return mean
+
+    def forget(self, adapter_name: str) -> None:
+        """Know nothing of an adapter that has gone; another may get its name."""
+        self._first_values.pop(adapter_name, None)
+
+    def _layers(self, model: nn.Module) -> list[Lora2Layer]:
+        known = self.known_layers
+        # A replica of torch's DataParallel has layers of its own, and a thread of its own.
+        if known is None or known[0] is not model:
+            return _layers_in(model)
+        return known[1]
+
+    def _warn_if_never_allocated(
+        self, layers: list[Lora2Layer], name: str, config: Lora2Config
+    ) -> None:
+        first = next(layer for layer in layers if layer.has_adapter(name))
+        if self._has_warned or name in first.lora2_allocated or not config.prunes:
+            return
+        ranks = [layer.sizes_of(name)[1] for layer in layers if layer.has_adapter(name)]
+        if sum(ranks) <= config.target_budget(ranks):
+            return
+        values = first.parameters_of(name)["lam"].detach()
+        if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
+            self._has_warned = True
+            warnings.warn(
+                f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
+                "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
+                "after each optimizer step.",
+                stacklevel=2,
+            )
+
+
+def _must_stay_plain() -> bool:
+    """Whether each layer is to compute its factors by itself, by plain operations.
+
+    A compiler sees through the layers' formulas and fuses them; a tracer and functorch take no
+    autograd function of Python's, and what inference mode makes no later pass can train on.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch.is_inference_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _active_adapters(layers: list[Lora2Layer]) -> list[str]:
+    """Return the names of the adapters that take part in a forward pass."""
+    for layer in layers:
+        if not layer.disable_adapters and not layer.merged:
+            return list(layer.active_adapters)
+    return []
+
+
+def install(model: nn.Module) -> None:
+    """Hook the base model, once however many adapters it gets."""
+    hook = model.__dict__.get(_ATTRIBUTE)
+    if hook is None:
+        hook = TrainingHook()
+        hook.handles = [
+            model.register_forward_pre_hook(hook.before_forward),
+            model.register_forward_hook(hook.after_forward, with_kwargs=True),
+        ]
+        setattr(model, _ATTRIBUTE, hook)
+    # Here, not at the first forward pass: a compiler would take the change for a new model.
+    hook.known_layers = (model, _layers_in(model))
+
+
+def remove(model: nn.Module) -> None:
+    """Leave the base model as it was before `install`."""
+    hook = installed(model)
+    if hook is not None:
+        for handle in hook.handles:
+            handle.remove()
+        delattr(model, _ATTRIBUTE)
+
+
+def installed(model: nn.Module) -> TrainingHook | None:
+    """Return the hook of a base model, or of the first base model inside a module."""
+    return next(iter(hooks_in(model)), None)
+
+
+def hooks_in(model: nn.Module) -> dict[TrainingHook, nn.Module]:
+    """Return the hooks of all base models inside a module, each with its base model."""
+    return {
+        vars(module)[_ATTRIBUTE]: module
+        for module in model.modules()
+        if vars(module).get(_ATTRIBUTE) is not None
+    }
+
+
+def trained_adapters(model: nn.Module) -> list[PlacedAdapter[Lora2Config]]:
+    """Return the active, enabled adapters that have a trainable parameter."""
+    return [adapter for adapter in find_adapters(model, Lora2Config) if adapter.is_trained]
+
+
+def _layers_in(model: nn.Module) -> list[Lora2Layer]:
+    return [module for module in model.modules() if isinstance(module, Lora2Layer)]
+
+
+def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str, Lora2Config]]:
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    return [
+        (name, config)
+        for name, config in configs.items()
+        if isinstance(config, Lora2Config) and _is_trained(layers, name)
+    ]
+
+
+def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
+    for layer in layers:
+        if layer.has_adapter(adapter_name):
+            return layer.trains(adapter_name)
+    return False
+
+
+def has_penalty(config: object) -> bool:
+    """Return whether an adapter with this config puts a penalty on the loss."""
+    if not isinstance(config, Lora2Config):
+        return False
+    return config.orthogonality == "penalty" and config.orth_reg_weight > 0
+
+
+def weighted_penalty(model: nn.Module) -> Tensor | None:
+    """Return Σ orth_reg_weight · R over the trained adapters, a scalar; None where there is none.
+
+    model: any module with LoRA² adapters inside. The penalty is in the model's `outputs.loss`
+    already; add it to a loss that you compute yourself.
+    """
+    penalties = []
+    for hook, base in hooks_in(model).items():
+        hook.was_asked = True
+        penalty = _penalty_of(base, _layers_in(base))
+        if penalty is not None:
+            penalties.append(penalty)
+    # The base models may be on different devices.
+    return torch.stack([p.to(penalties[0].device) for p in penalties]).sum() if penalties else None
+
+
+def _penalty_of(model: nn.Module, layers: list[Lora2Layer]) -> Tensor | None:
+    """The weighted penalty of one base model with these adapted layers."""
+    if not any(map(has_penalty, getattr(model, "peft_config", {}).values())):
+        return None
+    terms = [
+        config.orth_reg_weight * penalty_of_layers(layers, name, config)
+        for name, config in _trained_among(layers, model)
+        if has_penalty(config)
+    ]
+    return torch.stack(terms).sum() if terms else None

@@ -1,0 +1,29 @@
+"""The tuner: puts SoRA layers into a model."""
+
+from __future__ import annotations
+
+from peft.utils.other import get_pattern_key
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.sora.config import SoraConfig
+from lora2.tuners.sora.layer import SoraLayer, SoraLinear
+
+
+class SoraModel(AdaptedModel):
+    """A model with SoRA adapters in its target modules (PEFT's tuner for `SoraConfig`)."""
+
+    prefix = "sora_"
+    tuner_layer_cls = SoraLayer
+    # mypy would have the dictionary invariant in its values.
+    layer_types = {nn.Linear: SoraLinear, Conv1D: SoraLinear}  # noqa: RUF012
+
+    def add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: SoraConfig, module_name: str
+    ) -> None:
+        """Create A, g and B of one layer, with the rank that its name's pattern gives."""
+        assert isinstance(layer, SoraLayer)
+        key = get_pattern_key(list(config.rank_pattern), module_name)
+        layer.add_adapter(adapter_name, config, config.rank_pattern.get(key, config.r))

@@ -1,0 +1,31 @@
+"""Without the optional packages the user is told which extra to install."""
+
+import sys
+
+import pytest
+
+from lora2.data import load_task
+from lora2.errors import UserError
+from lora2.support.extras import require
+from lora2.training.metrics import compute_metrics
+
+
+def test_data_without_datasets_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"'datasets'.*pip install 'lora2\[train\]'"):
+        load_task(train_sentences=2, validation_sentences=2)
+
+
+@pytest.mark.parametrize("module", ["sklearn.metrics", "scipy.stats"])
+def test_metrics_without_their_packages_name_the_extra(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    package = module.partition(".")[0]
+    with pytest.raises(UserError, match=rf"'{package}'.*lora2\[train\]"):
+        compute_metrics(["accuracy"])
+
+
+def test_an_installed_package_that_is_broken_keeps_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "halfinstalled.py").write_text("import surely_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="surely_not_there"):
+        require("halfinstalled", extra="train")

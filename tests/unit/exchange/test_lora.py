@@ -1,0 +1,307 @@
+"""An exported LoRA computes what the adapter did, wherever it is loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
+
+import lora2
+from lora2 import Lora2Config, SoraConfig, UserError, export_lora
+from lora2.errors import NumericalError
+from lora2.exchange.lora_form import lora_form, shortest_names
+from unit.models import (
+    ADAPTER_FORMS,
+    CONV2D,
+    KINDS,
+    LINEAR,
+    Conv2dModel,
+    DeepMlp,
+    Kind,
+    bert_batch,
+    difference,
+    disturb,
+    layers_of,
+    prune_half,
+    rows,
+    tiny_bert,
+    tiny_llama,
+    tiny_llama_classifier,
+    tiny_roberta,
+)
+from upstream import ADAPTERS_OF_TRANSFORMERS
+
+# PEFT's LoRA repeats neither dilation nor padding by reflection.
+EXPORTABLE = [kind for kind in KINDS if kind.name != "conv2d_strided"]
+every_kind = pytest.mark.parametrize("kind", EXPORTABLE, ids=[kind.name for kind in EXPORTABLE])
+both_ways = pytest.mark.parametrize("compact", [False, True], ids=["padded", "compact"])
+
+
+def adapted(kind: Kind, form: str = "exact") -> PeftModel:
+    torch.manual_seed(1)
+    model = get_peft_model(kind.model(), kind.config(form)).eval()
+    disturb(model)
+    if form == "pruned":
+        prune_half(model)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer:UserWarning")
+@every_kind
+@pytest.mark.parametrize(
+    ("form", "compact"),
+    # Compact is another form only where a rank is below k.
+    [*((form, False) for form in ADAPTER_FORMS), ("pruned", True), ("k_above_r", True)],
+)
+def test_exported_lora_equals_the_adapter(
+    kind: Kind, form: str, compact: bool, tmp_path: Path
+) -> None:
+    model, x = adapted(kind, form), kind.inputs()
+    export = export_lora(model, tmp_path / "lora", compact=compact, batch=x)
+    exported = PeftModel.from_pretrained(kind.model(), tmp_path / "lora").eval()
+    assert type(exported.peft_config["default"]) is LoraConfig
+    assert difference(exported(x), model(x)) < 1e-5
+    assert export.difference < 1e-5
+    assert difference(exported(x), kind.model()(x)) > 1e-3
+
+
+def test_one_of_several_adapters_is_exported_and_the_model_stays(tmp_path: Path) -> None:
+    model, x = adapted(LINEAR), rows()
+    model.add_adapter("other", LINEAR.config("k_is_one"))
+    disturb(model, "other", seed=5)
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.train()
+    before = model(x)
+    export_lora(model, tmp_path / "other", adapter_name="other", batch=x)
+    assert model.training
+    assert model.active_adapter == "default"
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == trainable
+    assert torch.equal(model(x), before)
+    model.eval().set_adapter("other")
+    exported = PeftModel.from_pretrained(LINEAR.model(), tmp_path / "other").eval()
+    assert difference(exported(x), model(x)) < 1e-5
+
+
+def test_padded_form_has_one_rank_and_no_patterns(tmp_path: Path) -> None:
+    model = adapted(LINEAR, "k_above_r")
+    layers = model.get_base_model()
+    with torch.no_grad():
+        layers.lin0.lora2_lambda["default"].zero_()
+    export = export_lora(model, tmp_path / "lora", batch=rows())
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert export.ranks == {"lin0": 0, "lin1": 2}
+    assert (config["r"], config["lora_alpha"]) == (2, 2)
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    assert sorted(config["target_modules"]) == ["lin0", "lin1"]
+    assert tensors["base_model.model.lin0.lora_A.weight"].shape == (2, 6)
+    assert not tensors["base_model.model.lin0.lora_B.weight"].any()
+
+
+def test_compact_form_leaves_out_what_changes_nothing(tmp_path: Path) -> None:
+    model = adapted(LINEAR, "k_above_r")
+    with torch.no_grad():
+        model.get_base_model().lin0.lora2_lambda["default"].zero_()
+    export_lora(model, tmp_path / "lora", compact=True, batch=rows())
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        "base_model.model.lin1.lora_A.weight": (2, 10),
+        "base_model.model.lin1.lora_B.weight": (2, 2),
+    }
+    with torch.no_grad():
+        model.get_base_model().lin1.lora2_lambda["default"].zero_()
+    with pytest.raises(UserError, match="changes nothing"):
+        export_lora(model, tmp_path / "none", compact=True, batch=rows())
+    assert not (tmp_path / "none").exists()
+
+
+@both_ways
+@pytest.mark.parametrize("make", [tiny_bert, tiny_roberta, tiny_llama_classifier])
+def test_head_is_exported_with_the_lora(make, compact: bool, tmp_path: Path) -> None:
+    model = get_peft_model(make(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=3)).eval()
+    disturb(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.default" in name:
+                parameter.add_(0.5)
+    export = export_lora(model, tmp_path / "lora", compact=compact)
+    exported = PeftModel.from_pretrained(make(), tmp_path / "lora").eval()
+    batch = {name: tensor for name, tensor in bert_batch().items() if name != "labels"}
+    assert difference(exported(**batch).logits, model(**batch).logits) < 1e-5
+    assert export.difference < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_adapter_on_half_precision_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    # A modest change: where it is large against the weights, half precision is off by a tenth.
+    config = Lora2Config(task_type="CAUSAL_LM", k=3, lora_alpha=0.5)
+    model = get_peft_model(tiny_llama().to(dtype), config).eval()
+    disturb(model)
+    export_lora(model, tmp_path / "lora")
+    exported = PeftModel.from_pretrained(tiny_llama().to(dtype), tmp_path / "lora").eval()
+    ours, theirs = layers_of(model), dict(exported.named_modules())
+    for name, layer in ours.items():
+        change = layer.get_delta_weight("default")
+        assert difference(theirs[name].get_delta_weight("default"), change) < 1e-5
+
+
+@pytest.mark.parametrize("broken", ["lora_B", "lora_A"])
+def test_wrong_change_is_noticed_where_logits_hide_it(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision an effect may be smaller than what rounding may differ by."""
+    right = lora2.exchange.lora.lora_form
+
+    def wrong(*arguments, **options):
+        form = right(*arguments, **options)
+        next(t for name, t in form.tensors.items() if broken in name).mul_(1.01)
+        return form
+
+    monkeypatch.setattr("lora2.exchange.lora.lora_form", wrong)
+    model = get_peft_model(tiny_llama().bfloat16(), Lora2Config(task_type="CAUSAL_LM", k=3))
+    disturb(model)
+    with pytest.raises(UserError, match="otherwise than the adapter does"):
+        export_lora(model, tmp_path / "lora")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("factor", ["lora2_v", "lora2_V"])
+def test_adapter_with_nan_is_refused(factor: str, tmp_path: Path) -> None:
+    model = adapted(LINEAR)
+    with torch.no_grad():
+        getattr(model.get_base_model().lin1, factor)["default"][0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="lin1"):
+        export_lora(model, tmp_path / "lora", batch=rows())
+
+
+@ADAPTERS_OF_TRANSFORMERS
+def test_a_model_without_peft_around_it_is_refused(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.add_adapter(Lora2Config(k=2))
+    with pytest.raises(UserError, match="no PeftModel"):
+        export_lora(model, tmp_path / "lora")
+
+
+def test_an_encoder_with_a_decoder_is_compared_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval()
+    model = get_peft_model(model, Lora2Config(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"]))
+    disturb(model)
+    assert export_lora(model, tmp_path / "lora").difference < 1e-5
+
+
+def test_sora_is_exported_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_llama(), SoraConfig(r=3, target_modules=["q_proj"])).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sora_B" in name:
+                parameter.normal_()
+    export_lora(model, tmp_path / "lora")
+    exported = PeftModel.from_pretrained(tiny_llama(), tmp_path / "lora").eval()
+    tokens = torch.arange(10).view(2, 5)
+    assert difference(exported(tokens).logits, model(tokens).logits) < 1e-5
+
+
+def test_float64_export_of_a_float64_adapter_is_exact_to_rounding() -> None:
+    model = adapted(LINEAR, "pruned").double()
+    form = lora_form(model, dtype=torch.float64)
+    for name, layer in (("lin0", model.get_base_model().lin0),):
+        prefix = f"base_model.model.{name}"
+        change = form.tensors[f"{prefix}.lora_B.weight"] @ form.tensors[f"{prefix}.lora_A.weight"]
+        torch.testing.assert_close(change, layer.get_delta_weight("default"), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"a.0.q", "a.1.q"}, ["q"]),
+        ({"a.0.q"}, ["0.q"]),
+        ({"a.0.q", "a.1.q", "a.0.o.d"}, ["0.o.d", "q"]),
+        ({"a.0.o.d", "a.1.o.d"}, ["o.d"]),
+    ],
+)
+def test_target_modules_are_the_shortest_names_that_choose_just_these(chosen, expected) -> None:
+    names = {"", "a", "p.d", *(f"a.{i}{end}" for i in (0, 1) for end in ("", ".q", ".o", ".o.d"))}
+    assert shortest_names(chosen, names) == expected
+
+
+def test_layers_of_the_same_name_that_are_not_adapted_stay_so(tmp_path: Path) -> None:
+    config = Lora2Config(target_modules=["lin0"], layers_to_transform=[1], k=2, init_r=2)
+    torch.manual_seed(0)
+    model = get_peft_model(DeepMlp().eval(), config).eval()
+    disturb(model)
+    export_lora(model, tmp_path / "lora", batch=rows())
+    torch.manual_seed(0)
+    exported = PeftModel.from_pretrained(DeepMlp().eval(), tmp_path / "lora").eval()
+    names = {n for n, m in exported.named_modules() if hasattr(m, "lora_A")}
+    assert names == {"base_model.model.body.layers.1.lin0"}
+    assert difference(exported(rows()), model(rows())) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: Path) -> None:
+    kind = Kind("conv", lambda: Conv2dModel(**options), CONV2D.inputs, ["conv"])
+    with pytest.raises(UserError, match="merged model instead"):
+        export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch) -> None:
+    right = lora2.exchange.lora.lora_form
+
+    def wrong(*arguments, **options):
+        form = right(*arguments, **options)
+        next(iter(form.tensors.values())).mul_(1.01)
+        return form
+
+    monkeypatch.setattr("lora2.exchange.lora.lora_form", wrong)
+    with pytest.raises(UserError, match="not kept"):
+        export_lora(adapted(LINEAR), tmp_path / "lora", batch=rows())
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("peft.LoraConfig.save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        export_lora(adapted(LINEAR), tmp_path / "lora", batch=rows())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"adapter_name": "missing"}, "does not exist"),
+        ({"batch": None}, "a Mlp takes .* pass inputs"),
+        ({"path": "."}, "exists already"),
+    ],
+)
+def test_impossible_export_is_refused(options, sentence, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("something").touch()
+    arguments = {"path": "lora", "batch": rows()} | options
+    with pytest.raises(UserError, match=sentence):
+        export_lora(adapted(LINEAR), **arguments)
+
+
+def test_merged_adapter_is_refused(tmp_path: Path) -> None:
+    model = adapted(LINEAR)
+    model.merge_adapter()
+    with pytest.raises(UserError, match="unmerge"):
+        export_lora(model, tmp_path / "lora", batch=rows())
+
+
+def test_an_adapter_that_is_no_low_rank_change_is_refused(tmp_path: Path) -> None:
+    model = get_peft_model(LINEAR.model(), LoraConfig(target_modules=["lin0"], r=2))
+    with pytest.raises(UserError, match="LORA"):
+        export_lora(model, tmp_path / "lora", batch=rows())

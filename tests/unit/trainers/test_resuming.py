@@ -1,0 +1,123 @@
+"""A training that is cut short: its checkpoints, what goes on from them, and who is told what."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+
+from lora2 import Lora2Callback, Lora2Config, UserError
+from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
+from unit.training_case import PRUNING, TOTAL, bert_model, trainer_for
+from upstream import ADDED_BY_TRANSFORMERS
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """A folder with a checkpoint of every step, and the adapter at the end."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = trainer_for(bert_model(lora_dropout=0.1), folder, save_strategy="steps", save_steps=1)
+    trainer.train()
+    return folder, adapter_state(trainer.model)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 7, 9])
+def test_resumed_run_ends_bit_for_bit_as_the_whole_one(
+    step: int, whole_run: tuple, tmp_path: Path
+) -> None:
+    folder, expected = whole_run
+    trainer = trainer_for(bert_model(lora_dropout=0.1), tmp_path)
+    trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+    actual = adapter_state(trainer.model)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+
+
+def test_resumed_run_with_restored_callbacks_is_the_same(whole_run: tuple, tmp_path: Path) -> None:
+    folder, expected = whole_run
+    trainer = trainer_for(
+        bert_model(lora_dropout=0.1), tmp_path, restore_callback_states_from_checkpoint=True
+    )
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-5"))
+    actual = adapter_state(trainer.model)
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+
+
+def test_every_checkpoint_reloads_as_the_model_it_was(whole_run: tuple) -> None:
+    folder, _ = whole_run
+    kept = []
+    for step in range(1, TOTAL + 1):
+        checkpoint = folder / f"checkpoint-{step}"
+        reloaded = PeftModel.from_pretrained(tiny_bert(), checkpoint)
+        values = [layer.lora2_lambda["default"] for layer in layers_of(reloaded).values()]
+        # A checkpoint keeps the pruned values: the optimizer's state has their size.
+        assert {len(value) for value in values} == {3}
+        kept.append(sum(int((value != 0).sum()) for value in values))
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        assert state["log_history"][-1]["kept_singular_values"] == kept[-1]
+    assert kept[:3] == [36] * 3
+    assert kept[-4:] == [12] * 4
+
+
+def test_finished_run_is_compact_in_memory_and_on_disk(whole_run: tuple, tmp_path: Path) -> None:
+    _, state = whole_run
+    assert sum(len(tensor) for name, tensor in state.items() if name.endswith(".lam")) == 12
+    trainer = trainer_for(bert_model(), tmp_path / "run")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    reloaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "saved").eval()
+    batch = bert_batch()
+    with torch.no_grad():
+        assert torch.equal(reloaded(**batch).logits, trainer.model.eval()(**batch).logits)
+    assert sum(len(layer.lora2_lambda["default"]) for layer in layers_of(reloaded).values()) == 12
+
+
+def test_best_model_can_be_loaded_at_the_end(tmp_path: Path) -> None:
+    trainer = trainer_for(
+        bert_model(), tmp_path,
+        eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss",
+    )  # fmt: skip
+    trainer.train()
+    best = min(e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-5)
+
+
+def test_unallocated_budget_is_told_once_and_its_checkpoint_refused(tmp_path: Path) -> None:
+    trainer = trainer_for(bert_model(), tmp_path, save_strategy="steps", save_steps=5)
+    trainer.remove_callback(Lora2Callback)
+    with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback") as told:
+        trainer.train()
+    assert len([w for w in told if "nothing prunes it" in str(w.message)]) == 1
+    resumed = trainer_for(bert_model(), tmp_path)
+    with pytest.raises(UserError, match="step 5 holds no allocator state of adapter 'default'"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+@pytest.mark.parametrize("kind", ["without_task", ADDED_BY_TRANSFORMERS])
+def test_unallocated_budget_is_told_in_every_kind_of_model(kind: str) -> None:
+    model = tiny_bert()
+    if kind == "transformers":
+        model.add_adapter(Lora2Config(**PRUNING))
+    else:
+        model = get_peft_model(model, Lora2Config(**PRUNING))
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    def steps(number: int) -> None:
+        for _ in range(number):
+            model(**bert_batch()).loss.backward()
+            optimizer.step()
+
+    # At the first step λ has no gradient yet, since 𝒱 is zero.
+    with pytest.warns(UserWarning, match="nothing prunes it") as told:
+        steps(4)
+    assert len(told) == 1
+
+
+def test_nobody_is_told_when_nothing_is_to_be_pruned(tmp_path: Path) -> None:
+    trainer = trainer_for(bert_model(target_r=None), tmp_path)
+    trainer.remove_callback(Lora2Callback)
+    trainer.train()

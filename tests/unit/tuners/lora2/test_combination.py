@@ -1,0 +1,275 @@
+"""Weighted sums of adapters, and batches whose rows use different adapters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+
+from lora2 import Lora2Config, UserError
+from lora2.errors import NumericalError
+from unit.models import (
+    KIND_IDS,
+    KINDS,
+    LINEAR,
+    DeepMlp,
+    Kind,
+    bert_batch,
+    disturb,
+    layers_of,
+    rows,
+    tiny_bert,
+    tiny_llama,
+)
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
+
+
+def with_three_adapters(kind: Kind) -> PeftModel:
+    """Adapters "default" (k = 3, exact), "wide" (k = 5, penalty) and "thin" (k = 1, none)."""
+    torch.manual_seed(1)
+    model = get_peft_model(kind.model(), kind.config()).eval()
+    model.add_adapter("wide", kind.config("k_above_r", orthogonality="penalty"))
+    model.add_adapter("thin", kind.config("k_is_one", orthogonality="none", lora_alpha=7.0))
+    for seed, name in enumerate(("default", "wide", "thin")):
+        disturb(model, name, seed)
+    return model
+
+
+def deltas(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+    return {
+        name: layer.get_delta_weight(adapter_name).detach()
+        for name, layer in layers_of(model).items()
+        if layer.has_adapter(adapter_name)
+    }
+
+
+@pytest.mark.parametrize("combination_type", ["cat", "linear"])
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.5, -2.0, 1.5], [1.0, 0.0, 0.0]])
+@every_kind
+def test_weighted_sum_is_exact(kind: Kind, weights: list[float], combination_type: str) -> None:
+    model = with_three_adapters(kind)
+    names = ["default", "wide", "thin"]
+    model.add_weighted_adapter(names, weights, "sum", combination_type=combination_type)
+    parts = [deltas(model, name) for name in names]
+    for module, total in deltas(model, "sum").items():
+        expected = sum(w * part[module] for w, part in zip(weights, parts, strict=True))
+        error = (total - expected).abs().max() / expected.abs().max()
+        assert error < 2e-6, module
+
+
+@every_kind
+def test_svd_combination_is_the_best_approximation(kind: Kind) -> None:
+    model, rank = with_three_adapters(kind), 2
+    model.add_weighted_adapter(["default", "wide"], [1.0, -0.5], "sum", "svd", svd_rank=rank)
+    first, second = deltas(model, "default"), deltas(model, "wide")
+    for module, total in deltas(model, "sum").items():
+        target = (first[module] - 0.5 * second[module]).flatten(1)
+        left, sigma, right = torch.linalg.svd(target, full_matrices=False)
+        best = (left[:, :rank] * sigma[:rank]) @ right[:rank]
+        torch.testing.assert_close(total.flatten(1), best, atol=1e-5, rtol=1e-4)
+
+
+@every_kind
+def test_weighted_adapter_saves_and_reloads(kind: Kind, tmp_path: Path) -> None:
+    model, x = with_three_adapters(kind), kind.inputs()
+    model.add_weighted_adapter(["default", "wide", "thin"], [1.0, 0.5, -1.0], "sum")
+    model.set_adapter("sum")
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    reloaded = PeftModel.from_pretrained(kind.model(), tmp_path / "sum").eval()
+    assert torch.equal(reloaded(x), model(x))
+
+
+def test_combining_keeps_the_other_adapters_trainable() -> None:
+    model = with_three_adapters(LINEAR)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "sum")
+    after = {name: p.requires_grad for name, p in model.named_parameters() if ".sum" not in name}
+    assert after == before
+
+
+def test_combination_covers_the_layers_of_all_adapters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = DeepMlp().eval()
+    fields = {"k": 2, "init_r": 2}
+    model = get_peft_model(
+        base, Lora2Config(target_modules=["lin0"], layers_to_transform=[0], **fields)
+    ).eval()
+    model.add_adapter(
+        "other",
+        Lora2Config(
+            target_modules=["lin0", "lin1"], exclude_modules=["body.layers.0.lin0"], **fields
+        ),
+    )
+    for name in ("default", "other"):
+        disturb(model, name)
+    model.add_weighted_adapter(["default", "other"], [2.0, -1.0], "sum")
+    expected: dict[str, Tensor] = {}
+    for name, weight in (("default", 2.0), ("other", -1.0)):
+        for module, delta in deltas(model, name).items():
+            expected[module] = expected.get(module, 0) + weight * delta
+    total = deltas(model, "sum")
+    assert total.keys() == expected.keys()
+    for module, delta in total.items():
+        torch.testing.assert_close(delta, expected[module], atol=1e-5, rtol=1e-5)
+    model.set_adapter("sum")
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    torch.manual_seed(0)
+    reloaded = PeftModel.from_pretrained(DeepMlp().eval(), tmp_path / "sum")
+    assert torch.equal(reloaded(rows()), model(rows()))
+
+
+def test_regular_expressions_and_lists_combine() -> None:
+    model = get_peft_model(DeepMlp(), Lora2Config(target_modules=r".*\.1\.lin0", k=2)).eval()
+    model.add_adapter("other", Lora2Config(target_modules=["lin1"], k=2))
+    for name in ("default", "other"):
+        disturb(model, name)
+    model.add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum")
+    expected = deltas(model, "default") | deltas(model, "other")
+    total = deltas(model, "sum")
+    assert total.keys() == expected.keys()
+    for module, delta in total.items():
+        torch.testing.assert_close(delta, expected[module], atol=1e-5, rtol=1e-5)
+
+
+def test_combining_into_an_existing_name_changes_nothing() -> None:
+    model = with_three_adapters(LINEAR)
+    before = deltas(model, "thin")
+    model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "thin")
+    assert all(torch.equal(delta, before[name]) for name, delta in deltas(model, "thin").items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((["default"], [1.0, 2.0], "sum"), "one weight for each adapter"),
+        (([], [], "sum"), "at least one"),
+        ((["default", "missing"], [1.0, 2.0], "sum"), "missing"),
+        ((["default", "wide"], [1.0, 2.0], "sum", "ties"), "'ties' is not known"),
+    ],
+)
+def test_impossible_combination_is_refused(arguments: tuple, sentence: str) -> None:
+    model = with_three_adapters(LINEAR)
+    with pytest.raises(UserError, match=sentence):
+        model.add_weighted_adapter(*arguments)
+    assert "sum" not in model.peft_config
+
+
+@pytest.mark.parametrize("factor", ["lora2_v", "lora2_V"])
+def test_an_adapter_with_nan_is_named_and_nothing_is_added(factor: str) -> None:
+    model = with_three_adapters(LINEAR)
+    with torch.no_grad():
+        getattr(model.get_base_model().lin1, factor)["default"][0, 0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(NumericalError, match="lin1"):
+            model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "sum")
+        assert list(model.peft_config) == ["default", "wide", "thin"]
+
+
+def test_combination_takes_over_the_one_head_and_refuses_two(tmp_path: Path) -> None:
+    fields = {"target_modules": ["query"], "k": 2}
+    heads = {"modules_to_save": ["classifier"]}
+    model = get_peft_model(tiny_bert(), Lora2Config(**fields, **heads)).eval()
+    model.add_adapter("headless", Lora2Config(**fields))
+    model.add_adapter("other", Lora2Config(**fields, **heads))
+    disturb(model, "default")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.default" in name:
+                parameter.add_(1.0)
+    batch = bert_batch()
+    expected = model(**batch).logits
+    model.add_weighted_adapter(["headless", "default"], [1.0, 1.0], "sum")
+    model.set_adapter("sum")
+    torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    reloaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "sum").eval()
+    assert torch.equal(reloaded(**batch).logits, model(**batch).logits)
+    with pytest.raises(UserError, match=r"'other', 'default'.*modules_to_save"):
+        model.add_weighted_adapter(["other", "default"], [1.0, 1.0], "two")
+
+
+# Mixed batches
+
+
+@every_kind
+def test_mixed_batch_equals_each_adapter_alone(kind: Kind) -> None:
+    model, x = with_three_adapters(kind), kind.inputs()
+    x = torch.cat([x, x])
+    names = (["default", "__base__", "wide", "thin"] * len(x))[: len(x)]
+    mixed = model(x, adapter_names=names)
+    alone = {"__base__": kind.model()(x)}
+    for name in ("default", "wide", "thin"):
+        model.set_adapter(name)
+        alone[name] = model(x)
+    model.set_adapter("default")
+    for row, name in enumerate(names):
+        torch.testing.assert_close(mixed[row], alone[name][row], atol=1e-5, rtol=1e-5)
+    assert torch.equal(model(x), alone["default"])
+
+
+def test_mixed_batch_refuses_an_unknown_name_and_training_mode() -> None:
+    model, x = with_three_adapters(LINEAR), LINEAR.inputs()
+    with pytest.raises(ValueError, match=r"non-existing adapter.*: missing"):
+        model(x, adapter_names=["default", "missing", "__base__", "wide", "thin"])
+    with pytest.raises(ValueError, match="one name for each row"):
+        model(x, adapter_names=["default"])
+    with pytest.raises(ValueError, match="training mode"):
+        model.train()(x, adapter_names=["default"] * len(x))
+    # The hooks of the refused calls are gone.
+    assert model.eval()(x).shape == (len(x), 2)
+
+
+def test_mixed_batch_refuses_merged_adapters() -> None:
+    model, x = with_three_adapters(LINEAR), LINEAR.inputs()
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="call `unmerge_adapter` first"):
+        model(x, adapter_names=["default"] * len(x))
+
+
+def test_mixed_batch_covers_modules_to_save() -> None:
+    fields = {"target_modules": ["query"], "modules_to_save": ["classifier"], "k": 2}
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS", **fields)).eval()
+    model.add_adapter("other", Lora2Config(task_type="SEQ_CLS", **fields))
+    for name in ("default", "other"):
+        disturb(model, name)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.other" in name:
+                parameter.add_(1.0)
+    batch = bert_batch(3)
+    mixed = model(**batch, adapter_names=["other", "__base__", "default"]).logits
+    model.set_adapter("other")
+    torch.testing.assert_close(mixed[0], model(**batch).logits[0])
+    model.set_adapter("default")
+    torch.testing.assert_close(mixed[2], model(**batch).logits[2])
+    torch.testing.assert_close(mixed[1], tiny_bert()(**batch).logits[1])
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_generation_takes_mixed_batches(num_beams: int) -> None:
+    config = {"target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM", "k": 2}
+    model = get_peft_model(tiny_llama(), Lora2Config(**config)).eval()
+    model.add_adapter("other", Lora2Config(**config))
+    disturb(model, "default", seed=1)
+    disturb(model, "other", seed=2)
+    input_ids = torch.tensor([[3, 4, 5], [3, 4, 5], [3, 4, 5]])
+    options = {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "num_beams": num_beams,
+    }
+    mixed = model.generate(**options, adapter_names=["default", "other", "__base__"])
+    alone = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        alone[name] = model.generate(**options)[0].tolist()
+    with model.disable_adapter():
+        alone["__base__"] = model.generate(**options)[0].tolist()
+    assert len({tuple(sequence) for sequence in alone.values()}) == 3
+    expected = [alone["default"], alone["other"], alone["__base__"]]
+    for row, sequence in zip(mixed.tolist(), expected, strict=True):
+        assert row[: len(sequence)] == sequence

@@ -1,0 +1,409 @@
+"""Every way through a linear layer gives the oracle's output and gradients in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
+
+import oracle
+from lora2 import Lora2Config
+from lora2.tuners.lora2 import joint_product, linear, training_hook
+from lora2.tuners.lora2.layer import Lora2Layer
+from unit.models import DeepMlp, disturb, layers_of
+
+NAMES = ("default", "second")
+
+
+class CheckpointedMlp(DeepMlp):
+    """`DeepMlp`, whose blocks are run again in the backward pass."""
+
+    use_reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.body["layers"]:
+            run = partial(self._block, block)
+            x = checkpoint(run, x, use_reentrant=self.use_reentrant)
+        return x
+
+    def _block(self, block: nn.ModuleDict, x: Tensor) -> Tensor:
+        return torch.tanh(block["lin1"](torch.tanh(block["lin0"](x))))
+
+
+class ReentrantMlp(CheckpointedMlp):
+    use_reentrant = True
+
+
+class Conv1DMlp(DeepMlp):
+    """`DeepMlp` of transformers' Conv1D."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.body["layers"]:
+            for name in block:
+                block[name] = Conv1D(6, 6)
+
+
+class Masked(nn.Module):
+    """A dropout that always drops the same features."""
+
+    mask = torch.tensor([2.0, 0.0, 2.0, 2.0, 0.0, 2.0], dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+def mask_inputs(layer: Lora2Layer) -> None:
+    for name in layer.adapter_dropout:
+        layer.adapter_dropout[name] = Masked()
+
+
+def hook_base(layer: Lora2Layer) -> None:
+    """A hook that changes nothing, but must be run."""
+    layer.base_layer.register_forward_hook(lambda module, inputs, output: None)
+
+
+def leave(layer: Lora2Layer) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way through the layers: how to come to it, and by what it is recognised."""
+
+    name: str
+    make: Callable[[], nn.Module] = DeepMlp
+    change: Callable[[Lora2Layer], None] = leave
+    adapters: int = 1
+    hooked: bool = True
+    prepared: bool = True
+    joint: bool = True
+
+
+PATHS = (
+    Path("prepared"),
+    Path("each_layer_for_itself", hooked=False, prepared=False),
+    Path("conv1d", make=Conv1DMlp),
+    Path("two_adapters", adapters=2),
+    Path("two_adapters_each_layer_for_itself", adapters=2, hooked=False, prepared=False),
+    Path("hooked_base", change=hook_base, joint=False),
+    Path("dropout", change=mask_inputs, joint=False),
+    Path("dropout_and_two_adapters", change=mask_inputs, adapters=2, joint=False),
+    Path("checkpointed", make=CheckpointedMlp),
+    Path("checkpointed_with_dropout", make=CheckpointedMlp, change=mask_inputs, joint=False),
+    Path("checkpointed_reentrant", make=ReentrantMlp, prepared=False),
+    Path("checkpointed_two_adapters", make=ReentrantMlp, adapters=2, prepared=False),
+)
+
+
+def adapted(path: Path, orthogonality: str) -> nn.Module:
+    torch.manual_seed(0)
+    names = NAMES[: path.adapters]
+    configs = [
+        Lora2Config(k=k, init_r=3, target_modules=["lin0", "lin1"], orthogonality=orthogonality)
+        for k in (2, 4)
+    ]
+    model = get_peft_model(path.make(), configs[0])
+    for name, config in zip(names[1:], configs[1:], strict=False):
+        model.add_adapter(name, config)
+    model.base_model.set_adapter(list(names))
+    for seed, name in enumerate(names):
+        disturb(model, name, seed)
+    for layer in layers_of(model).values():
+        path.change(layer)
+    if not path.hooked:
+        training_hook.remove(model.get_base_model())
+    return model.double().train()
+
+
+def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Factors]]) -> Tensor:
+    """tanh(x W + Σ D(x) Δ + b), layer after layer, in the paper's orientation."""
+    for name, layer in layers_of(model).items():
+        base = layer.base_layer
+        weight = base.weight if isinstance(base, Conv1D) else base.weight.T
+        y = oracle.product(x, weight.detach()) + base.bias.detach()
+        for adapter, factors in zip(NAMES, stored[name], strict=False):
+            settings = layer.lora2_settings[adapter]
+            masked = x * Masked.mask if isinstance(layer.adapter_dropout[adapter], Masked) else x
+            delta = oracle.delta(factors, settings.scaling, settings.orthonormalize)
+            y = y + oracle.product(masked, delta)
+        x = torch.tanh(y)
+    return x
+
+
+@pytest.mark.parametrize("orthogonality", ["exact", "none"])
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_output_and_gradients_are_the_oracles(
+    path: Path, orthogonality: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joint_calls = []
+    real = linear.joint_product
+    monkeypatch.setattr(
+        linear, "joint_product", lambda *tensors: joint_calls.append(1) or real(*tensors)
+    )
+    model = adapted(path, orthogonality)
+    layers = layers_of(model)
+    stored = {
+        name: [
+            oracle.Factors(**layer.stored_factors(adapter)) for adapter in NAMES[: path.adapters]
+        ]
+        for name, layer in layers.items()
+    }
+    factors = [
+        tensor
+        for layer in layers.values()
+        for adapter in NAMES[: path.adapters]
+        for tensor in layer.parameters_of(adapter).values()
+    ]
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, 6, dtype=torch.float64)
+
+    output = model(x)
+    (output * weights).sum().backward()
+    actual = [x.grad, *(tensor.grad for tensor in factors)]
+    expected_output = literal_output(model, x, stored)
+    expected = torch.autograd.grad((expected_output * weights).sum(), [x, *factors])
+
+    oracle.assert_agrees(output, expected_output)
+    for got, wanted in zip(actual, expected, strict=True):
+        oracle.assert_agrees(got, wanted)
+    assert bool(joint_calls) == path.joint
+    assert all(bool(layer.lora2_prepared) == path.prepared for layer in layers.values())
+
+
+# How six rows of an input, and of a gradient, may lie in memory.
+LAYOUTS: dict[str, Callable[[Callable[..., Tensor], int], Tensor]] = {
+    "in_rows": lambda draw, width: draw(2, 3, width),
+    "batch_second": lambda draw, width: draw(3, 2, width).transpose(0, 1),
+    "in_columns": lambda draw, width: draw(width, 6).mT,
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_joint_product_is_the_oracles_however_its_rows_are_split(
+    threads: int, bias: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows: equal parts for up to three threads, none for four."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(joint_product, "_LONG_ROW", 5)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    six_rows = LAYOUTS[layout]
+    x, A, V = six_rows(draw, 5), draw(2, 5), draw(2, 7)
+    weight, b = draw(7, 5).detach(), draw(7) if bias else None
+    y = joint_product.joint_product(x, weight, b, A, V)
+    delta = oracle.product(A.T, V)
+    expected = oracle.product(x.reshape(6, 5), weight.T + delta).view(*x.shape[:-1], 7)
+    expected = expected if b is None else expected + b
+    oracle.assert_agrees(y, expected)
+    direction = six_rows(draw, 7).detach()
+    inputs = [x, A, V, *([b] if bias else [])]
+    for got, wanted in zip(
+        torch.autograd.grad((y * direction).sum(), inputs),
+        torch.autograd.grad((expected * direction).sum(), inputs),
+        strict=True,
+    ):
+        oracle.assert_agrees(got, wanted)
+
+
+def test_second_derivative_through_a_joint_product_is_refused() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half_precision_weights"])
+def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> None:
+    """And the gradients, in float32, are those of layers that make and cast their own."""
+    model = adapted(PATHS[0], "exact").float()
+    for layer in layers_of(model).values():
+        layer.base_layer.to(torch.float32 if autocast else torch.bfloat16)
+    x = torch.randn(4, 6, dtype=torch.float32 if autocast else torch.bfloat16)
+    factors = [p for layer in layers_of(model).values() for p in layer.lora2_V.parameters()]
+    gradients = []
+    for together in (True, False):
+        if not together:
+            training_hook.remove(model.get_base_model())
+            for layer in layers_of(model).values():
+                layer.lora2_prepared.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = model(x)
+        gradients.append(torch.autograd.grad(output.float().sum(), factors))
+        if together:
+            prepared = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
+            assert {tensor.dtype for p in prepared for tensor in (p.A, p.V)} == {torch.bfloat16}
+    for made_together, made_alone in zip(*gradients, strict=True):
+        assert made_together.dtype == torch.float32
+        torch.testing.assert_close(made_together, made_alone, rtol=0, atol=0)
+
+
+def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    model(x)
+    disturb(model, seed=5)
+    # A part of the model, called without the model that would prepare it anew.
+    layer = next(iter(layers_of(model).values()))
+    B, A = layer.factors("default")
+    torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_part_of_the_model_trains_after_a_backward_pass_of_the_whole(path: Path) -> None:
+    """As a second loss on one of CLIP's encoders; its gradients add up to those of the first."""
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for in_one_pass in (True, False):
+        model = adapted(path, "exact")
+        part = next(iter(layers_of(model).values()))
+        whole = model(x).square().sum()
+        if in_one_pass:
+            (whole + part(x).square().sum()).backward()
+        else:
+            whole.backward()
+            part(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+@pytest.mark.parametrize("symbol", ["v", "u", "lam", "U", "V"])
+def test_a_frozen_factor_gets_no_gradient_and_the_others_theirs(symbol: str) -> None:
+    x = torch.randn(2, 6, dtype=torch.float64)
+    gradients = []
+    for path in PATHS[:2]:
+        model = adapted(path, "exact")
+        for layer in layers_of(model).values():
+            layer.parameters_of("default")[symbol].requires_grad_(False)
+        model(x).square().sum().backward()
+        factors = [layer.parameters_of("default") for layer in layers_of(model).values()]
+        assert all(each[symbol].grad is None for each in factors)
+        gradients.append([p.grad for each in factors for s, p in each.items() if s != symbol])
+    for got, wanted in zip(*gradients, strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    model(x).sum().backward()
+    wanted = x.grad.clone()
+    model.eval()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_pass_without_gradients_between_forward_and_backward_changes_nothing(path: Path) -> None:
+    """As the reference pass of DPO, on the same model in training mode."""
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for between in (False, True):
+        model = adapted(path, "exact")
+        loss = model(x).square().sum()
+        if between:
+            with torch.no_grad():
+                model(2 * x)
+        factors = [p for p in model.parameters() if p.requires_grad]
+        loss.backward()
+        gradients.append([p.grad for p in factors])
+    assert all(g is not None for g in gradients[0])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_two_forward_passes_before_one_backward_pass(path: Path) -> None:
+    """As a loss that compares two texts; the gradients are those of one batch with both."""
+    x, y = (torch.randn(2, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    gradients = []
+    for together in (False, True):
+        model = adapted(path, "exact")
+        outputs = model(torch.cat([x, y])) if together else torch.cat([model(x), model(y)])
+        outputs.square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*gradients, strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was(path: Path) -> None:
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for fails in (False, True):
+        model = adapted(path, "exact")
+        loss = model(x).square().sum()
+        if fails:
+            with torch.no_grad(), pytest.raises(RuntimeError):
+                model(torch.randn(2, 5, dtype=torch.float64))
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        oracle.assert_agrees(got, wanted)
+
+
+def _replica(module: nn.Module) -> nn.Module:
+    """What torch's DataParallel makes of a module for one of its devices."""
+    replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
+    for each, replica in replicas.items():
+        for name, child in each._modules.items():
+            setattr(replica, name, None if child is None else replicas[child])
+        for name, parameter in each._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter * 1)
+    return replicas[module]
+
+
+def test_replicas_of_data_parallel_compute_the_same_and_reach_the_parameters() -> None:
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    factors = [p for p in model.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(model(x).square().sum(), factors)
+    known = training_hook.installed(model).known_layers
+    got = torch.autograd.grad(_replica(model)(x).square().sum(), factors)
+    for one, other in zip(got, wanted, strict=True):
+        oracle.assert_agrees(one, other)
+    assert training_hook.installed(model).known_layers is known
+
+
+def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
+    import copy
+    import io
+
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+    torch.save(model.state_dict(), io.BytesIO())
+    assert not any(layer.lora2_prepared for layer in layers_of(copy.deepcopy(model)).values())
+
+
+def test_frozen_base_that_thaws_gets_its_gradient() -> None:
+    model = adapted(PATHS[0], "exact")
+    layer = next(iter(layers_of(model).values()))
+    layer.base_layer.weight.requires_grad_(True)
+    model(torch.randn(2, 6, dtype=torch.float64)).sum().backward()
+    assert layer.base_layer.weight.grad.abs().sum() > 0
+
+
+def test_trained_bias_gets_its_gradient() -> None:
+    model = adapted(PATHS[0], "exact")
+    layer = list(layers_of(model).values())[-1]
+    layer.base_layer.bias.requires_grad_(True)
+    x = torch.randn(2, 6, dtype=torch.float64)
+    output = model(x)
+    output.sum().backward()
+    oracle.assert_agrees(layer.base_layer.bias.grad, (1 - output**2).sum(0))
