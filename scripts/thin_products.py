@@ -82,7 +82,7 @@ def ways(args: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         "gradient of A as sᵀ x, s lying [k, rows]": lambda: s_lying @ x,
         "gradient of A as xᵀ s": lambda: x.mT @ s,
         "gx + s A in place": lambda: gx.addmm_(s, A),
-        "W + B A, the weight formed anew": lambda: torch.addmm(W, B, A),
+        "W + B A, the weight formed again": lambda: torch.addmm(W, B, A),
         "t of three matrices at once": lambda: x @ A_of_three.mT,
         "gradient of A of three matrices at once": lambda: s_of_three.mT @ x,
     }

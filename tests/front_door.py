@@ -1,4 +1,4 @@
-"""Runs code that readers of README, docs and examples are told to run, in a process of its own."""
+"""Runs the code of README, docs and examples, in a process of its own."""
 
 import json
 import os

@@ -132,7 +132,7 @@ def test_the_page_is_no_wider_than_the_window(seen):
 def test_the_page_is_painted(page, chromium):
     picture = page.with_name("page.png")
     chromium(f"--screenshot={picture}", page.as_uri())
-    # Width and height stand in the header of a PNG.
+    # Width and height are in the header of a PNG.
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (WIDTH, HEIGHT)
     pixels = imread(picture)[:, :, :3]
     # Black on white, in the tables above and in the figures below.

@@ -53,9 +53,9 @@ def test_three_runs_one_of_them_killed_give_the_records_of_local_runs(
     tiny_model, ray_cluster, records, place, tmp_path
 ):
     runs = [tiny_run(tiny_model, seed=seed, **LONG) for seed in range(3)]
-    told = []
+    finished = []
     with (
-        RayRunner(records, place, ray_cluster.address, finished=told.append) as runner,
+        RayRunner(records, place, ray_cluster.address, finished=finished.append) as runner,
         ThreadPoolExecutor(1) as other,
     ):
         killing = other.submit(kill_worker_of, runs[0], ray_cluster, place)
@@ -63,7 +63,7 @@ def test_three_runs_one_of_them_killed_give_the_records_of_local_runs(
         killing.result()
     assert made.keys() == set(runs)
     assert made == {run: records.find(run) for run in runs}
-    assert sorted(map(id, told)) == sorted(map(id, made.values()))
+    assert sorted(map(id, finished)) == sorted(map(id, made.values()))
     for run in runs:
         assert made[run].finished
         assert computed(made[run]) == computed(execute(run, Place(tmp_path / "local")))

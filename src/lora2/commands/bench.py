@@ -1,4 +1,4 @@
-"""`lora2 bench`: speed and memory of LoRA² beside PEFT's methods, measured side by side."""
+"""`lora2 bench`: speed and memory of LoRA² and of PEFT's methods, measured side by side."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BenchParser(OptionParser, HfArgumentParser):
             usage="lora2 bench [SECTION] [options]",
             dataclass_types=[BenchArguments],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            description="Measure training with LoRA² beside PEFT's LoRA and AdaLoRA and a model "
+            description="Measure training with LoRA² next to PEFT's LoRA and AdaLoRA and a model "
             "without adapter. All methods take turns in one process, so ratios hold even where "
             "seconds do not; nothing else should run on the machine. Writes a JSON record and a "
             "chart.",
@@ -50,7 +50,7 @@ class BenchParser(OptionParser, HfArgumentParser):
         """Return the section and the checked options.
 
         Raises:
-            UserError: a section or option that is not known, or a value that cannot be meant.
+            UserError: a section or option that is not known, or an invalid value.
         """
         given = vars(self.parse_args(list(arguments)))
         section: str = given.pop("section")
@@ -73,7 +73,7 @@ def _check_effects(section: str, typed: dict[str, Any]) -> None:
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     name, options = BenchParser().read(arguments)
-    # A missing package should be told before minutes of measuring, not after.
+    # A missing package is named before minutes of measuring, not after.
     require("matplotlib.figure", extra="train")
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -97,14 +97,14 @@ def _parser() -> OptionParser:
         type=Path,
         help="data with labels or answers, in place of the run's validation data",
     )
-    parser.add_argument("--data_dir", "--data-dir", help="where the task's data lies now")
+    parser.add_argument("--data_dir", "--data-dir", help="where the task's data is now")
     return parser
 
 
 def add_run_options(parser: OptionParser) -> None:
     """Add the options of all commands that load a run's adapter."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--model", help="where the base model lies now, if it has moved")
+    parser.add_argument("--model", help="where the base model is now, if it has moved")
 
 
 def add_batch_size(parser: OptionParser) -> None:

@@ -90,9 +90,9 @@ def _check(run: SavedRun, form: str) -> None:
         run.check_merges()
     elif not layers_with(run.model, "default"):
         method = METHODS[run.settings.run.method]
-        mend = "its adapter is one already" if method.name == "lora" else "export to merged"
+        advice = "its adapter is one already" if method.name == "lora" else "export to merged"
         raise UserError(
-            f"to: {form} is for LoRA² and SoRA, not for {method.label}; {mend} "
+            f"to: {form} is for LoRA² and SoRA, not for {method.label}; {advice} "
             f"({run.folder.adapter})."
         )
 

@@ -179,7 +179,7 @@ def _parser() -> OptionParser:
         "is typed, line by line.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--model", help="where the base model lies now, if it has moved")
+    parser.add_argument("--model", help="where the base model is now, if it has moved")
     parser.add_argument("--prompt", help="one prompt")
     parser.add_argument("--file", type=Path, help="a file with a column `prompt`")
     add_output(parser)

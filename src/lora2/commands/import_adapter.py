@@ -68,7 +68,7 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 import",
         description="Turn a trained LoRA or AdaLoRA adapter of PEFT into one of LoRA² that "
-        "computes the same, k and r being its rank, so that training can go on with pruning.",
+        "computes the same, k and r being its rank, so that training can continue with pruning.",
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="its folder, or a run's")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")

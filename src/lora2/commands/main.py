@@ -27,7 +27,7 @@ COMMANDS = {
     "inspect": "show what a run kept, its budget and its loss",
     "reproduce": "make a table of the paper from run records, and the missing runs before",
     "tune": "search a method's learning rate, with as many trials as every other",
-    "bench": "measure speed and memory beside PEFT's LoRA and AdaLoRA",
+    "bench": "measure speed and memory next to PEFT's LoRA and AdaLoRA",
     "params": "count an adapter's parameters without loading weights",
 }
 # `import` cannot be the name of a module that Python code imports.
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with printing_what_can_be_shown():
         try:
             code = _dispatch(words)
-            # Here, where a full disk or a closed pipe can still be told from a success.
+            # Here, where a full disk or a closed pipe still differ from a success.
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code

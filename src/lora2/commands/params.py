@@ -93,7 +93,7 @@ def _known(name: str) -> PretrainedConfig:
 def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 params",
-        description="Count what a method trains beside the head; no weights are loaded.",
+        description="Count what a method trains without the head; no weights are loaded.",
     )
     parser.add_argument("--arch", choices=list(ARCHITECTURES), help="a known architecture")
     parser.add_argument("--model", help="or the folder or hub name of a model")

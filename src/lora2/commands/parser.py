@@ -199,7 +199,7 @@ def _unreadable(option: str, value: Any, hint: Any, path: Path) -> UserError:
 
 
 def _reader(hint: Any, present: Any) -> Any:
-    """Return the function that reads an option's text: what argparse has, mended by the hint."""
+    """Return the function that reads an option's text: what argparse has, corrected by the hint."""
     is_union = get_origin(hint) in (Union, types.UnionType)
     choices = get_args(hint) if is_union else (hint,)
     mappings = [choice for choice in choices if choice is dict or get_origin(choice) is dict]

@@ -64,7 +64,7 @@ def _of_table(run: SavedRun, table: Table, options: Any) -> list[Record]:
 def _with_predictions(
     run: SavedRun, rows: Sequence[Record], dataset: Any, options: Any
 ) -> list[Record]:
-    """Return rows with what was predicted for each behind their own columns."""
+    """Return rows with what was predicted for each after their own columns."""
     flat = is_flat(options.output)
     added = _added(run.task["label_names"], flat)
     names = result_names(rows[0], added)

@@ -98,11 +98,13 @@ def _run(
 
 
 def _check_as_before(settings: RunSettings, folder: RunFolder) -> None:
-    # Loading took its time, and another process may have trained to its end meanwhile.
+    # Loading took its time, and another process may have trained to its end in the meantime.
     if not settings.run.resume:
         folder.check_may_start(settings.run.overwrite)
     elif folder.is_finished:
-        raise UserError(f"resume: another process has finished the run in {folder.path} meanwhile.")
+        raise UserError(
+            f"resume: another process has finished the run in {folder.path} in the meantime."
+        )
 
 
 def _is_first_process() -> bool:
@@ -127,7 +129,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     folder = RunFolder(settings.folder)
     if not folder.is_run:
         raise UserError(
-            f"resume: {folder.path} holds no run to go on with; leave out --resume, or give the "
+            f"resume: {folder.path} holds no run to resume; leave out --resume, or give the "
             "--output_dir of the run."
         )
     folder.read_options(resumes=True)
@@ -138,7 +140,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
         if name not in (*_STARTS, *_OF_THE_MACHINE) and value != started:
             raise UserError(
                 f"{name}: the run in {folder.path} was started with {started!r}, not "
-                f"{value!r}; leave --{name} out to go on with it, or give another --output_dir."
+                f"{value!r}; leave --{name} out to resume it, or give another --output_dir."
             )
     return RunSettings.from_options(saved | given)
 

@@ -42,7 +42,7 @@ class TuneArguments:
         """Check the task and the number of trials.
 
         Raises:
-            UserError: one of them cannot be meant.
+            UserError: one of them is invalid.
         """
         if self.task not in (None, *small.TASKS):
             raise UserError(f"task: {self.task!r} is none of {', '.join(small.TASKS)}.")

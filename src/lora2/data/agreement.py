@@ -1,7 +1,7 @@
 """Agreement: a subject-verb agreement task made from a small grammar, in minimal pairs as BLiMP's.
 
 Each pair is one sentence with the right verb form (label 1) and the same sentence with the wrong
-one (label 0). Between subject and verb stand prepositional phrases or relative clauses whose nouns
+one (label 0). Between subject and verb are prepositional phrases or relative clauses whose nouns
 may have the other number ("the keys to the cabinet are/*is"). Training and validation share no
 noun, verb or adjective, so memorised word pairs do not help. Whoever sums up word vectors without
 looking at their roles stays at chance: the task needs the encoder itself to change.

@@ -1,4 +1,4 @@
-"""The eight GLUE tasks as data: how each lies in its official folder and on the hub.
+"""The eight GLUE tasks as data: how each is stored in its official folder and on the hub.
 
 Source: Wang et al. 2018, "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language
 Understanding".
@@ -11,7 +11,7 @@ from lora2.data.task import Kind
 
 @dataclass(frozen=True)
 class GlueTask:
-    """How one task lies in its folder and on the hub.
+    """How one task is stored in its folder and on the hub.
 
     Attributes:
         folder: name of its folder in the GLUE distribution.

@@ -42,7 +42,7 @@ _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
     "nine": "ninth", "twelve": "twelfth", "twenty": "twentieth",
 }  # fmt: skip
-# Hundredths, and how they are said behind and without a whole number.
+# Hundredths, and how they are said after and without a whole number.
 _FRACTIONS = {
     25: ("and a quarter", "a quarter of a"),
     50: ("and a half", "half a"),
@@ -103,9 +103,9 @@ def _quantity(generator: random.Random) -> tuple[str, str]:
     answer = f"{whole + part / 100:g} {_UNITS[unit]}"
     if whole == 0:
         return f"{_FRACTIONS[part][1]} {unit}", answer
-    behind = f" {_FRACTIONS[part][0]}" if part else ""
+    fraction = f" {_FRACTIONS[part][0]}" if part else ""
     plural = unit if whole == 1 and not part else f"{unit}s"
-    return f"{_in_words(whole)}{behind} {plural}", answer
+    return f"{_in_words(whole)}{fraction} {plural}", answer
 
 
 def _in_words(number: int) -> str:

@@ -17,7 +17,7 @@ COLUMNS: dict[Form, tuple[str, ...]] = {
 }
 
 Message = Mapping[str, str]
-# Text as it stands, or what comes before in a conversation.
+# Text unchanged, or what comes before in a conversation.
 Prompt = str | Sequence[Message]
 
 
@@ -28,7 +28,7 @@ class TextTask(Task):
     The metrics are "exact_match", where answers are generated, and "mean_token_accuracy".
 
     Attributes:
-        form: how a row lies.
+        form: how a row is written.
         conversational: whether prompts and completions are messages, rather than bare text.
         system: the system message that all training rows begin with, if they do.
         columns: the columns of the *source*, see `COLUMNS` for those of the datasets.

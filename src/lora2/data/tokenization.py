@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Rows tokenized at once: keeps the Python lists of token ids small beside the Arrow table.
+# Rows tokenized at once: keeps the Python lists of token ids small next to the Arrow table.
 _BATCH = 1000
 
 
@@ -79,6 +79,6 @@ def _check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
     if max_length < least:
         raise UserError(
-            f"max_length: got {max_length}, which leaves no room for a word beside the special "
+            f"max_length: got {max_length}, which leaves no room for a word next to the special "
             f"tokens; write at least {least}."
         )

@@ -1,6 +1,6 @@
 """The other way: a trained LoRA or AdaLoRA becomes a LoRA² adapter, exactly, with k = r.
 
-Training can then go on with pruning.
+Training can then continue, with pruning.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def import_lora(
         for name, module in taught.get_base_model().named_modules()
         if isinstance(module, LoraLayer) and module.r
     }
-    # Matrices of which AdaLoRA kept nothing are left out: they have no directions to go on from.
+    # Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
     pairs = {name: _factors(name, layer) for name, layer in layers.items()}
     for name, pair in pairs.items():
         if not all(factor.isfinite().all() for factor in pair):

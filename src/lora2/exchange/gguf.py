@@ -110,7 +110,7 @@ def export_gguf(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor of the LoRA lies in the file; heads: of those whose rows are reordered."""
+    """The name of a tensor of the LoRA in the file; heads: of those whose rows are reordered."""
 
     architecture: str
     name: str

@@ -56,7 +56,7 @@ def export_lora(
     """Write an adapter of LoRA² or SoRA as a LoRA that PEFT, vLLM, SGLang and llama.cpp read.
 
     The change is the same, not an approximation. By default all modules have one rank, the largest
-    that is needed, and zeros behind it; `compact` gives each its own, which not every engine reads.
+    that is needed, padded with zeros; `compact` gives each its own, which not every engine reads.
     The folder appears only when the LoRA, read back from it, has been found to compute the same on
     `batch` (inputs of the model, made up if there are none). The model stays as it is.
 

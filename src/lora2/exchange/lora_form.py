@@ -1,6 +1,6 @@
 """An adapter as a plain LoRA: Δ = B A is one of rank k, so nothing is approximated.
 
-Two forms. Padded: one rank for all modules, zeros behind what a module lacks, no patterns; every
+Two forms. Padded: one rank for all modules, padded with zeros, no patterns; every
 engine and every version of it reads that. Compact: each module at its own rank, modules that
 change nothing left out; for PEFT and for engines that know rank patterns.
 """
@@ -130,7 +130,7 @@ def check_is_peft_model(model: object) -> None:
 
 
 def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
-    # In float64, where what was pruned is told from what is small.
+    # In float64, which separates what was pruned from what is small.
     return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
 
 

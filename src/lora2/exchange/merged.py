@@ -47,7 +47,7 @@ def export_merged(
     """Write a standalone checkpoint: sharded safetensors, tokenizer, generation config.
 
     Merges layer by layer within the given model and lets go of its weights once they are on disk,
-    so that memory stays near one copy of the model; go on with the `model` that is returned, which
+    so that memory stays near one copy of the model; use the `model` that is returned, which
     was read back and found to compute the same on `batch`. The folder appears only then. Merged
     logits are compared before anything is given up, and the model is unmerged if they differ.
 
@@ -116,6 +116,6 @@ def _tokenizer_of(model: PreTrainedModel) -> Any:
         "The merged checkpoint has no tokenizer, since "
         + (f"none is found at {name}" if name else "the base model was not loaded from a folder")
         + ": pass tokenizer= to export_merged, or save one into the folder.",
-        stacklevel=4,  # of the caller, behind torch.no_grad's function
+        stacklevel=4,  # of the caller, above torch.no_grad's function
     )
     return None

@@ -77,7 +77,7 @@ def sample_batch(model: nn.Module) -> dict[str, Tensor]:
 
 
 def sharing_copy(model: nn.Module) -> Any:
-    """Return a copy of a model whose tensors lie in the same memory: what it costs is Python.
+    """Return a copy of a model whose tensors share its memory: what it costs is Python.
 
     Adapters can be switched, unloaded and loaded in it, and the original stays as it is.
     """

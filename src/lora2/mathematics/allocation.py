@@ -7,7 +7,7 @@ from torch import Tensor
 def keep_most_important(importance: Tensor, budget: int) -> Tensor:
     """Return a mask [n] with exactly `budget` True: the most important values.
 
-    Equal values are kept in the order they stand, so that the result is the same on every machine
+    Equal values are kept in their order, so that the result is the same on every machine
     and exactly `budget` remain even when all are equal, as at the start. importance [n].
     """
     order = torch.sort(importance, descending=True, stable=True).indices

@@ -11,7 +11,7 @@ def core(
 ) -> Tensor:
     """Return C [..., k, k], the whole middle of scaling · Δ = v C 𝒱 as one small matrix.
 
-    C = scaling · u Λ 𝒰; with gram = vᵀv it stands behind (vᵀv)^(-1/2), so that the outer factor
+    C = scaling · u Λ 𝒰; with gram = vᵀv it is multiplied by (vᵀv)^(-1/2), so that the outer factor
     v (vᵀv)^(-1/2) is exactly orthonormal whatever the raw v is.
     """
     M = (scaling * u * lam.unsqueeze(-2)) @ U

@@ -30,7 +30,7 @@ def rank(sigma: Tensor) -> int:
 def of_rank(B: Tensor, A: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """Return (B' [d_out, wanted], A' [wanted, d_in]) with B' A' nearest to B A.
 
-    Where `wanted` is at least k they are B and A themselves, with zeros behind; else A' has
+    Where `wanted` is at least k they are B and A themselves, padded with zeros; else A' has
     orthonormal rows and B' holds the singular values.
     """
     missing = wanted - len(A)

@@ -33,7 +33,7 @@ def _iterate(  # type: ignore[no-untyped-def]
     inside = (row < m) & (column < m)
     identity = (row == column).to(tl.float32)
     s = tl.load(scale + matrix)
-    # Beside the matrix stands the identity, which the iteration leaves as it is.
+    # The matrix is padded with the identity, which the iteration leaves as it is.
     Y = tl.where(inside, tl.load(G + place, mask=inside, other=0.0) / s, identity)
     Z = identity
     for _ in range(steps):

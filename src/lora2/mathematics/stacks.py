@@ -9,7 +9,7 @@ from torch import Tensor
 def stacks(
     tensors: Sequence[Tensor], most: int | None = None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield stacks of tensors of one shape, and where these stand in the list.
+    """Yield stacks of tensors of one shape, and their positions in the list.
 
     most: numbers that a stack may hold, if it holds more than one tensor.
     """

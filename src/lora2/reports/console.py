@@ -91,5 +91,5 @@ def _plain(cell: RenderableType) -> str:
 
 
 def _heading(column: Column) -> str:
-    # Names of modules are broken behind an underscore, and in place of a dot.
+    # Names of modules are broken after an underscore, and in place of a dot.
     return str(column.header).replace("_\n", "_").replace("\n", ".")

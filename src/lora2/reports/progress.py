@@ -50,7 +50,7 @@ class ProgressWatch(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show loss and kept singular values behind the bar."""
+        """Show loss and kept singular values after the bar."""
         if logs and "loss" in logs:
             note = f"loss {float(logs['loss']):.3f}"
             if "kept_singular_values" in logs:

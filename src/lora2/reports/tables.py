@@ -39,7 +39,7 @@ def plan_table(prepared: PreparedRun) -> Table:
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return what was reached, beside the model untrained and the head alone, if they were."""
+    """Return what was reached, and what the untrained model and the head alone reach if known."""
     metric = summary["main_metric"]
     table = Table(
         title=f"{summary['task']}: {metric}",

@@ -24,7 +24,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Replace the content of `path` by `data` (text as UTF-8) in one step.
 
     If writing fails or is interrupted, the old content stays and no temporary file remains; only a
-    killed process can leave one behind, `.<name>.<random>.tmp` beside the target.
+    killed process can leave one, `.<name>.<random>.tmp` next to the target.
 
     Raises:
         OSError: the folder is missing or not writable, or the disk is full.
@@ -197,7 +197,7 @@ def _check_can_make(path: Path, folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a new name beside `path`, which is no longer than a file system allows."""
+    """Return a new name next to `path`, which is no longer than a file system allows."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 
@@ -247,7 +247,7 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         replaces: whether a folder with something in it gives way.
 
     Raises:
-        UserError: something has come there meanwhile.
+        UserError: something was put there in the meantime.
         OSError: it cannot be written, or the disk is full.
     """
     path = path.resolve()

@@ -1,6 +1,6 @@
 """Keeps freed memory in the process, where the C library would hand it back to the system.
 
-On a CPU the activations of a training step are freed and asked for anew some thirty times a minute,
+On a CPU the activations of a training step are freed and requested again thirty times a minute,
 and glibc returns every large block at once: each step then takes its pages from the system again,
 zeroed, which costs a tenth to a fifth of it (docs/notebook/performance.md).
 """

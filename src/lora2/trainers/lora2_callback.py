@@ -43,7 +43,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
 
     It learns the number of optimizer steps by itself, allocates after each of them, logs
     `task_loss`, `penalty`, `budget` and `kept_singular_values`, keeps the allocators' state in the
-    `trainer_state.json` of every checkpoint and goes on from it, and at the end drops what was
+    `trainer_state.json` of every checkpoint and resumes from it, and at the end drops what was
     pruned, so that the saved adapter is compact.
 
     The adapters may be anywhere in the model, such as in a module of your own. Where several PEFT
@@ -100,7 +100,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Make one allocator for each trained adapter, or go on with a saved one.
+        """Make one allocator for each trained adapter, or restore a saved one.
 
         Raises:
             UserError: no LoRA² adapter is being trained, its schedule does not fit the number of
@@ -277,7 +277,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 raise UserError(
                     f"The checkpoint at step {state.global_step} holds no allocator state of "
                     f"adapter {name!r}, so pruning cannot go on: resume from a checkpoint that "
-                    "was made with Lora2Callback, or start anew."
+                    "was made with Lora2Callback, or start over."
                 )
             allocator.load_state_dict(load_safetensors(base64.b64decode(saved[name])))
             if allocator.completed_steps != state.global_step:

@@ -1,4 +1,4 @@
-"""What TRL's trainers do to adapters, and LoRA² needs put right before it is trained."""
+"""What TRL's trainers do to adapters, and what LoRA² repairs before it is trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HALF_PRECISION = (torch.float16, torch.bfloat16)
 def keep_small_factors_precise(adapter: PlacedAdapter[Lora2Config]) -> None:
     """Make u, Λ and 𝒰 float32 if they are in half precision.
 
-    On a quantized base TRL casts all adapters to bfloat16, in which λ stands still: it starts at 1,
+    On a quantized base TRL casts all adapters to bfloat16, in which λ cannot move: it starts at 1,
     and a step of Adam is less than half of the distance to the next number.
     """
     for layer in adapted_layers(adapter.module, adapter.name).values():
@@ -35,7 +35,7 @@ def keep_small_factors_precise(adapter: PlacedAdapter[Lora2Config]) -> None:
 def fill_reference(adapter: PlacedAdapter[Lora2Config]) -> None:
     """Give TRL's reference adapter, made of the trained one's config, the values of that one.
 
-    TRL copies them by names with a dot behind the adapter's, as LoRA's tensors have and ours do
+    TRL copies them by names with a dot after the adapter's, as LoRA's tensors have and ours do
     not; the reference would be the base model. One that has values is left as it is.
     """
     if adapter.configs.get(_REFERENCE) is not adapter.config:

@@ -1,1 +1,1 @@
-"""One training run: its arguments, its metrics and the folder it leaves behind."""
+"""One training run: its arguments, its metrics and the folder it writes."""

@@ -126,7 +126,7 @@ class ModelArguments:
 
 @dataclass
 class RunArguments:
-    """What to train, and where the run folder stands."""
+    """What to train, and where the run folder is."""
 
     output_dir: str | None = field(
         default=None, metadata={"help": "The run folder; runs/<task> unless given."}
@@ -159,7 +159,7 @@ class RunArguments:
         metadata={"help": "Go on with an interrupted run from its newest complete checkpoint."},
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace the run that stands in the run folder."}
+        default=False, metadata={"help": "Replace the run that is in the run folder."}
     )
 
 
@@ -170,7 +170,7 @@ class StartArguments:
     start_from: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of an adapter to go on from, of --method lora2: one of LoRA², or a "
+            "help": "Folder of an adapter to continue from, of --method lora2: one of LoRA², or a "
             "LoRA or AdaLoRA, which becomes one. It brings its k, its r and its modules; the "
             "budget and its schedule are those given here."
         },
@@ -271,13 +271,13 @@ SoraArguments = _derived(
     "SoraArguments",
     SoraConfig,
     _all_but(SoraConfig, "threshold", "threshold_schedule", "max_threshold", "threshold_stages"),
-    "What SoRA has beside the fields of Lora2Config.",
+    "What SoRA has in addition to the fields of Lora2Config.",
 )
 BottleneckArguments = _derived(
     "BottleneckArguments",
     BottleneckConfig,
     _all_but(BottleneckConfig, "bottleneck_size", "activation"),
-    "What bottleneck adapters have beside the fields of Lora2Config.",
+    "What bottleneck adapters have in addition to the fields of Lora2Config.",
 )
 TrainingOptions = _derived(
     "TrainingOptions",
@@ -388,7 +388,7 @@ class RunSettings:
         return self.data.task or (None if own else DEFAULT_TASKS[self.objective])
 
     def _default_folder(self) -> Path:
-        """Return runs/<task, file or dataset>, with the method behind it if it is not lora2."""
+        """Return runs/<task, file or dataset>, with the method after it if it is not lora2."""
         own = self.data.dataset or (Path(self.data.train_file or "").stem or None)
         name = (self.data.task or own or DEFAULT_TASKS[self.objective]).replace("/", "--")
         return Path("runs") / (name if self.run.method == "lora2" else f"{name}-{self.run.method}")

@@ -19,7 +19,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 # Of an adapter, and of a model that is trained whole.
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _STATE = "trainer_state.json"
-# torch.save writes zip archives, whose table of contents stands at the end.
+# torch.save writes zip archives, whose table of contents is at the end.
 _ARCHIVES = ("optimizer.pt", "scheduler.pt")
 
 

@@ -63,7 +63,7 @@ def exact_match(
 class ExactMatchCallback(TrainerCallback):
     """Scores the model before the first step and after the last one, as evaluations of the run.
 
-    They stand in the trainer's history, hence in every checkpoint and in metrics.jsonl.
+    They are in the trainer's history, and so in every checkpoint and in metrics.jsonl.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def generate(
     temperature: float = 0.0,
     batch_size: int = 8,
 ) -> Iterator[str]:
-    """Yield what the model writes behind each prompt, without special tokens.
+    """Yield what the model writes after each prompt, without special tokens.
 
     temperature: 0 always takes the likeliest token; above, tokens are drawn.
 
@@ -51,7 +51,7 @@ def generate(
                 eos_token_id=_ends(model, tokenizer),
                 logits_processor=LogitsProcessorList([_ScoreCheck(model)]),
             )
-        # Prompt tuning puts vectors in front, and gives back new tokens behind the same prompt.
+        # Prompt tuning puts vectors in front, and returns new tokens after the same prompt.
         written = tokens[:, batch["input_ids"].shape[1] :]
         yield from tokenizer.batch_decode(written, skip_special_tokens=True)
 

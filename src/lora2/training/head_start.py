@@ -2,7 +2,7 @@
 
 The first thing that any training learns is the share of each class, or the mean of a scale. From a
 bias of zero the adapter learns it with the head, and faster: every text is pushed in one direction
-until all look alike, and what told them apart has to be found again. On STS-B (mean 2.7 of 5) and
+until all look alike, and what separated them has to be learned again. On STS-B (mean 2.7 of 5) and
 CoLA (70 % acceptable) that took an encoder of this size a thousand steps
 (docs/notebook/experiments.md).
 """

@@ -83,7 +83,7 @@ def set_classifier_dropout(config: PretrainedConfig, probability: float | None) 
     if probability is None:
         return
     if not 0 <= probability < 1:
-        raise UserError(f"classifier_dropout={probability} must lie in [0, 1).")
+        raise UserError(f"classifier_dropout={probability} must be in [0, 1).")
     if config.model_type in _DEBERTA:
         config.cls_dropout = probability
     elif hasattr(config, "classifier_dropout"):
@@ -111,7 +111,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             # unknown.
             raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
     if tokenizer.pad_token is None:
-        # Decoders are trained without one; what stands at padded places is masked anyway.
+        # Decoders are trained without one; what is at padded places is masked anyway.
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise UserError(f"model: the tokenizer of {name} has neither a padding nor an end token.")
@@ -119,7 +119,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
-    """Load a model with the head that `config` asks for; a head of another size is made anew.
+    """Load a model with the head that `config` asks for; a head of another size is initialized.
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.

@@ -24,7 +24,7 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
     Raises:
         UserError: one of them chooses none, and would do nothing.
     """
-    # An adapter to go on from brings its modules.
+    # An adapter to continue from brings its modules.
     if options.get("start_from") is not None:
         return
     if "modules_to_save" in method.options:

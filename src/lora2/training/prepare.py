@@ -53,7 +53,7 @@ class PreparedRun:
 
     @property
     def main_metric(self) -> str:
-        """Name of the metric that decides what is best, as it stands in metrics.jsonl."""
+        """Name of the metric that decides what is best, as metrics.jsonl has it."""
         return metric_name(self.task)
 
 
@@ -86,12 +86,13 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     objective.check(settings)
     if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
         raise UserError(
-            f"start_from: {chosen.label} starts anew; leave it out, or take --method lora2."
+            f"start_from: {chosen.label} cannot start from an adapter; leave it out, or take "
+            "--method lora2."
         )
     start = settings.adapter["start_from"]
     if start is not None and Path(start).resolve().is_relative_to(folder.path.resolve()):
         raise UserError(
-            f"start_from: {start} lies in the run folder {folder.path}, which a new run clears; "
+            f"start_from: {start} is in the run folder {folder.path}, which a new run clears; "
             "give another --output_dir."
         )
     arguments = objective.arguments(settings, folder)
@@ -143,7 +144,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
 
 
 def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
-    """Check that a text of `max_length` tokens fits behind what a method puts in front of it."""
+    """Check that a text of `max_length` tokens fits after what a method puts in front of it."""
     longest = getattr(base.model.config, "max_position_embeddings", None)
     in_front, length = method.tokens_in_front(settings.adapter), settings.data.max_length
     if in_front and longest is not None and in_front + length > longest:

@@ -25,7 +25,7 @@ GENERAL: dict[str, Any] = {
     "weight_decay": 0.0,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
-    # Two, so that a checkpoint cut short has a predecessor to go on from.
+    # Two, so that a checkpoint cut short has a predecessor to resume from.
     "save_total_limit": 2,
     "logging_steps": 10.0,
     # transformers would log the last finite loss in place of a NaN.

@@ -154,7 +154,7 @@ def _interrupted(when: str, folder: RunFolder, resumes: bool = True) -> RunInter
     path = shlex.quote(str(folder.path))
     command = f"lora2 train --output_dir {path} --resume"
     if resumes:
-        return RunInterrupted(f"Interrupted {when}; go on with `{command}`.")
+        return RunInterrupted(f"Interrupted {when}; resume with `{command}`.")
     return RunInterrupted(f"Interrupted {when}; start over with `{command_to_start_over(folder)}`.")
 
 

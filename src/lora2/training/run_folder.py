@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and when it may be written."""
+"""The folder of a run: where its files are, and when they may be written."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class RunFolder:
         """Check that a new run may be written here; nothing is touched.
 
         Raises:
-            UserError: something stands here that would be lost.
+            UserError: something is here that would be lost.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir: {self.path} is a file; give another folder.")
@@ -202,7 +202,7 @@ class RunFolder:
             raise
 
     def _has_results(self) -> bool:
-        """Whether a training has left something that another can use or go on from."""
+        """Whether a training has left something that another can use or resume from."""
         files = (
             self.metrics_file,
             self.log_file,
@@ -284,8 +284,8 @@ class RunFolder:
         )
 
     def _entries(self) -> Sequence[Path]:
-        # By name, never the whole folder: what somebody put beside the run is theirs. The config
-        # goes first, so that a folder cleared in part does not pass for a run.
+        # By name, never the whole folder: what somebody put there is theirs. The config goes
+        # first, so that a folder cleared in part does not pass for a run.
         return (
             self.config_file,
             self.summary_file,

@@ -1,4 +1,4 @@
-"""Loads what a finished run left behind: its adapter on its base model."""
+"""Loads what a finished run has saved: its adapter on its base model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SavedRun:
         if not method.merges:
             raise UserError(
                 f"run: {method.label} cannot be merged into the weights; load the adapter in "
-                f"{self.folder.adapter} beside its base model."
+                f"{self.folder.adapter} on its base model."
             )
 
     @printing_on_standard_error()
@@ -104,7 +104,7 @@ class SavedRun:
 def load_saved_run(
     path: Path, model: str | None = None, objective: ObjectiveName | None = None
 ) -> SavedRun:
-    """Load a run's adapter; `model` says where its base model lies now, if it has moved.
+    """Load a run's adapter; `model` says where its base model is now, if it has moved.
 
     objective: what the run must have learnt, if not anything will do.
 

@@ -42,7 +42,7 @@ class RunSftTrainer(FinishedRuns, SFTTrainer):
         return loss + self._penalty(seen[0], num_items_in_batch)
 
     def _penalty(self, outputs: Any, num_items_in_batch: Tensor | None) -> Tensor:
-        """What stands in the model's loss beside the mean of the tokens' losses."""
+        """What is in the model's loss in addition to the mean of the tokens' losses."""
         tokens = outputs.label_mask.sum().clamp(min=1)
         penalty: Tensor = outputs.loss + outputs.log_probs.sum() / tokens
         if self.aux_loss_enabled:

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, the hub, a GGUF file, or a package that carries one."""
+"""Where a model is: a folder, the hub, a GGUF file, or a package that carries one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ModelSource:
 
     @property
     def file_option(self) -> dict[str, str]:
-        """What `from_pretrained` must be given beside the location."""
+        """What `from_pretrained` must be given in addition to the location."""
         return {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
 
 
 def find_model(name: str) -> ModelSource:
-    """Return where the model lies that `name` stands for.
+    """Return where the model is that `name` means.
 
     Raises:
         UserError: a path at which there is no model, or a package that is not installed.

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass
 class TextArguments:
-    """What training a language model has beside; most of it are fields of trl.SFTConfig."""
+    """More options of training a language model; most are fields of trl.SFTConfig."""
 
     train_rows: int = field(default=1200, metadata={"help": "Training rows of rewrite."})
     validation_rows: int = field(default=100, metadata={"help": "Validation rows of rewrite."})

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from lora2 import Lora2Config
 
 METHODS = {LoraConfig: "LoRA", Lora2Config: "LoRA2"}
-# Parameters of tests beside their rows.
+# Parameters of tests in addition to their rows.
 VALUES = {"autocast_adapter_dtype", "bias_arg", "dtype", "is_trainable", "low_cpu_mem_usage"}
 
 outcomes: dict[str, list[str]] = {}

@@ -21,13 +21,13 @@ FIELDS_OF_LORA_ALONE = {
     "monteclora_config": "MonteCLoRA draws LoRA's factors at random.",
     "use_bdlora": "BD-LoRA makes LoRA's factors block-diagonal.",
     "lora_bias": "LoRA² changes weights only.",
-    "trainable_token_indices": "PEFT trains single tokens beside LoRA alone.",
+    "trainable_token_indices": "PEFT trains single tokens with LoRA alone.",
     "target_parameters": "LoRA² adapts modules, not bare parameters.",
 }
 
 
 def pairs(rows: list[Row]) -> list[Row]:
-    """Return each LoRA row of a list of PEFT's that LoRA² can have, and its LoRA² row behind it."""
+    """Return each LoRA row of a list of PEFT's that LoRA² can have, and its LoRA² row after it."""
     chosen = [row for row in rows if LoraConfig in row and not _is_of_lora_alone(row)]
     return [each for row in chosen for each in (row, tuple(map(_as_lora2, row)))]
 

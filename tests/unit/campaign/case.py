@@ -29,7 +29,7 @@ class Case:
     """One command line and what has to come of it.
 
     Attributes:
-        command: all words after `lora2`; `$name` stands for a path or an abbreviation.
+        command: all words after `lora2`; `$name` means a path or an abbreviation.
         code: the exit codes that are right.
         says: words of the sentence, or of the output of a command that ends well.
         files: made before, in the folder that the command runs in; bytes as they are, text in

@@ -52,7 +52,7 @@ class Runs:
     def expand(self, command: str) -> str:
         """Return a command with paths and abbreviations in place of their `$names`."""
         names = {path.name: shlex.quote(str(path)) for path in self.folder.iterdir()}
-        # Each may stand in those below it.
+        # Each may be in those below it.
         for name, words in _SHORT["abbreviations"].items():
             names[name] = Template(words).safe_substitute(names)
         return Template(command).substitute(names)

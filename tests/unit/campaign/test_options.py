@@ -1,4 +1,4 @@
-"""Options without effect, out of range or with a late fault, and good ones beside them."""
+"""Options without effect, out of range or with a late fault, and valid ones next to them."""
 
 import pytest
 

@@ -203,7 +203,7 @@ OTHER_TASKS = {
 
 @pytest.mark.parametrize("case", OTHER_TASKS)
 def test_combine_refuses_runs_of_another_task(case, finished_run, tiny_model, tmp_path, capsys):
-    header, row, labels, told = OTHER_TASKS[case]
+    header, row, labels, expected = OTHER_TASKS[case]
     data, run = tmp_path / "data.csv", tmp_path / "run"
     data.write_text("\n".join([header, *(row.format(label) for label in labels * 8)]))
     own = [each for each in small_options() if "sentences" not in each]
@@ -211,7 +211,7 @@ def test_combine_refuses_runs_of_another_task(case, finished_run, tiny_model, tm
     kind = ["--kind=regression"] if case == "numbers" else []
     assert lora2("train", *words, *own, *kind, "--per_device_train_batch_size=2") == 0
     said = refused(capsys, "combine", finished_run, run, "--output", tmp_path / "sum")
-    assert told in said
+    assert expected in said
     assert str(run) in said
     assert str(finished_run) in said
     assert not (tmp_path / "sum").exists()

@@ -38,7 +38,7 @@ def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run,
 
 
 @pytest.mark.parametrize("how", ["start", "resume"])
-def test_run_that_another_process_finishes_meanwhile_is_not_touched(
+def test_run_that_another_process_finishes_in_the_meantime_is_not_touched(
     how, tiny_model, finished_run, interrupted_run, tmp_path, monkeypatch, capsys
 ):
     folder = tmp_path / "run"

@@ -90,8 +90,10 @@ def _hard_linked(file):
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["", "overwrite"])
 def test_the_input_is_never_overwritten(name, overwrite, file, finished_run, capsys):
     output, before = name(file), file.read_bytes()
-    told = refused(capsys, "predict", finished_run, "--file", file, "--output", output, *overwrite)
-    assert "the file that is read" in told
+    refusal = refused(
+        capsys, "predict", finished_run, "--file", file, "--output", output, *overwrite
+    )
+    assert "the file that is read" in refusal
     assert file.read_bytes() == before
 
 
@@ -142,16 +144,18 @@ def test_a_device_stays_a_device(file, finished_run):
 def test_an_output_that_cannot_be_written_is_refused(
     output, words, file, finished_run, tmp_path, capsys
 ):
-    told = refused(capsys, "predict", finished_run, "--file", file, "--output", tmp_path / output)
-    assert words in told
+    refusal = refused(
+        capsys, "predict", finished_run, "--file", file, "--output", tmp_path / output
+    )
+    assert words in refusal
     assert sorted(tmp_path.iterdir()) == [file]
 
 
 def test_a_text_that_tsv_has_no_form_for_is_refused(finished_run, tmp_path, capsys):
     file, output = tmp_path / "texts.csv", tmp_path / "labels.tsv"
     file.write_text('text\n"two\nlines"\n')
-    told = refused(capsys, "predict", finished_run, "--file", file, "--output", output)
-    assert "row 1" in told
+    refusal = refused(capsys, "predict", finished_run, "--file", file, "--output", output)
+    assert "row 1" in refusal
     assert not output.exists()
 
 
@@ -176,15 +180,15 @@ def test_what_cannot_be_written_is_refused_before_the_work(fault, finished_run, 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     output = tmp_path / name
-    told = refused(capsys, "predict", finished_run, "--file", file, "--output", output)
-    assert words in told
+    refusal = refused(capsys, "predict", finished_run, "--file", file, "--output", output)
+    assert words in refusal
 
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("form", ["lora", "merged", "gguf"])
 def test_an_export_that_exists_is_refused_before_the_work(form, finished_run, file, capsys):
-    told = refused(capsys, "export", finished_run, "--to", form, "--output", file)
-    assert "exists already" in told
+    refusal = refused(capsys, "export", finished_run, "--to", form, "--output", file)
+    assert "exists already" in refusal
 
 
 def test_files_of_the_run_and_its_model_are_never_overwritten(
@@ -271,9 +275,9 @@ def test_messages_that_the_template_refuses_are_named_by_their_row(
     template.write_text(refusal + template.read_text())
     rows = [{"prompt": [{"role": role, "content": "a"}]} for role in ("user", "x")]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    told = refused(capsys, "generate", run, "--file", file)
-    assert "row 2" in told
-    assert "no role x" in told
+    refusal = refused(capsys, "generate", run, "--file", file)
+    assert "row 2" in refusal
+    assert "no role x" in refusal
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_params_prints_the_papers_numbers(arguments, printed, capsys):
 
 
 # DeBERTaV3-base: twelve layers of four matrices 768 × 768 and two of 768 × 3072, biases, and two
-# normalisations, beside those of the embeddings and of the relative positions.
+# normalisations, in addition to those of the embeddings and of the relative positions.
 SQUARE, LONG = 768 + 768, 768 + 3072
 SUMS = 12 * (4 * SQUARE + 2 * LONG)
 BIASES = 12 * (4 * 768 + 3072 + 768 + 2 * 768) + 2 * 768

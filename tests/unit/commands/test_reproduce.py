@@ -113,7 +113,7 @@ def test_the_page_shows_no_fewer_seeds_than_the_preset_has(
     assert lora2("reproduce", "table1", *folders) == 0
     assert lora2("reproduce", "table1", f"--seeds={seeds}", *folders) == 0
     tables = tmp_path / "records" / "tables"
-    # The runs behind a cell stand in brackets.
+    # The runs of a cell are in brackets.
     assert f"({in_table})" in (tables / "table1.md").read_text()
     page = (tables / "index.html").read_text()
     assert {n for n in (1, 2, 3) if f"({n})" in page} == {on_page}
@@ -259,7 +259,7 @@ def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
     assert "at the usual learning rate: agreement/lora2-k2." in capsys.readouterr().out
 
 
-# --- what cannot be meant ---
+# --- what is invalid ---
 
 
 @pytest.mark.parametrize(

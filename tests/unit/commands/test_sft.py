@@ -51,7 +51,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-# What a run leaves behind
+# What a run writes
 
 
 def test_run_folder_is_that_of_every_run(run_of):

@@ -1,4 +1,4 @@
-"""Training goes on from an adapter: LoRA², or a LoRA that becomes LoRA²."""
+"""Training continues from an adapter: LoRA², or a LoRA that becomes LoRA²."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_lora_becomes_what_the_options_say(starts, tiny_model, tmp_path):
 def test_run_is_not_cleared_that_training_is_to_start_from(finished_run, tiny_model, capsys):
     command = ("train", f"--model={tiny_model}", "--overwrite", f"--output_dir={finished_run}")
     said = refused(capsys, *command, *small_options(start_from=finished_run))
-    assert "lies in the run folder" in said
+    assert "is in the run folder" in said
     assert (finished_run / "adapter").is_dir()
 
 
@@ -101,7 +101,7 @@ def test_inputs_are_dropped_as_asked(starts, tiny_model, tmp_path):
         ({"model": "wider"}, "another base model"),
         ({"target_r": 9}, "target_r=9"),
         ({"lora_alpha": 8}, "lora_alpha=8.0: the adapter in"),
-        ({"orthogonality": "penalty"}, "was trained with exact, and goes on with it"),
+        ({"orthogonality": "penalty"}, "was trained with exact, and this training uses the same"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_refused(

@@ -24,7 +24,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
-# What a run leaves behind
+# What a run writes
 
 
 def test_run_folder_holds_the_resolved_config(finished_run):

@@ -44,7 +44,7 @@ def test_predict_writes_one_line_per_row_of_a_file(finished_run, tmp_path, capsy
     assert lora2("predict", finished_run, "--file", file, "--output", output) == 0
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["text"] for record in records] == texts
-    # Padding beside a longer text does not change what a text is given.
+    # Padding next to a longer text does not change what a text is given.
     capsys.readouterr()
     lora2("predict", finished_run, "--text", texts[0])
     alone = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Without the optional packages the user is told which extra to install."""
+"""Without the optional packages the error names the extra to install."""
 
 import sys
 

@@ -139,7 +139,7 @@ def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: 
 
 
 @torch.no_grad()
-def test_names_that_end_alike_are_told_apart(tmp_path: Path) -> None:
+def test_names_that_end_alike_are_not_confused(tmp_path: Path) -> None:
     def base() -> torch.nn.Module:
         torch.manual_seed(0)
         inner = torch.nn.ModuleDict({"lin": torch.nn.Linear(6, 6)})

@@ -1,4 +1,4 @@
-"""A merged checkpoint stands alone and computes what the adapter did."""
+"""A merged checkpoint needs no adapter and computes what the adapter did."""
 
 import warnings
 from pathlib import Path

@@ -34,7 +34,7 @@ def closed_form(g: float, threshold: float) -> float:
 def minimiser(g: float, threshold: float) -> float:
     """The z at which (z − g)²/2 + ξ |z| is smallest, on a grid that closes in on its best point.
 
-    The function is convex, so its minimum lies next to the best point of any grid. Values are taken
+    The function is convex, so its minimum is next to the best point of any grid. Values are taken
     less that at zero, where they would cancel.
     """
     reach = abs(g) + threshold
@@ -128,7 +128,7 @@ def test_the_first_stage_has_the_first_value_and_the_last_stage_the_last(
 
 @pytest.mark.parametrize(("step", "stage"), [(1, 0), (4, 0), (5, 1), (7, 1), (8, 2), (10, 2)])
 def test_stages_begin_at_the_first_step_behind_their_share(step: int, stage: int) -> None:
-    # Ten steps in three stages: they begin behind 0, 10/3 and 20/3 steps.
+    # Ten steps in three stages: they begin after 0, 10/3 and 20/3 steps.
     found = threshold_at(step, total_steps=10, first=0, last=2, stages=3, shape="linear")
     assert found == stage
 

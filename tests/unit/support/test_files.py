@@ -1,4 +1,4 @@
-"""Atomic writes: the old content or the new one, and nothing beside it."""
+"""Atomic writes: the old content or the new one, and nothing else."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ def test_failure_midway_leaves_old_content_and_no_temporary_file(
     assert existing is None or path.read_bytes() == existing
 
 
-def test_a_folder_that_somebody_has_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_somebody_has_filled_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "export"
     writing = new_folder(path)
     (writing.__enter__() / "file").write_text("ours")

@@ -1,4 +1,4 @@
-"""What glibc is told, without telling it."""
+"""The settings of glibc, without changing them."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lora2.support import heap
 
 
 @pytest.fixture
-def told(monkeypatch):
+def settings(monkeypatch):
     calls = []
 
     def mallopt(parameter, value):
@@ -17,13 +17,13 @@ def told(monkeypatch):
     return calls
 
 
-def test_freed_blocks_stay_in_the_heap(told):
+def test_freed_blocks_stay_in_the_heap(settings):
     assert heap.keep_freed_memory()
     # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of <malloc.h>.
-    assert told == [(-4, 0), (-1, 2**31 - 1), (-2, 64 * 1024 * 1024)]
+    assert settings == [(-4, 0), (-1, 2**31 - 1), (-2, 64 * 1024 * 1024)]
 
 
-def test_a_refusal_is_told(monkeypatch):
+def test_a_refusal_is_reported(monkeypatch):
     monkeypatch.setattr(heap, "_mallopt", lambda: lambda parameter, value: 0)
     assert not heap.keep_freed_memory()
 

@@ -1,7 +1,7 @@
 """What AdaLoRA's users hit, and LoRA²'s do not: one test (or a few) for each of ten complaints.
 
 The complaints, reproduced with PEFT 0.21.2's AdaLoRA, are the docstrings; the fuller tests of the
-same behaviour stand in test_allocator*.py, test_trainer_*.py and test_peft_contract_*.py.
+same behaviour are in test_allocator*.py, test_trainer_*.py and test_peft_contract_*.py.
 """
 
 import json
@@ -85,7 +85,7 @@ def test_1_the_trainer_prunes_what_transformers_added(tmp_path: Path) -> None:
     assert kept(model) == 12
 
 
-def test_1_a_budget_that_nobody_prunes_to_is_told() -> None:
+def test_1_a_budget_that_nobody_prunes_to_is_reported() -> None:
     model = bert_model().train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model(**bert_batch()).loss.backward()
@@ -165,7 +165,7 @@ def test_2_tfinal_is_a_duration_and_says_so() -> None:
     assert "a duration, not a point in time" in help_text
     allocator = RankAllocator(bert_model(), TOTAL)
     assert allocator.plan.last_change == TOTAL - 3
-    # Read as a point in time it would often not fit, which is told before the training.
+    # Read as a point in time it would often not fit, which is said before the training.
     with pytest.raises(UserError, match="leave none in which to prune"):
         RankAllocator(bert_model(tfinal=8), TOTAL)
 

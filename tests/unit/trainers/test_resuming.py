@@ -1,4 +1,4 @@
-"""A training that is cut short: its checkpoints, what goes on from them, and who is told what."""
+"""A training that is cut short: its checkpoints, what resumes from them, and its warnings."""
 
 import json
 from pathlib import Path
@@ -85,19 +85,19 @@ def test_best_model_can_be_loaded_at_the_end(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-5)
 
 
-def test_unallocated_budget_is_told_once_and_its_checkpoint_refused(tmp_path: Path) -> None:
+def test_unallocated_budget_is_reported_once_and_its_checkpoint_refused(tmp_path: Path) -> None:
     trainer = trainer_for(bert_model(), tmp_path, save_strategy="steps", save_steps=5)
     trainer.remove_callback(Lora2Callback)
-    with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback") as told:
+    with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback") as caught:
         trainer.train()
-    assert len([w for w in told if "nothing prunes it" in str(w.message)]) == 1
+    assert len([w for w in caught if "nothing prunes it" in str(w.message)]) == 1
     resumed = trainer_for(bert_model(), tmp_path)
     with pytest.raises(UserError, match="step 5 holds no allocator state of adapter 'default'"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
 @pytest.mark.parametrize("kind", ["without_task", ADDED_BY_TRANSFORMERS])
-def test_unallocated_budget_is_told_in_every_kind_of_model(kind: str) -> None:
+def test_unallocated_budget_is_reported_in_every_kind_of_model(kind: str) -> None:
     model = tiny_bert()
     if kind == "transformers":
         model.add_adapter(Lora2Config(**PRUNING))
@@ -112,12 +112,12 @@ def test_unallocated_budget_is_told_in_every_kind_of_model(kind: str) -> None:
             optimizer.step()
 
     # At the first step λ has no gradient yet, since 𝒱 is zero.
-    with pytest.warns(UserWarning, match="nothing prunes it") as told:
+    with pytest.warns(UserWarning, match="nothing prunes it") as caught:
         steps(4)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
-def test_nobody_is_told_when_nothing_is_to_be_pruned(tmp_path: Path) -> None:
+def test_nobody_is_reported_when_nothing_is_to_be_pruned(tmp_path: Path) -> None:
     trainer = trainer_for(bert_model(target_r=None), tmp_path)
     trainer.remove_callback(Lora2Callback)
     trainer.train()

@@ -49,7 +49,7 @@ def test_the_trainer_closes_gates_logs_them_and_prunes_at_the_end(tmp_path: Path
     counts = [entry["open_gates"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(counts) == TOTAL
     assert counts == sorted(counts, reverse=True)
-    # About a tenth of the standard normal lies within 0.1, and two thirds within 1.
+    # About a tenth of the standard normal is within 0.1, and two thirds within 1.
     assert total > counts[0] > counts[-1] > 0
     ranks = [len(layer.sora_gate["default"]) for layer in layers(model)]
     assert sum(ranks) == open_gates(model) == counts[-1]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 from transformers import TrainerCallback
-from unit.trainers.test_sora_callback import bert_model as sora_model
-from unit.trainers.test_sora_callback import open_gates
-from unit.trainers.test_sora_callback import trainer_for as sora_trainer
 
 from lora2 import RankAllocator, SoraCallback, UserError
 from unit import sora
 from unit.models import layers_of
 from unit.pruning import TOTAL, Loop, count, kept_values, pruned_model
+from unit.trainers.test_sora_callback import bert_model as sora_model
+from unit.trainers.test_sora_callback import open_gates
+from unit.trainers.test_sora_callback import trainer_for as sora_trainer
 from unit.training_case import bert_model, callback_of, trainer_for
 
 TARGET = 9  # of unit.pruning's model, which starts with 24
@@ -175,9 +175,9 @@ def test_best_model_of_before_the_pruning_is_kept_and_warned_of_once(tmp_path: P
     sentence = (
         r"step 2, in which adapter 'default' has 36 .* target of 12.* Set eval_delay=7 \(step"
     )
-    with pytest.warns(UserWarning, match=sentence) as told:
+    with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.train()
-    assert len(told) == 1
+    assert len(caught) == 1
     assert kept(model) == 36
     logged = [e for e in trainer.state.log_history if "kept_singular_values" in e]
     assert logged[-1]["kept_singular_values"] == 36

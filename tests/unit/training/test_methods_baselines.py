@@ -175,7 +175,7 @@ def test_fractions_of_the_training_are_its_steps(tmp_path: Path) -> None:
 
 
 def test_checkpoints_change_nothing(tmp_path: Path) -> None:
-    """PEFT writes the names in AdaLoRA's config anew when it saves."""
+    """PEFT writes the names in AdaLoRA's config again when it saves."""
     options = {"init_r": 4, "target_r": 2, **SCHEDULES["in_every_step"]}
     expected, theirs = our_run("adalora", tmp_path / "one", options)
     losses, ours = our_run(

@@ -95,7 +95,7 @@ def batch(size: int = 4, seed: int = 0) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
-    """In evaluation mode. AdaLoRA's penalty stands in the way of labels once it is loaded."""
+    """In evaluation mode. AdaLoRA's penalty prevents labels once it is loaded."""
     inputs = {name: tensor for name, tensor in batch().items() if name != "labels"}
     output: Tensor = model.eval()(**inputs).logits
     return output

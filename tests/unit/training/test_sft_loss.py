@@ -1,4 +1,4 @@
-"""What `lora2 train --objective sft` learns: the tokens that count, and the penalty beside them."""
+"""What `lora2 train --objective sft` learns: the tokens that count, and the penalty."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def labels_learnt(trainer: RunSftTrainer, row: int = 0) -> str:
     return byte_tokenizer().decode(learnt)
 
 
-def test_completions_alone_are_learnt_unless_told_otherwise(language_model, tmp_path):
+def test_completions_alone_are_learnt_by_default(language_model, tmp_path):
     first = prepared_run(language_model, tmp_path / "run")
     answer = first.task.train[0]["completion"][0]["content"]
     assert labels_learnt(first.trainer) == f"{answer}<end>"

@@ -1,1 +1,1 @@
-"""The README.md beside a saved adapter: what it is, what it needs, how to load it."""
+"""The README.md of a saved adapter: what it is, what it needs, how to load it."""

@@ -1,4 +1,4 @@
-"""Writes model cards, and has PEFT write ours beside every adapter of our methods."""
+"""Writes model cards, and has PEFT write ours with every adapter of our methods."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ FOLDER = "path/to/this/folder"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a training run knows beside the adapter.
+    """What a training run knows in addition to the adapter.
 
     Attributes:
         method: the method's name.

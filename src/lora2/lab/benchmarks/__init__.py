@@ -1,1 +1,1 @@
-"""`lora2 bench`: speed and memory of LoRA² beside PEFT's methods, measured side by side."""
+"""`lora2 bench`: speed and memory of LoRA² and of PEFT's methods, measured side by side."""

@@ -1,4 +1,4 @@
-"""On a GPU: what a training step asks of the device, beside the time it takes."""
+"""On a GPU: what a training step asks of the device, as well as the time it takes."""
 
 from __future__ import annotations
 

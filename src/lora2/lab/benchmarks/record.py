@@ -30,7 +30,7 @@ class Record:
         options: all options as they held.
         environment: versions of the packages, platform, command.
         results: what the section returned, by model.
-        extra: what it returned beside the models.
+        extra: what it returned in addition to the models.
     """
 
     section: str

@@ -13,7 +13,7 @@ from lora2.reports.panels import new_figure, png
 
 # Inches; many lines and their legend want a higher panel.
 _WIDTH, _HEIGHT, _HEIGHT_OF_A_LINE = 5.2, 2.6, 0.2
-# Told apart without colour: each line has another marker, and its neighbours another dash.
+# Lines differ without colour: each has another marker, and its neighbours another dash.
 # Thirteen, so that as many rows and more are all unlike: 4 does not divide it.
 _MARKERS = "os^Dv<>Pp*Xhd"
 _DASHES = ("-", "--", "-.", ":")

@@ -56,7 +56,7 @@ class Place:
 def execute(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
     """Train to the end and return the record; a mistake or fault becomes a record too.
 
-    A run that was cut short goes on from its newest complete checkpoint, where its method can; one
+    A run that was cut short resumes from its newest complete checkpoint, where its method can; one
     that another process is making is left to it. Its folder stays, until the record is safe.
     """
     if place.threads:
@@ -75,7 +75,7 @@ def execute(description: RunDescription, place: Place, tick: Tick | None = None)
 
 
 def settings_of(description: RunDescription, place: Place) -> RunSettings:
-    """Return the options of `lora2 train` that a description stands for."""
+    """Return the options of `lora2 train` that a description means."""
     needs_data = description.task != "agreement"
     return RunSettings.from_options(
         {

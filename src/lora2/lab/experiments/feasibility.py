@@ -56,7 +56,7 @@ def naming(description: RunDescription) -> Iterator[None]:
 
 
 def checked_settings(description: RunDescription, place: Place) -> RunSettings:
-    """Return the options of `lora2 train` that a description stands for, names checked.
+    """Return the options of `lora2 train` that a description means, names checked.
 
     Raises:
         UserError: a method or an option that there is not.

@@ -1,4 +1,4 @@
-"""A table as data, before anything has run: rows, columns, and the runs behind each cell."""
+"""A table as data, before anything has run: rows, columns, and the runs of each cell."""
 
 from __future__ import annotations
 

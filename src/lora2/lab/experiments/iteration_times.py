@@ -66,7 +66,7 @@ class IterationTimes:
 
 
 def file_of(folder: Path, model: str, task: str) -> Path:
-    """Return where the times of a model on a task lie, or would lie."""
+    """Return the file of a model's times on a task, which may not exist."""
     name = model.replace("/", "--")
     return folder / f"iteration-times-{name}-{task}.json"
 

@@ -28,11 +28,11 @@ class LocalRunner(Runner):
     """Makes runs on this machine.
 
     Args:
-        records: where records lie and are written.
+        records: where records are read and written.
         place: where runs are made.
         jobs: runs at a time; the machine's threads, and its GPUs, are divided among them.
-        progress: told of every step.
-        finished: told of every run.
+        progress: called with every step.
+        finished: called with every finished run.
 
     Raises:
         UserError: fewer than one job.

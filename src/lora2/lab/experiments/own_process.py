@@ -14,7 +14,7 @@ from lora2.training.run_folder import FolderHeldError, RunFolder
 
 
 def log_file(description: RunDescription, place: Place) -> Path:
-    """Return where a run's output lies while it goes on, and after it has failed."""
+    """Return the file of a run's output during the run, and after it has failed."""
     return place.work / f"{description.name}.log"
 
 

@@ -17,7 +17,7 @@ FILE_NAME = "learning_rates.json"
 
 
 def read_choices(folder: Path) -> dict[str, Choice]:
-    """Return the choices that lie beside the records, by experiment; none if nothing was tuned.
+    """Return the choices that are stored with the records, by experiment; none before tuning.
 
     Raises:
         UserError: the file is damaged.

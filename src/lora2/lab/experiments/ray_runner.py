@@ -1,7 +1,7 @@
 """Makes runs on a Ray cluster that is there already: one remote task a run.
 
 Which runs go on at a time, and where, is Ray's to decide; so is what becomes of one whose worker
-was killed: it is tried again, and goes on from its newest checkpoint where the work folder is one
+was killed: it is tried again, and resumes from its newest checkpoint where the work folder is one
 that the new worker sees.
 """
 
@@ -48,11 +48,11 @@ class RayRunner(Runner):
     """Makes runs on a Ray cluster.
 
     Args:
-        records: where records lie and are written, by this process, as each arrives.
+        records: where records are and are written, by this process, as each arrives.
         place: where runs are made, on every node.
         address: of the cluster; "auto" finds the one that this machine belongs to.
         resources: of one run.
-        finished: told of every run.
+        finished: called with every finished run.
 
     Raises:
         UserError: Ray is not installed.
@@ -79,7 +79,7 @@ class RayRunner(Runner):
             max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
         )(_execute_on_node)
         self._submitted: set[Any] = set()
-        # The node on which a run was made: its work folder may lie on that node's own disk.
+        # The node on which a run was made: its work folder may be on that node's own disk.
         self._nodes: dict[RunDescription, str] = {}
 
     def __enter__(self) -> Self:

@@ -109,7 +109,7 @@ class RecordFolder:
         self.path = path
 
     def file_of(self, description: RunDescription) -> Path:
-        """Return where the record of a run lies, or would lie."""
+        """Return the file of a run's record, which may not exist."""
         return self.path / f"{description.name}.json"
 
     def find(self, description: RunDescription) -> RunRecord | None:

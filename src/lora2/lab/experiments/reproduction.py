@@ -43,7 +43,8 @@ class ReproduceArguments:
         default=False, metadata={"help": "List the runs, and which have records; make none."}
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the tables and the page; beside the records."}
+        default=None,
+        metadata={"help": "Folder of the tables and the page; next to the records unless given."},
     )
     rounds: int = field(
         default=15,
@@ -54,7 +55,7 @@ class ReproduceArguments:
         """Check the preset and the number of seeds.
 
         Raises:
-            UserError: one of them cannot be meant.
+            UserError: one of them is invalid.
         """
         if self.preset not in PRESETS:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}.")
@@ -69,7 +70,7 @@ class ReproduceArguments:
         return PRESETS[self.preset]
 
     def wanted(self, table: str, records: Path) -> Wanted:
-        """Return what is asked for; chosen learning rates lie beside the records."""
+        """Return what is asked for; chosen learning rates are stored with the records."""
         seeds = tuple(range(self.seeds or self.chosen.seeds))
         return Wanted(table, self.model or self.chosen.model, seeds, read_choices(records))
 

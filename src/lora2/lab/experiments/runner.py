@@ -28,13 +28,13 @@ class Runner(ABC):
     """Makes the runs that have no record yet, as a context manager that ends them when left.
 
     A run has a process to itself: its peak memory is its own, and one that the system kills leaves
-    the record of a failure, as any other that fails does. What is ended early goes on from its
+    the record of a failure, as any other that fails does. What is ended early resumes from its
     newest checkpoint the next time.
 
     Args:
-        records: where records lie and are written.
+        records: where records are read and written.
         at_a_time: how many items `each` works on at a time.
-        finished: told of every run.
+        finished: called with every finished run.
     """
 
     def __init__(self, records: RecordFolder, at_a_time: int, finished: Finished) -> None:
@@ -85,7 +85,7 @@ class Runner(ABC):
         # A run that was ended from outside has not failed.
         if self._closed and not record.is_result:
             raise RunnerClosedError
-        # Another process may have made it meanwhile, whatever became of it here.
+        # Another process may have made it in the meantime, whatever became of it here.
         found = self._found(description)
         if found is not None:
             return found

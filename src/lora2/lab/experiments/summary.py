@@ -1,4 +1,4 @@
-"""Records → table: means and deviations over seeds, beside the paper's numbers."""
+"""Records → table: means and deviations over seeds, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = Non
     """
     printed = paper_rows(grid.name) if paper is None else paper
     records = {run: find(run) for run in dict.fromkeys(grid.descriptions())}
-    beside = [printed[row.paper] if row.paper else _NOT_IN_PAPER for row in grid.rows]
+    theirs = [printed[row.paper] if row.paper else _NOT_IN_PAPER for row in grid.rows]
     rows = tuple(
         _row(row, grid.columns, records, numbers)
-        for row, numbers in zip(grid.rows, beside, strict=True)
+        for row, numbers in zip(grid.rows, theirs, strict=True)
     )
-    notes = table_notes(grid.columns, rows, beside, list(records.values()))
+    notes = table_notes(grid.columns, rows, theirs, list(records.values()))
     return Table(grid.name, grid.title, grid.columns, rows, (*grid.notes, *notes))
 
 

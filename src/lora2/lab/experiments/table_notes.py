@@ -30,7 +30,7 @@ def table_notes(
     Args:
         columns: of the table.
         rows: of the table.
-        paper: the row of the paper beside each row.
+        paper: the row of the paper for each row.
         records: of all runs, None for those without one.
     """
     return [
@@ -51,10 +51,10 @@ def _pairs_first(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _fewer_columns(rows: Sequence[TableRow], paper: Sequence[PaperRow]) -> Iterator[str]:
-    for row, beside in zip(rows, paper, strict=True):
-        if beside.average is not None and row.average.as_printed is None:
+    for row, theirs in zip(rows, paper, strict=True):
+        if theirs.average is not None and row.average.as_printed is None:
             yield (
-                "The paper's printed averages are over more columns; beside ours stand averages of "
+                "The paper's printed averages are over more columns; next to ours are averages of "
                 "its entries in the columns shown."
             )
             return
@@ -72,9 +72,9 @@ def _disagreements(rows: Sequence[TableRow]) -> Iterator[str]:
 
 def _after_pruning(rows: Sequence[TableRow], paper: Sequence[PaperRow]) -> Iterator[str]:
     names = [
-        f"{row.row.name} ({beside.parameters})"
-        for row, beside in zip(rows, paper, strict=True)
-        if beside.counted_after_pruning and beside.parameters
+        f"{row.row.name} ({theirs.parameters})"
+        for row, theirs in zip(rows, paper, strict=True)
+        if theirs.counted_after_pruning and theirs.parameters
     ]
     if names:
         yield f"The paper counts parameters after pruning for {', '.join(names)}."

@@ -1,7 +1,7 @@
 """The search for learning rates: the same number of trials for every method, by Optuna.
 
-A trial is a run like any other, with a record of its own. A study is not stored: it is told the
-records there are, in the order in which they were asked for, and goes on from there.
+A trial is a run like any other, with a record of its own. A study is not stored: it is given the
+records there are, in the order in which they were asked for, and continues from there.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
     """Return PEFT's config, without the head; fractions of the training become steps.
 
     Raises:
-        UserError: a value that cannot be meant, or a schedule without a step in which to prune.
+        UserError: an invalid value, or a schedule without a step in which to prune.
     """
     checked = lora2.shared_config(options, "AdaLoRA")
     target = checked.target_r if checked.target_r is not None else checked.init_r

@@ -16,7 +16,7 @@ def config(model: PreTrainedModel, options: Options) -> BottleneckConfig:
     """Return the config, without head and normalisations.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: an invalid value.
     """
     return BottleneckConfig(
         bottleneck_size=options["bottleneck_size"],
@@ -56,7 +56,7 @@ METHOD = Method(
     name="bottleneck",
     label="bottleneck adapters",
     source="Houlsby et al. 2019, arXiv 1902.00751",
-    trains="two layers of width m behind each sub-layer, and the layer normalisations",
+    trains="two layers of width m after each sub-layer, and the layer normalisations",
     formula="2 m d + m + d a sub-layer, 2 d a normalisation",
     build=_build,
     count=_count,

@@ -16,7 +16,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
     """Return PEFT's config, without the head.
 
     Raises:
-        UserError: a value that cannot be meant; it is the same mistake for every method.
+        UserError: an invalid value; it is the same mistake for every method.
     """
     checked = lora2.shared_config(options, "LoRA")
     return LoraConfig(

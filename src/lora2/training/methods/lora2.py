@@ -32,7 +32,7 @@ def config(options: Options, **fields: Any) -> Lora2Config:
     """Return the config of the options that it has fields for, with some of them replaced.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: an invalid value.
     """
     chosen = {name: value for name, value in options.items() if name in _FIELDS}
     return Lora2Config(**one_word(chosen) | fields)
@@ -42,7 +42,7 @@ def shared_config(options: Options, label: str) -> Lora2Config:
     """Return what another method shares with LoRA².
 
     Raises:
-        UserError: a value that cannot be meant, or a size of single matrices.
+        UserError: an invalid value, or a size of single matrices.
     """
     for name in ("k_pattern", "rank_pattern"):
         if options.get(name):

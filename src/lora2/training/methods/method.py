@@ -17,7 +17,7 @@ PLACE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pat
 """The options that choose the modules to adapt."""
 
 LOW_RANK = ("k", "lora_alpha", "lora_dropout", *PLACE, "modules_to_save")
-"""The options of a product of two matrices of fixed rank k, beside a head."""
+"""The options of a product of two matrices of fixed rank k, without the head."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Method:
         name: as users write it.
         label: as tables print it.
         source: where it was published.
-        trains: what it trains, beside the task's head, in a few words.
+        trains: what it trains, without the task's head, in a few words.
         formula: how many parameters that are; d_in × d_out is an adapted matrix.
         build: takes base model, options by name and optimizer steps; returns the model to train.
         count: takes the pretrained model (which may be without memory) and options; returns the
@@ -40,7 +40,7 @@ class Method:
         start: whether the model computes at the start what the pretrained model does: to the last
             bit, nearly, or not at all.
         merges: whether what was trained can be put into the weights.
-        resumes: whether a training that was cut short can go on from a checkpoint.
+        resumes: whether a training that was cut short can resume from a checkpoint.
         whole: whether a whole model is saved, rather than an adapter.
     """
 

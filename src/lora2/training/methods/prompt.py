@@ -18,7 +18,7 @@ def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
     """Return PEFT's config, without the head.
 
     Raises:
-        UserError: a value that cannot be meant, or a model that cannot tell text from padding.
+        UserError: an invalid value, or a model that cannot tell text from padding.
     """
     tokens = options["virtual_tokens"]
     if tokens < 1:

@@ -19,7 +19,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
     """Return the config, without the head.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: an invalid value.
     """
     checked = lora2.shared_config(options, "SoRA")
     return SoraConfig(

@@ -1,4 +1,4 @@
-"""Training that goes on from an adapter: one of LoRA², or a LoRA that becomes one."""
+"""Training that continues from an adapter: one of LoRA², or a LoRA that becomes one."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
         if options[name] not in (getattr(saved, name), getattr(Lora2Config, name)):
             raise UserError(
                 f"{name}={options[name]}: the adapter in {folder} was trained with "
-                f"{getattr(saved, name)}, and goes on with it; leave {name} out."
+                f"{getattr(saved, name)}, and this training uses the same; leave {name} out."
             )
-    # The fields are checked anew. Of a finished run λ has only what was kept.
+    # The fields are checked again. Of a finished run λ has only what was kept.
     adapted.peft_config["default"] = replace(saved, **fields)
     for layer in adapted_layers(adapted, "default").values():
         layer.add_dropout("default", fields["lora_dropout"])

@@ -19,7 +19,7 @@ from lora2.training.models import BaseModel
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
 HEADS = ("classifier", "score")
-"""What PEFT trains beside the adapter for sequence classification, whatever else is asked for."""
+"""What PEFT always trains in addition to the adapter for sequence classification."""
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 """The kinds of layers that every method can adapt."""

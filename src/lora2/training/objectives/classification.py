@@ -40,7 +40,7 @@ class Classification(Objective):
     name = "classification"
 
     def check(self, settings: RunSettings) -> None:
-        """Need no package beside those that every training needs."""
+        """Need no package other than those that every training needs."""
 
     def load_data(self, settings: RunSettings) -> TaskData:
         """Return the task that the data options name."""

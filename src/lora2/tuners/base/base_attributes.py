@@ -19,7 +19,7 @@ def _of_base_layer(*names: str) -> Any:
 
 
 class BaseAttributes(BaseTunerLayer):
-    """The attributes of the base layer, beside the `weight` and `bias` that PEFT hands on.
+    """The attributes of the base layer, in addition to `weight` and `bias`, which PEFT passes on.
 
     Properties by name, not `__getattr__`: that would show what belongs to the base layer alone,
     such as its hooks, and slow down every access to a submodule.

@@ -20,7 +20,7 @@ class TargetConfig(PeftConfig):
     """Which modules get an adapter, and which others are trained whole; the names are PEFT's.
 
     Raises:
-        UserError: fields that cannot be meant together, or that do not exist; the sentence says
+        UserError: fields that contradict each other, or that do not exist; the sentence says
             what to write instead.
     """
 
@@ -111,7 +111,7 @@ def check_alpha(alpha: Any, usual: float) -> None:
 
 
 def checked_pattern(name: str, pattern: dict[str, int] | None, lowest: int = 1) -> dict[str, int]:
-    """Return sizes by pattern of a module's name; None stands for no pattern.
+    """Return sizes by pattern of a module's name; None means no pattern.
 
     Raises:
         UserError: a size that is no whole number or below `lowest`, or a pattern that is none.

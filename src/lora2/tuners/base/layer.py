@@ -35,7 +35,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         # What a layer with a quantized weight is merged in.
         self.plain_dtype = torch.get_default_dtype()
         # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
-        # list its tensors beside those of the merged one.
+        # list its tensors as well as those of the merged one.
         self._replaced: tuple[nn.Module, ...] = ()
         # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
         self.weight_owners = 0
@@ -229,7 +229,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         if quantized and base is not self.base_layer:
             raise UserError(
                 f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
-                f"adapters lie on, too ({type(self.base_layer).__name__}): unload those first."
+                f"adapters are on, too ({type(self.base_layer).__name__}): unload those first."
             )
         # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
         merged = weight + delta.to(weight.device)

@@ -43,7 +43,7 @@ _PEFT_TYPES = {
     "modules_to_save": list[str] | None,
     "layers_to_transform": list[int] | int | None,
 }
-# What says how large a model is, in the configuration that a run saves beside its adapter.
+# What says how large a model is, in the configuration that a run saves with its adapter.
 _SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
 
@@ -142,7 +142,7 @@ def check_loaded(model: PeftModel, path: Path, adapter_name: str = "default") ->
     of_base = {name for name in saved - set(loaded) if name in model.state_dict()}
     missing, extra = sorted(set(loaded) - saved), sorted(saved - of_base - set(loaded))
     if missing or extra:
-        raise _wrong_tensors(model, path, missing, extra)
+        raise _tensors_differ(model, path, missing, extra)
     where = f"the adapter in {path}"
     check_weights(loaded, where, "copy its file again, or train it again.")
     check_factors(model, adapter_name, where)
@@ -197,11 +197,11 @@ def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
             ) from error
         found = _MISMATCH.findall(str(cause))
         if found:
-            raise _wrong_sizes(path, found, sizes) from error
+            raise _sizes_differ(path, found, sizes) from error
         if isinstance(cause, KeyError) and str(cause.args[0]).startswith(_PREFIX):
             raise UserError(f"{path / WEIGHTS} lacks {cause.args[0]}; {_DAMAGED}.") from error
         if cause is None:
-            raise UserError(f"{path / WEIGHTS} does not fit {CONFIG} beside it: {error}") from error
+            raise UserError(f"{path / WEIGHTS} does not fit the {CONFIG} there: {error}") from error
         raise
 
 
@@ -209,7 +209,7 @@ def _sizes_of(model: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _wrong_sizes(
+def _sizes_differ(
     path: Path, found: Sequence[tuple[str, str, str]], sizes: dict[str, tuple[int, ...]]
 ) -> UserError:
     """Blame the base model where a tensor differs in a size that the base weight has."""
@@ -225,12 +225,12 @@ def _wrong_sizes(
             return _of_another_base(path, f"{name} is [{saved}] in it, and [{here}] for this model")
     name, saved, here = found[0]
     return UserError(
-        f"{path / WEIGHTS} does not fit {CONFIG} beside it: {name} is [{saved}] in the file, and "
+        f"{path / WEIGHTS} does not fit the {CONFIG} there: {name} is [{saved}] in the file, and "
         f"[{here}] by the config; {_DAMAGED}."
     )
 
 
-def _wrong_tensors(
+def _tensors_differ(
     model: PeftModel, path: Path, missing: Sequence[str], extra: Sequence[str]
 ) -> UserError:
     different = _different_size(model, path)

@@ -30,7 +30,7 @@ class PlacedAdapter(Generic[ConfigT]):
         label: a name that no other adapter of the whole module has; `name`, if that is enough.
         config: its config.
         configs: the dictionary of all configs of its PEFT model, by name of the adapter.
-        module: the module in which `name` stands for this adapter alone: the whole one, or the
+        module: the module in which `name` means this adapter alone: the whole one, or the
             PEFT model if another PEFT model in the whole module has an adapter of this name.
         outer: the name of its PEFT model in the whole module; "" if it is the whole one.
         base: the name of the base model that the PEFT model is made of, in the whole module.
@@ -154,5 +154,5 @@ def _layers_of(
 
 
 def prefix_of(module_name: str) -> str:
-    """Return what stands before the names of the modules inside a module."""
+    """Return the prefix of the names of the modules inside a module."""
     return f"{module_name}." if module_name else ""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# In float8 a layer has scales beside its weight.
+# In float8 a layer has scales in addition to its weight.
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -40,7 +40,7 @@ def is_quantized(layer: nn.Module) -> bool:
 
 
 def values_of_weight(layer: nn.Module) -> Tensor | None:
-    """The values that the weight stands for: in float32 if it is quantized, else itself.
+    """Return the values of the weight: in float32 if it is quantized, else itself.
 
     None for a weight that cannot be dequantized, or that is of a kind unknown here.
     """
@@ -95,7 +95,7 @@ def _unpack(layer: Any) -> None:
 
 
 def keep_layouts(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights anew in evaluation.
+    """Keep bitsandbytes from packing 4-bit weights again in evaluation.
 
     On a CPU with bfloat16 instructions it does, in place, for a kernel that has no gradient, and
     rounds the scales: the model would not train on after its first evaluation.

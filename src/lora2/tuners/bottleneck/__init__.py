@@ -1,6 +1,6 @@
 """Bottleneck adapters (Houlsby et al. 2019) as a PEFT method.
 
-Behind the output projection of each sub-layer, before the sum with its input, stands
+After the output projection of each sub-layer, before the sum with its input, is
 
     h ← h + U f(D h + b_D) + b_U        D [m, d], U [d, m]
 

@@ -19,7 +19,7 @@ class BottleneckConfig(TargetConfig):
     """Configuration of a bottleneck adapter, h + U f(D h + b_D) + b_U.
 
     Raises:
-        UserError: a value that cannot be meant; the sentence says what to write instead.
+        UserError: a value is invalid; the sentence says what to write instead.
     """
 
     fields_of_others: ClassVar[Mapping[str, str]] = {
@@ -45,8 +45,8 @@ class BottleneckConfig(TargetConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Names (or one regular expression) of the linear layers behind which an "
-            "adapter stands. None: the output projections of both sub-layers."
+            "help": "Names (or one regular expression) of the linear layers after which an "
+            "adapter is put. None: the output projections of both sub-layers."
         },
     )
     modules_to_save: list[str] | None = field(

@@ -1,4 +1,4 @@
-"""A linear layer with bottleneck adapters behind it."""
+"""A linear layer with bottleneck adapters after it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BottleneckLayer(nn.Module, BaseAttributes):
         """
         raise UserError(
             "A bottleneck adapter cannot be merged into a weight, for it is not linear: save it "
-            "with save_pretrained and load it beside its base model."
+            "with save_pretrained and load it on its base model."
         )
 
     def unmerge(self) -> None:

@@ -1,4 +1,4 @@
-"""The tuner: puts bottleneck adapters behind linear layers."""
+"""The tuner: puts bottleneck adapters after linear layers."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class BottleneckModel(BaseTuner):
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         if not isinstance(base, nn.Linear):
             raise UserError(
-                f"Module {current_key!r} is a {type(base).__name__}, behind which no bottleneck "
-                "adapter can stand: name modules of type Linear in target_modules."
+                f"Module {current_key!r} is a {type(base).__name__}, after which no bottleneck "
+                "adapter is possible: name modules of type Linear in target_modules."
             )
         layer = BottleneckLayer(target, adapter_name)
         layer.add_adapter(adapter_name, peft_config)

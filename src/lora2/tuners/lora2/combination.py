@@ -56,7 +56,7 @@ def add_weighted_adapter(
     if combination_type == "svd":
         limit = svd_rank or max(_width(tuner, name) for name in adapters)
     sizes = _joint_sizes(tuner, adapters, limit)
-    # Before anything is made that a failure would leave behind.
+    # Before anything is made that a failure would leave.
     forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)

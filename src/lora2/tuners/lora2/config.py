@@ -26,7 +26,7 @@ class Lora2Config(TargetConfig):
     optimizer steps if whole numbers, or a fraction of all steps if between 0 and 1.
 
     Raises:
-        UserError: a value that cannot be meant; the sentence says what to write instead.
+        UserError: a value is invalid; the sentence says what to write instead.
     """
 
     fields_of_others: ClassVar[Mapping[str, str]] = {
@@ -163,7 +163,7 @@ class Lora2Config(TargetConfig):
 
     @property
     def start(self) -> Start | Literal[False]:
-        """The start that `init_weights` stands for."""
+        """The start that `init_weights` names."""
         if self.init_weights is True:
             return "gaussian" if self.orthogonality == "penalty" else "lora"
         return self.init_weights
@@ -216,7 +216,7 @@ class Lora2Config(TargetConfig):
                 )
         for name in ("beta1", "beta2", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+                raise UserError(f"{name}={getattr(self, name)} must be in [0, 1).")
         check_alpha(self.lora_alpha, usual=4)
         if self.orth_reg_weight < 0:
             raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")

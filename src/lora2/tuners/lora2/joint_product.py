@@ -4,8 +4,8 @@ A thin product costs little arithmetic, so what it costs is passes over the acti
 matrix kernel that its layout calls. Four things make it cheap:
 
 * `addmm_` adds B (A x) into the base output, and Aᵀ Bᵀ g into the input's gradient, in place;
-* only x and A x are kept for the backward pass, beside the factors;
-* A and Bᵀ stand with their long side contiguous, and the gradients are taken as (A x)ᵀ g and
+* only x, A x and the factors are kept for the backward pass;
+* A and Bᵀ are stored with their long side contiguous, and the gradients are taken as (A x)ᵀ g and
   (Bᵀ g)ᵀ x, k rows of d. Autograd's own gᵀ (A x), d rows of k, is five to ten times slower;
 * each CPU thread takes a part of the tokens, in place of whatever the matrix library would share.
 """
@@ -81,7 +81,7 @@ def _parts(rows: Tensor) -> int:
     """Into how many equal parts rows are split, one for each CPU thread; 1 where that is no gain.
 
     A matrix library shares out the columns of a thin product, and so reads the wide factor in
-    strips; a part of the rows is read as it lies. That takes a tenth to two fifths less
+    strips; a part of the rows is read in its own order. That takes a tenth to two fifths less
     time, measured in float32 (docs/notebook/performance.md).
     """
     if not rows.is_cpu or rows.dtype not in _SPLIT_DTYPES or torch.compiler.is_compiling():
@@ -94,7 +94,7 @@ def _first_factor(rows: Tensor) -> Tensor:
     """Rows in the layout that suits a product with a second factor in rows.
 
     Where a CPU has no kernel of its own for a half-precision dtype, torch's general one takes ten
-    to twenty times as long when both stand in rows; with the first in columns it does not.
+    to twenty times as long when both are stored in rows; with the first in columns it does not.
     """
     if rows.is_cpu and rows.dtype in SLOW_ON_CPU:
         return rows.mT.contiguous().mT

@@ -20,7 +20,7 @@ from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What a layer must know of one adapter beside its tensors.
+    """What a layer must know of one adapter in addition to its tensors.
 
     Attributes:
         scaling: as the config gives it; the layer's own `scaling` is what counts.

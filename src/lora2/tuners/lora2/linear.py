@@ -15,7 +15,7 @@ class Lora2Linear(LinearLayer, Lora2Layer):
     """A linear layer with LoRA² adapters: base output and theirs in one step where that can be."""
 
     def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
-        """Base output plus that of the adapters, in one step where nothing stands between them."""
+        """Base output plus that of the adapters, in one step where nothing is between them."""
         dtype = self.activation_dtype(x)
         base: Any = self.base_layer
         if args or kwargs or not self._is_plain(base, adapter_names, x, dtype):
@@ -43,7 +43,7 @@ class Lora2Linear(LinearLayer, Lora2Layer):
             adapter_names
             and type(weight) is nn.Parameter
             and not weight.requires_grad
-            # A mismatch that autocast does not mend is for the base layer to tell.
+            # The base layer reports a mismatch that autocast does not remove.
             and (weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
             # A hook, or a forward that another library has put in place of its own, must be run.
             and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)

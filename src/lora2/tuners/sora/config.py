@@ -18,7 +18,7 @@ class SoraConfig(TargetConfig):
     """Configuration of a SoRA adapter, W + (lora_alpha / r) · B diag(g) A.
 
     Raises:
-        UserError: a value that cannot be meant; the sentence says what to write instead.
+        UserError: a value is invalid; the sentence says what to write instead.
     """
 
     fields_of_others: ClassVar[Mapping[str, str]] = {
@@ -65,7 +65,7 @@ class SoraConfig(TargetConfig):
         self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
         check_alpha(self.lora_alpha, usual=16)
         if not 0 <= self.lora_dropout < 1:
-            raise UserError(f"lora_dropout={self.lora_dropout} must lie in [0, 1).")
+            raise UserError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
         self._check_threshold()
 
     def _check_threshold(self) -> None:

@@ -79,7 +79,7 @@ def test_a_record_is_ready_for_json(whole):
     assert RunRecord.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
 
 
-def test_steps_are_told_one_by_one(tiny_model, place):
+def test_steps_are_reported_one_by_one(tiny_model, place):
     assert ticks(tiny_run(tiny_model, "head"), place)[1] == [(n + 1, STEPS) for n in range(STEPS)]
 
 

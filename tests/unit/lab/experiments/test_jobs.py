@@ -40,11 +40,13 @@ def all_of(runner, runs):
 
 def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, place, tmp_path):
     good, bad = tiny_run(tiny_model), tiny_run(tiny_model, target_r=5)
-    told, steps = [], []
-    with LocalRunner(records, place, 2, lambda *step: steps.append(step), told.append) as runner:
+    reported, steps = [], []
+    with LocalRunner(
+        records, place, 2, lambda *step: steps.append(step), reported.append
+    ) as runner:
         made = all_of(runner, [bad, good])
     assert made == {run: records.find(run) for run in (good, bad)}
-    assert sorted(record.status for record in told) == ["failed", "finished"]
+    assert sorted(record.status for record in reported) == ["failed", "finished"]
     assert steps == [(good, n + 1, STEPS) for n in range(STEPS)]
     assert made[bad].error.startswith("target_r=5 is above init_r=4")
     assert computed(made[good]) == computed(
@@ -59,11 +61,13 @@ def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, pl
 
     # What has a record is not made again; what failed is.
     steps.clear()
-    with LocalRunner(records, place, 1, lambda *step: steps.append(step), told.append) as runner:
+    with LocalRunner(
+        records, place, 1, lambda *step: steps.append(step), reported.append
+    ) as runner:
         again = all_of(runner, [good, bad])
     assert again == made
     assert steps == []
-    assert [record.description for record in told[2:]] == [good, bad]
+    assert [record.description for record in reported[2:]] == [good, bad]
 
 
 def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, records, place):
@@ -94,7 +98,7 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
 
 def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, place):
     runs = [tiny_run(tiny_model, seed=seed, **LONG) for seed in (0, 1)]
-    asked, told = [], []
+    asked, reported = [], []
 
     def press_ctrl_c(description, done, steps):
         if done == 15:
@@ -106,12 +110,12 @@ def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, plac
             asked.append(run)
             runner.run(run)
 
-    runner = LocalRunner(records, place, 1, press_ctrl_c, told.append)
+    runner = LocalRunner(records, place, 1, press_ctrl_c, reported.append)
     with pytest.raises(KeyboardInterrupt), runner:
         list(runner.each(one_after_the_other, runs))
     assert multiprocessing.active_children() == []
     assert asked == runs[:1]
-    assert told == []
+    assert reported == []
     assert list(records.path.iterdir()) == []
     # What was made so far is there for the next time.
     assert (place.work / runs[0].name / "checkpoints" / "checkpoint-10").is_dir()

@@ -51,7 +51,7 @@ def test_the_page_has_tables_and_figures_by_their_names(tmp_path):
     text = page.read_text(encoding="utf-8")
     for name in ("table1", "table1-curves", "figure3", "table2"):
         assert f'id="{name}"' in text
-    # The figure stands as a picture; its grid is no table of the page.
+    # The figure is a picture; its grid is no table of the page.
     assert '<section id="figure3"' not in text
     assert page.name == "index.html"
 

@@ -1,4 +1,4 @@
-"""What is run, and what it left behind, as data and as files."""
+"""What is run, and what it has written, as data and as files."""
 
 import dataclasses
 import json

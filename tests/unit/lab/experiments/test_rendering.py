@@ -247,7 +247,7 @@ def test_every_line_of_a_table_on_the_page_is_as_wide_as_its_heading():
     assert page.count("<tbody>") == 2
     (headings,) = re.findall("<thead>.*</thead>", page)
     assert headings.count("<th ") == 8
-    # Method and setting stand beside all lines of their row.
+    # Method and setting are next to all lines of their row.
     assert re.findall('rowspan="(.)">LoRA', page) == ["5", "3"]
     lines_found = re.findall("<tr class.*</tr>", page)
     assert {line.count("<td") for line in lines_found} == {5}

@@ -21,11 +21,11 @@ def records(tmp_path):
 
 
 class FakeRunner(Runner):
-    """Makes records out of nothing, or what it is told to."""
+    """Makes records out of nothing, or what it is asked to."""
 
     def __init__(self, records, at_a_time=1, make=None):
-        super().__init__(records, at_a_time, lambda record: self.told.append(record))
-        self.told, self.made, self.cleared, self.ended = [], [], [], threading.Event()
+        super().__init__(records, at_a_time, lambda record: self.reported.append(record))
+        self.reported, self.made, self.cleared, self.ended = [], [], [], threading.Event()
         self._how = make or (lambda run: finished(run, {"accuracy": 0.5}, {"accuracy": 0.5}))
 
     def _make(self, description):
@@ -48,7 +48,7 @@ def test_the_record_of_a_result_is_found_and_no_run_is_made(how, records):
     with FakeRunner(records) as second:
         assert second.run(RUN) == record
     assert (first.made, second.made) == ([RUN], [])
-    assert first.told == second.told == [record]
+    assert first.reported == second.reported == [record]
     # Twice: the first process may have been killed between writing and clearing.
     assert first.cleared == second.cleared == [RUN]
 
@@ -70,7 +70,7 @@ def elsewhere(run):
 def test_nothing_is_written_of_a_run_that_another_process_makes(records):
     with FakeRunner(records, make=elsewhere) as runner:
         assert runner.run(RUN).status == "elsewhere"
-    assert [record.status for record in runner.told] == ["elsewhere"]
+    assert [record.status for record in runner.reported] == ["elsewhere"]
     assert records.find(RUN) is None
 
 
@@ -79,7 +79,7 @@ def finished_otherwise(run):
 
 
 @pytest.mark.parametrize("here", [failed, elsewhere, finished_otherwise])
-def test_what_another_process_has_finished_meanwhile_stays(here, records):
+def test_what_another_process_has_finished_in_the_meantime_stays(here, records):
     theirs = finished(RUN, {}, {})
 
     def make(run):
@@ -89,7 +89,7 @@ def test_what_another_process_has_finished_meanwhile_stays(here, records):
     with FakeRunner(records, make=make) as runner:
         assert runner.run(RUN) == theirs
     assert records.find(RUN) == theirs
-    assert runner.told == [theirs]
+    assert runner.reported == [theirs]
 
 
 def test_a_damaged_record_is_refused_and_not_run_over(records):

@@ -52,7 +52,7 @@ def test_the_usual_learning_rate_is_tried_first_then_a_third_and_three_times_of_
 
 
 @pytest.mark.parametrize("trials", [1, 2, 6])
-def test_every_search_makes_as_many_trials_as_it_was_told(trials):
+def test_every_search_makes_as_many_trials_as_were_asked_for(trials):
     for value in (peak_at(1e-2), lambda rate: None, lambda rate: math.nan, lambda rate: 0.5):
         choice = tune(EXPERIMENT, trials, SEED, Runs(value))
         assert len(choice.trials) == trials

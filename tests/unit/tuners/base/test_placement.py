@@ -210,9 +210,9 @@ def test_penalty_joins_the_loss_of_an_own_module_once(computes_loss: bool, tmp_p
 def test_penalty_that_joins_no_loss_is_warned_of_once(tmp_path: Path) -> None:
     """Of label smoothing the trainer computes the loss from the logits."""
     model = bert_model(orthogonality="penalty")
-    with pytest.warns(UserWarning, match=r"Add lora2.weighted_penalty\(model\) to") as told:
+    with pytest.warns(UserWarning, match=r"Add lora2.weighted_penalty\(model\) to") as caught:
         train(model, tmp_path, Lora2Callback(), label_smoothing_factor=0.1)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def test_penalty_that_was_asked_for_is_not_warned_of(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_penalty_that_was_asked_for_is_not_warned_of(tmp_path: Path) -> None:
 
 def test_unallocated_budget_of_an_own_module_is_warned_of(tmp_path: Path) -> None:
     model = Own(bert_model())
-    with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback") as told:
+    with pytest.warns(UserWarning, match="nothing prunes it: add Lora2Callback") as caught:
         train(model, tmp_path)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 # Two PEFT models in one module

@@ -1,4 +1,4 @@
-"""Linear layers with a quantized weight, by a stand-in for torchao's: no package is needed.
+"""Linear layers with a quantized weight, by a substitute for torchao's: no package is needed.
 
 `tests/engines/test_quantization.py` has the real ones.
 """

@@ -130,7 +130,7 @@ def test_half_precision_base_keeps_its_dtype() -> None:
     assert {part.dtype for layer in layers(model) for part in parts(layer)} == {torch.float32}
 
 
-# Where adapters stand
+# Where adapters are put
 
 
 def test_defaults_stand_behind_both_sub_layers_of_each_layer() -> None:
@@ -143,7 +143,7 @@ def test_defaults_stand_behind_both_sub_layers_of_each_layer() -> None:
 
 @pytest.mark.parametrize("kind", [CONV1D, EMBEDDING, CONV2D], ids=lambda kind: kind.name)
 def test_layers_that_are_not_linear_are_refused(kind: Kind) -> None:
-    with pytest.raises(UserError, match="behind which no bottleneck adapter can stand"):
+    with pytest.raises(UserError, match="after which no bottleneck adapter is possible"):
         get_peft_model(kind.model(), config(target_modules=kind.target_modules))
 
 

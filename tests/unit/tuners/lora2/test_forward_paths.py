@@ -254,7 +254,7 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     x = torch.randn(2, 6, dtype=torch.float64)
     model(x)
     disturb(model, seed=5)
-    # A part of the model, called without the model that would prepare it anew.
+    # A part of the model, called without the model that would prepare it again.
     layer = next(iter(layers_of(model).values()))
     B, A = layer.factors("default")
     torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)

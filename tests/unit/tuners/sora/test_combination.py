@@ -1,4 +1,4 @@
-"""SoRA merged, as a LoRA, and beside other adapters."""
+"""SoRA merged, as a LoRA, and together with other adapters."""
 
 import torch
 from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model

@@ -1,4 +1,4 @@
-"""SoRA's gates: thresholded behind the optimizer, and dropped once closed."""
+"""SoRA's gates: thresholded after the optimizer's step, and dropped once closed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_patterns_of_pruned_ranks_name_one_matrix_each(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_bert(num_hidden_layers=11), tmp_path).eval()
     assert torch.equal(loaded(**bert_batch()).logits, model(**bert_batch()).logits)
-    # A second adapter beside a pruned one has ranks of its own.
+    # A second adapter next to a pruned one has ranks of its own.
     loaded.add_adapter("other", SoraConfig(r=3, task_type="SEQ_CLS"))
     assert {len(layer.sora_gate["other"]) for layer in layers(loaded, "other")} == {3}
 

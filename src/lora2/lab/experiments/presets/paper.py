@@ -197,7 +197,7 @@ def hub_name(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else HUB_NAMES.get(model, model)
 
 
-_MODEL_NOTE = "The paper's numbers are of DeBERTaV3-base and stand elsewhere."
+_MODEL_NOTE = "The paper's numbers are of DeBERTaV3-base and are on another scale."
 _EVALUATION_NOTE = (
     "Evaluations are as many steps apart as in the scripts, so that the last is not always at the "
     "end of the training."

@@ -1,4 +1,4 @@
-"""What a preset is: the tables that can be asked for, and the runs behind each of them."""
+"""What a preset is: the tables that can be asked for, and the runs of each of them."""
 
 from __future__ import annotations
 

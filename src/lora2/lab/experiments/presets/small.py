@@ -183,7 +183,7 @@ def experiments(
 def grid(wanted: Wanted) -> Grid:
     """Return a table at the learning rates that tuning chose.
 
-    Where nothing was tuned, the usual learning rate of the method stands, and a note says so.
+    Where nothing was tuned, the usual learning rate of the method is used, and a note says so.
 
     Raises:
         UserError: another model is asked for.
@@ -211,7 +211,7 @@ def _check_model(model: str) -> None:
 def _note(seeds: Iterable[int]) -> str:
     return (
         f"all-MiniLM-L6-v2, seeds {', '.join(map(str, seeds))}; the paper's numbers are of "
-        "DeBERTaV3-base and stand elsewhere."
+        "DeBERTaV3-base and are on another scale."
     )
 
 

@@ -11,7 +11,7 @@ from lora2.lab.experiments.grid import Row
 from lora2.lab.experiments.table import Average, Cell, Parameters, Table
 
 AVERAGE = "average"
-"""Stands in the field `column` of the lines that hold the average of a row."""
+"""In the field `column` of the lines that hold the average of a row."""
 
 _FIELDS = (
     "label", "method", "setting", "column",

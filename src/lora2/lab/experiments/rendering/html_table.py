@@ -35,7 +35,7 @@ def _heading(table: Printout) -> str:
 
 
 def _group(table: Printout, group: tuple[Line, ...]) -> str:
-    # What names the group stands once, beside all its lines.
+    # What names the group is written once, next to all its lines.
     span = f'scope="rowgroup" rowspan="{len(group)}"'
     name = "".join(f"<th {span}>{escape(text)}</th>" for text in group[0][: table.names])
     first, *others = group

@@ -41,7 +41,7 @@ def listing(grid: Grid, rows: Sequence[PlannedRow]) -> Iterator[RenderableType]:
     yield Text(f"{grid.name}, {grid.title}", style="bold")
     yield Text(
         f"{runs} runs, {finished} with a finished record. Parameters are the adapter's at the "
-        "start, without the head; beside them what the paper prints.\n"
+        "start, without the head; next to them what the paper prints.\n"
     )
     everywhere = _common([_of_training(cell) for cell in cells])
     by_task = {

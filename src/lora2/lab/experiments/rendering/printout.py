@@ -17,7 +17,7 @@ class Printout:
         title: what it shows.
         heading: names of the columns.
         groups: lines that belong together, from top to bottom.
-        names: leading columns that name a group; they stand in its first line.
+        names: leading columns that name a group; they are in its first line.
         texts: leading columns of text, those of `names` among them; the others are numbers.
         notes: sentences below it.
     """

@@ -165,7 +165,7 @@ class RankAllocator:
         ]
 
     def _order_of_groups(self) -> Tensor:
-        """Where each singular value, in the model's order, stands among those of the groups."""
+        """Return the position among the groups of each singular value, in the model's order."""
         own = torch.arange(sum(self._ranks)).split(self._ranks)
         grouped = torch.cat([own[i] for group in self._groups for i in group.positions])
         return grouped.argsort().to(self._device)

@@ -18,7 +18,7 @@ class SensitivityGroup:
     """Layers whose scored factors have the same sizes: one row of numbers for each layer.
 
     Attributes:
-        positions: where the layers stand in the model.
+        positions: of the layers in the model.
         state: average and uncertainty, [layers, scored numbers of a layer] in float32.
     """
 

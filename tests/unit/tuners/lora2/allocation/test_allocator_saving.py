@@ -87,7 +87,7 @@ def test_compact_adapter_trains_on_with_another_rank_in_each_module(tmp_path: Pa
     model.save_pretrained(tmp_path)
     reloaded = PeftModel.from_pretrained(base_model(), tmp_path, is_trainable=True)
     before = adapter_state(reloaded)
-    # Nothing is left to prune, so that nobody is told to add an allocator.
+    # Nothing is left to prune, so that nobody is asked to add an allocator.
     list(Loop(reloaded.train(), None).run(0, 3))
     after = adapter_state(reloaded)
     assert all(
