@@ -54,7 +54,7 @@ class BenchParser(OptionParser, HfArgumentParser):
         """
         given = vars(self.parse_args(list(arguments)))
         section: str = given.pop("section")
-        # Not argparse's `choices`: the value of a mistyped option would be refused in its place.
+        # argparse's `choices` would refuse the value of a mistyped option in the option's place.
         if section not in (*SECTIONS, _ALL):
             raise UserError(f"{section!r} is none of {', '.join(SECTIONS)}, {_ALL}.")
         options = BenchArguments(**given)

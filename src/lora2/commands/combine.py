@@ -22,7 +22,7 @@ from lora2.tuners.lora2.combination import Heads
 from lora2.tuners.lora2.model import Lora2Model
 
 _SUM = "sum"
-# Of weights over their absolute values: below it, rounding errors would be the heads.
+# Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
 
 

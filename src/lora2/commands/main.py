@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with printing_what_can_be_shown():
         try:
             code = _dispatch(words)
-            # Here, where a full disk or a closed pipe still differ from a success.
+            # Flushed here, where a full disk or a closed pipe still changes the exit code.
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code

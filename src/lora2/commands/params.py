@@ -68,7 +68,7 @@ def _check(method: str, typed: Mapping[str, Any]) -> None:
 def count(config: PretrainedConfig, method: str, options: Mapping[str, Any]) -> int:
     """Return the trained parameters by the method's formula, for options of `lora2 train`."""
     chosen = METHODS[method]
-    # Of the method's defaults those of the schedule are left out: sizes do not depend on it.
+    # The method's defaults of the schedule are left out: sizes do not depend on it.
     defaults = {"init_r": chosen.defaults["init_r"]} if "init_r" in chosen.defaults else {}
     settings = RunSettings.from_options({**defaults, **options})
     model = _without_weights(config)

@@ -47,7 +47,7 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
         advice = _LESS_MEMORY.get(command, "close other programs, or take a larger machine")
         return f"Not enough memory: {advice}."
     if isinstance(error, OSError):
-        # Of a file that was to be renamed, the second is the name that a user knows.
+        # If a file was to be renamed, its second name is the one that a user knows.
         name = error.filename2 or error.filename
         place = f"{name}: " if name else ""
         return f"{place}{error.strerror or text}."

@@ -22,7 +22,7 @@ _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
 # Digits that Python turns into an integer; it refuses more than 4,300.
 _LONGEST_INTEGER = 4000
-# Of float32, in which models compute.
+# The largest number of float32, in which models compute.
 _LARGEST_NUMBER = 3.4028234663852886e38
 
 

@@ -92,7 +92,7 @@ GLUE_TASKS: dict[str, GlueTask] = {
     "rte": GlueTask("RTE", _PAIR, "label", _PAIR, _ENTAILMENT, ("accuracy",)),
 }  # fmt: skip
 
-# Of the official release: what needs the number of optimizer steps need not read the files.
+# Rows of the official release, so that optimizer steps can be counted without the files.
 TRAIN_ROWS: dict[str, int] = {
     "cola": 8551,
     "sst2": 67349,

@@ -80,7 +80,7 @@ def rewrite_pairs(split: Split, rows: int, seed: int = 0) -> list[tuple[str, str
 
 
 def _split_of(answer: str) -> Split:
-    # By the answer alone, so that the sets are disjoint whatever their seeds.
+    # Rows are split by the answer alone, so that the sets are disjoint whatever their seeds.
     return "validation" if zlib.crc32(answer.encode()) % _HELD_OUT == 0 else "train"
 
 

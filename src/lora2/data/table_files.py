@@ -20,8 +20,8 @@ from lora2.support.extras import require
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.
 csv.field_size_limit(2**31 - 1)
-# Of lists and objects in each other. Python's own limit is some hundreds, which differs by version,
-# and leaves none for those that write them again.
+# The depth of lists and objects in each other. Python's own limit is some hundreds, differs by
+# version, and leaves none for those that write them again.
 _DEEPEST = 100
 # Characters of a value that a message shows.
 _SHOWN = 40
@@ -285,7 +285,7 @@ def _read_parquet(path: Path) -> Table:
     parquet = require("pyarrow.parquet", extra="train")
     arrow = require("pyarrow", extra="train")
     try:
-        # Not `read_table`, which fails on columns of one name without saying so.
+        # `read_table` would fail on columns of one name without saying so.
         with parquet.ParquetFile(path) as file:
             table = file.read()
     except PermissionError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TEXT_TASK_NAMES = ("rewrite",)
 
-# Of quantities, the scarcer half, there are some five thousand, four in five for training.
+# There are some five thousand quantities, the scarcer half; four in five are for training.
 _LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
 
 EXACT_MATCH = "exact_match"

@@ -45,7 +45,7 @@ def tokenize_dataset(
     datasets = require("datasets", extra="train")
     columns = [name for name in TEXT_COLUMNS if name in dataset.column_names]
     _check_max_length(tokenizer, max_length, pairs=len(columns) == 2)
-    # Not Dataset.map: it hashes the tokenizer and keeps cache files, neither of use here.
+    # Dataset.map is not used: it hashes the tokenizer and keeps cache files, neither of use here.
     parts = []
     for start in range(0, len(dataset), _BATCH):
         rows = dataset[start : start + _BATCH]

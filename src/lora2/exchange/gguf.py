@@ -51,7 +51,7 @@ ARCHITECTURES = {
     "gemma": Architecture("gemma", {}),
     "gemma2": Architecture("gemma2", {}),
 }
-"""By transformers' model_type."""
+"""Architectures of GGUF by transformers' model_type."""
 
 _PARTS = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b"}
 

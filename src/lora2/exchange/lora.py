@@ -90,7 +90,7 @@ def _read_back(base: Any, folder: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except ValueError as error:
-        # Such as projections of Mamba, which PEFT's LoRA does not adapt.
+        # PEFT's LoRA does not adapt some modules, such as projections of Mamba.
         text = " ".join(str(error).split())
         raise UserError(
             f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "

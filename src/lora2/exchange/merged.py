@@ -81,7 +81,7 @@ def export_merged(
                 layer.unmerge()
         raise
     with warnings.catch_warnings():
-        # That all is merged already.
+        # PEFT warns that all is merged already.
         warnings.simplefilter("ignore")
         merged: Any = model.merge_and_unload()
     kind, device = type(merged), merged.device

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 Inputs = dict[str, Tensor]
 
 _ROWS, _LENGTH, _CHOICES = 2, 12, 2
-# Of models that read images of any size; and a sound of half a second at 16 kHz, in samples.
+# Pixels of models that read images of any size; samples of half a second of sound at 16 kHz.
 _IMAGE_SIZE, _SAMPLES, _FRAMES = 64, 8000, 64
 # The names of the width of a frame of sound in configurations.
 _FRAME_WIDTHS = ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins")
@@ -69,7 +69,7 @@ def _texts(
     if "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = tokens
     if "global_attention_mask" in taken:
-        # Else Longformer looks for its own separators.
+        # Otherwise Longformer looks for its own separators.
         inputs["global_attention_mask"] = torch.zeros_like(tokens)
     choices = {name: tensor.unsqueeze(1).repeat(1, _CHOICES, 1) for name, tensor in inputs.items()}
     yield from (choices, inputs) if kind.endswith("MultipleChoice") else (inputs, choices)

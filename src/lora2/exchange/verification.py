@@ -68,7 +68,7 @@ def sample_batch(model: nn.Module) -> dict[str, Tensor]:
             reasons.append(next(iter(str(error).splitlines()), type(error).__name__).rstrip("."))
         else:
             return batch
-    # Of the inputs that reach most of the model.
+    # The inputs that reach most of the model come first.
     reason = reasons[0] if reasons else "it has no configuration of transformers"
     raise UserError(
         f"batch: what the forward of a {type(inner).__name__} takes is not known here ({reason}); "
@@ -189,7 +189,7 @@ def check_changes(
     """
     modules = dict(exported.get_base_model().named_modules())
     for name, layer in layers_with(model.get_base_model(), adapter_name).items():
-        # Of grouped convolutions PEFT cannot tell the change; their logits are compared.
+        # PEFT cannot compute the change of grouped convolutions; their logits are compared.
         if layer.lora_groups() > 1:
             continue
         expected = layer.get_delta_weight(adapter_name).cpu()

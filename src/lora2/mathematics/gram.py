@@ -35,7 +35,7 @@ class _GramMatrices(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         matrices = ctx.saved_tensors
-        # Not indexed by a list of positions, which would go to a GPU and make the host wait.
+        # An index by a list of positions would go to a GPU and make the host wait.
         symmetric = (grad + grad.mT).unbind()
         gradients = list(matrices)
         for positions, X in _stacks(matrices):

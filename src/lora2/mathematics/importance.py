@@ -65,4 +65,4 @@ IMPORTANCES = {
     "reduced": Importance(reduced_importance, ("lam", "u", "U")),
     "full": Importance(full_importance, ("lam", "u", "U", "v", "V")),
 }
-"""By the name in `Lora2Config.importance`; a new score is a function and an entry."""
+"""Scores by their name in `Lora2Config.importance`; a new one is a function and an entry."""

@@ -138,7 +138,7 @@ def _parse_json(text: str, expects: type, nan_as_null: bool) -> Any:
 
 
 def _parse_lines(text: str) -> list[dict[str, Any]]:
-    # Not `splitlines`, which also splits at characters that may be within a JSON string.
+    # `splitlines` would also split at characters that may be within a JSON string.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [_parse_line(number, line) for number, line in lines]
 

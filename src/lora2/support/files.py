@@ -30,7 +30,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         OSError: the folder is missing or not writable, or the disk is full.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
-    # Not `tempfile`: its files are readable by their owner alone, and the rename would keep that.
+    # Files of `tempfile` are readable by their owner alone, and the rename would keep that.
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
@@ -135,7 +135,7 @@ def write_output(
         return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    # Not opened by its name, which would cut off a file that the shell appends to (`>>`).
+    # Opening it by its name would cut off a file that the shell appends to (`>>`).
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
 

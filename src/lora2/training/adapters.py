@@ -11,7 +11,7 @@ from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
-# Of tuners, and of prompts, which PEFT puts in front of the model rather than into it.
+# Tuners have the first; prompts, which PEFT puts in front of the model, have the second.
 _PREFIXES = ("base_model.model.", "base_model.")
 
 

@@ -16,7 +16,7 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-# Of an adapter, and of a model that is trained whole.
+# The first is an adapter's; the others are those of a model that is trained whole.
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _STATE = "trainer_state.json"
 # torch.save writes zip archives, whose table of contents is at the end.

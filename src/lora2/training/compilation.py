@@ -46,7 +46,7 @@ def check_compilation(arguments: TrainingArguments) -> None:
     """
     if not arguments.torch_compile:
         return
-    # Not above: it costs a second, and few runs are compiled.
+    # Imported here, because it costs a second and few runs are compiled.
     from torch._dynamo import list_backends
 
     backend = str(arguments.torch_compile_backend)

@@ -6,7 +6,7 @@ from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
-# Of --objective sft other checks say that it has no labels.
+# Other checks say that --objective sft has no labels.
 _OF_LABELS = ("label_column", "kind")
 
 

@@ -164,7 +164,7 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
     source = find_model(name)
     check_is_whole_model(source)
     options: dict[str, Any] = dict(source.file_option)
-    # Else transformers may keep the blocks, which cannot be trained on; older ones never do.
+    # Otherwise transformers may keep the blocks, which cannot be trained; older ones never do.
     if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet_loading(), as_user_error(name, source):

@@ -70,7 +70,7 @@ def _check_place(model: PreTrainedModel, options: Options, fields: dict[str, Any
 def _check_pattern(model: PreTrainedModel, options: Options, name: str) -> None:
     adapted = _adapted(model, options, place(model, options))
     for pattern in options.get(name) or ():
-        # As PEFT looks sizes up.
+        # PEFT looks sizes up in the same way.
         if not any(get_pattern_key([pattern], module) == pattern for module in adapted):
             raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
 

@@ -293,7 +293,7 @@ def refuse_idle(
     """
     for name in names:
         value = given.get(name)
-        # Not `in`: 0 equals False.
+        # `in` would be wrong: 0 equals False.
         if value is None or value is False or value == "none":
             continue
         raise UserError(

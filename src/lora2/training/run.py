@@ -128,7 +128,7 @@ def run(
     with watch(prepared.settings.run.method, prepared.steps) as callback:
         if callback is not None:
             trainer.add_callback(callback)
-        # Whatever was trained before, such as the head alone, has drawn random numbers.
+        # A training before this one, such as that of the head alone, has drawn random numbers.
         set_seed(trainer.args.seed)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -167,7 +167,7 @@ def command_to_start_over(folder: RunFolder) -> str:
 def save_adapter(prepared: PreparedRun, path: Path, summary: dict[str, Any]) -> None:
     """Save adapter (or whole model), tokenizer, model configuration and the adapter's card."""
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
-    # There may be what a killed process of the same run has left.
+    # A killed process of the same run may have left files there.
     with new_folder(path, replaces=True) as temporary:
         if isinstance(model, PeftModel):
             model.save_pretrained(str(temporary), save_embedding_layers=False)

@@ -284,8 +284,8 @@ class RunFolder:
         )
 
     def _entries(self) -> Sequence[Path]:
-        # By name, never the whole folder: what somebody put there is theirs. The config goes
-        # first, so that a folder cleared in part does not pass for a run.
+        # Files are named, because what somebody else put there is theirs. The config goes first, so
+        # that a folder cleared in part does not pass for a run.
         return (
             self.config_file,
             self.summary_file,

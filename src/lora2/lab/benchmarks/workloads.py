@@ -30,7 +30,7 @@ _AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
 }
 _CLASSIFIER = {
-    # Else it is found out in the first step, and a compiled model is compiled again.
+    # Otherwise the first step finds it out, and a compiled model is compiled again.
     "problem_type": "single_label_classification",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,

@@ -67,7 +67,7 @@ def execute(description: RunDescription, place: Place, tick: Tick | None = None)
     except FolderHeldError as error:
         return RunRecord(description, "elsewhere", error=str(error))
     except Exception as error:
-        # Whatever it was, the other runs go on; the traceback is for whoever looks into this one.
+        # The other runs go on after any error; the traceback is for whoever looks into this one.
         traceback.print_exc(file=sys.stderr)
         text = " ".join(str(error).split()) or type(error).__name__
         status: Status = "diverged" if isinstance(error, NumericalError) else "failed"
@@ -102,7 +102,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
     try:
         prepared = prepare(settings)
     except NumericalError as error:
-        # Of what was loaded: the run itself has not diverged, and is made again once that is right.
+        # What was loaded is at fault: the run has not diverged, and is made again once that is right.
         raise UserError(str(error)) from error
     with folder.held():
         if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):

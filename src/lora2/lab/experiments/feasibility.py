@@ -40,7 +40,7 @@ def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None
             data, model = str(settings.data), settings.model.model
             if data not in rows:
                 rows[data] = len(load_data(settings).train)
-            # Of known models too: what cannot be loaded is one mistake and not one failure a run.
+            # Known models too are checked: one that cannot be loaded is one mistake.
             if model not in configs:
                 configs[model] = load_config(model)
             checked_steps(settings, rows[data], configs[model])

@@ -63,7 +63,7 @@ class LocalRunner(Runner):
         self._context.set_forkserver_preload(_PRELOADED)
 
     def __enter__(self) -> Self:
-        # Here, where it is one mistake of the user and not one failure a run.
+        # It is checked here, where it is one mistake of the user and not one failure a run.
         self._place.work.mkdir(parents=True, exist_ok=True)
         return super().__enter__()
 

@@ -41,7 +41,7 @@ def clear_traces(description: RunDescription, place: Place) -> None:
 
 def _send_output_to(path: Path) -> None:
     """Send what a run prints to a file, below Python, so that libraries' warnings go there too."""
-    # Not emptied: another process may be making the run, and writing here.
+    # The file is not emptied: another process may be making the run, and writing here.
     with path.open("a", encoding="utf-8") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

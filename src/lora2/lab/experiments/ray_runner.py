@@ -104,7 +104,7 @@ class RayRunner(Runner):
         self._ray.shutdown()
 
     def _tell_if_runs_must_wait(self) -> None:
-        # Not a mistake: a cluster may add nodes when they are asked for. But Ray says nothing.
+        # It is no mistake: a cluster may add nodes when they are asked for. But Ray says nothing.
         needed = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
         for node in self._ray.nodes():
             there = node["Resources"]

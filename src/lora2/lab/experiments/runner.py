@@ -44,7 +44,7 @@ class Runner(ABC):
         self._closed = False
 
     def __enter__(self) -> Self:
-        # Here, where it is one mistake of the user, and not after hours of training.
+        # It is checked here, where it is one mistake of the user, and not after hours of training.
         self._records.create()
         return self
 

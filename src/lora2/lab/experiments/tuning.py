@@ -73,7 +73,7 @@ def tune(
         study.tell(trial, value, state=state)
         reached.append((rate, value))
     worked = [pair for pair in reached if pair[1] is not None and is_complete]
-    # Of equals the earlier one, which starts with the usual learning rate.
+    # The earlier of equals is taken, because the usual learning rate comes first.
     best = max(worked, key=lambda pair: pair[1] or 0.0, default=None)
     return Choice(experiment.name, best and best[0], tuple(reached))
 

@@ -102,7 +102,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    # Of all that AdaLoRA's own config has, sizes depend on init_r and the chosen modules alone.
+    # Sizes depend on init_r and the chosen modules, and on no other field of AdaLoRA's config.
     r, adapter = options["init_r"], lora.config(model, options)
     return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter))
 

@@ -32,7 +32,7 @@ def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
         )
     return PromptTuningConfig(
         num_virtual_tokens=tokens,
-        # Not always the model's width, which PEFT would take.
+        # It may differ from the model's width, which PEFT would take.
         token_dim=model.get_input_embeddings().weight.shape[1],
     )
 

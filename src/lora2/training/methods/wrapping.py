@@ -87,7 +87,7 @@ def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
     if getattr(adapter, "target_modules", None) != "all-linear" or isinstance(excluded, str):
         return
     heads = HEADS if adapter.task_type == TaskType.SEQ_CLS else ()
-    # As PEFT finds them, by the ends of names: DistilBERT's pre_classifier is one.
+    # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
     ends = (*(adapter.modules_to_save or ()), *heads)
     whole = {name for name, _ in model.named_modules() if ends and name.endswith(ends)}
     adapter.exclude_modules = {*(excluded or ()), *whole} or None

@@ -91,8 +91,8 @@ class Classification(Objective):
         callbacks: list[TrainerCallback],
     ) -> RunTrainer:
         """Return the trainer of a model that is ready to train."""
-        # By length: metrics do not depend on the order, and a batch of equal lengths has no
-        # padding.
+        # Rows are sorted by length: metrics do not depend on the order, and a batch of equal
+        # lengths has no padding.
         validation = {name: by_length(sets[name]) for name in task.validation}
         return RunTrainer(
             model=model,

@@ -153,7 +153,7 @@ class SupervisedFineTuning(Objective):
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         """Return the trainer of a model that is ready to train."""
-        # Not above: TRL is an extra.
+        # Imported here, because TRL is an extra.
         from lora2.training.sft_trainer import RunSftTrainer
 
         (validation,) = task.validation

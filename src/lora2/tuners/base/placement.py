@@ -121,7 +121,7 @@ def adapters_named(
 def _hosts_in(model: nn.Module) -> list[_Host]:
     hosts: dict[int, _Host] = {}
     for name, module in model.named_modules():
-        # Not by `getattr`, which PEFT's and torch's wrappers answer for the model inside them.
+        # `getattr` would be wrong: PEFT's and torch's wrappers answer for the model inside them.
         configs: Any = vars(module).get("peft_config")
         if isinstance(configs, dict):
             outer = hosts[id(configs)].outer if id(configs) in hosts else _outermost(model, name)

@@ -41,5 +41,5 @@ def _memory(tensor: Tensor) -> Hashable:
         start = tensor.untyped_storage().data_ptr()
         if start:
             return tensor.device, start
-    # Of an empty tensor, or of one that has its values elsewhere, the object itself.
+    # An empty tensor, or one that has its values elsewhere, is identified by the object itself.
     return id(tensor)

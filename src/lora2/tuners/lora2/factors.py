@@ -38,7 +38,7 @@ FACTORS = {
     "U": Factor("lora2_U", ("r", "k")),
     "V": Factor("lora2_V", ("k", "d_out")),
 }
-"""By the symbol in `lora2.mathematics`."""
+"""The factors by their symbols in `lora2.mathematics`."""
 
 INNER = tuple(symbol for symbol, factor in FACTORS.items() if "r" in factor.sizes)
 """The symbols of the factors that pruning makes smaller."""

@@ -84,8 +84,8 @@ class Lora2Layer(AdaptedLayer):
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol: v as vᵀ [k, d_in]."""
-        # Past `__getattr__` and ParameterDict's, whose Python calls would cost as much as all else:
-        # this is called for each layer several times in a step.
+        # This is called for each layer several times in a step, and `__getattr__`, in Python, would
+        # cost as much as all other work here.
         held: Any = self._modules
         try:
             return {

@@ -12,7 +12,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 def has_loss(outputs: Any) -> bool:
     """Return whether the outputs of a model hold a loss."""
     if type(outputs) is tuple:
-        # Of `return_dict=False`, where a loss is the first of them.
+        # With `return_dict=False`, a loss is the first of the outputs.
         first = outputs[0] if outputs else None
         return isinstance(first, Tensor) and first.dim() == 0 and first.requires_grad
     if isinstance(outputs, MutableMapping):

@@ -174,7 +174,7 @@ def install(model: nn.Module) -> None:
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
         ]
         setattr(model, _ATTRIBUTE, hook)
-    # Here, not at the first forward pass: a compiler would take the change for a new model.
+    # It is set here, because a compiler would take a later change for a new model.
     hook.known_layers = (model, _layers_in(model))
 
 

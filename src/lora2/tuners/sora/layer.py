@@ -25,7 +25,7 @@ class SoraLayer(AdaptedLayer):
         self.sora_A = nn.ParameterDict()
         self.sora_gate = nn.ParameterDict()
         self.sora_B = nn.ParameterDict()
-        # As the configs give it; `scaling` is what counts.
+        # The configs' value; `scaling` is what is used.
         self.sora_scaling: dict[str, float] = {}
 
     def add_adapter(self, adapter_name: str, config: SoraConfig, r: int) -> None:

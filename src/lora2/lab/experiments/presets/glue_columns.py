@@ -21,8 +21,8 @@ _OF = {column.name: column for column in TABLE1}
 TABLE3 = (
     _OF["mrpc_acc"],
     _OF["stsb_pearson"],
-    # Of its two sets the mismatched one: the line "all" is Table 1's LoRA² (k = 1), where 90.38 is
-    # the mismatched accuracy and 90.19 the matched one.
+    # It is the mismatched one of its two sets: the line "all" is Table 1's LoRA² (k = 1), where
+    # 90.38 is the mismatched accuracy and 90.19 the matched one.
     Column("mnli_acc", "MNLI-mm (Acc)", "mnli", "mismatched_accuracy"),
     _OF["rte_acc"],
 )

@@ -108,7 +108,7 @@ def _weights(model: str) -> tuple[_Line, ...]:
         pattern = target_pattern(model_type, names)
         return _Line(names, "lora2", "k=1", partial(_lora2, k=1, weights=pattern), names)
 
-    # Nothing is said of which: then these runs are those of Table 1.
+    # The paper does not say which runs; these are taken to be those of Table 1.
     every = _Line("all six", "lora2", "k=1", partial(_lora2, k=1), _ALL_WEIGHTS)
     return (line("Q,K"), line("Q,V"), line("Q,K,V"), every)
 

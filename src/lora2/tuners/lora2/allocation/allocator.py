@@ -208,7 +208,7 @@ class RankAllocator:
     def _follow_new_total(self, saved_total: int) -> None:
         """Make the present kept set the start of what is left of the schedule."""
         plan, kept = self.plan, self.kept
-        # Of a state that was made with these total steps, both lines change nothing.
+        # Both lines change nothing if the state was made with these total steps.
         self._most = max(kept, plan.target)
         self._is_overdue = kept != self.budget
         if self._is_overdue and self.finished:
