@@ -128,7 +128,7 @@ def test_model_that_is_none(make, tmp_path, capsys):
     ],
     ids=str,
 )
-def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, capsys):
+def test_options_that_are_invalid(changed, named, tiny_model, tmp_path, capsys):
     folder = tmp_path / "run"
     command = (
         "train",
@@ -150,7 +150,7 @@ def test_options_that_cannot_be_meant(changed, named, tiny_model, tmp_path, caps
         "report_to=nowhere",
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_meant_leave_the_run_that_overwrite_would_replace(
+def test_numbers_that_are_invalid_leave_the_run_that_overwrite_would_replace(
     option, tiny_model, finished_run, tmp_path, capsys
 ):
     folder = tmp_path / "run"

@@ -98,7 +98,7 @@ def test_rows_that_cannot_be_used(rows, named, tmp_path):
         ({"train_file": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )
-def test_options_that_cannot_be_meant(options, named):
+def test_options_that_are_invalid(options, named):
     with pytest.raises(UserError, match=named):
         load_text_task(**options)
 

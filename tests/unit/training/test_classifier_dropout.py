@@ -46,7 +46,7 @@ def test_it_is_the_one_before_the_classifier(model, place, probability):
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0])
 def test_what_is_no_probability_is_refused(probability):
-    with pytest.raises(UserError, match=f"classifier_dropout={probability} must lie"):
+    with pytest.raises(UserError, match=f"classifier_dropout={probability} must be"):
         set_classifier_dropout(AutoConfig.for_model("bert"), probability)
 
 
@@ -58,5 +58,5 @@ def test_a_model_without_it_is_refused():
 def test_it_is_checked_before_the_first_of_many_runs(tiny_model, tmp_path):
     check_feasible([tiny_run(tiny_model, classifier_dropout=0.2)], Place(tmp_path))
     bad = tiny_run(tiny_model, classifier_dropout=2)
-    with pytest.raises(UserError, match=f"{bad.name}: classifier_dropout=2 must lie"):
+    with pytest.raises(UserError, match=f"{bad.name}: classifier_dropout=2 must be"):
         check_feasible([bad], Place(tmp_path))

@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, Damage, str]] = [
     ("start_from", WEIGHTS, content(b"binary"), "is damaged"),
     ("predict", WEIGHTS, tensors(rename_one), "lacks base_model.model.bert.encoder.layer.0"),
     ("predict", WEIGHTS, tensors(lambda held: held.popitem()), "lacks base_model.model"),
-    ("predict", WEIGHTS, tensors(widen_one), "does not fit adapter_config.json"),
+    ("predict", WEIGHTS, tensors(widen_one), "does not fit the adapter_config.json"),
     ("predict", "adapter/config.json", changed(model_type=...), "lacks the key 'model_type'"),
     ("predict", "adapter/tokenizer.json", content(b"{}"), "the tokenizer in"),
     ("predict", "adapter/tokenizer_config.json", content(b"null"), "holds null"),

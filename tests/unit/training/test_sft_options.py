@@ -84,7 +84,7 @@ def test_methods_with_nothing_to_train_are_refused(method, said, language_model,
     ],
     ids=str,
 )
-def test_options_that_cannot_be_meant(changed, named, language_model, tmp_path, capsys):
+def test_options_that_are_invalid(changed, named, language_model, tmp_path, capsys):
     folder = tmp_path / "run"
     command = ("train", "--objective=sft", f"--model={language_model}", f"--output_dir={folder}")
     assert named in refused(capsys, *command, *text_options(**changed))

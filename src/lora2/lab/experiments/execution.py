@@ -102,7 +102,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
     try:
         prepared = prepare(settings)
     except NumericalError as error:
-        # What was loaded is at fault: the run has not diverged, and is made again once that is right.
+        # What was loaded is at fault: the run has not diverged, and is made again once it is right.
         raise UserError(str(error)) from error
     with folder.held():
         if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):

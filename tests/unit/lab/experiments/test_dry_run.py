@@ -135,7 +135,7 @@ def test_records_are_counted(tiny_grid):
     ("changed", "reason"),
     [
         ({"tinit": 2000, "tfinal": 2000}, "take 2000 . 2000 of the 3900 optimizer steps"),
-        ({"classifier_dropout": 2}, "classifier_dropout=2 must lie"),
+        ({"classifier_dropout": 2}, "classifier_dropout=2 must be"),
         ({"learning_rat": 1}, "learning_rat is no option"),
     ],
 )
@@ -232,5 +232,5 @@ def test_any_model_of_a_folder_can_be_planned(tiny_model, tmp_path, capsys):
         (["table1", "--preset=paper", "--model=./nowhere"], "nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments, named, capsys):
+def test_what_is_invalid_is_refused(arguments, named, capsys):
     assert named in refused(capsys, "reproduce", *arguments, "--dry-run")

@@ -242,7 +242,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("fields", "said"), BAD.values(), ids=BAD)
-def test_a_value_that_cannot_be_meant_is_one_sentence(fields: dict[str, Any], said: str) -> None:
+def test_a_value_that_is_invalid_is_one_sentence(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
         BottleneckConfig(**fields)
     assert "\n" not in str(raised.value)

@@ -15,7 +15,7 @@ BAD = {
     "no_number": ({"threshold": float("nan")}, "threshold=nan must be a finite number"),
     "fractional_r": ({"r": 2.5}, "r=2.5 must be a whole number of at least 1"),
     "lora_alpha": ({"lora_alpha": 0}, "lora_alpha=0 must be above 0"),
-    "lora_dropout": ({"lora_dropout": 1.0}, r"lora_dropout=1.0 must lie in \[0, 1\)"),
+    "lora_dropout": ({"lora_dropout": 1.0}, r"lora_dropout=1.0 must be in \[0, 1\)"),
     "threshold": ({"threshold": -1e-4}, "threshold=-0.0001 must not be negative"),
     "schedule": ({"threshold_schedule": "cubic"}, "threshold_schedule='cubic' is not known"),
     "stages": ({"threshold_stages": 0}, "threshold_stages=0 must be a whole number of at least 1"),
@@ -32,7 +32,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("fields", "said"), BAD.values(), ids=BAD)
-def test_a_value_that_cannot_be_meant_is_one_sentence(fields: dict[str, Any], said: str) -> None:
+def test_a_value_that_is_invalid_is_one_sentence(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
         SoraConfig(**fields)
     sentence = str(raised.value)

@@ -38,7 +38,7 @@ def test_schedule_does_not_matter_where_nothing_is_pruned() -> None:
         ({"tinit": -1}, "tinit=-1 is neither a number of steps nor a fraction"),
         ({"tfinal": 1.5}, "tfinal=1.5 is neither a number of steps nor a fraction"),
         ({"tinit": 0.5, "tfinal": 0.5}, "their sum must be below 1"),
-        ({"beta1": 1.0}, r"beta1=1.0 must lie in \[0, 1\)"),
+        ({"beta1": 1.0}, r"beta1=1.0 must be in \[0, 1\)"),
         ({"importance": "best"}, "importance='best' is not known: choose one of 'reduced', 'full'"),
         ({"k_pattern": {"lin0": 0}}, r"k_pattern\['lin0'\]=0"),
         ({"tinit": float("inf")}, "tinit=inf must be a finite number"),
@@ -47,7 +47,7 @@ def test_schedule_does_not_matter_where_nothing_is_pruned() -> None:
         ({"init_weights": 1}, "init_weights=1 is not known"),
     ],
 )
-def test_config_that_cannot_be_meant_is_refused(fields: dict, sentence: str) -> None:
+def test_config_that_is_invalid_is_refused(fields: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Lora2Config(**(FIELDS | fields))
 
