@@ -162,7 +162,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """Allocate; the gradients of the step just taken are still there."""
         self._warn_if_penalty_is_missing()
         for hook in self._hooks:
-            hook.end_step()
+            hook.meter.end_step()
         for allocator in self.allocators.values():
             allocator.step()
 
@@ -241,7 +241,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
 
     def _warn_if_penalty_is_missing(self) -> None:
         """Once, at the first optimizer step: a loss that the trainer computes does not have it."""
-        seen = any(hook.has_added or hook.was_asked for hook in self._hooks)
+        seen = any(hook.meter.has_added or hook.was_asked for hook in self._hooks)
         if self._has_penalty() and not seen and not self._was_penalty_checked:
             warnings.warn(
                 "orthogonality='penalty': the penalty has joined no loss, because the model "
@@ -262,9 +262,9 @@ class Lora2Callback(TrainerCallback, ExportableState):
         processes = args.world_size if args.average_tokens_across_devices else 1
         means = [
             # Where the losses are added up, each process's is multiplied by their number.
-            mean * (processes if hook.losses_are_summed else 1)
+            mean * (processes if hook.meter.losses_are_summed else 1)
             for hook in self._hooks
-            if (mean := hook.take_mean_penalty()) is not None
+            if (mean := hook.meter.take_mean()) is not None
         ]
         return sum(means) if means else None
 

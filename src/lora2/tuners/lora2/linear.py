@@ -18,7 +18,7 @@ class Lora2Linear(LinearLayer, Lora2Layer):
         """Base output plus that of the adapters, in one step where nothing is between them."""
         dtype = self.activation_dtype(x)
         base: Any = self.base_layer
-        if args or kwargs or not self._is_plain(base, adapter_names, x, dtype):
+        if args or kwargs or not self._can_join(base, adapter_names, x, dtype):
             return super().adapted_output(x, adapter_names, *args, **kwargs)
         weight = base.weight.mT if isinstance(base, Conv1D) else base.weight
         A, V = self._side_by_side(adapter_names)
@@ -34,22 +34,33 @@ class Lora2Linear(LinearLayer, Lora2Layer):
         As, Vs = zip(*map(self.product_factors, adapter_names), strict=True)
         return torch.cat(As), torch.cat(Vs)
 
-    def _is_plain(self, base: Any, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
+    def _can_join(self, base: Any, adapter_names: list[str], x: Tensor, dtype: torch.dtype) -> bool:
         """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
-        if type(base) is not nn.Linear and type(base) is not Conv1D:
-            return False
-        weight = base.weight
         return bool(
             adapter_names
-            and type(weight) is nn.Parameter
-            and not weight.requires_grad
+            and _is_linear_map(base)
+            and not _is_intercepted(base)
+            and _has_frozen_weight(base)
             # The base layer reports a mismatch that autocast does not remove.
-            and (weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
-            # A hook, or a forward that another library has put in place of its own, must be run.
-            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
+            and (base.weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
             and not any(map(self._drops_inputs, adapter_names))
         )
 
     def _drops_inputs(self, adapter_name: str) -> bool:
         dropout = self.adapter_dropout[adapter_name]
         return type(dropout) is not nn.Identity and dropout.training
+
+
+def _is_linear_map(base: Any) -> bool:
+    """Whether a layer computes W x + b; a subclass may compute anything."""
+    return type(base) is nn.Linear or type(base) is Conv1D
+
+
+def _has_frozen_weight(base: Any) -> bool:
+    """Whether W is a plain parameter, neither quantized nor sharded, and needs no gradient."""
+    return type(base.weight) is nn.Parameter and not base.weight.requires_grad
+
+
+def _is_intercepted(base: Any) -> bool:
+    """Whether a hook, or a forward that another library has put in its place, must be run."""
+    return bool(base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)

@@ -19,28 +19,23 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
 from lora2.tuners.lora2.penalty import penalty_of_layers
+from lora2.tuners.lora2.penalty_meter import PenaltyMeter
 
 _ATTRIBUTE = "lora2_training_hook"
 
 
 class TrainingHook:
-    """Prepares the factors, adds the weighted penalty to `outputs.loss`, keeps its mean."""
+    """Prepares the factors, adds the weighted penalty to `outputs.loss`, and meters it."""
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
         # The model and its adapted layers: a walk through all modules is worth sparing.
         self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
-        # Whether the trainer adds up the losses of its micro-batches instead of averaging them.
-        self.losses_are_summed = False
+        self.meter = PenaltyMeter()
         # Whether the loss of the present forward pass holds the penalty already.
         self._has_joined = False
         # Whether somebody has asked for the penalty, to add it to a loss of their own.
         self.was_asked = False
-        # Sums over the micro-batches of the present step, and over the steps that have ended.
-        self._total: Tensor | float = 0.0
-        self._count = 0
-        self._ended: Tensor | float = 0.0
-        self._ended_steps = 0
         self._has_warned = False
         self._first_values: dict[str, Tensor] = {}
 
@@ -86,30 +81,12 @@ class TrainingHook:
         if penalty is None:
             return outputs
         self._has_joined = True
-        self.losses_are_summed = kwargs.get("num_items_in_batch") is not None
+        self.meter.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
         # Replicas of torch's DataParallel would add up numbers of several devices and threads.
         if not getattr(model, "_is_replica", False):
-            self._total, self._count = self._total + penalty.detach(), self._count + 1
+            self.meter.add(penalty)
         return add_to_loss(outputs, penalty)
-
-    def end_step(self) -> None:
-        """Close an optimizer step: put together what its micro-batches added to the loss."""
-        if self._count:
-            self._ended = self._ended + self._total / (1 if self.losses_are_summed else self._count)
-            self._total, self._count = 0.0, 0
-            self._ended_steps += 1
-
-    @property
-    def has_added(self) -> bool:
-        """Whether the penalty has joined a loss in the present optimizer step."""
-        return self._count > 0
-
-    def take_mean_penalty(self) -> float | None:
-        """Return the mean penalty of the optimizer steps ended since the last call, or None."""
-        mean = float(self._ended) / self._ended_steps if self._ended_steps else None
-        self._ended, self._ended_steps = 0.0, 0
-        return mean
 
     def forget(self, adapter_name: str) -> None:
         """Know nothing of an adapter that has gone; another may get its name."""
