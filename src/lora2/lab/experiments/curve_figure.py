@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from statistics import fmean, stdev
+from typing import Any
 
 from lora2.data.glue import task_title
 from lora2.lab.experiments.grid import Column, Grid, Row
 from lora2.lab.experiments.summary import Find
+from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 
-# Inches; many lines and their legend want a higher panel.
-_WIDTH, _HEIGHT, _HEIGHT_OF_A_LINE = 5.2, 2.6, 0.2
-# Lines differ without colour: each has another marker, and its neighbours another dash.
-# Thirteen, so that as many rows and more are all unlike: 4 does not divide it.
-_MARKERS = "os^Dv<>Pp*Xhd"
-_DASHES = ("-", "--", "-.", ":")
-_GREYS = ("black", "0.4")
-_MARKERS_ON_A_LINE = 8
+# Inches.
+_WIDTH, _HEIGHT, _HEIGHT_OF_A_NAME = 6.2, 2.6, 0.15
+# Okabe and Ito's colours, which colour-blind readers tell apart; the dash is the second cue.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (2, 1)))
+_OURS = "lora2"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over seeds, in %, at the steps at which all of them were evaluated."""
+    """Means over seeds, in %, at the steps at which all of them were evaluated.
+
+    Attributes:
+        steps: optimizer steps.
+        values: means, in %.
+        deviations: standard deviations over seeds, in %; zeros of a single seed.
+    """
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    deviations: tuple[float, ...]
 
 
 def curve_figure(grid: Grid, find: Find) -> bytes | None:
@@ -43,26 +50,24 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
     ]
     if not shown:
         return None
-    height = _HEIGHT + _HEIGHT_OF_A_LINE * len(grid.rows)
+    height = _HEIGHT + _HEIGHT_OF_A_NAME * len(grid.rows)
     figure, all_axes = new_figure(len(shown), (_WIDTH, height))
     looks = styles(grid.rows)
-    lines = {}
     for axes, (column, curves) in zip(all_axes, shown, strict=True):
-        for name, curve in curves.items():
-            every = -(-len(curve.steps) // _MARKERS_ON_A_LINE)
-            (lines[name],) = axes.plot(
-                curve.steps, curve.values, **looks[name], markersize=4, markevery=every
+        lines = {}
+        for name, drawn in curves.items():
+            look = looks[name]
+            (lines[name],) = axes.plot(drawn.steps, drawn.values, **look)
+            low = [v - d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
+            high = [v + d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
+            axes.fill_between(
+                drawn.steps, low, high, color=look["color"], alpha=0.15 * look["alpha"], linewidth=0
             )
         axes.set_title(task_title(column.task))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(f"{column.metric.replace('_', ' ')}, %")
         axes.spines[["top", "right"]].set_visible(False)
-    # In the order of the rows, whichever task came first.
-    names = [name for name in looks if name in lines]
-    figure.legend(
-        [lines[name] for name in names], names, loc="outside lower center",
-        ncols=min(len(names), 2 * len(all_axes)), frameon=False,
-    )  # fmt: skip
+        name_lines(axes, lines, height)
     return png(figure)
 
 
@@ -80,16 +85,27 @@ def curve(row: Row, column: Column, find: Find) -> Curve | None:
     steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
     if not steps:
         return None
-    means = (sum(values[step] for values in by_step) / len(by_step) for step in steps)
-    return Curve(tuple(steps), tuple(means))
+    columns = [[values[step] for values in by_step] for step in steps]
+    deviations = (stdev(column) if len(column) > 1 else 0.0 for column in columns)
+    return Curve(tuple(steps), tuple(map(fmean, columns)), tuple(deviations))
 
 
-def styles(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Return what the line of each row looks like, by its name; no two are alike."""
-    looks = zip(cycle(_GREYS), cycle(_DASHES), cycle(_MARKERS), strict=False)
+def styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return what the line of each row looks like, by its name; no two are alike.
+
+    LoRA²'s lines are drawn strong and the others faint; where all are LoRA²'s, the first is strong.
+    """
+    ours = [row for row in rows if row.method == _OURS]
+    strong = ours if len(ours) < len(rows) else ours[:1]
+    looks = ((color, dash) for dash in _DASHES for color in _COLORS)
     return {
-        row.name: {"color": grey, "linestyle": dash, "marker": marker}
-        for row, (grey, dash, marker) in zip(rows, looks, strict=False)
+        row.name: {
+            "color": color,
+            "linestyle": dash,
+            "linewidth": 2.0 if row in strong else 1.0,
+            "alpha": 1.0 if row in strong else 0.6,
+        }
+        for row, (color, dash) in zip(rows, looks, strict=False)
     }
 
 

@@ -62,10 +62,10 @@ def test_methods_that_keep_no_singular_values_have_no_panel():
     ("seeds", "expected"),
     [
         # 20 and 40, then 60 and 70.
-        ([(0.2, 0.6), (0.4, 0.7)], Curve((10, 20), (30.0, 65.0))),
+        ([(0.2, 0.6), (0.4, 0.7)], Curve((10, 20), (30.0, 65.0), (200**0.5, 50**0.5))),
         # The second seed was not evaluated at step 20.
-        ([(0.2, 0.6), (0.4,)], Curve((10,), (30.0,))),
-        ([(0.25,)], Curve((10,), (25.0,))),
+        ([(0.2, 0.6), (0.4,)], Curve((10,), (30.0,), (200**0.5,))),
+        ([(0.25,)], Curve((10,), (25.0,), (0.0,))),
         ([(0.2,), ()], None),
         ([], None),
     ],
@@ -79,11 +79,12 @@ def test_a_curve_is_the_mean_at_the_steps_of_all_seeds(seeds, expected):
     else:
         assert found.steps == expected.steps
         assert found.values == pytest.approx(expected.values)
+        assert found.deviations == pytest.approx(expected.deviations)
 
 
 def test_failed_runs_are_not_in_a_curve():
     find = by_run(evaluated(RUNS[0], 0.5), failed(RUNS[1]))
-    assert curve(ROW, COLA, find) == Curve((10,), (50.0,))
+    assert curve(ROW, COLA, find) == Curve((10,), (50.0,), (0.0,))
 
 
 @pytest.mark.parametrize(
@@ -105,4 +106,16 @@ def test_there_is_no_figure_before_any_run_has_finished(draw):
 @pytest.mark.parametrize("number", [13, 50])
 def test_no_two_lines_of_a_figure_look_alike(number):
     rows = [Row(f"row {n}", "any", "", {}) for n in range(number)]
-    assert len({tuple(look.values()) for look in styles(rows).values()}) == number
+    assert len({(look["color"], look["linestyle"]) for look in styles(rows).values()}) == number
+
+
+def test_lines_of_lora2_are_strong_among_others():
+    rows = [Row(name, name, "", {}) for name in ("lora", "lora2", "sora")]
+    widths = {name: look["linewidth"] for name, look in styles(rows).items()}
+    assert widths["lora2"] > widths["lora"] == widths["sora"]
+
+
+def test_the_first_line_is_strong_where_all_are_of_lora2():
+    rows = [Row("LoRA²", "lora2", f"k={k}", {}) for k in (1, 2, 4)]
+    first, *others = (look["linewidth"] for look in styles(rows).values())
+    assert all(first > other for other in others)
