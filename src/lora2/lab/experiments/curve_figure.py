@@ -19,6 +19,8 @@ _WIDTH, _HEIGHT, _HEIGHT_OF_A_NAME = 6.2, 2.6, 0.15
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (2, 1)))
 _OURS = "lora2"
+# Widths of lines; only strong ones have a band of a standard deviation.
+_STRONG, _FAINT = 2.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
         for name, drawn in curves.items():
             look = looks[name]
             (lines[name],) = axes.plot(drawn.steps, drawn.values, **look)
-            low = [v - d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
-            high = [v + d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
-            axes.fill_between(
-                drawn.steps, low, high, color=look["color"], alpha=0.15 * look["alpha"], linewidth=0
-            )
+            if look["linewidth"] == _STRONG:
+                low = [v - d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
+                high = [v + d for v, d in zip(drawn.values, drawn.deviations, strict=True)]
+                axes.fill_between(
+                    drawn.steps, low, high, color=look["color"], alpha=0.15, linewidth=0
+                )
         axes.set_title(task_title(column.task))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(f"{column.metric.replace('_', ' ')}, %")
@@ -102,7 +105,7 @@ def styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         row.name: {
             "color": color,
             "linestyle": dash,
-            "linewidth": 2.0 if row in strong else 1.0,
+            "linewidth": _STRONG if row in strong else _FAINT,
             "alpha": 1.0 if row in strong else 0.6,
         }
         for row, (color, dash) in zip(rows, looks, strict=False)
