@@ -98,10 +98,12 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
 
 def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, place):
     runs = [tiny_run(tiny_model, seed=seed, **LONG) for seed in (0, 1)]
-    asked, reported = [], []
+    asked, reported, pressed = [], [], []
 
     def press_ctrl_c(description, done, steps):
-        if done == 15:
+        # A busy machine reports several steps at once.
+        if done >= 15 and not pressed:
+            pressed.append(done)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def one_after_the_other(description):
