@@ -74,10 +74,11 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
     run = tiny_run(tiny_model, **LONG)
 
     def kill(description, done, steps):
-        # The checkpoint of step 10 is written when step 11 is done.
-        if done == 15:
-            (process,) = multiprocessing.active_children()
-            process.kill()
+        # The checkpoint of step 10 is written when step 11 is done. A busy machine reports several
+        # steps at once, also once the process has ended.
+        if done >= 15:
+            for process in multiprocessing.active_children():
+                process.kill()
 
     with LocalRunner(records, place, progress=kill) as runner:
         killed = runner.run(run)
