@@ -93,7 +93,7 @@ def check_whole(name: str, value: Any, lowest: int = 1) -> None:
         raise UserError(f"{name}={value!r} must be a whole number of at least {lowest}.")
 
 
-def check_alpha(alpha: Any, usual: float) -> None:
+def check_alpha(alpha: Any, usual: float, name: str = "lora_alpha") -> None:
     """Check a lora_alpha: it multiplies factors in float32, divided by a rank.
 
     usual: the default, to name.
@@ -105,7 +105,7 @@ def check_alpha(alpha: Any, usual: float) -> None:
     is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not is_number or not limits.tiny <= alpha <= limits.max:
         raise UserError(
-            f"lora_alpha={alpha!r} must be above 0, and a number that float32 can hold "
+            f"{name}={alpha!r} must be above 0, and a number that float32 can hold "
             f"({limits.tiny:.1e} to {limits.max:.1e}); {usual:g} is the default."
         )
 

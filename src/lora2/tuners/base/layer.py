@@ -81,6 +81,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """Whether this layer carries the adapter."""
         raise NotImplementedError
 
+    def has_effect(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter, and it is not an empty one."""
+        return self.has_adapter(adapter_name)
+
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.
 
@@ -137,7 +141,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if self.has_adapter(name)]
+        names = [name for name in self.active_adapters if self.has_effect(name)]
         return self.adapted_output(x, names, *args, **kwargs)
 
     def adapted_output(
@@ -172,7 +176,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             )
         result = self.base_layer(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) - {BASE_ONLY}):
-            if self.has_adapter(name):
+            if self.has_effect(name):
                 rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
                 result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
         return result

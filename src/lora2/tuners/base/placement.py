@@ -49,7 +49,7 @@ class PlacedAdapter(Generic[ConfigT]):
     @property
     def is_trained(self) -> bool:
         """Whether the adapter is active, enabled and has a trainable parameter."""
-        return next(iter(self.layers.values())).trains(self.name)
+        return any(layer.trains(self.name) for layer in self.layers.values())
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,18 @@ def add_weighted_adapter(
     sizes = _joint_sizes(tuner, adapters, limit)
     # Before anything is made that a failure would leave.
     forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
-    largest = max(sizes.values())
-    pattern = pattern_for(sizes, {}, largest)
+    largest = max(1, *sizes.values())
+    # A module of which all adapters kept nothing has rank 0, and k then says nothing.
+    widths = {name: size or largest for name, size in sizes.items()}
     first = tuner.peft_config[adapters[0]]
     tuner.peft_config[adapter_name] = replace(
         first,
         k=largest,
         init_r=largest,
         target_r=None,
-        k_pattern=pattern,
-        rank_pattern=pattern,
+        k_pattern=pattern_for(widths, {}, largest),
+        rank_pattern=pattern_for(sizes, {}, largest),
+        alpha_pattern={},
         orthogonality="none",
         init_weights=True,
         lora_dropout=0.0,

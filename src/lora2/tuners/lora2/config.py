@@ -11,7 +11,13 @@ from peft.utils import PeftType
 from lora2.errors import UserError
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
-from lora2.tuners.base.config import TargetConfig, check_alpha, check_whole, checked_pattern
+from lora2.tuners.base.config import (
+    TargetConfig,
+    check_alpha,
+    check_regular_expression,
+    check_whole,
+    checked_pattern,
+)
 
 Orthogonality = Literal["exact", "penalty", "none"]
 Importance = Literal["reduced", "full"]
@@ -116,7 +122,14 @@ class Lora2Config(TargetConfig):
         default_factory=dict, metadata={"help": "Another k for modules that match a pattern."}
     )
     rank_pattern: dict[str, int] = field(
-        default_factory=dict, metadata={"help": "Another init_r for modules that match a pattern."}
+        default_factory=dict,
+        metadata={
+            "help": "Another init_r for modules that match a pattern; 0: the module is not adapted."
+        },
+    )
+    alpha_pattern: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"help": "Another lora_alpha for modules that match a pattern."},
     )
     init_weights: bool | Start = field(
         default=True,
@@ -138,7 +151,7 @@ class Lora2Config(TargetConfig):
         self._check_schedule()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields; of a saved adapter, with the k and r that its modules have.
+        """Return the fields; of a saved adapter, with the sizes that its modules have.
 
         A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
         must find them here. The fields themselves stay as the user wrote them: a config may serve
@@ -146,9 +159,9 @@ class Lora2Config(TargetConfig):
         """
         return {**super().to_dict(), **self.__dict__.get("_saved_patterns", {})}
 
-    def remember_saved_patterns(self, k: dict[str, int], rank: dict[str, int]) -> None:
+    def remember_saved_patterns(self, patterns: Mapping[str, Mapping[str, float]]) -> None:
         """Put these patterns into the config when it is saved, in place of the user's."""
-        self.__dict__["_saved_patterns"] = {"k_pattern": k, "rank_pattern": rank}
+        self.__dict__["_saved_patterns"] = dict(patterns)
 
     @property
     def prunes(self) -> bool:
@@ -168,16 +181,17 @@ class Lora2Config(TargetConfig):
             return "gaussian" if self.orthogonality == "penalty" else "lora"
         return self.init_weights
 
-    def scaling(self, k: int, r: int) -> float:
+    def scaling(self, k: int, r: int, alpha: float | None = None) -> float:
         """Factor of Δ for a matrix of outer width k and r initial singular values.
+
+        alpha: the matrix's own lora_alpha; the adapter's unless given.
 
         α/k is LoRA's rule, for Δ is a LoRA of rank k; with it one learning rate serves k = 1 and
         k = 8 (docs/notebook/learning.md). The paper's form has α/r, r the initial number, never
         rescaled.
         """
-        if self.orthogonality == "penalty":
-            return self.lora_alpha / r
-        return self.lora_alpha / k
+        alpha = self.lora_alpha if alpha is None else alpha
+        return alpha / (r if self.orthogonality == "penalty" else k)
 
     def _check_sizes(self) -> None:
         check_whole("k", self.k)
@@ -185,6 +199,10 @@ class Lora2Config(TargetConfig):
         self.k_pattern = checked_pattern("k_pattern", self.k_pattern)
         # A finished adapter may have matrices with nothing left.
         self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
+        self.alpha_pattern = self.alpha_pattern or {}
+        for pattern, alpha in self.alpha_pattern.items():
+            check_regular_expression("alpha_pattern", pattern)
+            check_alpha(alpha, usual=4, name=f"alpha_pattern[{pattern!r}]")
         if self.target_r is None:
             return
         if self.target_r <= 0:

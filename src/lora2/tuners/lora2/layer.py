@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors, normal_form
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
@@ -16,6 +17,9 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.prepared import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
+
+SCALING = "lora2_scaling"
+"""In the state dict of a whole module, the scaling of adapters whose k has become smaller."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,28 @@ class Lora2Layer(AdaptedLayer):
         self.lora2_finished: set[str] = set()
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
+        # Adapters of which this layer has no singular value: they cost nothing.
+        self.lora2_empty: set[str] = set()
+        # Adapters whose k has become smaller: their scaling no longer follows from it.
+        self.lora2_narrowed: set[str] = set()
         self.lora2_prepared = PreparedByAdapter()
         # Functions that see the gradient of an adapter's 𝒱 as it arises.
         self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
 
-    def add_adapter(self, adapter_name: str, config: Lora2Config, k: int, r: int) -> None:
-        """Create the five factors of one adapter; k is cut to the smaller side of the weight."""
+    def add_adapter(
+        self, adapter_name: str, config: Lora2Config, k: int, r: int, alpha: float
+    ) -> None:
+        """Create the five factors of one adapter; k is cut to the smaller side of the weight.
+
+        With r = 0 they are empty: nothing is computed, and nothing can be trained.
+        """
         d_out, d_in = self.matrix_shape()
         k = min(k, d_in, d_out)
+        scaling = config.scaling(k, config.init_r, alpha)
+        k = k if r else 0
         start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
         self.lora2_settings[adapter_name] = AdapterSettings(
-            scaling=config.scaling(k, config.init_r),
+            scaling=scaling,
             orthonormalize=config.orthogonality == "exact",
         )
         self.scaling[adapter_name] = self.initial_scaling(adapter_name)
@@ -64,11 +79,16 @@ class Lora2Layer(AdaptedLayer):
         for symbol, tensor in as_stored(start).items():
             getattr(self, FACTORS[symbol].attribute)[adapter_name] = nn.Parameter(tensor)
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        self._note_whether_empty(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter."""
         return adapter_name in self.lora2_settings
+
+    def has_effect(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter and any singular value of it."""
+        return adapter_name in self.lora2_settings and adapter_name not in self.lora2_empty
 
     def initial_scaling(self, adapter_name: str) -> float:
         """Return the factor that the adapter's config gives."""
@@ -77,8 +97,10 @@ class Lora2Layer(AdaptedLayer):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from this layer."""
         super().delete_adapter(adapter_name)
-        self.lora2_finished.discard(adapter_name)
-        self.lora2_allocated.discard(adapter_name)
+        for names in (
+            self.lora2_finished, self.lora2_allocated, self.lora2_empty, self.lora2_narrowed
+        ):  # fmt: skip
+            names.discard(adapter_name)
         self.lora2_prepared.pop(adapter_name, None)
         self.lora2_watches.pop(adapter_name, None)
 
@@ -104,25 +126,77 @@ class Lora2Layer(AdaptedLayer):
         return k, r
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
-        """Give the adapter's tensors another k and r; their values are then undefined."""
+        """Give the adapter's tensors another k and r; their values are then undefined.
+
+        The scaling stays as it is. r = 0 leaves nothing.
+        """
         d_out, d_in = self.matrix_shape()
+        k = k if r else 0
         for symbol, old in self.parameters_of(adapter_name).items():
             shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
             if old.shape != shape:
                 new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
                 getattr(self, FACTORS[symbol].attribute)[adapter_name] = new
+        self._note_whether_empty(adapter_name)
+
+    def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
+        """Make these adapters active, and trainable unless in inference mode."""
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for adapter_name in self.lora2_empty:
+            self._note_whether_empty(adapter_name)
+
+    def _note_whether_empty(self, adapter_name: str) -> None:
+        _, r = self.sizes_of(adapter_name)
+        if r:
+            self.lora2_empty.discard(adapter_name)
+            return
+        self.lora2_empty.add(adapter_name)
+        # A parameter that no loss reaches would make DistributedDataParallel wait for it.
+        for parameter in self.parameters_of(adapter_name).values():
+            parameter.requires_grad_(False)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for adapter_name in self.lora2_narrowed:
+            scaling = torch.tensor(self.initial_scaling(adapter_name), dtype=torch.float64)
+            destination[f"{prefix}{SCALING}.{adapter_name}"] = scaling
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Take the r that a state dict has: that of a whole module may be of a pruned adapter."""
+        """Take the sizes that a state dict has: a whole module's may be of a pruned adapter."""
         for adapter_name in self.lora2_settings:
             own = self.parameters_of(adapter_name)["u"]
             saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
+            scaling = state_dict.pop(f"{prefix}{SCALING}.{adapter_name}", None)
+            if saved is None:
+                continue
+            if scaling is not None:
+                self._set_initial_scaling(adapter_name, float(scaling))
+                self.lora2_narrowed.add(adapter_name)
+                self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
-            if saved is not None and own.dim() == saved.dim() == 2 and len(own) == len(saved):
+            elif own.dim() == saved.dim() == 2 and len(own) == len(saved):
                 self.resize_adapter(adapter_name, *saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _set_initial_scaling(self, adapter_name: str, scaling: float) -> None:
+        settings = replace(self.lora2_settings[adapter_name], scaling=scaling)
+        self.lora2_settings[adapter_name] = settings
+        self.scaling[adapter_name] = scaling
+
+    @torch.no_grad()
+    def compact(self, adapter_name: str) -> None:
+        """Drop the singular values of an adapter that are zero, in place; Δ stays the same."""
+        old_k, _ = self.sizes_of(adapter_name)
+        small = self.compacted(adapter_name, self.parameters_of(adapter_name))
+        self.resize_adapter(adapter_name, *small["u"].shape)
+        for symbol, tensor in small.items():
+            self.parameters_of(adapter_name)[symbol].copy_(tensor)
+        if len(small["u"]) < old_k:
+            self.lora2_narrowed.add(adapter_name)
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -131,18 +205,37 @@ class Lora2Layer(AdaptedLayer):
         λ is 1 and the magnitude is in 𝒱, as at the default start, where v has the same length too:
         it sets how fast v turns in training.
         """
-        settings, parameters = self.lora2_settings[adapter_name], self.parameters_of(adapter_name)
         k, r = self.sizes_of(adapter_name)
-        length = RAW_LENGTH if settings.orthonormalize else 1.0
-        values = {
-            "v": length * Y[:k].mT,
-            "u": torch.eye(k, r),
-            "lam": torch.ones(r),
-            "U": torch.eye(r, k),
-            "V": (X * (sigma / self.scaling[adapter_name]))[:, :k].mT,
-        }
+        values = from_normal_form(
+            Y.mT,
+            sigma / self.scaling[adapter_name],
+            X.mT,
+            k=k,
+            r=r,
+            length=self._raw_length(adapter_name),
+        )
         for symbol, tensor in as_stored(values).items():
-            parameters[symbol].copy_(tensor)
+            self.parameters_of(adapter_name)[symbol].copy_(tensor)
+
+    @torch.no_grad()
+    def compacted(self, adapter_name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return stored factors of this adapter without their zero singular values; Δ is the same.
+
+        Their k and r become the number of values that are left, where that is below k.
+        """
+        plain = {symbol: tensor.detach().cpu().double() for symbol, tensor in stored.items()}
+        small = compacted(
+            **plain | {"v": plain["v"].mT},
+            orthonormalize=self.lora2_settings[adapter_name].orthonormalize,
+            length=self._raw_length(adapter_name),
+        )
+        return {
+            symbol: tensor.to(stored[symbol].device, stored[symbol].dtype)
+            for symbol, tensor in as_stored(small).items()
+        }
+
+    def _raw_length(self, adapter_name: str) -> float:
+        return RAW_LENGTH if self.lora2_settings[adapter_name].orthonormalize else 1.0
 
     # The formula
 
@@ -160,6 +253,8 @@ class Lora2Layer(AdaptedLayer):
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
         settings = self.lora2_settings[adapter_name]
         stored = self.stored_factors(adapter_name, dtype)
+        if adapter_name in self.lora2_empty:
+            return stored["V"].mT, stored["v"].mT
         with torch.autocast(stored["v"].device.type, enabled=False):
             return factors(
                 **stored,

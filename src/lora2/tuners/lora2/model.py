@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from lora2.errors import UserError
@@ -16,7 +15,13 @@ from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.lora2.saving import compact_state_dict, remember_sizes, resize_for
+from lora2.tuners.lora2.saving import (
+    compact_state_dict,
+    looked_up,
+    remember_sizes,
+    resize_for,
+    without_pruned_modules,
+)
 
 
 class Lora2Model(AdaptedModel):
@@ -31,11 +36,13 @@ class Lora2Model(AdaptedModel):
     ) -> None:
         """Create the factors of one layer, with the sizes that its name's patterns give."""
         assert isinstance(layer, Lora2Layer)
-        k_key = get_pattern_key(list(config.k_pattern), module_name)
-        r_key = get_pattern_key(list(config.rank_pattern), module_name)
-        k = config.k_pattern.get(k_key, config.k)
-        r = config.rank_pattern.get(r_key, config.init_r)
-        layer.add_adapter(adapter_name, config, k, r)
+        layer.add_adapter(
+            adapter_name,
+            config,
+            k=looked_up(config.k_pattern, module_name, config.k),
+            r=looked_up(config.rank_pattern, module_name, config.init_r),
+            alpha=looked_up(config.alpha_pattern, module_name, config.lora_alpha),
+        )
 
     # Training
 
@@ -155,5 +162,6 @@ class Lora2Model(AdaptedModel):
         remapped = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
+        remapped = without_pruned_modules(model, adapter_name, remapped)
         resize_for(model, adapter_name, remapped)
         return remapped

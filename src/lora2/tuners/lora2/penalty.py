@@ -28,7 +28,7 @@ def penalty_of_layers(
     """
     by_size: dict[tuple[object, ...], list[dict[str, nn.Parameter]]] = {}
     for layer in layers:
-        if layer.has_adapter(adapter_name):
+        if layer.has_effect(adapter_name):
             parameters = layer.parameters_of(adapter_name)
             u = parameters["u"]
             by_size.setdefault((u.shape, u.device, u.dtype), []).append(parameters)

@@ -1,9 +1,12 @@
 """What a saved adapter holds, and how one of another size is loaded.
 
-A finished adapter is saved compact: singular values that are exactly zero are left out with their
-column of u and row of 𝒰. The length of λ in the file is the module's number of singular values;
-on loading, a module takes the size that the file has. The saved config's `rank_pattern` has it too.
+A finished adapter is saved compact: a matrix that kept r' < k singular values is saved with k and r
+of r', which its change needs (`lora2.mathematics.compaction`), and one that kept none is empty. The
+saved config's patterns have these sizes, and the lora_alpha with which the scaling stays the same.
 """
+
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from peft.utils.other import get_pattern_key
@@ -11,60 +14,76 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS, INNER
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
 
-
-def kept_factors(factors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the inner factors without the singular values that are exactly zero; Δ is the same."""
-    kept = (factors["lam"] != 0).nonzero().flatten()
-    return {
-        symbol: factors[symbol].index_select(FACTORS[symbol].value_dimension, kept)
-        for symbol in INNER
-    }
+Size = TypeVar("Size", int, float)
 
 
 def compact_state_dict(
     model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the adapter's state dict with the pruned values of finished layers left out."""
-    result = dict(state_dict)
+    """Return the adapter's state dict with finished layers as small as what they have kept."""
+    # The saved config has the scaling.
+    result = {key: tensor for key, tensor in state_dict.items() if f"{SCALING}." not in key}
     for name, layer in adapted_layers(model, adapter_name).items():
         if adapter_name not in layer.lora2_finished:
             continue
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()):
-            kept = kept_factors({symbol: result[key] for symbol, key in keys.items()})
-            result |= {keys[symbol]: tensor for symbol, tensor in kept.items()}
+            stored = {symbol: result[key] for symbol, key in keys.items()}
+            small = layer.compacted(adapter_name, stored)
+            result |= {keys[symbol]: tensor for symbol, tensor in small.items()}
     return result
 
 
 def remember_sizes(
     model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> None:
-    """Make the config, once saved, give every module the k and r that the state dict has for it."""
+    """Make the config, once saved, give every module the sizes that the state dict has for it."""
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for name, layer in adapted_layers(model, adapter_name).items():
         u = state_dict.get(_keys(name, adapter_name)["u"])
-        if u is not None:
-            # The name that the config's patterns are matched against.
-            short_name = name.removeprefix("base_model.model.")
-            ranks[short_name] = u.shape[1]
-            asked = _looked_up(config.k_pattern, short_name, config.k)
-            widths[short_name] = asked if min(asked, *layer.matrix_shape()) == len(u) else len(u)
+        if u is None:
+            continue
+        # The name that the config's patterns are matched against.
+        short_name = name.removeprefix("base_model.model.")
+        ranks[short_name] = u.shape[1]
+        asked = looked_up(config.k_pattern, short_name, config.k)
+        # An empty module has no width, and none is needed.
+        as_asked = not len(u) or min(asked, *layer.matrix_shape()) == len(u)
+        widths[short_name] = asked if as_asked else len(u)
+        alpha = looked_up(config.alpha_pattern, short_name, config.lora_alpha)
+        alphas[short_name] = _alpha_for(layer.initial_scaling(adapter_name), len(u), alpha, config)
     config.remember_saved_patterns(
-        pattern_for(widths, config.k_pattern, config.k),
-        pattern_for(ranks, config.rank_pattern, config.init_r),
+        {
+            "k_pattern": pattern_for(widths, config.k_pattern, config.k),
+            "rank_pattern": pattern_for(ranks, config.rank_pattern, config.init_r),
+            "alpha_pattern": pattern_for(alphas, config.alpha_pattern, config.lora_alpha),
+        }
     )
 
 
-def pattern_for(sizes: dict[str, int], pattern: dict[str, int], default: int) -> dict[str, int]:
+def _alpha_for(scaling: float, k: int, alpha: float, config: Lora2Config) -> float:
+    """Return the lora_alpha with which a matrix of width k has this scaling: `alpha`, if it does.
+
+    The scaling is lora_alpha / k, and must stay what it was when k has become smaller.
+    """
+    if not k or config.scaling(k, config.init_r, alpha) == scaling:
+        return alpha
+    return scaling * k
+
+
+def pattern_for(
+    sizes: Mapping[str, Size], pattern: Mapping[str, Size], default: Size
+) -> dict[str, Size]:
     """Return `pattern` if it gives these sizes even once it is saved, else one entry a module."""
     # PEFT sorts what it saves, and the first pattern that matches counts.
     reloaded = dict(sorted(pattern.items()))
-    if all(_looked_up(reloaded, name, default) == size for name, size in sizes.items()):
-        return pattern
+    if all(looked_up(reloaded, name, default) == size for name, size in sizes.items()):
+        return dict(pattern)
     # A name would match every longer one that ends in it, too.
     ambiguous = {name for name in sizes for other in sizes if other.endswith("." + name)}
     return {
@@ -74,8 +93,27 @@ def pattern_for(sizes: dict[str, int], pattern: dict[str, int], default: int) ->
     }
 
 
-def _looked_up(pattern: dict[str, int], name: str, default: int) -> int:
+def looked_up(pattern: Mapping[str, Size], name: str, default: Size) -> Size:
+    """Return what a pattern gives a module of this name: the first that matches counts."""
     return pattern.get(get_pattern_key(list(pattern), name), default)
+
+
+def without_pruned_modules(
+    model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a state dict in which modules without singular values are empty.
+
+    Files of older versions have the outer factors of such modules, which change nothing.
+    """
+    result = dict(state_dict)
+    for name, layer in adapted_layers(model, adapter_name).items():
+        keys = _keys(name, adapter_name)
+        if all(key in result for key in keys.values()) and not len(result[keys["lam"]]):
+            d_out, d_in = layer.matrix_shape()
+            for symbol, key in keys.items():
+                shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=0, r=0)
+                result[key] = result[key].new_empty(shape)
+    return result
 
 
 def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
@@ -90,7 +128,7 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
             own, _ = layer.sizes_of(adapter_name)
-            if k != own:
+            if r and k != own:
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
                     "config the k that it was trained with."
@@ -107,11 +145,7 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
     The parameters are new tensors afterwards: an optimizer made before does not know them.
     """
     for layer in adapted_layers(model, adapter_name).values():
-        parameters = layer.parameters_of(adapter_name)
-        kept = kept_factors({symbol: tensor.data for symbol, tensor in parameters.items()})
-        layer.resize_adapter(adapter_name, *kept["u"].shape)
-        for symbol, tensor in kept.items():
-            layer.parameters_of(adapter_name)[symbol].copy_(tensor)
+        layer.compact(adapter_name)
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:

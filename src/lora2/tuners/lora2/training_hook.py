@@ -197,10 +197,10 @@ def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str
 
 
 def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
-    for layer in layers:
-        if layer.has_adapter(adapter_name):
-            return layer.trains(adapter_name)
-    return False
+    # A layer of which nothing is left trains nothing.
+    carrying = (layer for layer in layers if layer.has_effect(adapter_name))
+    first = next(carrying, None)
+    return first is not None and first.trains(adapter_name)
 
 
 def has_penalty(config: object) -> bool:

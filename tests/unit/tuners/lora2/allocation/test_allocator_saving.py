@@ -52,16 +52,18 @@ def test_finished_adapter_is_saved_compact(tmp_path: Path) -> None:
         {symbol: tuple(p.shape) for symbol, p in layer.parameters_of("default").items()}
         for layer in layers_of(reloaded).values()
     ]
+    # Three values are left in all: no matrix kept more than its k of 3.
     assert shapes == [
-        {"v": (3, 6), "u": (3, r), "lam": (r,), "U": (r, 3), "V": (3, 6)} for r in kept
+        {"v": (r, 6), "u": (r, r), "lam": (r,), "U": (r, r), "V": (r, 6)} for r in kept
     ]
     size, full_size = (
         (tmp_path / name / "adapter_model.safetensors").stat().st_size
         for name in ("compact", "full")
     )
-    # λ, a column of u and a row of 𝒰 of each pruned value, 4 bytes a number.
-    pruned_bytes = (6 * 40 - 3) * (1 + 3 + 3) * 4
-    assert abs(full_size - size - pruned_bytes) < 200
+    # 4 bytes a number: v and 𝒱 of 6 × 3, u and 𝒰 of 3 × 40 and λ; in the end r in place of both.
+    before = LAYERS * (2 * 6 * 3 + 2 * 3 * 40 + 40)
+    after = sum(2 * 6 * r + 2 * r * r + r for r in kept)
+    assert abs(full_size - size - 4 * (before - after)) < 200
     torch.testing.assert_close(reloaded(rows()), model(rows()), atol=1e-6, rtol=1e-6)
     # In memory, the model that was saved is as it was.
     assert {len(m.lora2_lambda["default"]) for m in layers_of(model).values()} == {40}
@@ -73,7 +75,10 @@ def test_compact_adapter_shrinks_memory_and_changes_nothing() -> None:
     before = sum(p.numel() for p in model.parameters() if p.requires_grad)
     compact_adapter(model)
     after = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert before - after == (LAYERS * 4 - allocator.kept) * (1 + 3 + 3)
+    kept = allocator.kept_by_module().values()
+    assert before == LAYERS * (2 * 6 * 3 + 2 * 3 * 4 + 4)
+    # A matrix that kept r < k = 3 values has k = r; of one that kept more, k stays.
+    assert after == sum(2 * 6 * min(r, 3) + 2 * min(r, 3) * r + r for r in kept)
     torch.testing.assert_close(model(x), expected, atol=1e-6, rtol=1e-6)
     ranks = {name: len(m.lora2_lambda["default"]) for name, m in layers_of(model).items()}
     assert ranks == allocator.kept_by_module()

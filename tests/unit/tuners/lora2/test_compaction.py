@@ -1,0 +1,222 @@
+"""An adapter that was pruned is as large as what it kept: in memory, in its file, and in time."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lora2 import Lora2Config, RankAllocator, compact_adapter, export_lora
+from unit.models import (
+    CONV1D,
+    CONV2D,
+    EMBEDDING,
+    LINEAR,
+    Kind,
+    disturb,
+    layers_of,
+    rows,
+    sgd_steps,
+    tiny_llama,
+)
+
+K = 3
+FORMS = ("exact", "penalty")
+
+
+def adapted(kind: Kind, form: str = "exact", **fields: Any) -> PeftModel:
+    model = get_peft_model(kind.model(), kind.config(form, **fields)).eval()
+    disturb(model)
+    return model
+
+
+@torch.no_grad()
+def prune_to(model: nn.Module, *kept: int) -> None:
+    """Leave this many singular values in each layer, the last ones, and end the schedule."""
+    layers = layers_of(model).values()
+    for index, layer in enumerate(layers):
+        lam = layer.parameters_of("default")["lam"]
+        lam[: len(lam) - kept[index % len(kept)]] = 0
+        layer.lora2_finished.add("default")
+
+
+def changes(model: nn.Module) -> dict[str, Tensor]:
+    return {name: m.get_delta_weight("default") for name, m in layers_of(model).items()}
+
+
+def assert_same_changes(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, change in expected.items():
+        error = (actual[name] - change).abs().max()
+        assert error <= 1e-6 * change.abs().max(), name
+
+
+@pytest.mark.parametrize("kept", range(K + 1))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [LINEAR, CONV1D, EMBEDDING, CONV2D], ids=lambda kind: kind.name)
+def test_every_change_stays_in_memory_and_in_the_file(
+    kind: Kind, form: str, kept: int, tmp_path: Path
+) -> None:
+    model = adapted(kind, form)
+    prune_to(model, kept)
+    expected, output = changes(model), model(kind.inputs())
+    scalings = {name: dict(m.scaling) for name, m in layers_of(model).items()}
+    model.save_pretrained(tmp_path)
+    compact_adapter(model)
+    reloaded = PeftModel.from_pretrained(kind.model(), tmp_path).eval()
+    for each in (model, reloaded):
+        assert_same_changes(changes(each), expected)
+        torch.testing.assert_close(each(kind.inputs()), output, atol=1e-5, rtol=1e-5)
+        widths = {min(m.sizes_of("default")[0], kept) for m in layers_of(each).values()}
+        assert max(widths) == kept
+    assert {name: dict(m.scaling) for name, m in layers_of(model).items()} == scalings
+    for name, layer in layers_of(reloaded).items():
+        if kept:
+            assert layer.scaling["default"] == pytest.approx(scalings[name]["default"], rel=1e-15)
+
+
+def test_compact_in_memory_and_in_the_file_are_the_same_tensors(tmp_path: Path) -> None:
+    model = adapted(LINEAR)
+    prune_to(model, 1, 2)
+    model.save_pretrained(tmp_path)
+    compact_adapter(model)
+    reloaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path)
+    for name, layer in layers_of(model).items():
+        other = layers_of(reloaded)[name].parameters_of("default")
+        for symbol, tensor in layer.parameters_of("default").items():
+            assert torch.equal(tensor, other[symbol]), (name, symbol)
+
+
+def test_saved_config_has_all_sizes_and_the_users_stays(tmp_path: Path) -> None:
+    config = LINEAR.config(lora_alpha=6.0)
+    model = get_peft_model(LINEAR.model(), config)
+    prune_to(model, 1, 0)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    # lin1 has two outputs, hence k = 2 of its own, and keeps nothing.
+    assert saved["rank_pattern"] == {"lin0": 1, "lin1": 0}
+    assert saved["k_pattern"] == {"lin0": 1}
+    # The scaling stays 6 / 3.
+    assert saved["alpha_pattern"] == {"lin0": 2.0}
+    assert config.rank_pattern == config.k_pattern == config.alpha_pattern == {}
+
+
+class Operations(TorchDispatchMode):
+    """Counts the tensor operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(model: nn.Module, x: Tensor) -> Counter[str]:
+    with torch.no_grad(), Operations() as seen:
+        model(x)
+    return seen.counts
+
+
+@pytest.mark.parametrize("kind", [LINEAR, CONV1D, EMBEDDING, CONV2D], ids=lambda kind: kind.name)
+def test_a_module_that_kept_nothing_runs_what_its_base_layer_runs(kind: Kind) -> None:
+    model = adapted(kind)
+    prune_to(model, 0)
+    compact_adapter(model)
+    assert operations(model, kind.inputs()) == operations(kind.model(), kind.inputs())
+    assert sum(p.numel() for n, p in model.named_parameters() if "lora2_" in n) == 0
+
+
+def test_what_nothing_is_left_of_waits_for_no_gradient() -> None:
+    model = adapted(LINEAR).train()
+    prune_to(model, 0, 2)
+    compact_adapter(model)
+    model.base_model.set_adapter("default")
+    model(rows()).square().mean().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_pruning_and_saving_continue_from_a_compact_adapter(
+    form: str, tmp_path: Path
+) -> None:
+    model = adapted(LINEAR, form)
+    prune_to(model, 2, 1)
+    model.save_pretrained(tmp_path / "first")
+    model = PeftModel.from_pretrained(LINEAR.model(), tmp_path / "first", is_trainable=True)
+    before = changes(model)
+    sgd_steps(model, rows(), lr=0.1)
+    assert all(not torch.equal(change, before[name]) for name, change in changes(model).items())
+    config = model.peft_config["default"]
+    config.target_r, config.tinit, config.tfinal = 1.0, 0, 1
+    allocator = RankAllocator(model, 3)
+    for _ in range(3):
+        model(rows()).square().mean().backward()
+        allocator.step()
+    assert allocator.kept == 2
+    model.save_pretrained(tmp_path / "second")
+    again = PeftModel.from_pretrained(LINEAR.model(), tmp_path / "second").eval()
+    assert_same_changes(changes(again), changes(model))
+
+
+def test_compact_adapters_merge_combine_and_export_as_the_whole_one_does(tmp_path: Path) -> None:
+    def model() -> PeftModel:
+        config = Lora2Config(task_type="CAUSAL_LM", k=4, init_r=4, target_modules="all-linear")
+        adapter = get_peft_model(tiny_llama(), config).eval()
+        disturb(adapter)
+        prune_to(adapter, 2, 0, 1)
+        return adapter
+
+    tokens = torch.tensor([[3, 1, 4, 1, 5]])
+    whole, small = model(), model()
+    compact_adapter(small)
+    with torch.no_grad():
+        logits = whole(tokens).logits
+        close = {"atol": 1e-4, "rtol": 1e-4}
+        torch.testing.assert_close(small(tokens).logits, logits, **close)
+        for compact in (False, True):
+            folder = tmp_path / f"lora{compact}"
+            export_lora(small, folder, compact=compact)
+            lora = PeftModel.from_pretrained(tiny_llama(), folder).eval()
+            torch.testing.assert_close(lora(tokens).logits, logits, **close)
+        for each in (whole, small):
+            each.base_model.add_weighted_adapter(["default"], [0.5], "scaled")
+            each.base_model.set_adapter("scaled")
+        torch.testing.assert_close(small(tokens).logits, whole(tokens).logits, **close)
+        small.base_model.set_adapter("default")
+        merged = small.merge_and_unload()(tokens).logits
+        torch.testing.assert_close(merged, logits, **close)
+
+
+def test_a_state_dict_of_a_compact_module_keeps_its_scaling() -> None:
+    model = adapted(LINEAR)
+    prune_to(model, 1, 2)
+    compact_adapter(model)
+    again = adapted(LINEAR)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(rows()), model(rows()))
+    assert_same_changes(changes(again), changes(model))
+
+
+def test_a_file_of_before_with_empty_inner_factors_loads(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = adapted(LINEAR)
+    prune_to(model, 0, 2)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    wide = {"v": (K, 6), "u": (K, 0), "lambda": (0,), "U": (0, K), "V": (K, 6)}
+    for symbol, shape in wide.items():
+        (key,) = (key for key in tensors if f"lin0.lora2_{symbol}" in key)
+        tensors[key] = torch.ones(shape)
+    save_file(tensors, file)
+    loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path).eval()
+    torch.testing.assert_close(loaded(rows()), model(rows()), atol=1e-5, rtol=1e-5)
