@@ -22,12 +22,21 @@ def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[st
     the pretrained model has no weights for. All other trained parameters are the adapter's.
     """
     counts = {"adapter": 0, "head": 0}
-    prefixes = tuple(f"{name}." for name in head)
-    for name, parameter in model.named_parameters():
+    of_head = {id(parameter) for parameter in trained_parameters_of(model, head)}
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            of_head = _name_in_base(name).startswith(prefixes)
-            counts["head" if of_head else "adapter"] += parameter.numel()
+            counts["head" if id(parameter) in of_head else "adapter"] += parameter.numel()
     return counts
+
+
+def trained_parameters_of(model: nn.Module, modules: Collection[str]) -> list[nn.Parameter]:
+    """Return the trainable parameters of modules of the base model, by the modules' names."""
+    prefixes = tuple(f"{name}." for name in modules)
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _name_in_base(name).startswith(prefixes)
+    ]
 
 
 def _name_in_base(name: str) -> str:

@@ -154,6 +154,13 @@ class RunArguments:
         default=3.0,
         metadata={"help": "Epochs of the head alone, at most those of the run."},
     )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the task's head, the same for every method unless given; "
+            "of a run that was made without this option, its learning_rate."
+        },
+    )
     resume: bool = field(
         default=False,
         metadata={"help": "Go on with an interrupted run from its newest complete checkpoint."},

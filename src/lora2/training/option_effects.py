@@ -106,6 +106,7 @@ EFFECTS: tuple[Effect, ...] = (
             "data_dir",
             "classifier_dropout",
             "head_start",
+            "head_learning_rate",
             "baseline",
         ),
         "with --objective sft, which has no labels",
@@ -145,6 +146,11 @@ EFFECTS: tuple[Effect, ...] = (
         _own_data,
     ),
     Effect(("dataset_seed",), "on data that are neither generated nor split", _splits_rows),
+    Effect(
+        ("head_learning_rate",),
+        "with --method head, of which learning_rate is the rate",
+        lambda settings: settings.run.method != "head",
+    ),
     Effect(
         ("baseline",),
         "with --method head, which is the baseline itself",

@@ -76,6 +76,7 @@ RANGES: Mapping[str, Range] = {
     "per_device_eval_batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "learning_rate": _NOT_NEGATIVE,
+    "head_learning_rate": _NOT_NEGATIVE,
     "warmup_steps": Range(0, whole_from=1),
     "weight_decay": _NOT_NEGATIVE,
     "adam_beta1": _SHARE,

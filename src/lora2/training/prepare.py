@@ -10,7 +10,12 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, set_
 
 from lora2.data import Task
 from lora2.errors import UserError
-from lora2.training.adapters import check_schedule, count_parameters, has_penalty
+from lora2.training.adapters import (
+    check_schedule,
+    count_parameters,
+    has_penalty,
+    trained_parameters_of,
+)
 from lora2.training.arguments import MethodName, RunSettings
 from lora2.training.loss_check import LossCheck
 from lora2.training.methods.method import Method
@@ -129,6 +134,10 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
+    # The head alone is trained at the learning rate of the run.
+    if chosen.name != "head":
+        trainer.head_learning_rate = settings.run.head_learning_rate
+        trainer.head = trained_parameters_of(model, head)
     return PreparedRun(
         settings=settings,
         folder=folder,

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
 from torch import nn
+from torch.optim import Optimizer
 from transformers import Trainer
 
+from lora2.training.head_rate import give_own_rate
 
-class FinishedRuns:
-    """Mixed into a trainer: a training that was done is not gone on with."""
+
+class RunBase:
+    """What the trainers of all runs have: mixed into one of transformers' or TRL's.
+
+    Attributes:
+        head: parameters that have a learning rate of their own.
+        head_learning_rate: that rate.
+    """
+
+    head: Sequence[nn.Parameter] = ()
+    head_learning_rate: float | None = None
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Optimizer:
+        """Return the optimizer, in which the head has its learning rate."""
+        trainer: Any = self
+        is_new = trainer.optimizer is None
+        optimizer: Optimizer = super().create_optimizer(*arguments, **named)  # type: ignore[misc]
+        if is_new and self.head_learning_rate is not None:
+            give_own_rate(optimizer, self.head, self.head_learning_rate)
+        return optimizer
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # If a training had ended within an epoch and is resumed, transformers 5.23 does one
@@ -23,7 +44,7 @@ class FinishedRuns:
             super()._run_epoch(**kwargs)  # type: ignore[misc]
 
 
-class RunTrainer(FinishedRuns, Trainer):
+class RunTrainer(RunBase, Trainer):
     """The trainer of all runs with labels."""
 
     def __init__(self, **kwargs: Any) -> None:

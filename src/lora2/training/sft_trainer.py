@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from trl import SFTTrainer
 
-from lora2.training.run_trainer import FinishedRuns
+from lora2.training.run_trainer import RunBase
 
 
-class RunSftTrainer(FinishedRuns, SFTTrainer):
+class RunSftTrainer(RunBase, SFTTrainer):
     """TRL's SFTTrainer for LoRA² and all other methods."""
 
     def compute_loss(
