@@ -20,9 +20,6 @@ GENERAL: dict[str, Any] = {
     "per_device_eval_batch_size": 64,
     "num_train_epochs": 8.0,
     "learning_rate": 1e-3,
-    # One for all methods: their own rates differ, and a comparison of adapters must not be one of
-    # heads.
-    "head_learning_rate": 1e-3,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.06,
     "weight_decay": 0.0,
@@ -37,7 +34,9 @@ GENERAL: dict[str, Any] = {
 }
 
 BY_OBJECTIVE: dict[ObjectiveName, dict[str, Any]] = {
-    "classification": {},
+    # One for all methods: their own rates differ, and a comparison of adapters must not be one of
+    # heads.
+    "classification": {"head_learning_rate": 1e-3},
     "sft": {
         "model": PACKAGED_LANGUAGE_MODEL,
         "max_length": 1024,
@@ -45,7 +44,6 @@ BY_OBJECTIVE: dict[ObjectiveName, dict[str, Any]] = {
         "per_device_eval_batch_size": 8,
         "num_train_epochs": 3.0,
         "learning_rate": 5e-4,
-        "head_learning_rate": None,
     },
 }
 

@@ -35,8 +35,8 @@ def test_parameters_move_with_all_settings_but_the_rate():
 def test_every_method_trains_the_head_at_its_own_rate(method, tiny_model, tmp_path):
     prepared = prepare(
         settings(f"--model={tiny_model}", f"--method={method}", "--learning_rate=0.01",
-                 "--train_sentences=32", "--validation_sentences=8", "--baseline=none", "--max_length=40",
-                 f"--output_dir={tmp_path / 'run'}")
+                 "--train_sentences=32", "--validation_sentences=8", "--baseline=none",
+                 "--max_length=40", f"--output_dir={tmp_path / 'run'}")
     )  # fmt: skip
     trainer = prepared.trainer
     optimizer = trainer.create_optimizer()
