@@ -9,26 +9,21 @@ from torch import Tensor
 
 from lora2.tuners.base.placement import PlacedAdapter
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import INNER
 from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.precision import make_precise
 
 # TRL's name for the copy of the trained adapter that it compares with.
 _REFERENCE = "ref"
-_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @torch.no_grad()
 def keep_small_factors_precise(adapter: PlacedAdapter[Lora2Config]) -> None:
-    """Make u, Λ and 𝒰 float32 if they are in half precision.
+    """Make u, Λ and 𝒰 float32: on a quantized base TRL casts all adapters to bfloat16.
 
-    On a quantized base TRL casts all adapters to bfloat16, in which λ cannot move: it starts at 1,
-    and a step of Adam is less than half of the distance to the next number.
+    Before the model is wrapped for training, which may depend on the dtypes.
     """
     for layer in adapted_layers(adapter.module, adapter.name).values():
-        parameters = layer.parameters_of(adapter.name)
-        for symbol in INNER:
-            if parameters[symbol].dtype in _HALF_PRECISION:
-                parameters[symbol].data = parameters[symbol].data.float()
+        make_precise(layer.parameters_of(adapter.name))
 
 
 @torch.no_grad()

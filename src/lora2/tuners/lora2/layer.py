@@ -14,7 +14,8 @@ from lora2.mathematics.factors import factors, normal_form
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.precision import PreciseParameters
 from lora2.tuners.lora2.prepared import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 
@@ -43,8 +44,9 @@ class Lora2Layer(AdaptedLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
-        for attribute in self.adapter_layer_names:
-            setattr(self, attribute, nn.ParameterDict())
+        for symbol, factor in FACTORS.items():
+            kind = PreciseParameters if symbol in INNER else nn.ParameterDict
+            setattr(self, factor.attribute, kind())
         self.lora2_settings: dict[str, AdapterSettings] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
         self.lora2_finished: set[str] = set()

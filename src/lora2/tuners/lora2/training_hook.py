@@ -20,6 +20,7 @@ from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
 from lora2.tuners.lora2.penalty import penalty_of_layers
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
+from lora2.tuners.lora2.precision import are_rounded, make_precise
 
 _ATTRIBUTE = "lora2_training_hook"
 
@@ -44,9 +45,12 @@ class TrainingHook:
         if _must_stay_plain():
             return
         layers = self._layers(model)
+        trains = model.training and torch.is_grad_enabled()
+        if trains:
+            _make_trained_factors_precise(layers, model)
         for name in _active_adapters(layers):
             prepare_factors(layers, name)
-        if model.training and torch.is_grad_enabled() and not getattr(model, "_is_replica", False):
+        if trains and not getattr(model, "_is_replica", False):
             for name, config in _trained_among(layers, model):
                 self._warn_if_never_allocated(layers, name, config)
 
@@ -131,6 +135,16 @@ def _must_stay_plain() -> bool:
         or torch.is_inference_mode_enabled()
         or torch._C._are_functorch_transforms_active()
     )
+
+
+def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:
+    """Undo what casts u, Λ and 𝒰 to half precision, such as `autocast_adapter_dtype=False`."""
+    for name, _ in _trained_among(layers, model):
+        carrying = [layer for layer in layers if layer.has_effect(name)]
+        # A cast reaches all layers: one is looked at, in each forward pass.
+        if carrying and are_rounded(carrying[0].parameters_of(name)):
+            for layer in carrying:
+                make_precise(layer.parameters_of(name))
 
 
 def _active_adapters(layers: list[Lora2Layer]) -> list[str]:

@@ -1,0 +1,82 @@
+"""u, Λ and 𝒰 can move whatever the model is cast to; the outer factors are cast with it."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from unit.models import LINEAR, layers_of, rows
+
+INNER = {"u", "lam", "U"}
+
+
+def dtypes(model: nn.Module, symbols: set[str]) -> set[torch.dtype]:
+    return {
+        parameter.dtype
+        for layer in layers_of(model).values()
+        for symbol, parameter in layer.parameters_of("default").items()
+        if symbol in symbols
+    }
+
+
+def train_one_step(model: PeftModel) -> None:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
+    for _ in range(2):
+        x = rows().to(next(model.parameters()).dtype)
+        model(x).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def lambdas(model: nn.Module) -> torch.Tensor:
+    return torch.cat([m.lora2_lambda["default"].float() for m in layers_of(model).values()])
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "to"])
+def test_casting_a_model_leaves_the_inner_factors_in_float32(cast: str) -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config())
+    before = lambdas(model)
+    model.to(torch.bfloat16) if cast == "to" else getattr(model, cast)()
+    assert dtypes(model, INNER) == {torch.float32}
+    assert dtypes(model, {"v", "V"}) <= {torch.float16, torch.bfloat16}
+    assert torch.equal(lambdas(model), before)
+
+
+def test_casting_to_a_wider_dtype_casts_all() -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config()).double()
+    assert dtypes(model, INNER | {"v", "V"}) == {torch.float64}
+
+
+def cast_after_wrapping() -> PeftModel:
+    return get_peft_model(LINEAR.model(), LINEAR.config()).to(torch.bfloat16)
+
+
+def made_in_half_precision() -> PeftModel:
+    base = LINEAR.model().to(torch.bfloat16)
+    return get_peft_model(base, LINEAR.config(), autocast_adapter_dtype=False)
+
+
+def cast_one_by_one() -> PeftModel:
+    model = get_peft_model(LINEAR.model().to(torch.bfloat16), LINEAR.config())
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [cast_after_wrapping, made_in_half_precision, cast_one_by_one], ids=lambda m: m.__name__
+)
+def test_singular_values_move_in_a_plain_loop(make) -> None:
+    model = make().train()
+    assert (lambdas(model) == 1).all()
+    train_one_step(model)
+    assert (lambdas(model) != 1).all()
+    assert dtypes(model, INNER) == {torch.float32}
+
+
+def test_an_adapter_that_is_not_trained_stays_as_it_was_loaded() -> None:
+    model = made_in_half_precision()
+    model.requires_grad_(False)
+    model.train()(rows().to(torch.bfloat16))
+    assert dtypes(model, INNER) == {torch.bfloat16}
