@@ -17,7 +17,6 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lora2.commands.main import main as lora2
 from lora2.data.text_task import Prompt
 from lora2.training.exact_match import Question, exact_match, questions_in
 from lora2.training.generation import encode
@@ -25,6 +24,7 @@ from lora2.training.models import load_language_model
 from lora2.training.prepare import load_data
 from lora2.training.saved_run import load_saved_run
 from lora2.training.sources import find_model
+from lora2_cli.main import main as lora2
 
 
 def main(run_folder: Path) -> None:

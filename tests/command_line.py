@@ -13,10 +13,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from lora2.commands.main import main
 from lora2.training.arguments import RunSettings
 from lora2.training.option_effects import reason_against
 from lora2.training.run_trainer import RunTrainer
+from lora2_cli.main import main
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _WORDS = "the a is are was were has have near with that table tables doctor doctors here away ."

@@ -21,7 +21,7 @@ from lora2.tuners.lora2.model import Lora2Model
 from lora2.tuners.lora2.saving import compact_adapter
 from lora2.tuners.lora2.training_hook import weighted_penalty
 from lora2.tuners.sora import SoraConfig, SoraModel
-from lora2.version import __version__
+from lora2_cli.version import __version__
 
 register("lora2", Lora2Config, Lora2Model)
 register("sora", SoraConfig, SoraModel)

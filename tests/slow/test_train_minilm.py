@@ -51,7 +51,7 @@ def test_export_and_inspect(run, tmp_path):
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys, torch
-from lora2.commands.main import main
+from lora2_cli.main import main
 
 save, calls = torch.save, []
 

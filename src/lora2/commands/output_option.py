@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lora2.commands.parser import OptionParser
-from lora2.commands.standard_output import can_be_shown
 from lora2.data.table_files import Table
 from lora2.data.table_writing import Record, as_json, as_table_file, check_ending
 from lora2.errors import UserError
 from lora2.support.files import check_output, is_regular, write_output
 from lora2.training.run_folder import RunFolder
+from lora2_cli.standard_output import can_be_shown
 
 
 def add_output(parser: OptionParser) -> None:

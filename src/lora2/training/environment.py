@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lora2.version import __version__
+from lora2_cli.version import __version__
 
 _CPU_INFO = Path("/proc/cpuinfo")
 

@@ -101,7 +101,7 @@ def _child(request: dict[str, Any], scratch: Path) -> int:
 
 
 def _call(words: list[str]) -> int:
-    from lora2.commands.main import main
+    from lora2_cli.main import main
 
     sys.argv = ["lora2", *words]
     try:

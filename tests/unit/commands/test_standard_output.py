@@ -12,9 +12,9 @@ import pytest
 from safetensors import SafetensorError
 
 from command_line import lora2
-from lora2.commands.main import NOT_READ
 from lora2.commands.sentences import as_sentence
 from lora2.errors import NumericalError
+from lora2_cli.main import NOT_READ
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
