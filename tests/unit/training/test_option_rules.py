@@ -79,9 +79,13 @@ def test_what_is_off_or_has_an_effect_is_accepted(words, parser):
     resolve(parser, words.split())
 
 
+# Options that the lowest version of transformers does not know.
+LATER = {"activation_checkpointing_kwargs", "dataloader_multiprocessing_context"}
+
+
 def test_every_rule_is_about_options_that_there_are(parser):
     known = RunSettings.from_options({}).to_options().keys() | {a.dest for a in parser._actions}
-    assert {name for effect in EFFECTS for name in effect.options} <= known
+    assert {name for effect in EFFECTS for name in effect.options} <= known | LATER
     assert set(RANGES) <= known
 
 

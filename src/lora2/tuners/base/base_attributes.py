@@ -12,8 +12,12 @@ def _of_base_layer(*names: str) -> Any:
 
     def held(layer: BaseTunerLayer) -> tuple[Any, str]:
         base = layer.get_base_layer()
+        # torch 2.8 cannot compile `next` of a generator here.
+        for name in names:
+            if hasattr(base, name):
+                return base, name
         # Where there is none, the first name is in the error.
-        return base, next((name for name in names if hasattr(base, name)), names[0])
+        return base, names[0]
 
     return property(lambda layer: getattr(*held(layer)), lambda layer, v: setattr(*held(layer), v))
 
