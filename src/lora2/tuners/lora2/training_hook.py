@@ -211,10 +211,11 @@ def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str
 
 
 def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
-    # A layer of which nothing is left trains nothing.
-    carrying = (layer for layer in layers if layer.has_effect(adapter_name))
-    first = next(carrying, None)
-    return first is not None and first.trains(adapter_name)
+    # A layer of which nothing is left trains nothing. torch 2.8 compiles no generator here.
+    for layer in layers:
+        if layer.has_effect(adapter_name):
+            return layer.trains(adapter_name)
+    return False
 
 
 def has_penalty(config: object) -> bool:
