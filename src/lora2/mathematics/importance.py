@@ -49,20 +49,22 @@ def full_importance(S_lam: Tensor, S_u: Tensor, S_U: Tensor, S_v: Tensor, S_V: T
     return reduced_importance(S_lam, S_u, S_U) + shared.unsqueeze(-1)
 
 
-class Importance(NamedTuple):
+class ImportanceScore(NamedTuple):
     """A way to score singular values.
 
     Attributes:
         formula: takes the sensitivities S of the scored factors, gives one score a value, [..., r].
         symbols: the scored factors, in the order in which the formula takes them.
+        source: where the formula is from.
     """
 
     formula: Callable[..., Tensor]
     symbols: tuple[str, ...]
+    source: str
 
 
 IMPORTANCES = {
-    "reduced": Importance(reduced_importance, ("lam", "u", "U")),
-    "full": Importance(full_importance, ("lam", "u", "U", "v", "V")),
+    "reduced": ImportanceScore(reduced_importance, ("lam", "u", "U"), "eq. 9"),
+    "full": ImportanceScore(full_importance, ("lam", "u", "U", "v", "V"), "eq. 8"),
 }
 """Scores by their name in `Lora2Config.importance`; a new one is a function and an entry."""

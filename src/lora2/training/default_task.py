@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
+from lora2.training.objectives.registry import objective_of
 
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
 # Other checks say that --objective sft has no labels.
@@ -19,7 +20,7 @@ def check_default_task(settings: RunSettings) -> None:
     data = settings.data
     if data.task or data.train_file or data.dataset:
         return
-    has_labels = settings.objective == "classification"
+    has_labels = objective_of(settings).has_labels
     for name in (*_OF_TEXTS, *(_OF_LABELS if has_labels else ())):
         value = getattr(data, name)
         if value is not None:

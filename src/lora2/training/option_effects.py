@@ -15,6 +15,7 @@ from lora2.errors import UserError
 from lora2.training.arguments import METHOD_GROUPS, RunSettings, as_typed, option_names
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
+from lora2.training.objectives.registry import objective_of
 from lora2.training.text_arguments import TextArguments
 
 Settings = RunSettings
@@ -82,7 +83,7 @@ def _is_on(name: str) -> Callable[[Settings], bool]:
 
 
 def _of_sft(settings: Settings) -> bool:
-    return settings.objective == "sft"
+    return not objective_of(settings).has_labels
 
 
 def _reports(settings: Settings) -> bool:

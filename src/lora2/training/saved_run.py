@@ -34,11 +34,6 @@ from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.finite_checks import check_output
 from lora2.tuners.base.loading import blaming, load_adapter, reason_of
 
-_INSTEAD: dict[ObjectiveName, str] = {
-    "classification": "has learnt labels and cannot write texts; use `lora2 predict`",
-    "sft": "has learnt to write texts and has no labels; use `lora2 generate`",
-}
-
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -118,9 +113,9 @@ def load_saved_run(
     summary = folder.read_summary()
     settings = RunSettings.from_options(options)
     if objective not in (None, settings.objective):
-        raise UserError(f"run: {path} {_INSTEAD[settings.objective]}.")
+        raise UserError(f"run: {path} {objective_of(settings).instead}.")
     task = folder.read_task()
-    if ("form" in task) != (settings.objective == "sft"):
+    if ("form" in task) == objective_of(settings).has_labels:
         raise UserError(
             f"{folder.task_file} is not of objective {settings.objective}, which "
             f"{folder.config_file} names; {DAMAGED}."

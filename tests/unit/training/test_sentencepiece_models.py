@@ -136,9 +136,9 @@ def test_an_export_is_checked_on_the_rows_of_the_run(form, t5_run, tmp_path, mon
 
 
 def test_an_export_is_checked_on_made_up_rows_where_the_data_are_gone(t5_run, tmp_path, capsys):
-    def gone(*arguments):
+    def gone(*arguments, **named):
         raise UserError("data_dir: is gone")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lora2.commands.export.load_validation", gone)
+        patch.setattr("lora2.training.objectives.classification.load_task", gone)
         assert lora2("export", t5_run, "--output", tmp_path / "lora") == 0

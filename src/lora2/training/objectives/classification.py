@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
     DataCollatorWithPadding,
+    EvalPrediction,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
 )
 
-from lora2.data import Task, TaskData, load_task, tokenize
+from lora2.data import Task, TaskData, load_labelled, load_task, tokenize
 from lora2.data.tokenization import by_length
+from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.metrics import compute_metrics
@@ -24,7 +28,7 @@ from lora2.training.models import (
     set_classifier_dropout,
     set_padding,
 )
-from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.objective import FinishedRun, Objective, Sets
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 from lora2.training.trainer_arguments import training_arguments
@@ -34,10 +38,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+# Rows to compare an export on.
+_SAMPLE = 2
+
+
 class Classification(Objective):
     """Classes, or values on a scale."""
 
     name = "classification"
+    has_labels = True
+    use = "lora2 predict RUN --file texts.csv"
+    instead = "has learnt labels and cannot write texts; use `lora2 predict`"
 
     def check(self, settings: RunSettings) -> None:
         """Need no package other than those that every training needs."""
@@ -103,6 +114,26 @@ class Classification(Objective):
             compute_metrics=compute_metrics(task.metrics),
             callbacks=callbacks,
         )
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file, with the labels of the run's task."""
+        names = ("text_columns", "label_column", "kind", "label_names")
+        return load_labelled(path, **{name: task[name] for name in names})
+
+    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return the metrics of the task."""
+        logits = run.logits(rows, batch_size).numpy()
+        labels = rows.with_format("numpy")["label"][:]
+        return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
+
+    def sample_batch(self, run: FinishedRun) -> Any:
+        """Return rows that the run was validated on; None where they are no longer there."""
+        try:
+            validation = self.load_data(run.settings).validation
+        except (UserError, OSError):
+            return None
+        rows = next(iter(validation.values()))
+        return next(run.batches(rows.select(range(min(_SAMPLE, len(rows)))), _SAMPLE))
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return all metrics of all validation sets."""

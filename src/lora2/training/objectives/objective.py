@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
@@ -13,12 +15,41 @@ from lora2.training.models import BaseModel
 from lora2.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
     from torch import nn
     from transformers import PretrainedConfig
 
+
 Sets = dict[str, "Dataset"]
 """Tokenized rows: "train" and the names of the validation sets."""
+
+
+class FinishedRun(Protocol):
+    """What an objective needs of a finished run (`lora2.training.saved_run.SavedRun`)."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """Its options."""
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What its task.json holds."""
+
+    @property
+    def model(self) -> Any:
+        """The model with its adapter, in evaluation mode."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that was saved with the adapter."""
+
+    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
+        """Return the logits of texts."""
+
+    def batches(self, dataset: Any, batch_size: int) -> Iterator[Any]:
+        """Yield texts as inputs of the model."""
 
 
 class Objective(ABC):
@@ -26,9 +57,15 @@ class Objective(ABC):
 
     Attributes:
         name: as users write it.
+        has_labels: whether rows have labels, or else texts to write.
+        use: a command that uses a finished run.
+        instead: what a run of it is, and the command to use, where another objective is needed.
     """
 
     name: ClassVar[ObjectiveName]
+    has_labels: ClassVar[bool]
+    use: ClassVar[str]
+    instead: ClassVar[str]
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
@@ -96,6 +133,26 @@ class Objective(ABC):
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         """Return the trainer of a model that is ready to train."""
+
+    @abstractmethod
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file of the user's that a run can be scored on; task: task.json's.
+
+        Raises:
+            UserError: rows that cannot be used.
+        """
+
+    def scored_rows(self, run: FinishedRun, rows: Any) -> Any:
+        """Return the validation rows that a run was scored on: all, unless it says otherwise."""
+        return rows
+
+    @abstractmethod
+    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return the metrics of a finished run on rows with labels or answers."""
+
+    def sample_batch(self, run: FinishedRun) -> Any:
+        """Return inputs to compare an export on, None if any token ids will do."""
+        return None
 
     @abstractmethod
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:

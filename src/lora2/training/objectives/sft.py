@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TextTask, load_text_task
+from lora2.data import Task, TextTask, load_text_rows, load_text_task
 from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
+from lora2.data.text_task import prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
-from lora2.training.exact_match import ExactMatchCallback, questions_in
+from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.models import BaseModel, load_language_model
-from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.objective import FinishedRun, Objective, Sets
 from lora2.training.quiet import quiet_data_sets
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import training_arguments
@@ -29,6 +31,7 @@ from lora2.training.trainer_arguments import training_arguments
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
+
 
 _EXTRA = "sft"
 # Fields of SFTConfig, under the same names here.
@@ -47,6 +50,9 @@ class SupervisedFineTuning(Objective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
+    has_labels = False
+    use = 'lora2 generate RUN --prompt "..."'
+    instead = "has learnt to write texts and has no labels; use `lora2 generate`"
 
     def check(self, settings: RunSettings) -> None:
         """Need TRL."""
@@ -177,6 +183,26 @@ class SupervisedFineTuning(Objective):
                 ExactMatchCallback(trainer, tokenizer, questions, settings.text.max_new_tokens)
             )
         return trainer
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file, of the form of the run's task."""
+        return load_text_rows(path, dict(task))
+
+    def scored_rows(self, run: FinishedRun, rows: Any) -> Any:
+        """Return the first rows that have an answer, as many as the run was scored on."""
+        answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
+        return rows.select(answered[: run.settings.text.exact_match_rows or None])
+
+    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return the share of rows whose prompt is answered exactly right."""
+        share = exact_match(
+            run.model,
+            run.tokenizer,
+            questions_in(rows),
+            max_new_tokens=run.settings.text.max_new_tokens,
+            batch_size=batch_size,
+        )
+        return {EXACT_MATCH: share}
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation loss, and the one of generated answers."""

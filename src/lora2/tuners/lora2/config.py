@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
 from lora2.errors import UserError
+from lora2.mathematics.importance import IMPORTANCES
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
 from lora2.tuners.base.config import (
@@ -20,7 +21,11 @@ from lora2.tuners.base.config import (
 )
 
 Orthogonality = Literal["exact", "penalty", "none"]
-Importance = Literal["reduced", "full"]
+# The names of the table, so that a new score needs no other entry; mypy takes no computed type.
+if TYPE_CHECKING:
+    Importance = str
+else:
+    Importance = Literal[tuple(IMPORTANCES)]
 Start = Literal["lora", "orthonormal", "gaussian"]
 
 
@@ -90,7 +95,11 @@ class Lora2Config(TargetConfig):
     )
     importance: Importance = field(
         default="reduced",
-        metadata={"help": "Importance of a singular value: 'reduced' (eq. 9) or 'full' (eq. 8)."},
+        metadata={
+            "help": "Importance of a singular value: "
+            + " or ".join(f"{name!r} ({score.source})" for name, score in IMPORTANCES.items())
+            + "."
+        },
     )
     beta1: float = field(default=0.85, metadata={"help": "Smoothing of the sensitivity."})
     beta2: float = field(default=0.85, metadata={"help": "Smoothing of its uncertainty."})
@@ -220,7 +229,7 @@ class Lora2Config(TargetConfig):
         choices = {
             "orthogonality": get_args(Orthogonality),
             "orthogonality_terms": ORTHOGONALITY_TERMS,
-            "importance": get_args(Importance),
+            "importance": tuple(IMPORTANCES),
             "budget_schedule": BUDGET_SHAPES,
             "init_weights": (True, False, *get_args(Start)),
         }

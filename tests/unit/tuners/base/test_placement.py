@@ -29,6 +29,7 @@ from lora2.tuners.lora2.training_hook import hooks_in
 from lora2.tuners.sora import prune_gates
 from unit.models import Examples, bert_batch, disturb, layers_of, tiny_bert
 from unit.training_case import PRUNING, TOTAL, arguments, bert_model, callback_of
+from upstream import ADAPTERS_OF_TRANSFORMERS
 
 MATRICES = 12  # of a tiny BERT
 
@@ -85,6 +86,17 @@ WRAPPED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def wrapped(*kinds: str) -> pytest.MarkDecorator:
+    """A test for each of these kinds."""
+    return pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(kind, marks=ADAPTERS_OF_TRANSFORMERS if "add_adapter" in kind else ())
+            for kind in kinds
+        ],
+    )
+
+
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""
@@ -113,7 +125,7 @@ def train(model: nn.Module, folder: Path, *callbacks: Any, **options: Any) -> Tr
 
 
 @pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("kind", WRAPPED)
+@wrapped(*WRAPPED)
 def test_allocator_prunes_adapters_of_every_wrapped_model(kind: str) -> None:
     model = WRAPPED[kind]().train()
     allocator = RankAllocator(model, TOTAL)
@@ -133,7 +145,7 @@ def test_allocator_prunes_adapters_of_every_wrapped_model(kind: str) -> None:
     assert all("default" in layer.lora2_prepared for layer in layers_of(model).values())
 
 
-@pytest.mark.parametrize("kind", ["own_module", "own_module_around_add_adapter"])
+@wrapped("own_module", "own_module_around_add_adapter")
 def test_callback_prunes_adapters_of_every_wrapped_model(kind: str, tmp_path: Path) -> None:
     model = WRAPPED[kind]()
     trainer = train(model, tmp_path, Lora2Callback())
@@ -352,6 +364,7 @@ def test_gates_of_an_own_module_are_pruned_by_its_names() -> None:
 # SentenceTransformer
 
 
+@ADAPTERS_OF_TRANSFORMERS
 def test_callback_prunes_the_adapter_of_a_sentence_transformer(tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     models = pytest.importorskip("sentence_transformers.sentence_transformer.modules")

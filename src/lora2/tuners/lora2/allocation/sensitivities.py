@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from lora2.mathematics.importance import Importance, sensitivity, update_averages
+from lora2.mathematics.importance import ImportanceScore, sensitivity, update_averages
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _AVERAGE, _UNCERTAINTY = "average", "uncertainty"
@@ -26,7 +26,7 @@ class SensitivityGroup:
         self,
         layers: list[Lora2Layer],
         positions: list[int],
-        importance: Importance,
+        importance: ImportanceScore,
         adapter_name: str,
     ) -> None:
         self.positions = positions
