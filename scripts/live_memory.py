@@ -13,7 +13,7 @@ from itertools import repeat
 
 from torch.profiler import ProfilerActivity, profile
 
-from lora2.lab.benchmarks.methods import METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.timing import Step, training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize
 
@@ -49,7 +49,9 @@ def main() -> None:
     batch = workload.batch(BatchSize(options.batch_size, options.length), "cpu")
     for name in options.methods.split(","):
         model = workload.build("float32", "cpu")
-        prepared = METHODS[name].prepare(model, workload, AdapterSize(k=8, r=8), _WARM_UP + _STEPS)
+        prepared = BENCHMARK_METHODS[name].prepare(
+            model, workload, AdapterSize(k=8, r=8), _WARM_UP + _STEPS
+        )
         peak = live_peak(training_step(prepared, repeat(batch)))
         print(f"{name}: {peak / _MIB:,.1f} MiB")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import AdapterSize, Prepared, prepare_all
+from lora2.lab.benchmarks.methods import AdapterSize, TrainedModel, prepare_all
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
 
 SIZE = AdapterSize(k=2, r=4)
@@ -53,7 +53,7 @@ TINY_LLAMA = Workload(
 TINY = (TINY_BERT, TINY_LLAMA)
 
 
-def prepare(*names: str, workload: Workload = TINY_BERT, steps: int = 5) -> dict[str, Prepared]:
+def prepare(*names: str, workload: Workload = TINY_BERT, steps: int = 5) -> dict[str, TrainedModel]:
     """The named methods on copies of one tiny model."""
     return prepare_all(workload.build("float32", "cpu"), workload, SIZE, steps, names)
 

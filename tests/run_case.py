@@ -42,7 +42,7 @@ def shrink_small_preset(
     patch.setattr(small, "MODEL", str(model))
     patch.setattr(small, "TASKS", {"agreement": options})
     patch.setattr(small, "SETTINGS", settings)
-    patch.setattr(small, "TABLES", {"table1": small.Table("tiny", settings)})
+    patch.setattr(small, "TABLES", {"table1": small.SmallTable("tiny", settings)})
     patch.setattr(small, "COLUMNS", small.COLUMNS[:1])
     preset = dataclasses.replace(
         small.PRESET, model=str(model), seeds=1, tables=("table1",), timed=lambda model: []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from command_line import lora2
-from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.ray_runner import RayRunner, Resources
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.runner import RunnerClosedError
@@ -66,7 +66,7 @@ def test_three_runs_one_of_them_killed_give_the_records_of_local_runs(
     assert sorted(map(id, finished)) == sorted(map(id, made.values()))
     for run in runs:
         assert made[run].finished
-        assert computed(made[run]) == computed(execute(run, Place(tmp_path / "local")))
+        assert computed(made[run]) == computed(execute_run(run, Place(tmp_path / "local")))
         # A process of its own: not the sum of those that its worker made before.
         assert 1e8 < made[run].peak_memory < 2e9
     # Ray tried it again, and it went on.

@@ -21,7 +21,7 @@ from lora2.commands.parser import OptionParser
 from lora2.commands.result_names import result_names
 from lora2.data import read_table
 from lora2.data.columns import shortened
-from lora2.data.table_files import Table
+from lora2.data.table_files import DataTable
 from lora2.data.table_writing import as_one_line
 from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
@@ -67,7 +67,7 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
     )
 
 
-def _answer_file(run: SavedRun, model: Any, table: Table, options: Any) -> None:
+def _answer_file(run: SavedRun, model: Any, table: DataTable, options: Any) -> None:
     (name,) = result_names(table.column_names, [_RESULT])
     rows = table.records()
     prompts = [_prompt(row, run) for row in rows]
@@ -128,7 +128,7 @@ def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
     return messages
 
 
-def _prompts_of(path: Path) -> Table:
+def _prompts_of(path: Path) -> DataTable:
     """Return a file's table, whose prompts have been checked."""
     table = read_table(path)
     result_names(table.column_names, [_RESULT])

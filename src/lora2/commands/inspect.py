@@ -13,7 +13,7 @@ from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept
 from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
-from lora2.training.records import Record, read_lines
+from lora2.training.records import MetricsRecord, read_lines
 from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.loading import WEIGHTS
 
@@ -68,7 +68,9 @@ def _kept(folder: RunFolder, kept: dict[str, int], initial: int, console: Consol
     return [path]
 
 
-def _curves(folder: RunFolder, logs: list[Record], evaluations: list[Record]) -> list[Path]:
+def _curves(
+    folder: RunFolder, logs: list[MetricsRecord], evaluations: list[MetricsRecord]
+) -> list[Path]:
     drawn = []
     if any("budget" in entry for entry in logs):
         drawn.append(folder.figures / "budget.png")

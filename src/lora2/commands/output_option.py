@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lora2.commands.parser import OptionParser
-from lora2.data.table_files import Table
-from lora2.data.table_writing import Record, as_json, as_table_file, check_ending
+from lora2.data.table_files import DataTable
+from lora2.data.table_writing import OutputRow, as_json, as_table_file, check_ending
 from lora2.errors import UserError
 from lora2.support.files import check_output, is_regular, write_output
 from lora2.training.run_folder import RunFolder
@@ -45,7 +45,7 @@ def check_output_option(options: Any) -> None:
         check_ending(options.output)
 
 
-def check_rows(table: Table, options: Any) -> None:
+def check_rows(table: DataTable, options: Any) -> None:
     """Check, before any work, that the format of --output has a form for the rows of a file.
 
     Raises:
@@ -55,14 +55,14 @@ def check_rows(table: Table, options: Any) -> None:
         as_table_file(table.records(), options.output, table.types)
 
 
-def print_records(records: Iterable[Record]) -> None:
+def print_records(records: Iterable[OutputRow]) -> None:
     """Print one record a line, as each comes; escaped if the encoding lacks a character."""
     for record in records:
         line = as_json(record)
         print(line if can_be_shown(line) else as_json(record, ascii_only=True), flush=True)
 
 
-def write_records(records: Sequence[Record], options: Any, what: str, types: Any) -> None:
+def write_records(records: Sequence[OutputRow], options: Any, what: str, types: Any) -> None:
     """Write all records to the file of --output, and say so; types: of columns, by their names."""
     content = as_table_file(records, options.output, types)
     write_output(options.output, content, overwrite=options.overwrite, inputs=_inputs(options))

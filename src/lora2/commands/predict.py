@@ -19,8 +19,8 @@ from lora2.commands.output_option import (
 from lora2.commands.parser import OptionParser
 from lora2.commands.result_names import result_names
 from lora2.data import read_table, texts_of
-from lora2.data.table_files import Table
-from lora2.data.table_writing import Record, as_table_file, is_flat
+from lora2.data.table_files import DataTable
+from lora2.data.table_writing import OutputRow, as_table_file, is_flat
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
 from lora2.training.saved_run import SavedRun, load_saved_run
@@ -42,7 +42,7 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
-def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[Record]:
+def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[OutputRow]:
     """Return one record a row: the label and all probabilities, or the value."""
     logits = run.logits(dataset, batch_size)
     names = run.task["label_names"]
@@ -50,20 +50,20 @@ def predict(run: SavedRun, dataset: Any, batch_size: int = 64) -> list[Record]:
     return [read(row, names) for row in logits]
 
 
-def _of_texts(run: SavedRun, options: Any) -> list[Record]:
+def _of_texts(run: SavedRun, options: Any) -> list[OutputRow]:
     dataset = _texts(run, options)
     return _with_predictions(run, dataset.to_list(), dataset, options)
 
 
-def _of_table(run: SavedRun, table: Table, options: Any) -> list[Record]:
+def _of_table(run: SavedRun, table: DataTable, options: Any) -> list[OutputRow]:
     """Return the rows of a file, all columns, with what was predicted for each."""
     dataset = texts_of(table, run.task["text_columns"])
     return _with_predictions(run, table.records(), dataset, options)
 
 
 def _with_predictions(
-    run: SavedRun, rows: Sequence[Record], dataset: Any, options: Any
-) -> list[Record]:
+    run: SavedRun, rows: Sequence[OutputRow], dataset: Any, options: Any
+) -> list[OutputRow]:
     """Return rows with what was predicted for each after their own columns."""
     flat = is_flat(options.output)
     added = _added(run.task["label_names"], flat)
@@ -85,12 +85,12 @@ def _added(label_names: Sequence[str], flat: bool) -> list[str]:
     return ["label", *classes]
 
 
-def _cells(prediction: Record, flat: bool) -> list[Any]:
+def _cells(prediction: OutputRow, flat: bool) -> list[Any]:
     first, *rest = prediction.values()
     return [first, *rest[0].values()] if flat and rest else [first, *rest]
 
 
-def _class_of(logits: Tensor, names: Sequence[str]) -> Record:
+def _class_of(logits: Tensor, names: Sequence[str]) -> OutputRow:
     probabilities = [round(value, 6) for value in logits.softmax(0).tolist()]
     return {
         "label": names[int(logits.argmax())],
@@ -98,7 +98,7 @@ def _class_of(logits: Tensor, names: Sequence[str]) -> Record:
     }
 
 
-def _value_of(logits: Tensor, names: Sequence[str]) -> Record:
+def _value_of(logits: Tensor, names: Sequence[str]) -> OutputRow:
     return {"value": round(float(logits[0]), 6)}
 
 

@@ -23,7 +23,7 @@ from lora2.lab.experiments.dry_run import plan
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.iteration_table import iteration_table
-from lora2.lab.experiments.iteration_times import METHODS, IterationTimes, measure, read_times
+from lora2.lab.experiments.iteration_times import TIMED_METHODS, IterationTimes, measure, read_times
 from lora2.lab.experiments.outputs import write_grid, write_page, write_table
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.record import RecordFolder
@@ -104,7 +104,7 @@ def _make_times(
     folder = where.records_of(options.preset)
     runs = options.chosen.timed(options.model or options.chosen.model)
     missing = [run for run in runs if read_times(folder, run, options.rounds) is None]
-    steps = (options.rounds + 1) * len(METHODS) * len(missing)
+    steps = (options.rounds + 1) * len(TIMED_METHODS) * len(missing)
     with watch_on(console)("steps of both methods", steps) as tick:
         for run in missing:
             measure(run, where.place, options.rounds, tick).write(folder)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from lora2.data.table_files import Table, listed
+from lora2.data.table_files import DataTable, listed
 from lora2.data.task import Kind
 from lora2.errors import UserError
 
@@ -26,7 +26,7 @@ _LONGEST_INTEGER = 4000
 _LARGEST_NUMBER = 3.4028234663852886e38
 
 
-def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str, ...]:
+def choose_text_columns(table: DataTable, named: Sequence[str] | None) -> tuple[str, ...]:
     """Return the text columns the user named or, if there is one obvious choice, that one.
 
     Raises:
@@ -52,7 +52,7 @@ def choose_text_columns(table: Table, named: Sequence[str] | None) -> tuple[str,
     return present[0]
 
 
-def read_texts(table: Table, names: Sequence[str]) -> list[list[str]]:
+def read_texts(table: DataTable, names: Sequence[str]) -> list[list[str]]:
     """Return the one or two columns of texts.
 
     Raises:
@@ -61,7 +61,7 @@ def read_texts(table: Table, names: Sequence[str]) -> list[list[str]]:
     return [_read_text_column(table, name) for name in names]
 
 
-def _read_text_column(table: Table, name: str) -> list[str]:
+def _read_text_column(table: DataTable, name: str) -> list[str]:
     values = table.column(name, "text_columns")
     _refuse_missing(table, name, "text_columns", values)
     texts: list[str] = []
@@ -80,7 +80,7 @@ def _read_text_column(table: Table, name: str) -> list[str]:
     return texts
 
 
-def _refuse_missing(table: Table, name: str, role: str, values: Sequence[object]) -> None:
+def _refuse_missing(table: DataTable, name: str, role: str, values: Sequence[object]) -> None:
     missing = [row for row, value in enumerate(values, start=1) if _is_missing(value)]
     if missing:
         what = "only empty values" if len(missing) == len(values) else "empty values"
@@ -95,7 +95,7 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def read_labels(table: Table, name: str, kind: Kind) -> list[str] | list[float]:
+def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[float]:
     """Return the labels as class names (classification) or floats (regression).
 
     Raises:
@@ -115,7 +115,7 @@ def read_labels(table: Table, name: str, kind: Kind) -> list[str] | list[float]:
     return names
 
 
-def _number(table: Table, name: str, row: int, value: object) -> float:
+def _number(table: DataTable, name: str, row: int, value: object) -> float:
     # bool is an int to Python, but true and false are two classes, not a scale.
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
@@ -132,7 +132,7 @@ def _number(table: Table, name: str, row: int, value: object) -> float:
     )
 
 
-def _class_name(table: Table, name: str, row: int, value: object) -> str:
+def _class_name(table: DataTable, name: str, row: int, value: object) -> str:
     if not isinstance(value, (str, int, float)) or (isinstance(value, float) and math.isinf(value)):
         raise UserError(
             f"label_column: column {name!r} of {table.source} holds {shortened(value)} in row "
@@ -158,7 +158,7 @@ def sorted_label_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def encode_labels(
-    table: Table, column: str, labels: Sequence[str], label_names: Sequence[str]
+    table: DataTable, column: str, labels: Sequence[str], label_names: Sequence[str]
 ) -> list[int]:
     """Return each label's index in `label_names`.
 

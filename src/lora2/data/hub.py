@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora2.data.table_files import Table
+from lora2.data.table_files import DataTable
 from lora2.errors import UserError
 from lora2.support.extras import require
 
@@ -30,7 +30,7 @@ def load_from_hub(name: str, configuration: str | None = None) -> Any:
         ) from error
 
 
-def hub_tables(name: str, configuration: str | None) -> tuple[Table, Table | None]:
+def hub_tables(name: str, configuration: str | None) -> tuple[DataTable, DataTable | None]:
     """Return the training table of a hub dataset and its validation table, if it has one.
 
     Raises:
@@ -48,7 +48,7 @@ def hub_tables(name: str, configuration: str | None) -> tuple[Table, Table | Non
     )
 
 
-def _hub_table(name: str, split: str, dataset: Any) -> Table:
+def _hub_table(name: str, split: str, dataset: Any) -> DataTable:
     datasets = require("datasets", extra="train")
     class_names = {
         column: tuple(feature.names)
@@ -65,4 +65,4 @@ def _hub_table(name: str, split: str, dataset: Any) -> Table:
         return [None if value is None or value < 0 else names[value] for value in values]
 
     columns = tuple(dataset.column_names)
-    return Table(f"{name} ({split})", columns, len(dataset), read_column, class_names)
+    return DataTable(f"{name} ({split})", columns, len(dataset), read_column, class_names)

@@ -10,7 +10,7 @@ from lora2.data.glue import GLUE_TASKS
 from lora2.data.glue_loading import load_glue_folder, load_glue_from_hub
 from lora2.data.hub import hub_tables
 from lora2.data.own_data import task_from_tables
-from lora2.data.table_files import Table, read_table
+from lora2.data.table_files import DataTable, read_table
 from lora2.data.task import LABEL_COLUMN, Kind, TaskData, build_dataset
 from lora2.errors import UserError
 
@@ -115,7 +115,7 @@ def own_tables(
     validation_file: Path | str | None,
     dataset: str | None,
     dataset_config: str | None,
-) -> tuple[str, Table, Table | None]:
+) -> tuple[str, DataTable, DataTable | None]:
     """Return the name, the training table and the validation table of the user's data.
 
     Raises:

@@ -15,7 +15,7 @@ from lora2.data.columns import (
     shortened,
     sorted_label_names,
 )
-from lora2.data.table_files import Table, read_table
+from lora2.data.table_files import DataTable, read_table
 from lora2.data.task import Kind, TaskData, build_dataset
 from lora2.errors import UserError
 
@@ -33,8 +33,8 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 def task_from_tables(
     name: str,
-    train: Table,
-    validation: Table | None,
+    train: DataTable,
+    validation: DataTable | None,
     *,
     text_columns: Sequence[str] | None,
     label_column: str,
@@ -97,7 +97,7 @@ def load_texts(path: Path | str, text_columns: Sequence[str]) -> Dataset:
     return texts_of(read_table(path), text_columns)
 
 
-def texts_of(table: Table, text_columns: Sequence[str]) -> Dataset:
+def texts_of(table: DataTable, text_columns: Sequence[str]) -> Dataset:
     """Return the texts of a table that needs no labels.
 
     Raises:
@@ -107,7 +107,7 @@ def texts_of(table: Table, text_columns: Sequence[str]) -> Dataset:
 
 
 def _label_names(
-    table: Table, column: str, labels: Sequence[str | float], kind: Kind
+    table: DataTable, column: str, labels: Sequence[str | float], kind: Kind
 ) -> tuple[str, ...]:
     if len(set(labels)) < 2:
         raise UserError(
@@ -121,7 +121,7 @@ def _label_names(
 
 
 def _labelled(
-    table: Table,
+    table: DataTable,
     text_columns: tuple[str, ...],
     label_column: str,
     kind: Kind,
@@ -133,7 +133,7 @@ def _labelled(
 
 
 def _encoded(
-    table: Table,
+    table: DataTable,
     texts: list[list[str]],
     label_column: str,
     labels: Sequence[str | float],

@@ -1,4 +1,4 @@
-"""The user's own files: CSV, TSV, JSON lines, JSON arrays or Parquet, read into a `Table`.
+"""The user's own files: CSV, TSV, JSON lines, JSON arrays or Parquet, read into a `DataTable`.
 
 All formats end in the same thing: columns of Python values, None where a value is missing. Words
 such as "NA", "null" or "None" in a text file are text; only an empty field is a missing value.
@@ -28,7 +28,7 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """Named columns of equally many values.
 
     Attributes:
@@ -77,7 +77,7 @@ def listed(names: Iterable[str]) -> str:
     )
 
 
-def read_table(path: Path | str, role: str = "file") -> Table:
+def read_table(path: Path | str, role: str = "file") -> DataTable:
     """Read a file by its ending; `role` is the option that named it ("train_file").
 
     CSV has a header and standard quoting. TSV has a header and no quoting, as the GLUE files: a
@@ -123,9 +123,9 @@ class _MalformedError(Exception):
     """Content that is not of its format; the message continues "train_file: PATH ..."."""
 
 
-def _table(path: Path, columns: dict[str, list[object]]) -> Table:
+def _table(path: Path, columns: dict[str, list[object]]) -> DataTable:
     rows = len(next(iter(columns.values()), []))
-    return Table(str(path), tuple(columns), rows, columns.__getitem__)
+    return DataTable(str(path), tuple(columns), rows, columns.__getitem__)
 
 
 def _open(path: Path) -> TextIO:
@@ -151,7 +151,7 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
     return columns
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path) -> DataTable:
     with _open(path) as file:
         # strict: an unclosed quote is an error instead of a text that swallows the file's rest.
         reader = csv.reader(file, strict=True)
@@ -165,14 +165,16 @@ def _read_csv(path: Path) -> Table:
             ) from error
 
 
-def _read_tsv(path: Path) -> Table:
+def _read_tsv(path: Path) -> DataTable:
     with _open(path) as file:
         lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
         rows = ((number, line.split("\t")) for number, line in lines if line)
         return _table(path, _columns_of_rows(rows))
 
 
-def _read_json_lines(path: Path, advice: str = "write one complete JSON object a line") -> Table:
+def _read_json_lines(
+    path: Path, advice: str = "write one complete JSON object a line"
+) -> DataTable:
     records: list[dict[str, object]] = []
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
@@ -183,7 +185,7 @@ def _read_json_lines(path: Path, advice: str = "write one complete JSON object a
     return _table_of_records(path, records)
 
 
-def _read_json(path: Path) -> Table:
+def _read_json(path: Path) -> DataTable:
     with _open(path) as file:
         text = file.read()
     if not text.lstrip().startswith("["):
@@ -274,14 +276,14 @@ def _object(record: object, place: str) -> dict[str, object]:
     )
 
 
-def _table_of_records(path: Path, records: list[dict[str, object]]) -> Table:
+def _table_of_records(path: Path, records: list[dict[str, object]]) -> DataTable:
     # A dict keeps the order in which names first appear; rows may leave out some of them.
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
-    return Table(str(path), tuple(names), len(records), columns.__getitem__)
+    return DataTable(str(path), tuple(names), len(records), columns.__getitem__)
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> DataTable:
     parquet = require("pyarrow.parquet", extra="train")
     arrow = require("pyarrow", extra="train")
     try:
@@ -297,7 +299,7 @@ def _read_parquet(path: Path) -> Table:
     repeated = {name for name in table.column_names if table.column_names.count(name) > 1}
     if repeated:
         raise _MalformedError(f"has more than one column {min(repeated)!r}; rename all but one")
-    return Table(
+    return DataTable(
         str(path),
         tuple(table.column_names),
         table.num_rows,
@@ -319,7 +321,7 @@ def _values(table: Any, name: str, path: Path) -> list[object]:
     return values
 
 
-_READERS: dict[str, Callable[[Path], Table]] = {
+_READERS: dict[str, Callable[[Path], DataTable]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,

@@ -14,7 +14,7 @@ from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.support.files import nan_as_null
 
-Record = dict[str, Any]
+OutputRow = dict[str, Any]
 
 _BLANKS = str.maketrans("\t\r\n", "   ")
 
@@ -38,7 +38,7 @@ def is_flat(path: Path | None) -> bool:
 
 
 def as_table_file(
-    records: Sequence[Record], path: Path, types: Mapping[str, Any] | None = None
+    records: Sequence[OutputRow], path: Path, types: Mapping[str, Any] | None = None
 ) -> bytes:
     """Return records as the content of the file `path`, in the format that its ending names.
 
@@ -71,15 +71,15 @@ def as_one_line(text: str) -> str:
     return text.translate(_BLANKS)
 
 
-def _json_lines(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+def _json_lines(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
     return "".join(f"{as_json(record)}\n" for record in records).encode()
 
 
-def _json_array(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+def _json_array(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
     return ("[\n" + ",\n".join(map(as_json, records)) + "\n]\n").encode()
 
 
-def _csv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+def _csv(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
     # csv quotes a carriage return only if it is part of its own line ends, and readers end a line.
@@ -90,7 +90,7 @@ def _csv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> byt
     return text.getvalue().encode()
 
 
-def _tsv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+def _tsv(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
     lines = [[str(cell) for cell in line] for line in _lines(records)]
     for number, line in enumerate(lines):
         if any(as_one_line(cell) != cell for cell in line):
@@ -102,7 +102,7 @@ def _tsv(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> byt
     return "".join("\t".join(line) + "\n" for line in lines).encode()
 
 
-def _lines(records: Sequence[Record]) -> Iterator[list[Any]]:
+def _lines(records: Sequence[OutputRow]) -> Iterator[list[Any]]:
     """Yield the header and one list of cells a record."""
     yield list(records[0]) if records else []
     for record in records:
@@ -117,7 +117,7 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _parquet(records: Sequence[Record], path: Path, types: Mapping[str, Any]) -> bytes:
+def _parquet(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
     arrow = require("pyarrow", extra="train")
     parquet = require("pyarrow.parquet", extra="train")
     content = io.BytesIO()
@@ -138,7 +138,7 @@ def _parquet(records: Sequence[Record], path: Path, types: Mapping[str, Any]) ->
     return content.getvalue()
 
 
-_Writer = Callable[[Sequence[Record], Path, Mapping[str, Any]], bytes]
+_Writer = Callable[[Sequence[OutputRow], Path, Mapping[str, Any]], bytes]
 _WRITERS: dict[str, _Writer] = {
     ".csv": _csv,
     ".tsv": _tsv,

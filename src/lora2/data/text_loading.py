@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora2.data.load import own_tables
 from lora2.data.own_data import split_off_validation
 from lora2.data.rewrite import SYSTEM, Split, rewrite_pairs
-from lora2.data.table_files import Table, read_table
+from lora2.data.table_files import DataTable, read_table
 from lora2.data.text_rows import choose_form, read_rows
 from lora2.data.text_task import COLUMNS, Form, TextTask
 from lora2.errors import UserError
@@ -87,8 +87,8 @@ def load_text_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
 
 def _own_task(
     name: str,
-    train: Table,
-    validation: Table | None,
+    train: DataTable,
+    validation: DataTable | None,
     text_columns: Sequence[str] | None,
     exact_match: bool,
     data_seed: int,

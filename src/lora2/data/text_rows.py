@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from lora2.data.columns import shortened
-from lora2.data.table_files import Table, listed
+from lora2.data.table_files import DataTable, listed
 from lora2.data.text_task import COLUMNS, Form
 from lora2.errors import UserError
 
 _ROLE = "text_columns"
 
 
-def choose_form(table: Table, named: Sequence[str] | None) -> tuple[Form, tuple[str, ...]]:
+def choose_form(table: DataTable, named: Sequence[str] | None) -> tuple[Form, tuple[str, ...]]:
     """Return the form of a table's rows, and the columns that hold them.
 
     named: the columns that the user named, if any; a single one of another name holds texts.
@@ -44,7 +44,7 @@ def choose_form(table: Table, named: Sequence[str] | None) -> tuple[Form, tuple[
     return found[0], COLUMNS[found[0]]
 
 
-def read_rows(table: Table, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return one dictionary a row, by the column names of the form, every value checked.
 
     Raises:

@@ -43,7 +43,7 @@ class Architecture:
 
 
 _LLAMA = Architecture("llama", {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"})
-ARCHITECTURES = {
+GGUF_ARCHITECTURES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": Architecture("qwen2", {}),
@@ -121,11 +121,11 @@ def _places(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
     gguf = require("gguf", extra="gguf")
     config: Any = getattr(base, "config", None)
     model_type: str = getattr(config, "model_type", type(base).__name__)
-    architecture = ARCHITECTURES.get(model_type)
+    architecture = GGUF_ARCHITECTURES.get(model_type)
     if architecture is None:
         raise UserError(
-            f"to: gguf is known for {', '.join(ARCHITECTURES)}, not for {model_type}; export to "
-            "lora or merged."
+            f"to: gguf is known for {', '.join(GGUF_ARCHITECTURES)}, not for {model_type}; export "
+            "to lora or merged."
         )
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)

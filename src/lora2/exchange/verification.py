@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
-from lora2.tuners.base.finite_checks import check_output
+from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.quantized import activation_dtype_of
 
@@ -116,7 +116,7 @@ def logits(model: Any, batch: Batch) -> Tensor:
         NumericalError: naming the layer that computes NaN or infinity.
     """
     result = _output(model, batch)
-    check_output(result, model, partial(_output, model, batch))
+    check_finite_output(result, model, partial(_output, model, batch))
     return result
 
 

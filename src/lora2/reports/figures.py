@@ -9,7 +9,7 @@ from typing import Any
 from lora2.reports.kept import KeptGrid
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
-from lora2.training.records import Record
+from lora2.training.records import MetricsRecord
 
 _SIZE = (6.4, 4.0)
 
@@ -46,7 +46,7 @@ def draw_counts(
     axes.set_ylabel("layer")
 
 
-def draw_budget(logs: Sequence[Record], path: Path) -> None:
+def draw_budget(logs: Sequence[MetricsRecord], path: Path) -> None:
     """Draw the budget and the singular values kept, by optimizer step."""
     figure, (axes,) = new_figure(1, _SIZE)
     steps = [entry["step"] for entry in logs if "budget" in entry]
@@ -62,7 +62,9 @@ def draw_budget(logs: Sequence[Record], path: Path) -> None:
     write_atomically(path, png(figure))
 
 
-def draw_loss(logs: Sequence[Record], evaluations: Sequence[Record], path: Path) -> None:
+def draw_loss(
+    logs: Sequence[MetricsRecord], evaluations: Sequence[MetricsRecord], path: Path
+) -> None:
     """Draw the training loss of each log and the validation loss of each evaluation."""
     figure, (axes,) = new_figure(1, _SIZE)
     axes.plot(

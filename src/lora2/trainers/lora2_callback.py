@@ -22,7 +22,7 @@ from lora2.trainers.logs import (
     has_loaded_best_model,
     log_of_best_model,
 )
-from lora2.trainers.optimizer import check_optimizer
+from lora2.trainers.optimizer import check_optimizer_is_new
 from lora2.trainers.trl import fill_reference, keep_small_factors_precise
 from lora2.tuners.base.placement import PlacedAdapter
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
@@ -108,7 +108,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 trained before.
         """
         assert model is not None
-        check_optimizer(kwargs.get("optimizer"), self._outdated_optimizer)
+        check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
         self._adapters = {adapter.label: adapter for adapter in trained_adapters(model)}
         if not self._adapters:
             raise UserError(

@@ -5,7 +5,7 @@ from typing import Any
 from lora2.errors import UserError
 
 
-def check_optimizer(optimizer: Any, outdated: Any) -> None:
+def check_optimizer_is_new(optimizer: Any, outdated: Any) -> None:
     """Check that a trainer's optimizer is not one made before an adapter was pruned for good.
 
     Raises:

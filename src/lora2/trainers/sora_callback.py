@@ -16,7 +16,7 @@ from lora2.trainers.logs import (
     last_logged,
     log_of_best_model,
 )
-from lora2.trainers.optimizer import check_optimizer
+from lora2.trainers.optimizer import check_optimizer_is_new
 from lora2.tuners.base.placement import PlacedAdapter, find_adapters
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.gates import GateThreshold, prune_gates
@@ -50,7 +50,7 @@ class SoraCallback(TrainerCallback):
             UserError: there is none, or the trainer has trained before.
         """
         assert model is not None
-        check_optimizer(kwargs.get("optimizer"), self._outdated_optimizer)
+        check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
         self._adapters = {
             adapter.label: adapter
             for adapter in find_adapters(model, SoraConfig)

@@ -46,7 +46,7 @@ def _name_in_base(name: str) -> str:
     return name
 
 
-def has_penalty(model: nn.Module) -> bool:
+def adds_penalty(model: nn.Module) -> bool:
     """Whether LoRA² or AdaLoRA adds a penalty to the loss."""
     config = getattr(model, "peft_config", {}).get("default")
     if isinstance(config, Lora2Config) and config.orthogonality != "penalty":

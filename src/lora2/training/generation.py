@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 from lora2.data.text_task import Prompt
 from lora2.training.models import quiet_loading
 from lora2.training.quiet import printing_on_standard_error
-from lora2.tuners.base.finite_checks import check_output
+from lora2.tuners.base.finite_checks import check_finite_output
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ class _ScoreCheck(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] as they are."""
         # The largest: a checkpoint may forbid tokens, whose scores are −∞ then.
-        check_output(scores.amax(-1), self._model, partial(self._model, input_ids=input_ids))
+        check_finite_output(scores.amax(-1), self._model, partial(self._model, input_ids=input_ids))
         return scores
 
 

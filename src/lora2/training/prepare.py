@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, set_
 from lora2.data import Task
 from lora2.errors import UserError
 from lora2.training.adapters import (
+    adds_penalty,
     check_schedule,
     count_parameters,
-    has_penalty,
     trained_parameters_of,
 )
 from lora2.training.arguments import MethodName, RunSettings
@@ -116,7 +116,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
     model = chosen.build(base, settings.adapter, steps)
-    if arguments.label_smoothing_factor and has_penalty(model):
+    if arguments.label_smoothing_factor and adds_penalty(model):
         raise UserError(
             f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "
             f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "

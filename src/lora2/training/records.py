@@ -15,7 +15,7 @@ from typing import Any
 from lora2.support.checked_files import check_fields, read_json_lines
 from lora2.support.files import nan_as_null, write_atomically
 
-Record = dict[str, Any]
+MetricsRecord = dict[str, Any]
 
 _MEANS = {"loss": "train_loss", "task_loss": "task_loss", "penalty": "penalty"}
 _LASTS = ("learning_rate", "grad_norm", "budget", "kept_singular_values")
@@ -23,19 +23,19 @@ _DAMAGED = "restore it from a copy, or remove it to see the run without it"
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
 
-def training_logs(history: Sequence[Record]) -> list[Record]:
+def training_logs(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
     """Return the training logs: step, epoch, loss, learning rate, budget, kept values."""
     return [entry for entry in history if "loss" in entry]
 
 
-def evaluation_records(history: Sequence[Record]) -> list[Record]:
+def evaluation_records(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
     """Return one record per evaluated step.
 
     Each holds step, epoch, all metrics of all validation sets, the mean of the training losses
     since the evaluation before, and budget and kept singular values as last logged.
     """
-    records: list[Record] = []
-    logs: list[Record] = []
+    records: list[MetricsRecord] = []
+    logs: list[MetricsRecord] = []
     for entry in history:
         if "loss" in entry:
             logs.append(entry)
@@ -64,7 +64,7 @@ def _metric_name(name: str) -> str:
     return name
 
 
-def _summary_of(logs: Sequence[Record]) -> Record:
+def _summary_of(logs: Sequence[MetricsRecord]) -> MetricsRecord:
     if not logs:
         return {}
     means = {
@@ -75,7 +75,9 @@ def _summary_of(logs: Sequence[Record]) -> Record:
     return means | {name: logs[-1][name] for name in _LASTS if name in logs[-1]}
 
 
-def best_and_last(records: Sequence[Record], metric: str) -> tuple[Record, Record] | None:
+def best_and_last(
+    records: Sequence[MetricsRecord], metric: str
+) -> tuple[MetricsRecord, MetricsRecord] | None:
     """Return the records with the highest value of a metric (the earlier of equals) and the last.
 
     None if no evaluation has the metric. NaN is never the best unless there is nothing else.
@@ -84,19 +86,19 @@ def best_and_last(records: Sequence[Record], metric: str) -> tuple[Record, Recor
     if not with_metric:
         return None
 
-    def rank(record: Record) -> float:
+    def rank(record: MetricsRecord) -> float:
         return -math.inf if math.isnan(record[metric]) else record[metric]
 
     return max(with_metric, key=rank), with_metric[-1]
 
 
-def write_lines(path: Path, records: Sequence[Record]) -> None:
+def write_lines(path: Path, records: Sequence[MetricsRecord]) -> None:
     """Write records as JSON lines, in one step; NaN and infinity become null."""
     lines = (json.dumps(nan_as_null(record), allow_nan=False) for record in records)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def read_lines(path: Path, needed: Sequence[str] = ("step",)) -> list[Record]:
+def read_lines(path: Path, needed: Sequence[str] = ("step",)) -> list[MetricsRecord]:
     """Return the records of a JSON lines file; none if it does not exist.
 
     needed: names of numbers that each record must have.
@@ -114,7 +116,7 @@ def read_lines(path: Path, needed: Sequence[str] = ("step",)) -> list[Record]:
     return records
 
 
-def _drawn(record: Record) -> list[str]:
+def _drawn(record: MetricsRecord) -> list[str]:
     """Return the names of further numbers that figures are drawn from."""
     pruned = ["budget", "kept_singular_values"] if "budget" in record else []
     return pruned + [name for name in record if name.endswith("loss")]

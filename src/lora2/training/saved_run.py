@@ -31,7 +31,7 @@ from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
-from lora2.tuners.base.finite_checks import check_output
+from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.loading import blaming, load_adapter, reason_of
 
 
@@ -81,7 +81,7 @@ class SavedRun:
         parts = []
         for batch in self.batches(dataset, batch_size):
             found = self.model(**batch).logits
-            check_output(found, self.model, partial(self.model, **batch))
+            check_finite_output(found, self.model, partial(self.model, **batch))
             parts.append(found.float().cpu())
         return torch.cat(parts)
 

@@ -160,7 +160,7 @@ def test_an_impossible_run_is_refused_before_anything_is_written(
     folders, monkeypatch, tmp_path, capsys
 ):
     settings = (SETTINGS[0], replace(SETTINGS[1], options={"k": 0}))
-    monkeypatch.setattr(small, "TABLES", {"table1": small.Table("tiny", settings)})
+    monkeypatch.setattr(small, "TABLES", {"table1": small.SmallTable("tiny", settings)})
     said = refused(capsys, "reproduce", "table1", *folders)
     assert "agreement-lora-s0-" in said
     assert "k=0 must be" in said

@@ -131,7 +131,7 @@ def test_model_is_unmerged_where_a_later_layer_holds_nan(
         export_merged(model, tmp_path / "merged")
     assert not any(layer.merged for layer in layers)
     # Of logits that hide it, as those of a half-precision model may.
-    monkeypatch.setattr("lora2.exchange.verification.check_output", lambda *arguments: None)
+    monkeypatch.setattr("lora2.exchange.verification.check_finite_output", lambda *arguments: None)
     with pytest.raises(MergedWeightError, match=r"in the merged weight of .*down_proj"):
         export_merged(model, tmp_path / "merged")
     assert not any(layer.merged for layer in layers)

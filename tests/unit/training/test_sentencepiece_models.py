@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Co
 
 from command_line import lora2, refused, train
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
@@ -90,7 +90,7 @@ def test_such_a_model_runs_the_papers_table(label, deberta, glue, tmp_path):
     run = dataclasses.replace(run, options=run.options | STEPS | SCHEDULES[label])
     place = Place(tmp_path / "work", str(glue))
     check_feasible([run], place)
-    record = execute(run, place)
+    record = execute_run(run, place)
     assert (record.status, record.steps, record.error) == ("finished", 2, None)
 
 

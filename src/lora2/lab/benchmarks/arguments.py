@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.methods import METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.support.files import check_may_be_folder
 from lora2.training.option_ranges import SIZE, check_number
@@ -31,7 +31,7 @@ class BenchArguments:
         },
     )
     methods: str = field(
-        default=",".join(METHODS),
+        default=",".join(BENCHMARK_METHODS),
         metadata={"help": "Methods, with commas, of `steps` and `memory`."},
     )
     dtype: Literal["float32", "bfloat16"] = field(
@@ -73,7 +73,7 @@ class BenchArguments:
         """
         if self.models is not None:
             _check_known("models", self.models, WORKLOADS)
-        _check_known("methods", self.methods, METHODS)
+        _check_known("methods", self.methods, BENCHMARK_METHODS)
         if self.sweep not in (None, *SWEEPS):
             raise UserError(f"sweep: {self.sweep!r} is none of {', '.join(SWEEPS)}.")
         for name in ("k", "r"):

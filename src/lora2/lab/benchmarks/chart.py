@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora2.lab.benchmarks.record import Record
+from lora2.lab.benchmarks.record import BenchmarkRecord
 from lora2.lab.benchmarks.report import label
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
@@ -18,7 +18,7 @@ Bar = tuple[float, float, float]
 """Height, and the quartiles below and above it."""
 
 
-def draw_steps(record: Record, path: Path) -> None:
+def draw_steps(record: BenchmarkRecord, path: Path) -> None:
     """Draw the step time of each method over the floor's; seconds, where it was not measured."""
     panels = {}
     for result in record.results:
@@ -28,7 +28,7 @@ def draw_steps(record: Record, path: Path) -> None:
     _draw_bars(panels, "step time / floor", path)
 
 
-def draw_memory(record: Record, path: Path) -> None:
+def draw_memory(record: BenchmarkRecord, path: Path) -> None:
     """Draw what training steps add to the memory."""
     panels = {
         result["label"]: {
@@ -39,7 +39,7 @@ def draw_memory(record: Record, path: Path) -> None:
     _draw_bars(panels, "added by training steps, MiB", path)
 
 
-def draw_storage(record: Record, path: Path) -> None:
+def draw_storage(record: BenchmarkRecord, path: Path) -> None:
     """Draw the seconds of saving, loading and merging."""
     panels = {
         f"{result['label']}: {action}": {
@@ -51,7 +51,7 @@ def draw_storage(record: Record, path: Path) -> None:
     _draw_bars(panels, "seconds", path)
 
 
-def draw_parts(record: Record, path: Path) -> None:
+def draw_parts(record: BenchmarkRecord, path: Path) -> None:
     """Draw the shares of a LoRA² step."""
     panels = {
         result["label"]: {
@@ -62,7 +62,7 @@ def draw_parts(record: Record, path: Path) -> None:
     _draw_bars(panels, "% of a step", path)
 
 
-def draw_compiled(record: Record, path: Path) -> None:
+def draw_compiled(record: BenchmarkRecord, path: Path) -> None:
     """Draw the seconds of compiled steps."""
     panels = {
         result["label"]: {name: _bar(row) for name, row in result["summary"]["seconds"].items()}
@@ -71,7 +71,7 @@ def draw_compiled(record: Record, path: Path) -> None:
     _draw_bars(panels, "seconds a step, compiled", path)
 
 
-def draw_sweeps(record: Record, path: Path) -> None:
+def draw_sweeps(record: BenchmarkRecord, path: Path) -> None:
     """Draw step time over the floor's as one size grows, a panel for each."""
     panels = {
         f"{result['label']}: {name}": sweep["points"]

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import Prepared, prepare_all
+from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Tick, Watch
 from lora2.lab.benchmarks.ratios import ratio, spread
 from lora2.lab.benchmarks.sharing import shared_copy
@@ -35,7 +35,7 @@ def measure(
     base = workload.build(options.dtype, options.device)
     size = options.size(workload)
     batch = workload.batch(size, options.device)
-    prepared = {_BASE: Prepared(shared_copy(base))} | prepare_all(
+    prepared = {_BASE: TrainedModel(shared_copy(base))} | prepare_all(
         base, workload, options.adapter, options.steps + _COUNTED_STEPS, _METHODS
     )
     torch._dynamo.reset()
@@ -58,7 +58,7 @@ def measure(
 
 
 def _compile(
-    prepared: Prepared, batch: Batch, tick: Tick, backend: str
+    prepared: TrainedModel, batch: Batch, tick: Tick, backend: str
 ) -> tuple[Step, dict[str, int]]:
     """Return the compiled step, and how often dynamo left a graph or made a new one for it."""
     counters.clear()

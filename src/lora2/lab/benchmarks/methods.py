@@ -42,7 +42,7 @@ class AdapterSize:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainedModel:
     """A model ready to train.
 
     Attributes:
@@ -72,31 +72,33 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Method:
+class BenchmarkMethod:
     """A way to train: `prepare` takes model, workload, size and number of steps at most."""
 
     name: str
     label: str
-    prepare: Callable[[PreTrainedModel, Workload, AdapterSize, int], Prepared]
+    prepare: Callable[[PreTrainedModel, Workload, AdapterSize, int], TrainedModel]
 
 
 def prepare_all(
     base: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int, names: Iterable[str]
-) -> dict[str, Prepared]:
+) -> dict[str, TrainedModel]:
     """Return every named method on a copy of the model; all copies share the frozen weights."""
     prepared = {}
     for name in names:
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
-        prepared[name] = METHODS[name].prepare(shared_copy(base), workload, size, steps)
+        prepared[name] = BENCHMARK_METHODS[name].prepare(shared_copy(base), workload, size, steps)
     return prepared
 
 
-def _floor(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+def _floor(
+    model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+) -> TrainedModel:
     # What any adapter forces, and no more: a gradient of the output of each adapted matrix.
     for name in adapted_modules(model, workload, size):
         model.get_submodule(name).register_forward_hook(_require_gradient)
-    return Prepared(model)
+    return TrainedModel(model)
 
 
 def adapted_modules(model: nn.Module, workload: Workload, size: AdapterSize) -> list[str]:
@@ -110,13 +112,17 @@ def _require_gradient(module: nn.Module, args: Any, output: Tensor) -> None:
         output.requires_grad_(True)
 
 
-def _lora(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+def _lora(
+    model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+) -> TrainedModel:
     config = LoraConfig(r=size.k, lora_alpha=_ALPHA, **_targets(workload, size))
     adapted = _wrap(model, config)
-    return Prepared(adapted, adapted)
+    return TrainedModel(adapted, adapted)
 
 
-def _adalora(model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int) -> Prepared:
+def _adalora(
+    model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+) -> TrainedModel:
     config = AdaLoraConfig(
         init_r=round(1.5 * size.k),
         target_r=size.k,
@@ -132,13 +138,13 @@ def _adalora(model: PreTrainedModel, workload: Workload, size: AdapterSize, step
     # AdaLoRA takes no budget in step 0, hence the count from 1.
     completed = itertools.count(1)
     # The penalty is added in the tuner's forward, which PeftModel without a task type goes past.
-    return Prepared(tuner, adapted, lambda: tuner.update_and_allocate(next(completed)))
+    return TrainedModel(tuner, adapted, lambda: tuner.update_and_allocate(next(completed)))
 
 
 def _lora2(orthogonality: str, *, allocates: bool, dense: bool = False) -> Any:
     def prepare(
         model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
-    ) -> Prepared:
+    ) -> TrainedModel:
         config = Lora2Config(
             k=size.k,
             init_r=size.r,
@@ -154,9 +160,9 @@ def _lora2(orthogonality: str, *, allocates: bool, dense: bool = False) -> Any:
         if dense:
             make_dense(adapted)
         if not allocates:
-            return Prepared(adapted, adapted)
+            return TrainedModel(adapted, adapted)
         allocator = RankAllocator(adapted, steps + 1, ADAPTER_NAME)
-        return Prepared(adapted, adapted, allocator.step, allocator)
+        return TrainedModel(adapted, adapted, allocator.step, allocator)
 
     return prepare
 
@@ -179,13 +185,13 @@ def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 
 _ALL = (
-    Method("floor", "no adapter", _floor),
-    Method("lora", "PEFT LoRA", _lora),
-    Method("adalora", "PEFT AdaLoRA", _adalora),
-    Method("lora2", "LoRA²", _lora2("exact", allocates=True)),
-    Method("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True)),
-    Method("lora2-bare", "LoRA² neither", _lora2("none", allocates=False)),
-    Method("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
+    BenchmarkMethod("floor", "no adapter", _floor),
+    BenchmarkMethod("lora", "PEFT LoRA", _lora),
+    BenchmarkMethod("adalora", "PEFT AdaLoRA", _adalora),
+    BenchmarkMethod("lora2", "LoRA²", _lora2("exact", allocates=True)),
+    BenchmarkMethod("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True)),
+    BenchmarkMethod("lora2-bare", "LoRA² neither", _lora2("none", allocates=False)),
+    BenchmarkMethod("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
 )
 
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+BENCHMARK_METHODS: dict[str, BenchmarkMethod] = {method.name: method for method in _ALL}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import ADAPTER_NAME, Prepared, prepare_all
+from lora2.lab.benchmarks.methods import ADAPTER_NAME, TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import Seconds, spread
 from lora2.lab.benchmarks.steps import describe
@@ -84,12 +84,12 @@ def shares(seconds: Seconds) -> dict[str, list[float]]:
     }
 
 
-def _allocation(prepared: Prepared) -> Step:
+def _allocation(prepared: TrainedModel) -> Step:
     assert isinstance(prepared.allocator, RankAllocator)
     return prepared.allocator.step
 
 
-def _factors(prepared: Prepared) -> Step:
+def _factors(prepared: TrainedModel) -> Step:
     """Forward and backward of all layers' factors as in training, without activations."""
     layers = list(adapted_layers(prepared.model, ADAPTER_NAME).values())
 
@@ -101,7 +101,7 @@ def _factors(prepared: Prepared) -> Step:
     return step
 
 
-def _penalty(prepared: Prepared) -> Step:
+def _penalty(prepared: TrainedModel) -> Step:
     assert prepared.adapted is not None
     config: Any = prepared.adapted.peft_config[ADAPTER_NAME]
     assert isinstance(config, Lora2Config)

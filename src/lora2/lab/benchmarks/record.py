@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
+class BenchmarkRecord:
     """Results of one section, one per model, with their provenance.
 
     Attributes:
@@ -47,7 +47,7 @@ class Record:
         write_json_atomically(path, asdict(self))
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path) -> BenchmarkRecord:
         """Return the record of a file.
 
         Raises:
@@ -60,9 +60,9 @@ class Record:
 
 def make_record(
     section: str, options: BenchArguments, results: Sequence[Result], extra: dict[str, Any]
-) -> Record:
+) -> BenchmarkRecord:
     """Return the record of results just measured here."""
-    return Record(
+    return BenchmarkRecord(
         section=section,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         device=device_name(options.device),

@@ -8,8 +8,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lora2.lab.benchmarks.methods import METHODS
-from lora2.lab.benchmarks.record import Record, Result
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
+from lora2.lab.benchmarks.record import BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
 
 _MEBIBYTE = 2**20
@@ -23,15 +23,15 @@ _HEADINGS = {
 
 def label(method: str) -> str:
     """Return a method's name as tables print it."""
-    return METHODS[method].label if method in METHODS else method
+    return BENCHMARK_METHODS[method].label if method in BENCHMARK_METHODS else method
 
 
-def steps_tables(record: Record) -> list[Table]:
+def steps_tables(record: BenchmarkRecord) -> list[Table]:
     """Return seconds of a step and ratios, median and quartiles."""
     return [_steps_table(record, result) for result in record.results]
 
 
-def _steps_table(record: Record, result: Result) -> Table:
+def _steps_table(record: BenchmarkRecord, result: Result) -> Table:
     baselines = [name for name in BASELINES if name in result["seconds"]]
     has_overhead = {"floor", "lora"} <= result["seconds"].keys()
     launches = result.get("kernel_launches")
@@ -50,7 +50,7 @@ def _steps_table(record: Record, result: Result) -> Table:
     return table
 
 
-def memory_tables(record: Record) -> list[Table]:
+def memory_tables(record: BenchmarkRecord) -> list[Table]:
     """Return the peak memory of training steps in MiB."""
     tables = []
     for result in record.results:
@@ -68,7 +68,7 @@ def memory_tables(record: Record) -> list[Table]:
     return tables
 
 
-def storage_tables(record: Record) -> list[Table]:
+def storage_tables(record: BenchmarkRecord) -> list[Table]:
     """Return bytes and milliseconds of saving, loading and merging."""
     tables = []
     for result in record.results:
@@ -80,7 +80,7 @@ def storage_tables(record: Record) -> list[Table]:
     return tables
 
 
-def parts_tables(record: Record) -> list[Table]:
+def parts_tables(record: BenchmarkRecord) -> list[Table]:
     """Return the shares of orthogonality and allocation, and the allocation's time by width."""
     tables = []
     for result in record.results:
@@ -104,7 +104,7 @@ def parts_tables(record: Record) -> list[Table]:
     return tables
 
 
-def sweeps_tables(record: Record) -> list[Table]:
+def sweeps_tables(record: BenchmarkRecord) -> list[Table]:
     """Return one table for each sweep."""
     tables = []
     for result in record.results:
@@ -122,7 +122,7 @@ def sweeps_tables(record: Record) -> list[Table]:
     return tables
 
 
-def compile_tables(record: Record) -> list[Table]:
+def compile_tables(record: BenchmarkRecord) -> list[Table]:
     """Return graph breaks and seconds of compiled steps."""
     tables = []
     for result in record.results:
@@ -140,7 +140,7 @@ def compile_tables(record: Record) -> list[Table]:
     return tables
 
 
-def _table(record: Record, result: Result, first: str, headings: Sequence[str]) -> Table:
+def _table(record: BenchmarkRecord, result: Result, first: str, headings: Sequence[str]) -> Table:
     options: Mapping[str, Any] = record.options
     title = (
         f"{result['label']}, {result['batch_size']} × {result['length']} tokens, "

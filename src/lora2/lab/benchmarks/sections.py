@@ -22,7 +22,7 @@ from lora2.lab.benchmarks import (
 )
 from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.progress import Watch
-from lora2.lab.benchmarks.record import Record, Result, make_record
+from lora2.lab.benchmarks.record import BenchmarkRecord, Result, make_record
 from lora2.lab.benchmarks.workloads import Workload
 from lora2.training.compilation import check_compiler
 
@@ -50,12 +50,12 @@ class Section:
 
     models: tuple[str, ...]
     measure: Callable[[BenchArguments, Workload, Watch], Result]
-    tables: Callable[[Record], list[Table]]
-    draw: Callable[[Record, Path], None]
+    tables: Callable[[BenchmarkRecord], list[Table]]
+    draw: Callable[[BenchmarkRecord, Path], None]
     measure_more: Callable[[BenchArguments, Watch], dict[str, Any]] = _nothing_more
     check: Callable[[str], None] = lambda device: None
 
-    def run(self, name: str, options: BenchArguments, watch: Watch) -> Record:
+    def run(self, name: str, options: BenchArguments, watch: Watch) -> BenchmarkRecord:
         """Measure all workloads, and return their record."""
         chosen = options.workloads(self.models)
         results = [self.measure(options, workload, watch) for workload in chosen]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.kernels import launches_per_step
-from lora2.lab.benchmarks.methods import Prepared, prepare_all
+from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import Seconds, overhead, ratio, spread
 from lora2.lab.benchmarks.timing import interleaved, training_step
@@ -65,9 +65,9 @@ def summarize(seconds: Seconds) -> dict[str, dict[str, Any]]:
     return summary
 
 
-def _parameters(prepared: Prepared) -> int:
+def _parameters(prepared: TrainedModel) -> int:
     return sum(parameter.numel() for parameter in prepared.parameters)
 
 
-def _adapted_matrices(prepared: Prepared) -> int:
+def _adapted_matrices(prepared: TrainedModel) -> int:
     return sum(isinstance(module, Lora2Layer) for module in prepared.model.modules())

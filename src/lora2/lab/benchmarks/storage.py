@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import Prepared, prepare_all
+from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import spread
 from lora2.lab.benchmarks.sharing import shared_copy
@@ -54,7 +54,9 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     }
 
 
-def _once(prepared: Prepared, base: PreTrainedModel, folder: Path, device: str) -> dict[str, float]:
+def _once(
+    prepared: TrainedModel, base: PreTrainedModel, folder: Path, device: str
+) -> dict[str, float]:
     adapted = prepared.adapted
     assert adapted is not None
     fresh = shared_copy(base)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lora2.lab.benchmarks.arguments import SWEEPS, BenchArguments
-from lora2.lab.benchmarks.methods import METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import overhead, ratio, spread
 from lora2.lab.benchmarks.sharing import shared_copy
@@ -124,7 +124,7 @@ def _step(
     method: str, point: Point, options: BenchArguments, workload: Workload, base: PreTrainedModel
 ) -> Step:
     model = shared_copy(base)
-    prepared = METHODS[method].prepare(model, workload, point.adapter, options.steps)
+    prepared = BENCHMARK_METHODS[method].prepare(model, workload, point.adapter, options.steps)
     return training_step(prepared, repeat(workload.batch(point.batch, options.device)))
 
 

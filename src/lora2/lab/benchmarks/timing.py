@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lora2.lab.benchmarks.methods import Prepared
+from lora2.lab.benchmarks.methods import TrainedModel
 from lora2.lab.benchmarks.workloads import Batch
 
 Step = Callable[[], object]
@@ -17,7 +17,7 @@ Step = Callable[[], object]
 _LEARNING_RATE = 1e-4
 
 
-def training_step(prepared: Prepared, batches: Iterable[Batch]) -> Step:
+def training_step(prepared: TrainedModel, batches: Iterable[Batch]) -> Step:
     """Return one whole training step: forward, backward, optimizer, allocation.
 
     batches: each step takes the next; there must be enough of them.

@@ -53,7 +53,7 @@ class Place:
     threads: int = 0
 
 
-def execute(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
+def execute_run(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
     """Train to the end and return the record; a mistake or fault becomes a record too.
 
     A run that was cut short resumes from its newest complete checkpoint, where its method can; one

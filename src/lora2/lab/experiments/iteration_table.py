@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.experiments.iteration_times import METHODS, IterationTimes
+from lora2.lab.experiments.iteration_times import TIMED_METHODS, IterationTimes
 from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.rendering.printout import Printout
 
@@ -38,7 +38,7 @@ def iteration_table(times: Sequence[IterationTimes]) -> Printout:
 
 
 def _line(times: IterationTimes) -> tuple[str, ...]:
-    adalora, lora2 = (spread(times.seconds[name]).median for name in METHODS)
+    adalora, lora2 = (spread(times.seconds[name]).median for name in TIMED_METHODS)
     found = ratio(times.seconds, "lora2", "adalora")
     return (
         times.task,

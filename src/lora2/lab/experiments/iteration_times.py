@@ -27,7 +27,7 @@ from lora2.training.environment import versions
 from lora2.training.models import load_tokenizer
 from lora2.training.prepare import load_base, load_data
 
-METHODS = ("adalora", "lora2")
+TIMED_METHODS = ("adalora", "lora2")
 """In the order of the paper's columns."""
 
 # Both at the sizes of the paper's rows "r=8" and "k=8".
@@ -114,7 +114,7 @@ def measure(
     for name in loaded.new_modules:
         base.get_submodule(name).requires_grad_(True)
     # One round more warms up.
-    prepared = prepare_all(base, _workload(base), _SIZE, rounds + 1, METHODS)
+    prepared = prepare_all(base, _workload(base), _SIZE, rounds + 1, TIMED_METHODS)
     batch_size = settings.training["per_device_train_batch_size"]
     steps = {
         name: training_step(method, _batches(settings, task, batch_size, device))

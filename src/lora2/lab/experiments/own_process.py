@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place, Tick, execute
+from lora2.lab.experiments.execution import Place, Tick, execute_run
 from lora2.lab.experiments.record import RunRecord
 from lora2.training.run_folder import FolderHeldError, RunFolder
 
@@ -24,7 +24,7 @@ def execute_in_own_process(
     """Make a run in a process that makes no other, and return its record."""
     place.work.mkdir(parents=True, exist_ok=True)
     _send_output_to(log_file(description, place))
-    return execute(description, place, tick)
+    return execute_run(description, place, tick)
 
 
 def clear_traces(description: RunDescription, place: Place) -> None:

@@ -10,7 +10,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Column, Grid, Row
 from lora2.lab.experiments.paper_numbers import PaperRow, paper_rows
 from lora2.lab.experiments.record import RunRecord
-from lora2.lab.experiments.table import Average, Cell, Parameters, Table, TableRow
+from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
 from lora2.lab.experiments.table_notes import table_notes
 
 Find = Callable[[RunDescription], RunRecord | None]
@@ -22,7 +22,7 @@ _Values = dict[str, dict[int, float]]
 _NOT_IN_PAPER = PaperRow({}, None, None, False)
 
 
-def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = None) -> Table:
+def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = None) -> ResultTable:
     """Return the table of a grid, as far as its runs have come.
 
     Args:
@@ -39,7 +39,7 @@ def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = Non
         for row, numbers in zip(grid.rows, theirs, strict=True)
     )
     notes = table_notes(grid.columns, rows, theirs, list(records.values()))
-    return Table(grid.name, grid.title, grid.columns, rows, (*grid.notes, *notes))
+    return ResultTable(grid.name, grid.title, grid.columns, rows, (*grid.notes, *notes))
 
 
 def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow) -> TableRow:

@@ -87,7 +87,7 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table; rows have one cell for each of its columns.
 
     Attributes:

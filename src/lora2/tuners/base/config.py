@@ -12,7 +12,7 @@ import torch
 from peft.config import PeftConfig
 
 from lora2.errors import UserError
-from lora2.tuners.base.unknown_fields import check_fields
+from lora2.tuners.base.unknown_fields import check_known_fields
 
 
 @dataclass
@@ -52,7 +52,7 @@ class TargetConfig(PeftConfig):
     def __new__(cls, *values: Any, **given: Any) -> Self:
         """Check the names of the fields, before `__init__` would refuse one without a reason."""
         known = [each.name for each in fields(cls) if each.init]
-        check_fields(cls, given, known, cls.fields_of_others)
+        check_known_fields(cls, given, known, cls.fields_of_others)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def naming_merged_layer(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def check_output(output: Tensor, model: nn.Module, compute: Callable[[], object]) -> None:
+def check_finite_output(output: Tensor, model: nn.Module, compute: Callable[[], object]) -> None:
     """Check what a model has computed.
 
     compute: computes the same again, to find the layer.

@@ -51,7 +51,7 @@ _FIELDS_OF_PEFT = {
 }
 
 
-def check_fields(
+def check_known_fields(
     config_type: type, given: Mapping[str, Any], known: Collection[str], advice: Mapping[str, str]
 ) -> None:
     """Check that a config has all fields that it is given.

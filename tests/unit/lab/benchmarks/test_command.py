@@ -11,9 +11,9 @@ import torch
 from benchmark_case import TINY, TINY_BERT, options
 from command_line import lora2, refused
 from lora2.lab.benchmarks import compiled, resident, sections, sweeps, widths
-from lora2.lab.benchmarks.methods import METHODS
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.progress import unwatched
-from lora2.lab.benchmarks.record import Record, device_name, make_record
+from lora2.lab.benchmarks.record import BenchmarkRecord, device_name, make_record
 from lora2.lab.benchmarks.resident import PeakResidentSet
 from lora2.lab.benchmarks.workloads import WORKLOADS
 from narrow import check_figures
@@ -36,7 +36,7 @@ def tiny_workloads(monkeypatch):
 def bench(folder, *arguments):
     assert lora2("bench", *arguments, f"--output_dir={folder}", *SMALL) == 0
     for path in folder.glob("*.json"):
-        record = Record.read(path)
+        record = BenchmarkRecord.read(path)
         for table in sections.SECTIONS[record.section].tables(record):
             check_figures(table, 60)
 
@@ -48,14 +48,14 @@ def test_bench_writes_record_and_chart_and_prints_the_table(tmp_path, capsys):
     assert "PEFT AdaLoRA" in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"steps-cpu-float32.json", "steps-cpu-float32.png"}
-    record = Record.read(tmp_path / "out" / "steps-cpu-float32.json")
+    record = BenchmarkRecord.read(tmp_path / "out" / "steps-cpu-float32.json")
     assert record.section == "steps"
     assert record.options["k"] == 2
     assert record.threads == torch.get_num_threads()
     assert {"torch", "transformers", "peft", "lora2"} <= record.environment["versions"].keys()
     assert [result["model"] for result in record.results] == ["tiny", "tiny-llama"]
     for result in record.results:
-        assert result["seconds"].keys() == METHODS.keys()
+        assert result["seconds"].keys() == BENCHMARK_METHODS.keys()
         assert all(len(values) == 2 for values in result["seconds"].values())
         assert (result["batch_size"], result["length"]) == (2, 4)
     assert record.results[0]["adapted_matrices"] == 12
@@ -64,14 +64,14 @@ def test_bench_writes_record_and_chart_and_prints_the_table(tmp_path, capsys):
 def test_bench_in_bfloat16_with_some_methods_and_another_batch(tmp_path):
     chosen = ["--dtype=bfloat16", "--methods=lora,lora2", "--batch_size=3", "--length=5"]
     bench(tmp_path, "steps", "--models=tiny", *chosen)
-    result = Record.read(tmp_path / "steps-cpu-bfloat16.json").results[0]
+    result = BenchmarkRecord.read(tmp_path / "steps-cpu-bfloat16.json").results[0]
     assert result["seconds"].keys() == {"lora", "lora2"}
     assert (result["batch_size"], result["length"]) == (3, 5)
 
 
 def test_one_sweep_can_be_measured_alone(tmp_path):
     bench(tmp_path, "sweeps", "--models=tiny", "--warm_up=0", "--sweep=r")
-    (result,) = Record.read(tmp_path / "sweeps-cpu-float32.json").results
+    (result,) = BenchmarkRecord.read(tmp_path / "sweeps-cpu-float32.json").results
     assert list(result["sweeps"]) == ["r"]
 
 
@@ -80,14 +80,14 @@ def test_other_sections_write_record_and_chart(section, tmp_path, capsys):
     bench(tmp_path, section, "--models=tiny", "--warm_up=0")
     assert "tiny BERT" in capsys.readouterr().out
     assert (tmp_path / f"{section}-cpu-float32.png").stat().st_size > 0
-    record = Record.read(tmp_path / f"{section}-cpu-float32.json")
+    record = BenchmarkRecord.read(tmp_path / f"{section}-cpu-float32.json")
     assert len(record.results) == 1
     assert ("widths" in record.extra) == (section == "parts")
 
 
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
     bench(tmp_path, "memory", "--models=tiny", "--methods=lora2")
-    counted = Record.read(tmp_path / "memory-cpu-float32.json").results[0]["bytes"]
+    counted = BenchmarkRecord.read(tmp_path / "memory-cpu-float32.json").results[0]["bytes"]
     assert counted.keys() == {"lora2"}
     assert counted["lora2"]["peak"] > counted["lora2"]["added"] > 0
 
@@ -130,7 +130,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     record = make_record("steps", options(), [{"model": "tiny", "seconds": {"lora": [0.5]}}], {})
     path = tmp_path / "record.json"
     record.write(path)
-    assert Record.read(path) == record
+    assert BenchmarkRecord.read(path) == record
     assert json.loads(path.read_text())["device"] == device_name("cpu") != ""
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, prepare
 from lora2.lab.benchmarks.dense import DenseLora2Linear
-from lora2.lab.benchmarks.methods import METHODS, adapted_modules
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, adapted_modules
 from lora2.lab.benchmarks.timing import training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -54,7 +54,7 @@ def test_the_floors_backward_pass_reaches_every_adapted_matrix_and_goes_no_furth
 @pytest.mark.parametrize("workload", **BY_NAME)
 def test_all_methods_share_the_storage_of_the_base_weights(workload):
     storages = {}
-    for name, prepared in prepare(*METHODS, workload=workload).items():
+    for name, prepared in prepare(*BENCHMARK_METHODS, workload=workload).items():
         frozen = [p for p in prepared.model.parameters() if not p.requires_grad and p.numel() > 1]
         storages[name] = {p.data_ptr() for p in frozen}
     assert len(storages["floor"]) > 10
@@ -64,7 +64,7 @@ def test_all_methods_share_the_storage_of_the_base_weights(workload):
 @pytest.mark.parametrize("workload", **BY_NAME)
 def test_every_method_trains_a_head_of_its_own_beside_its_adapter(workload):
     heads = []
-    for name, prepared in prepare(*METHODS, workload=workload).items():
+    for name, prepared in prepare(*BENCHMARK_METHODS, workload=workload).items():
         trained = {n: p for n, p in prepared.model.named_parameters() if p.requires_grad}
         head = {n: p.data_ptr() for n, p in trained.items() if not is_of_adapter(n)}
         assert all(any(part in n for part in workload.head) for n in head)
@@ -74,7 +74,7 @@ def test_every_method_trains_a_head_of_its_own_beside_its_adapter(workload):
 
 
 @pytest.mark.parametrize("workload", **BY_NAME)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BENCHMARK_METHODS)
 def test_a_step_moves_every_trained_parameter_that_has_a_gradient(name, workload):
     prepared = prepare(name, workload=workload)[name]
     before = [parameter.detach().clone() for parameter in prepared.parameters]

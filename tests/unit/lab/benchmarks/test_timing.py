@@ -6,7 +6,7 @@ from itertools import repeat
 import pytest
 
 from benchmark_case import BATCH, TINY_BERT, prepare
-from lora2.lab.benchmarks.methods import METHODS
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.parts import shares
 from lora2.lab.benchmarks.ratios import Spread, overhead, ratio, spread
 from lora2.lab.benchmarks.steps import summarize
@@ -53,7 +53,7 @@ def test_every_method_gets_the_same_batch():
     batch = TINY_BERT.batch(BATCH, "cpu")
     before = {name: tensor.clone() for name, tensor in batch.items()}
     seen = {}
-    prepared = prepare(*METHODS)
+    prepared = prepare(*BENCHMARK_METHODS)
     for name, method in prepared.items():
         method.model.register_forward_pre_hook(
             lambda module, args, kwargs, name=name: seen.setdefault(name, []).append(
@@ -63,7 +63,7 @@ def test_every_method_gets_the_same_batch():
         )
     steps = {name: training_step(method, repeat(batch)) for name, method in prepared.items()}
     interleaved(steps, rounds=2, warm_up=1)
-    assert seen == {name: 3 * [batch["input_ids"].data_ptr()] for name in METHODS}
+    assert seen == {name: 3 * [batch["input_ids"].data_ptr()] for name in BENCHMARK_METHODS}
     assert all(batch[name].equal(before[name]) for name in batch)
 
 
@@ -108,4 +108,4 @@ def test_shares_are_parts_of_the_step_of_the_same_round():
 
 @pytest.mark.parametrize("number", range(3))
 def test_each_round_holds_everyone_once(number):
-    assert sorted(order_of_round(list(METHODS), number)) == sorted(METHODS)
+    assert sorted(order_of_round(list(BENCHMARK_METHODS), number)) == sorted(BENCHMARK_METHODS)

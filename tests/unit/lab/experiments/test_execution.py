@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.record import RunRecord
 from lora2.training.run_folder import RunFolder
@@ -22,7 +22,7 @@ def place(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tiny_model, tmp_path_factory):
     """The record of a run that nothing interrupted."""
-    return execute(tiny_run(tiny_model), Place(tmp_path_factory.mktemp("work")))
+    return execute_run(tiny_run(tiny_model), Place(tmp_path_factory.mktemp("work")))
 
 
 class Killed(BaseException):
@@ -42,7 +42,7 @@ def kill_at(step):
 def ticks(description, place):
     """The record of a run, and the steps that were made for it."""
     steps = []
-    record = execute(description, place, lambda done, of: steps.append((done, of)))
+    record = execute_run(description, place, lambda done, of: steps.append((done, of)))
     return record, steps
 
 
@@ -84,12 +84,12 @@ def test_steps_are_reported_one_by_one(tiny_model, place):
 
 
 def test_a_method_without_singular_values_has_none_to_start_with(tiny_model, place):
-    record = execute(tiny_run(tiny_model, "lora"), place)
+    record = execute_run(tiny_run(tiny_model, "lora"), place)
     assert (record.kept, record.initial) == ({}, None)
 
 
 def test_a_run_that_was_never_evaluated_has_no_best(tiny_model, place):
-    record = execute(tiny_run(tiny_model, "head", eval_strategy="no"), place)
+    record = execute_run(tiny_run(tiny_model, "head", eval_strategy="no"), place)
     assert record.finished
     assert (record.evaluations, record.best, record.last) == ([], None, None)
 
@@ -100,7 +100,7 @@ def test_a_run_that_was_never_evaluated_has_no_best(tiny_model, place):
 def test_a_run_goes_on_from_its_checkpoint_and_ends_with_the_same_numbers(tiny_model, place, whole):
     run = tiny_run(tiny_model)
     with pytest.raises(Killed):
-        execute(run, place, kill_at(5))
+        execute_run(run, place, kill_at(5))
     record, steps = ticks(run, place)
     assert [done for done, _ in steps] == [5, 6, 7, 8]
     assert record.resumed_from_step == 4
@@ -110,10 +110,10 @@ def test_a_run_goes_on_from_its_checkpoint_and_ends_with_the_same_numbers(tiny_m
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_model, place, whole):
     run = tiny_run(tiny_model)
     with pytest.raises(Killed):
-        execute(run, place, kill_at(5))
+        execute_run(run, place, kill_at(5))
     newest = place.work / run.name / "checkpoints" / "checkpoint-4"
     (newest / "trainer_state.json").unlink()
-    record = execute(run, place)
+    record = execute_run(run, place)
     assert record.resumed_from_step == 2
     assert computed(record) == computed(whole)
 
@@ -121,8 +121,8 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_model, place, whole
 def test_a_run_without_a_checkpoint_starts_anew(tiny_model, place, whole):
     run = tiny_run(tiny_model)
     with pytest.raises(Killed):
-        execute(run, place, kill_at(1))
-    record = execute(run, place)
+        execute_run(run, place, kill_at(1))
+    record = execute_run(run, place)
     assert record.resumed_from_step is None
     assert computed(record) == computed(whole)
 
@@ -130,19 +130,19 @@ def test_a_run_without_a_checkpoint_starts_anew(tiny_model, place, whole):
 def test_a_method_that_cannot_resume_starts_anew(tiny_model, place, tmp_path):
     run = tiny_run(tiny_model, "adalora")
     with pytest.raises(Killed):
-        execute(run, place, kill_at(5))
+        execute_run(run, place, kill_at(5))
     assert (place.work / run.name / "checkpoints" / "checkpoint-4").is_dir()
     record, steps = ticks(run, place)
     assert len(steps) == STEPS
     assert record.resumed_from_step is None
-    assert computed(record) == computed(execute(run, Place(tmp_path / "other")))
+    assert computed(record) == computed(execute_run(run, Place(tmp_path / "other")))
 
 
 def test_other_runs_in_the_work_folder_are_left_alone(tiny_model, place):
     runs = [tiny_run(tiny_model, seed=seed) for seed in (0, 1)]
     with pytest.raises(Killed):
-        execute(runs[0], place, kill_at(3))
-    execute(runs[1], place)
+        execute_run(runs[0], place, kill_at(3))
+    execute_run(runs[1], place)
     assert ticks(runs[0], place)[0].resumed_from_step == 2
 
 
@@ -150,7 +150,7 @@ def test_other_runs_in_the_work_folder_are_left_alone(tiny_model, place):
 
 
 def test_an_option_that_raises_is_a_failure_in_one_line(tiny_model, place, capsys):
-    record = execute(tiny_run(tiny_model, target_r=5), place)
+    record = execute_run(tiny_run(tiny_model, target_r=5), place)
     assert record.status == "failed"
     assert record.error.startswith("target_r=5 is above init_r=4")
     assert "\n" not in record.error
@@ -165,26 +165,26 @@ def test_an_error_without_words_is_named_by_its_kind(tiny_model, place, monkeypa
         raise ZeroDivisionError
 
     monkeypatch.setattr("lora2.lab.experiments.execution.prepare", fail)
-    assert execute(tiny_run(tiny_model), place).error == "ZeroDivisionError"
+    assert execute_run(tiny_run(tiny_model), place).error == "ZeroDivisionError"
 
 
 def test_a_run_that_another_process_makes_is_left_to_it(tiny_model, place):
     run = tiny_run(tiny_model)
     with pytest.raises(Killed):
-        execute(run, place, kill_at(5))
+        execute_run(run, place, kill_at(5))
     with RunFolder(place.work / run.name).held():
         record, steps = ticks(run, place)
     assert record.status == "elsewhere"
     assert "another process is training" in record.error
     assert steps == []
-    assert execute(run, place).resumed_from_step == 4
+    assert execute_run(run, place).resumed_from_step == 4
 
 
 @pytest.mark.parametrize(
     ("method", "error"), [("lora2", "NaN or infinity in"), ("lora", "training loss is nan at step")]
 )
 def test_a_run_that_diverges_says_so_and_where(tiny_model, place, method, error):
-    record = execute(tiny_run(tiny_model, method, learning_rate=1e30), place)
+    record = execute_run(tiny_run(tiny_model, method, learning_rate=1e30), place)
     assert record.status == "diverged"
     assert error in record.error
 

@@ -12,7 +12,7 @@ import pytest
 from experiment_case import failed
 from lora2.errors import UserError
 from lora2.lab.experiments import jobs
-from lora2.lab.experiments.execution import Place, execute
+from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.jobs import LocalRunner
 from lora2.lab.experiments.record import RecordFolder
 from run_case import STEPS, computed, tiny_run
@@ -50,7 +50,7 @@ def test_runs_leave_records_and_a_failure_leaves_one_too(tiny_model, records, pl
     assert steps == [(good, n + 1, STEPS) for n in range(STEPS)]
     assert made[bad].error.startswith("target_r=5 is above init_r=4")
     assert computed(made[good]) == computed(
-        execute(good, dataclasses.replace(place, work=tmp_path / "other"))
+        execute_run(good, dataclasses.replace(place, work=tmp_path / "other"))
     )
     assert made[good].machine["torch_threads"] == 1
     assert 0 < made[good].seconds_per_step < made[good].seconds
@@ -92,7 +92,7 @@ def test_a_killed_run_is_a_failure_and_goes_on_from_its_checkpoint(tiny_model, r
     assert record.finished
     assert 10 <= record.resumed_from_step < MANY_STEPS
     assert list(place.work.iterdir()) == []
-    whole = execute(run, place)
+    whole = execute_run(run, place)
     assert whole.resumed_from_step is None
     assert computed(record) == computed(whole)
 

@@ -105,7 +105,7 @@ COLUMNS = (
 )
 
 
-class Table(NamedTuple):
+class SmallTable(NamedTuple):
     """A table of the preset.
 
     Attributes:
@@ -122,9 +122,9 @@ class Table(NamedTuple):
 
 
 # What is a setting's default already is not said of it: those runs are table 1's.
-TABLES: Mapping[str, Table] = {
-    "table1": Table("methods, tuned alike", SETTINGS),
-    "table3": Table(
+TABLES: Mapping[str, SmallTable] = {
+    "table1": SmallTable("methods, tuned alike", SETTINGS),
+    "table3": SmallTable(
         "which factors the penalty holds orthonormal (LoRA², literal, k = 1)",
         tuple(
             _variant(
@@ -136,7 +136,7 @@ TABLES: Mapping[str, Table] = {
         ("cola", "stsb"),
         "With k = 1 the literal form stays at chance on agreement, at all learning rates tried.",
     ),
-    "table4": Table(
+    "table4": SmallTable(
         "which matrices are adapted (LoRA², k = 1)",
         (
             *(
@@ -149,11 +149,11 @@ TABLES: Mapping[str, Table] = {
             _variant("weights-all", "all six", "lora2-k1"),
         ),
     ),
-    "figure3": Table(
+    "figure3": SmallTable(
         "where the kept singular values are (LoRA²)",
         tuple(setting for setting in SETTINGS if setting.key in ("lora2-k1", "lora2-k8")),
     ),
-    "ablations": Table(
+    "ablations": SmallTable(
         "one choice changed at a time (LoRA², k = 1)",
         (
             _variant("default", "as in table 1", "lora2-k1"),
@@ -215,7 +215,7 @@ def _note(seeds: Iterable[int]) -> str:
     )
 
 
-def _untuned_note(table: Table, wanted: Wanted) -> Iterator[str]:
+def _untuned_note(table: SmallTable, wanted: Wanted) -> Iterator[str]:
     names = {each.tuned_name for each in experiments(table.settings, table.tasks)}
     untuned = sorted(names - wanted.choices.keys())
     if untuned:
@@ -233,7 +233,7 @@ def _row(setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
 
 
 def timed(model: str) -> list[RunDescription]:
-    """Return one run for each of the tasks that the paper's Table 2 has too.
+    """Return one run for each of the tasks that the paper's SmallTable 2 has too.
 
     Raises:
         UserError: another model is asked for.

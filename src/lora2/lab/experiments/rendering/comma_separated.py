@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lora2.lab.experiments.averages import Estimate
 from lora2.lab.experiments.grid import Row
-from lora2.lab.experiments.table import Average, Cell, Parameters, Table
+from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable
 
 AVERAGE = "average"
 """In the field `column` of the lines that hold the average of a row."""
@@ -25,7 +25,7 @@ _FIELDS = (
 Fields = Mapping[str, float | str | None]
 
 
-def render(table: Table) -> str:
+def render(table: ResultTable) -> str:
     """Return a line for each cell; the average of a row is its last one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _FIELDS, restval="", lineterminator="\n")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from lora2.lab.experiments.averages import Estimate
 from lora2.lab.experiments.printed import printed, signed
-from lora2.lab.experiments.table import Average, Cell, Parameters, Table, TableRow
+from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
 
 NOTHING = "–"
 
 Line = tuple[str, ...]
 
 
-def heading(table: Table) -> Line:
+def heading(table: ResultTable) -> Line:
     """Return the names of the columns."""
     return ("method", "setting", "", "parameters", *(c.label for c in table.columns), "average")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora2.lab.experiments.rendering.lines import Line, heading, lines
-from lora2.lab.experiments.table import Table
+from lora2.lab.experiments.table import ResultTable
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Printout:
     notes: tuple[str, ...] = ()
 
 
-def printout(table: Table) -> Printout:
+def printout(table: ResultTable) -> Printout:
     """Return a table of methods: method and setting name a group, and each line has a kind."""
     return Printout(
         table.name,
