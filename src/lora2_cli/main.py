@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ from lora2_cli.standard_output import (
     drop_standard_output_if_broken,
     printing_what_can_be_shown,
 )
+from lora2_cli.start import import_command
 from lora2_cli.version import __version__
 
-# `import` cannot be the name of a module that Python code imports.
-_MODULES = {"import": "import_adapter"}
 NOT_READ, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
 
@@ -42,9 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             drop_standard_output()
             return NOT_READ
         except Exception as error:
-            from lora2.commands.sentences import as_sentence
-
-            sentence = as_sentence(error, words[0] if words else "")
+            sentences = import_command("sentences")
+            sentence = sentences.as_sentence(error, words[0] if words else "")
             if sentence is None:
                 raise
             if isinstance(error, OSError):
@@ -73,8 +70,7 @@ def _execute(name: str, words: Sequence[str]) -> int:
     # A GGUF file has none; the vocabulary is never changed here.
     warnings.filterwarnings("ignore", "Could not find a config file in")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
-    command = importlib.import_module(f"lora2.commands.{_MODULES.get(name, name)}")
-    code: int = command.execute(words)
+    code: int = import_command(name).execute(words)
     return code
 
 

@@ -85,7 +85,9 @@ def test_an_option_that_a_version_lacks_is_left_out_without_a_word():
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name
+    "path",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_relative_links_lead_to_files(path):
     targets = _LINK.findall(path.read_text(encoding="utf-8"))

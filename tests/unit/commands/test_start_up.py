@@ -1,72 +1,89 @@
-"""What answers at once, without the seconds that PEFT, transformers and torch take to import."""
+"""What `lora2` does before a command runs: fast answers, Ctrl-C, registration with PEFT."""
 
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lora2_cli.version import __version__
+import lora2
+from lora2_cli.main import INTERRUPTED
 
-HEAVY = ("lora2", "numpy", "peft", "torch", "transformers")
-RUN = """
-import sys
-from lora2_cli.main import main
-code = main(sys.argv[1:])
-print("imported:", *(name for name in {heavy!r} if name in sys.modules))
-sys.exit(code)
+# As the script does that pip installs.
+SCRIPT = "import sys; from lora2_cli.main import main; code = main()"
+EXIT = "sys.exit(code)"
+EXIT_IF_FAST = """
+slow = {"lora2", "numpy", "peft", "torch", "transformers"} & sys.modules.keys()
+sys.exit(f"imported {sorted(slow)}" if slow else code)
 """
+PRESS = "import signal; signal.raise_signal(signal.SIGINT)"
 
 
-def started(*words: str, code: str = RUN, path: Path | None = None) -> subprocess.CompletedProcess:
-    source = code.replace("{heavy!r}", repr(HEAVY))
-    if path is not None:
-        source = f"import sys; sys.path.insert(0, {str(path)!r})\n{source}"
+def python(code: str, *arguments: str, first: Path | None = None) -> subprocess.CompletedProcess:
+    """Run code in a process of its own, with modules of the folder `first` before all others."""
+    folders = [str(first)] if first else []
+    path = os.pathsep.join([*folders, str(Path(lora2.__file__).parents[1])])
     return subprocess.run(
-        [sys.executable, "-c", source, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        encoding="utf-8",
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("arguments", "code", "printed", "error"),
     [
-        (["--version"], 0, f"lora2 {__version__}"),
-        (["--help"], 0, "usage: lora2 COMMAND [options]"),
-        ([], 0, "usage: lora2 COMMAND [options]"),
-        (["trian"], 2, "lora2: 'trian' is not a command of lora2; did you mean train?"),
-        (["nothing"], 2, "choose one of train,"),
+        (["--version"], 0, f"lora2 {lora2.__version__}\n", ""),
+        (["--help"], 0, "usage: lora2 COMMAND [options]\n", ""),
+        ([], 0, "usage: lora2 COMMAND [options]\n", ""),
+        (["trian"], 2, "", "lora2: 'trian' is not a command of lora2; did you mean train?\n"),
+        (["xyzzy"], 2, "", "lora2: 'xyzzy' is not a command of lora2; choose one of train, "),
     ],
     ids=str,
 )
-def test_it_is_answered_without_the_package(words, code, said):
-    done = started(*words)
+def test_an_answer_of_the_command_line_alone_imports_nothing_slow(arguments, code, printed, error):
+    done = python(f"{SCRIPT}\n{EXIT_IF_FAST}", *arguments)
+    assert done.stdout.startswith(printed)
+    assert done.stderr.startswith(error)
+    assert (bool(done.stdout), bool(done.stderr)) == (bool(printed), bool(error))
     assert done.returncode == code
-    assert said in (done.stdout if code == 0 else done.stderr)
-    assert done.stdout.endswith("imported:\n")
-    assert done.stderr.count("\n") == (code == 2)
 
 
-def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
-    (tmp_path / "lora2").mkdir()
-    (tmp_path / "lora2" / "__init__.py").write_text("raise KeyboardInterrupt\n")
-    done = started("train", path=tmp_path)
-    assert done.returncode == 130
+@pytest.mark.parametrize(
+    "content",
+    [
+        PRESS,
+        f"try: {PRESS}\nexcept BaseException: pass",
+        f"try: {PRESS}\nexcept BaseException: raise ImportError('half imported') from None",
+    ],
+    ids=["raised", "caught", "turned into an ImportError"],
+)
+def test_ctrl_c_during_the_imports_of_a_command_prints_one_line(content, tmp_path):
+    package = tmp_path / "lora2" / "commands"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "params.py").write_text(f"{content}\ndef execute(arguments): print('executed')")
+    done = python(f"{SCRIPT}\n{EXIT}", "params", first=tmp_path)
     assert done.stderr == "Interrupted.\n"
+    assert done.stdout == ""
+    assert done.returncode == INTERRUPTED
 
 
-def test_importing_the_package_registers_the_methods_with_peft():
-    code = """
-import lora2
-from peft import PeftType
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as configs
-print(configs[PeftType.LORA2] is lora2.Lora2Config, PeftType.SORA in configs)
-"""
-    done = started(code=code)
-    assert done.stdout == "True True\n", done.stderr
-
-
-def test_the_package_runs_as_a_module():
-    done = subprocess.run(
-        [sys.executable, "-m", "lora2", "--version"], capture_output=True, text=True, check=False
+def test_importing_the_package_alone_registers_its_methods_with_peft():
+    done = python(
+        "import lora2, peft\n"
+        "print(*({'LORA2', 'SORA', 'BOTTLENECK'} & set(peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING)))"
     )
-    assert done.stdout == f"lora2 {__version__}\n"
+    assert sorted(done.stdout.split()) == ["BOTTLENECK", "LORA2", "SORA"], done.stderr
+
+
+def test_python_runs_the_package_as_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lora2", "--version"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("lora2", run_name="__main__")
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"lora2 {lora2.__version__}\n"

@@ -356,6 +356,30 @@ def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was(path: 
         oracle.assert_agrees(got, wanted)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_an_interrupted_pass_without_gradients_does_not_reach_the_next_step(path: Path) -> None:
+    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
+    gradients = []
+    for is_interrupted in (False, True):
+        model = adapted(path, "exact")
+        model(x)
+        if is_interrupted:
+            handle = next(iter(layers_of(model).values())).register_forward_hook(_interrupt)
+            with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+                model(x)
+            handle.remove()
+        model(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*reversed(gradients), strict=True):
+        assert wanted is not None
+        oracle.assert_agrees(got, wanted)
+
+
+def _interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _replica(module: nn.Module) -> nn.Module:
     """What torch's DataParallel makes of a module for one of its devices."""
     replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
