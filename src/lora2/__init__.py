@@ -20,6 +20,7 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.model import Lora2Model
 from lora2.tuners.lora2.saving import compact_adapter
 from lora2.tuners.lora2.training_hook import weighted_penalty
+from lora2.tuners.lora2.truncation import truncate_adapter
 from lora2.tuners.sora import SoraConfig, SoraModel
 from lora2_cli.version import __version__
 
@@ -44,5 +45,6 @@ __all__ = [
     "export_lora",
     "export_merged",
     "import_lora",
+    "truncate_adapter",
     "weighted_penalty",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora2.commands.evaluate import add_run_options
-from lora2.commands.export_forms import EXPORT_FORMS
+from lora2.commands.export_forms import EXPORT_FORMS, Cut, cut_run
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.files import check_is_new
@@ -23,13 +23,15 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
     run = load_saved_run(options.run, options.model)
+    cut = Cut(options.rank, options.size)
+    run, said = cut_run(run, cut) if cut else (run, [])
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)
         (written, *facts), difference = form.write(run, options.output, batch, options.compact)
     print(written)
     print(f"Read back, its logits differ from the adapter's by {difference:.1e} of the largest")
-    for fact in facts:
+    for fact in (*said, *facts):
         print(fact)
     return 0
 
@@ -54,5 +56,17 @@ def _parser() -> OptionParser:
         "--compact",
         action="store_true",
         help="of lora: each module at its own rank, for PEFT and recent vLLM",
+    )
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument(
+        "--rank",
+        type=float,
+        help="cut the adapter first, by one threshold on all its singular values: how many each "
+        "matrix keeps, on average; also of LoRA and AdaLoRA runs",
+    )
+    cut.add_argument(
+        "--size",
+        type=float,
+        help="the same, by the parameters that are left at most; below 1, a share of them",
     )
     return parser
