@@ -12,6 +12,7 @@ from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
 from lora2.exchange.model_card import file as model_card_file
 from lora2.trainers.lora2_callback import Lora2Callback
+from lora2.trainers.loraplus import loraplus_groups
 from lora2.trainers.sora_callback import SoraCallback
 from lora2.tuners.base.registration import register
 from lora2.tuners.bottleneck import BottleneckConfig, BottleneckModel
@@ -45,6 +46,7 @@ __all__ = [
     "export_lora",
     "export_merged",
     "import_lora",
+    "loraplus_groups",
     "truncate_adapter",
     "weighted_penalty",
 ]

@@ -22,6 +22,7 @@ from lora2.trainers.logs import (
     has_loaded_best_model,
     log_of_best_model,
 )
+from lora2.trainers.loraplus import warn_of_raised_singular_values
 from lora2.trainers.optimizer import check_optimizer_is_new
 from lora2.trainers.trl import fill_reference, keep_small_factors_precise
 from lora2.tuners.base.placement import PlacedAdapter
@@ -109,6 +110,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """
         assert model is not None
         check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
+        warn_of_raised_singular_values(model, kwargs.get("optimizer"))
         self._adapters = {adapter.label: adapter for adapter in trained_adapters(model)}
         if not self._adapters:
             raise UserError(

@@ -1,0 +1,65 @@
+"""LoRA+'s two learning rates by the factors' roles."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft.optimizers import create_loraplus_optimizer
+from transformers import Trainer
+
+from lora2 import Lora2Callback, UserError, loraplus_groups
+from unit.models import Examples, bert_batch, tiny_bert
+from unit.training_case import arguments, bert_model
+
+
+def rates(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[str, set[float]]:
+    names = {id(p): name.split(".")[-2] for name, p in model.named_parameters()}
+    found: dict[str, set[float]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found.setdefault(names[id(parameter)], set()).add(group["lr"])
+    return found
+
+
+def test_the_factor_that_starts_at_zero_has_the_high_rate():
+    model = bert_model()
+    optimizer = torch.optim.AdamW(loraplus_groups(model, 1e-3, 16, weight_decay=0.1))
+    found = rates(optimizer, model)
+    assert found.pop("lora2_V") == {16e-3}
+    assert set.union(*found.values()) == {1e-3}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == trained
+
+
+def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    Trainer(
+        model, arguments(folder), train_dataset=Examples(bert_batch(16)),
+        callbacks=[Lora2Callback()], optimizers=(optimizer, None),
+    ).train()  # fmt: skip
+
+
+def test_the_helper_of_peft_is_warned_of(tmp_path):
+    model = bert_model()
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    with pytest.warns(UserWarning, match=r"λ the learning rate 0.016 and 𝒱 only 0.001.*loraplus_"):
+        train(model, optimizer, tmp_path)
+
+
+def test_our_own_groups_are_not_warned_of(tmp_path):
+    model = bert_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, torch.optim.AdamW(loraplus_groups(model, 1e-3, 4)), tmp_path)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0, -1])
+def test_a_ratio_below_one_is_refused(ratio):
+    with pytest.raises(UserError, match=f"ratio={ratio}"):
+        loraplus_groups(bert_model(), 1e-3, ratio)
+
+
+def test_a_model_without_our_adapter_is_refused():
+    with pytest.raises(UserError, match="no LoRA² adapter"):
+        loraplus_groups(tiny_bert(), 1e-3, 4)
