@@ -24,6 +24,7 @@ STYLES = {
     "SoRA": ("#CC79A7", "D"),
 }
 FAINT = ("#9aa5b1", "x")
+_SIZES = (50e3, 100e3, 200e3, 400e3)
 
 
 def averages(table: Path) -> list[dict[str, Any]]:
@@ -45,9 +46,15 @@ def draw_scores(axes: Any, rows: list[dict[str, Any]]) -> None:
             markersize=7 if strong else 5, alpha=1 if strong else 0.7, linewidth=1,
         )  # fmt: skip
         name = f"{label} {row['setting']}".strip()
-        offset = (7, -12) if label == "LoRA" else (7, 5)
-        axes.annotate(name, (size, score), xytext=offset, textcoords="offset points", color=color)
+        # To the left of the other methods of its size.
+        offset, side = ((-8, -4), "right") if name == "LoRA r=8" else ((7, 5), "left")
+        if name == "LoRA r=1":
+            offset = (7, -12)
+        axes.annotate(
+            name, (size, score), xytext=offset, ha=side, textcoords="offset points", color=color
+        )
     axes.set_xscale("log")
+    axes.set_xticks(_SIZES)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(right=max(float(row["parameters_largest"]) for row in rows) * 2)
