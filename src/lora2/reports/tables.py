@@ -107,9 +107,14 @@ def _number(value: float | None, form: str = ".4f") -> str:
 
 def _sizes(summary: Mapping[str, Any]) -> str:
     """Say what the column of parameters counts: less than was trained, where some were pruned."""
-    counts = summary["final_parameters"]
+    trained, counts = summary.get("trainable_parameters", {}), summary["final_parameters"]
     parts = " + ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"parameters at the end: {parts}"
+    lines = [f"parameters at the end: {parts}"]
+    if trained.get("adapter", 0) > counts.get("adapter", 0):
+        lines.append(f"parameters at the start: adapter {trained['adapter']:,}")
+    if "saved_bytes" in summary:
+        lines.append(f"saved in {summary['saved_bytes']:,} bytes")
+    return "\n".join(lines)
 
 
 def _facts(title: str) -> Table:

@@ -145,6 +145,7 @@ def run(
     summary = _summary(prepared, seconds, checkpoint, baseline)
     if trainer.is_world_process_zero():
         save_adapter(prepared, folder.adapter, summary)
+        summary["saved_bytes"] = sum(f.stat().st_size for f in folder.adapter.glob("*.safetensors"))
         write_json_atomically(folder.summary_file, summary)
         folder.divergence_file.unlink(missing_ok=True)
     return summary

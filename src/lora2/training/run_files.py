@@ -62,7 +62,7 @@ _SUMMARY = {
     "baseline": dict | None,
     "final_parameters": dict[str, int],
 }
-_SUMMARY_IF_THERE = {"before": dict | None}
+_SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int}
 
 
 def option_types() -> dict[str, Any]:

@@ -92,7 +92,8 @@ def test_where_there_is_no_terminal_progress_is_one_line_a_run():
 
 # What transformers, datasets, PEFT and torch say of a training belongs to standard error.
 _OURS = re.compile(
-    r"Training|parameters at the end|lora2, epoch|agreement: accuracy|Written to|[┌│└┏┃┡]"
+    r"Training|parameters at the (?:end|start)|saved in|lora2, epoch|agreement: accuracy"
+    r"|Written to|[┌│└┏┃┡]"
 )
 
 
