@@ -65,7 +65,8 @@ def main() -> int:
     (sdist,) = options.folder.glob("*.tar.gz")
     check_wheel(wheel)
     check_sdist(sdist)
-    check_installed(wheel.resolve(), options.constraints.resolve(), options.folder / "environment")
+    folder = options.folder.resolve() / "environment"
+    check_installed(wheel.resolve(), options.constraints.resolve(), folder)
     print(f"{wheel.name} and {sdist.name} are in order.")
     return 0
 
