@@ -23,6 +23,7 @@ from lora2.reports.kept import read_kept
 from lora2.training.records import read_lines
 from lora2.tuners.base.layer import layers_with
 from unit.models import Examples
+from upstream import WRITTEN_WITH_NUMPY_2
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "before_rooms"
 ADAPTERS = sorted(path.name for path in (FIXTURES / "adapters").iterdir() if path.is_dir())
@@ -97,6 +98,7 @@ def _config(folder: Path, fields: set[str]) -> dict[str, Any]:
 # The Trainer's checkpoints
 
 
+@WRITTEN_WITH_NUMPY_2
 def test_checkpoint_in_the_middle_of_pruning_ends_as_the_uninterrupted_training(
     tmp_path: Path,
 ) -> None:
@@ -155,6 +157,7 @@ def test_finished_run_is_evaluated_and_inspected(
         assert metric in capsys.readouterr().out
 
 
+@WRITTEN_WITH_NUMPY_2
 def test_interrupted_run_ends_as_the_uninterrupted_one(folder: Path) -> None:
     assert lora2("train", "--output_dir=run_folders/interrupted", "--resume") == 0
     found, expected = (folder / "run_folders" / name for name in ("interrupted", "finished"))
