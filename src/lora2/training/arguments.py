@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from peft.config import PeftConfig
 from transformers import TrainingArguments
@@ -30,6 +31,20 @@ MethodName = Literal[
 ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
+
+
+class NamedTasks(NamedTuple):
+    """The named tasks of an objective, and the one that is taken where none is named."""
+
+    names: Sequence[str]
+    default: str
+
+
+TASKS: dict[ObjectiveName, NamedTasks] = {
+    "classification": NamedTasks(TASK_NAMES, "agreement"),
+    "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
+}
+"""By objective; the first is that of the user's own data, unless another is asked for."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
@@ -286,8 +301,6 @@ TrainingOptions = _derived(
     "The training: the fields of transformers.TrainingArguments.",
 )
 
-DEFAULT_TASKS: dict[ObjectiveName, str] = {"classification": "agreement", "sft": "rewrite"}
-
 
 def option_names(group: type) -> tuple[str, ...]:
     """Return the names of a group's options."""
@@ -379,16 +392,17 @@ class RunSettings:
         """What is learnt: as the user said, else what the task is made for."""
         if self.run.objective is not None:
             return self.run.objective
-        return "sft" if self.data.task in TEXT_TASK_NAMES else "classification"
+        named = (name for name, tasks in TASKS.items() if self.data.task in tasks.names)
+        return next(named, next(iter(TASKS)))
 
     @property
     def task(self) -> str | None:
         """The named task, with the default filled in; None for the user's own data."""
         own = self.data.train_file or self.data.dataset
-        return self.data.task or (None if own else DEFAULT_TASKS[self.objective])
+        return self.data.task or (None if own else TASKS[self.objective].default)
 
     def _default_folder(self) -> Path:
         """Return runs/<task, file or dataset>, with the method after it if it is not lora2."""
         own = self.data.dataset or (Path(self.data.train_file or "").stem or None)
-        name = (self.data.task or own or DEFAULT_TASKS[self.objective]).replace("/", "--")
+        name = (self.data.task or own or TASKS[self.objective].default).replace("/", "--")
         return Path("runs") / (name if self.run.method == "lora2" else f"{name}-{self.run.method}")

@@ -15,7 +15,7 @@ from lora2.errors import UserError
 from lora2.training.arguments import METHOD_GROUPS, RunSettings, as_typed, option_names
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
-from lora2.training.text_arguments import TextArguments
+from lora2.training.objectives.registry import OBJECTIVES, objective_of
 
 Settings = RunSettings
 
@@ -81,10 +81,6 @@ def _is_on(name: str) -> Callable[[Settings], bool]:
     return lambda settings: settings.training.get(name) not in (None, False, 0, "", "no")
 
 
-def _of_sft(settings: Settings) -> bool:
-    return settings.objective == "sft"
-
-
 def _reports(settings: Settings) -> bool:
     return any(name != "none" for name in settings.training.get("report_to") or ())
 
@@ -96,21 +92,6 @@ _WITHOUT_ADAM = (
 _WITHOUT_ARGUMENTS = ("adamw_torch_fused", "adafactor", "lomo", "adalomo")
 
 EFFECTS: tuple[Effect, ...] = (
-    Effect(option_names(TextArguments), "without --objective sft", _of_sft),
-    Effect(
-        (
-            "label_column",
-            "kind",
-            "train_sentences",
-            "validation_sentences",
-            "data_dir",
-            "classifier_dropout",
-            "head_start",
-            "baseline",
-        ),
-        "with --objective sft, which has no labels",
-        _not(_of_sft),
-    ),
     Effect(
         ("train_rows", "validation_rows"),
         "without --task rewrite",
@@ -261,7 +242,7 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )
-"""Apart from the methods' own options, which `Method.options` names."""
+"""Apart from the options of methods and objectives, which `Method.options` and the like name."""
 
 _OF_METHODS = frozenset(name for group in METHOD_GROUPS for name in option_names(group))
 
@@ -306,5 +287,9 @@ def reason_against(settings: Settings, name: str) -> str | None:
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         methods = [method.name for method in METHODS.values() if name in method.options]
         return f"with --method {settings.run.method}, only with {', '.join(methods)}"
+    objective = objective_of(settings)
+    objectives = [each.name for each in OBJECTIVES.values() if name in each.options]
+    if objectives and objective.name not in objectives:
+        return objective.without_options or f"without --objective {' or '.join(objectives)}"
     unmet = (each for each in EFFECTS if name in each.options and not each.holds(settings))
     return next((each.otherwise for each in unmet), None)

@@ -7,15 +7,12 @@ from typing import Any
 
 from lora2.exchange.model_card.words import RunFacts
 from lora2.training.methods.registry import METHODS
+from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import PreparedRun
 
 _ROWS = {"before": "before training", "best": "best", "last": "last"}
 # Methods whose change `lora2 export` writes as a LoRA.
 _OURS = ("lora2", "sora")
-_USES = {
-    "classification": "lora2 predict RUN --file texts.csv",
-    "sft": 'lora2 generate RUN --prompt "..."',
-}
 
 
 def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
@@ -30,7 +27,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
         task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
         results={label: _measured(prepared, record) for label, record in results.items()},
         commands=[
-            _USES[prepared.settings.objective],
+            objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",
             *(["lora2 export RUN --to merged --output DIR"] if method.merges else []),
             *(["lora2 export RUN --to lora --output DIR"] if method.name in _OURS else []),

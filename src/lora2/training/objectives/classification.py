@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
     DataCollatorWithPadding,
+    EvalPrediction,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
 )
 
-from lora2.data import Task, TaskData, load_task, tokenize
+from lora2.data import Task, TaskData, load_labelled, load_task, tokenize
 from lora2.data.tokenization import by_length
 from lora2.training.arguments import RunSettings
 from lora2.training.head_start import start_head_at_label_mean
+from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
 from lora2.training.models import (
     BaseModel,
@@ -25,11 +29,13 @@ from lora2.training.models import (
     set_padding,
 )
 from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.output import LABELS
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import nn
     from transformers import PretrainedConfig
 
@@ -38,6 +44,20 @@ class Classification(Objective):
     """Classes, or values on a scale."""
 
     name = "classification"
+    output = LABELS
+    options = frozenset(
+        {
+            "label_column",
+            "kind",
+            "train_sentences",
+            "validation_sentences",
+            "data_dir",
+            "classifier_dropout",
+            "head_start",
+            "baseline",
+        }
+    )
+    recipe: ClassVar[Mapping[str, Any]] = {}
 
     def check(self, settings: RunSettings) -> None:
         """Need no package other than those that every training needs."""
@@ -114,6 +134,30 @@ class Classification(Objective):
                 for metric in task.metrics
             ),
         )
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether the task has labels."""
+        return "form" not in task
+
+    def load_rows(self, path: Path, task: Mapping[str, Any]) -> Dataset:
+        """Return the labelled rows of another file."""
+        return load_labelled(
+            path,
+            text_columns=task["text_columns"],
+            label_column=task["label_column"],
+            kind=task["kind"],
+            label_names=task["label_names"],
+        )
+
+    def scored_rows(self, settings: RunSettings, rows: Dataset) -> Dataset:
+        """Return all rows."""
+        return rows
+
+    def evaluate(self, run: SavedRun, rows: Dataset, batch_size: int) -> dict[str, float]:
+        """Return the metrics of the task."""
+        logits = run.logits(rows, batch_size).numpy()
+        labels = rows.with_format("numpy")["label"][:]
+        return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
 
 
 def _head_fields(task: TaskData) -> dict[str, Any]:

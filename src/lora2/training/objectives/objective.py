@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
 from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel
+from lora2.training.objectives.output import Output
 from lora2.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,9 +30,18 @@ class Objective(ABC):
 
     Attributes:
         name: as users write it.
+        output: what its model gives.
+        options: names of the options that it reads and not every objective does.
+        without_options: why the options of other objectives have no effect, if not because they
+            are of others.
+        recipe: options in which it differs from `lora2.training.recipes.GENERAL`, by name.
     """
 
     name: ClassVar[ObjectiveName]
+    output: ClassVar[Output]
+    options: ClassVar[frozenset[str]]
+    without_options: ClassVar[str | None] = None
+    recipe: ClassVar[Mapping[str, Any]]
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
@@ -100,3 +113,30 @@ class Objective(ABC):
     @abstractmethod
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics to show while training, by what is known at the same time."""
+
+    # Of a finished run
+
+    @abstractmethod
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task of this description, as in task.json, is one of this objective."""
+
+    @abstractmethod
+    def load_rows(self, path: Path, task: Mapping[str, Any]) -> Dataset:
+        """Return the rows of another file, with the labels or answers that a score needs.
+
+        Raises:
+            UserError: a file, column or row that cannot be used.
+        """
+
+    @abstractmethod
+    def scored_rows(self, settings: RunSettings, rows: Dataset) -> Dataset:
+        """Return the validation rows that a run was scored on."""
+
+    @abstractmethod
+    def evaluate(self, run: SavedRun, rows: Dataset, batch_size: int) -> dict[str, float]:
+        """Return the metrics of a run's model on such rows.
+
+        Raises:
+            UserError: the rows have nothing to compare with.
+            NumericalError: the model computes NaN or infinity.
+        """

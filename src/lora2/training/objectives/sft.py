@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
     PreTrainedTokenizerBase,
@@ -13,20 +14,25 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TextTask, load_text_task
+from lora2.data import Task, TextTask, load_text_rows, load_text_task
 from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
+from lora2.data.text_task import prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.arguments import RunSettings
-from lora2.training.exact_match import ExactMatchCallback, questions_in
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, option_names
+from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
+from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel, load_language_model
 from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.output import TEXTS
 from lora2.training.quiet import quiet_data_sets
 from lora2.training.run_folder import RunFolder
+from lora2.training.text_arguments import TextArguments
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import nn
     from transformers import PretrainedConfig
 
@@ -47,6 +53,17 @@ class SupervisedFineTuning(Objective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
+    output = TEXTS
+    options = frozenset(option_names(TextArguments))
+    without_options = "with --objective sft, which has no labels"
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    }
 
     def check(self, settings: RunSettings) -> None:
         """Need TRL."""
@@ -182,6 +199,30 @@ class SupervisedFineTuning(Objective):
         """Return the metrics of the validation loss, and the one of generated answers."""
         by_loss = ("validation_loss", TOKEN_ACCURACY)
         return (by_loss, (EXACT_MATCH,)) if EXACT_MATCH in task.metrics else (by_loss,)
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether the task is one of texts to write."""
+        return "form" in task
+
+    def load_rows(self, path: Path, task: Mapping[str, Any]) -> Dataset:
+        """Return the rows of another file, as texts to write."""
+        return load_text_rows(path, task)
+
+    def scored_rows(self, settings: RunSettings, rows: Dataset) -> Dataset:
+        """Return the first rows that have an answer."""
+        answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
+        return rows.select(answered[: settings.text.exact_match_rows or None])
+
+    def evaluate(self, run: SavedRun, rows: Dataset, batch_size: int) -> dict[str, float]:
+        """Return the share of rows whose prompt is answered exactly right."""
+        share = exact_match(
+            run.model,
+            run.tokenizer,
+            questions_in(rows),
+            max_new_tokens=run.settings.text.max_new_tokens,
+            batch_size=batch_size,
+        )
+        return {EXACT_MATCH: share}
 
 
 def _check_lengths(max_length: int, base: BaseModel) -> None:

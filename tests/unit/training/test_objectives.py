@@ -1,0 +1,53 @@
+"""Every objective answers what a run, its options and the commands ask of it."""
+
+from typing import get_args
+
+import pytest
+
+from lora2.commands.main import COMMANDS
+from lora2.commands.parser import TrainParser
+from lora2.commands.train import resolve
+from lora2.training.arguments import TASKS, ObjectiveName
+from lora2.training.objectives.objective import Objective
+from lora2.training.objectives.registry import OBJECTIVES, objective_of
+from lora2.training.recipes import GENERAL
+
+each = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+
+
+def test_every_name_has_one_objective_and_named_tasks() -> None:
+    assert tuple(OBJECTIVES) == get_args(ObjectiveName) == tuple(TASKS)
+    assert all(name == objective.name for name, objective in OBJECTIVES.items())
+    names = [task for tasks in TASKS.values() for task in tasks.names]
+    assert len(names) == len(set(names))
+
+
+@each
+def test_its_options_and_its_recipe_name_options_of_training(objective: Objective) -> None:
+    known = {action.dest for action in TrainParser()._actions}
+    assert objective.options <= known
+    assert objective.recipe.keys() <= known
+    assert all(GENERAL.get(name) != value for name, value in objective.recipe.items())
+
+
+@each
+def test_it_is_chosen_by_its_name_and_by_its_tasks(objective: Objective) -> None:
+    tasks, parser = TASKS[objective.name], TrainParser()
+    by_name = resolve(parser, [f"--objective={objective.name}"])
+    assert (by_name.task, objective_of(by_name)) == (tasks.default, objective)
+    for task in tasks.names:
+        assert objective_of(resolve(parser, [f"--task={task}"])) is objective
+
+
+@each
+def test_the_commands_for_its_runs_exist(objective: Objective) -> None:
+    _, command, *_ = objective.output.command.split()
+    assert command in COMMANDS
+    assert f"`lora2 {command}`" in objective.output.instead
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [({"kind": "regression"}, "classification"), ({"form": "text"}, "sft")]
+)
+def test_a_task_is_of_one_objective(task: dict[str, str], name: str) -> None:
+    assert [each.name for each in OBJECTIVES.values() if each.trains_on(task)] == [name]
