@@ -1,7 +1,7 @@
 """Sensitivity of a parameter and importance of a singular value (section 3.3, eq. 6–9)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -55,14 +55,22 @@ class Importance(NamedTuple):
     Attributes:
         formula: takes the sensitivities S of the scored factors, gives one score a value, [..., r].
         symbols: the scored factors, in the order in which the formula takes them.
+        source: where the formula is from.
     """
 
     formula: Callable[..., Tensor]
     symbols: tuple[str, ...]
+    source: str
 
 
 IMPORTANCES = {
-    "reduced": Importance(reduced_importance, ("lam", "u", "U")),
-    "full": Importance(full_importance, ("lam", "u", "U", "v", "V")),
+    "reduced": Importance(reduced_importance, ("lam", "u", "U"), "eq. 9"),
+    "full": Importance(full_importance, ("lam", "u", "U", "v", "V"), "eq. 8"),
 }
 """Scores by their name in `Lora2Config.importance`; a new one is a function and an entry."""
+
+if TYPE_CHECKING:
+    ImportanceName: TypeAlias = str
+else:
+    # mypy knows no Literal of values; the command line makes its choices from it.
+    ImportanceName = Literal[tuple(IMPORTANCES)]

@@ -1,20 +1,16 @@
 """The sensitivity recursion and both importances of a singular value against the oracle."""
 
-from typing import get_args
-
 import pytest
 import torch
 
 import oracle
 from cases import CASE_IDS, CASES, Case
 from lora2.mathematics.importance import (
-    IMPORTANCES,
     full_importance,
     reduced_importance,
     sensitivity,
     update_averages,
 )
-from lora2.tuners.lora2 import config
 
 STEPS = 5
 BETAS = ((0.85, 0.85), (0.5, 0.9), (0.2, 0.3), (0.7, 0.0))
@@ -139,7 +135,3 @@ def test_leading_dimensions_are_a_batch() -> None:
     for index, entry in enumerate(entries):
         oracle.assert_agrees(reduced.flatten(0, 1)[index], oracle.importance_reduced(entry))
         oracle.assert_agrees(full.flatten(0, 1)[index], oracle.importance_full(entry))
-
-
-def test_every_score_that_the_config_names_is_in_the_table() -> None:
-    assert set(get_args(config.Importance)) == set(IMPORTANCES)

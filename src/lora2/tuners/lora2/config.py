@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
+from lora2.mathematics.importance import IMPORTANCES, ImportanceName
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
 from lora2.tuners.base.config import TargetConfig, check_alpha, check_whole, checked_pattern
 
 Orthogonality = Literal["exact", "penalty", "none"]
-Importance = Literal["reduced", "full"]
 Start = Literal["lora", "orthonormal", "gaussian"]
 
 
@@ -82,9 +82,13 @@ class Lora2Config(TargetConfig):
     orth_reg_weight: float = field(
         default=0.1, metadata={"help": "Weight of the orthogonality penalty."}
     )
-    importance: Importance = field(
+    importance: ImportanceName = field(
         default="reduced",
-        metadata={"help": "Importance of a singular value: 'reduced' (eq. 9) or 'full' (eq. 8)."},
+        metadata={
+            "help": "Importance of a singular value: "
+            + " or ".join(f"'{name}' ({each.source})" for name, each in IMPORTANCES.items())
+            + "."
+        },
     )
     beta1: float = field(default=0.85, metadata={"help": "Smoothing of the sensitivity."})
     beta2: float = field(default=0.85, metadata={"help": "Smoothing of its uncertainty."})
@@ -202,7 +206,7 @@ class Lora2Config(TargetConfig):
         choices = {
             "orthogonality": get_args(Orthogonality),
             "orthogonality_terms": ORTHOGONALITY_TERMS,
-            "importance": get_args(Importance),
+            "importance": IMPORTANCES,
             "budget_schedule": BUDGET_SHAPES,
             "init_weights": (True, False, *get_args(Start)),
         }
