@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora2.commands.evaluate import add_run_options
-from lora2.commands.export_forms import EXPORT_FORMS, Target
+from lora2.commands.export_forms import EXPORT_FORMS, ExportRequest
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.exchange.verification import Batch
@@ -30,7 +30,7 @@ def execute(arguments: Sequence[str]) -> int:
     run = load_saved_run(options.run, options.model)
     form.check(run, form.name)
     with quiet_loading():
-        form.write(run, Target(options.output, _rows_of_run(run), options.compact))
+        form.write(run, ExportRequest(options.output, _rows_of_run(run), options.compact))
     return 0
 
 

@@ -18,7 +18,7 @@ from lora2.tuners.base.layer import layers_with
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportRequest:
     """What to write, apart from the run.
 
     Attributes:
@@ -49,7 +49,7 @@ class ExportForm:
     words: str
     place: Literal["folder", "file"]
     check: Callable[[SavedRun, str], None]
-    write: Callable[[SavedRun, Target], None]
+    write: Callable[[SavedRun, ExportRequest], None]
     may_be_compact: bool = False
 
 
@@ -67,27 +67,31 @@ def _check_merges(run: SavedRun, form: str) -> None:
     run.check_merges()
 
 
-def _write_lora(run: SavedRun, target: Target) -> None:
+def _write_lora(run: SavedRun, request: ExportRequest) -> None:
     export = export_lora(
-        run.model, target.path, compact=target.compact, batch=target.batch, tokenizer=run.tokenizer
+        run.model,
+        request.path,
+        compact=request.compact,
+        batch=request.batch,
+        tokenizer=run.tokenizer,
     )
     ranks = sorted(export.ranks.values())
     span = f"ranks {ranks[0]} to {ranks[-1]}"
-    print(f"LoRA of {len(ranks)} modules, {span}, written to {target.path}")
+    print(f"LoRA of {len(ranks)} modules, {span}, written to {request.path}")
     _print_difference(export.difference)
     for engine, objections in export.objections.items():
         print(f"{engine}: " + (f"no, {'; '.join(objections)}" if objections else "will serve it"))
 
 
-def _write_merged(run: SavedRun, target: Target) -> None:
-    export = export_merged(run.model, target.path, batch=target.batch, tokenizer=run.tokenizer)
-    print(f"Merged model written to {target.path}")
+def _write_merged(run: SavedRun, request: ExportRequest) -> None:
+    export = export_merged(run.model, request.path, batch=request.batch, tokenizer=run.tokenizer)
+    print(f"Merged model written to {request.path}")
     _print_difference(export.difference)
 
 
-def _write_gguf(run: SavedRun, target: Target) -> None:
-    export = export_gguf(run.model, target.path, batch=target.batch)
-    print(f"GGUF adapter of rank {export.rank} written to {target.path}")
+def _write_gguf(run: SavedRun, request: ExportRequest) -> None:
+    export = export_gguf(run.model, request.path, batch=request.batch)
+    print(f"GGUF adapter of rank {export.rank} written to {request.path}")
     _print_difference(export.difference)
 
 

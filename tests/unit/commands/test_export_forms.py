@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from command_line import lora2, refused
-from lora2.commands.export_forms import EXPORT_FORMS, ExportForm, Target
+from lora2.commands.export_forms import EXPORT_FORMS, ExportForm, ExportRequest
 
 each = pytest.mark.parametrize("form", EXPORT_FORMS.values(), ids=list(EXPORT_FORMS))
 
@@ -31,15 +31,15 @@ def test_compact_is_refused_where_it_has_no_such_form(form: ExportForm, tmp_path
 
 
 def test_a_new_entry_is_all_that_the_command_needs(monkeypatch, tmp_path) -> None:
-    written: list[Target] = []
+    written: list[ExportRequest] = []
     form = dataclasses.replace(
         EXPORT_FORMS["gguf"],
         name="new",
         check=lambda run, name: None,
-        write=lambda run, target: written.append(target),
+        write=lambda run, request: written.append(request),
     )
     monkeypatch.setitem(EXPORT_FORMS, "new", form)
     monkeypatch.setattr("lora2.commands.export.load_saved_run", lambda *_: None)
     monkeypatch.setattr("lora2.commands.export._rows_of_run", lambda _: None)
     assert lora2("export", "run", "--to=new", f"--output={tmp_path / 'out'}") == 0
-    assert written == [Target(tmp_path / "out", None, compact=False)]
+    assert written == [ExportRequest(tmp_path / "out", None, compact=False)]
