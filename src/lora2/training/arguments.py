@@ -19,6 +19,7 @@ from peft.config import PeftConfig
 from transformers import TrainingArguments
 
 from lora2.data import TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.support.ranges import EPOCHS, SEED, SIZE
 from lora2.training.text_arguments import TextArguments
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.lora2.config import Lora2Config
@@ -96,16 +97,19 @@ class DataArguments:
         default=128, metadata={"help": "Tokens at which a text (or pair) is cut off."}
     )
     train_sentences: int = field(
-        default=2000, metadata={"help": "Training sentences of agreement, an even number."}
+        default=2000,
+        metadata={"range": SIZE, "help": "Training sentences of agreement, an even number."},
     )
     validation_sentences: int = field(
-        default=400, metadata={"help": "Validation sentences of agreement, an even number."}
+        default=400,
+        metadata={"range": SIZE, "help": "Validation sentences of agreement, an even number."},
     )
     dataset_seed: int = field(
         default=0,
         metadata={
+            "range": SEED,
             "help": "Generates agreement or rewrite and splits validation rows off. Apart from "
-            "--seed, so that runs with other seeds see the same data."
+            "--seed, so that runs with other seeds see the same data.",
         },
     )
 
@@ -167,7 +171,7 @@ class RunArguments:
     )
     baseline_epochs: float = field(
         default=3.0,
-        metadata={"help": "Epochs of the head alone, at most those of the run."},
+        metadata={"range": EPOCHS, "help": "Epochs of the head alone, at most those of the run."},
     )
     resume: bool = field(
         default=False,
@@ -197,7 +201,11 @@ class PromptArguments:
     """What prompt tuning has."""
 
     virtual_tokens: int = field(
-        default=20, metadata={"help": "Trained vectors in front of the text, of --method prompt."}
+        default=20,
+        metadata={
+            "range": SIZE,
+            "help": "Trained vectors in front of the text, of --method prompt.",
+        },
     )
 
 
@@ -313,6 +321,20 @@ def as_typed(value: Any) -> str:
         return " ".join(map(as_typed, value))
     return str(value.value if isinstance(value, Enum) else value)
 
+
+OPTION_GROUPS: dict[str, type] = {
+    "adapter (Lora2Config)": AdapterArguments,
+    "adapter of --method lora2": StartArguments,
+    "adapter of --method sora": SoraArguments,
+    "adapter of --method bottleneck": BottleneckArguments,
+    "adapter of --method prompt": PromptArguments,
+    "data": DataArguments,
+    "text, of --objective sft": TextArguments,
+    "model": ModelArguments,
+    "run": RunArguments,
+    "training (transformers.TrainingArguments)": TrainingOptions,
+}
+"""All groups, by their titles on the command line."""
 
 METHOD_GROUPS = (
     AdapterArguments,
