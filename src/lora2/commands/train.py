@@ -21,9 +21,10 @@ from lora2.support.heap import keep_freed_memory
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task
+from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
-from lora2.training.option_effects import check_effects, refuse_idle
+from lora2.training.option_effects import check_effects
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
 from lora2.training.run import (

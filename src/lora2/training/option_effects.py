@@ -6,13 +6,13 @@ objective, or of something that is switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora2.data import GLUE_TASKS
-from lora2.errors import UserError
 from lora2.training.arguments import METHOD_GROUPS, RunSettings, as_typed, option_names
+from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
@@ -262,24 +262,6 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
         reason = reason_against(settings, name)
         if reason is not None:
             refuse_idle(given, [name], reason, place)
-
-
-def refuse_idle(
-    given: Mapping[str, Any], names: Iterable[str], reason: str, place: str = ""
-) -> None:
-    """Refuse options that have no effect, where they are given.
-
-    Raises:
-        UserError: one of them is given, and with more than that something is off.
-    """
-    for name in names:
-        value = given.get(name)
-        # `in` would be wrong: 0 equals False.
-        if value is None or value is False or value == "none":
-            continue
-        raise UserError(
-            f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
-        )
 
 
 def reason_against(settings: Settings, name: str) -> str | None:
