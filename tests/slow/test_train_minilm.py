@@ -83,6 +83,6 @@ def test_killed_while_saving_goes_on_from_the_checkpoint_before(run, tmp_path, c
     assert newest.name == "checkpoint-20"
     assert faults == ["checkpoint-30 was cut short (optimizer.pt is damaged)"]
     assert lora2("train", f"--output_dir={folder}", "--resume") == 0
-    assert "Going on from checkpoint-20" in capsys.readouterr().out
+    assert "Resuming from checkpoint-20" in capsys.readouterr().out
     ours, theirs = ((path / "adapter" / "adapter_model.safetensors") for path in (folder, run))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora2.commands.evaluate import add_run_options
-from lora2.commands.export_forms import EXPORT_FORMS, Cut, cut_run
+from lora2.commands.export_cut import cut_run
+from lora2.commands.export_forms import EXPORT_FORMS
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.files import check_is_new
@@ -23,8 +24,7 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
     run = load_saved_run(options.run, options.model)
-    cut = Cut(options.rank, options.size)
-    run, said = cut_run(run, cut) if cut else (run, [])
+    run, said = cut_run(run, rank=options.rank, size=options.size)
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)

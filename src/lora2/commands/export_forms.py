@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora2.errors import UserError
-from lora2.exchange.from_lora import import_lora
 from lora2.exchange.gguf import export_gguf
 from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
@@ -15,7 +14,6 @@ from lora2.exchange.verification import Batch
 from lora2.training.methods.registry import METHODS
 from lora2.training.saved_run import SavedRun
 from lora2.tuners.base.layer import layers_with
-from lora2.tuners.lora2.truncation import truncate_adapter
 
 
 @dataclass(frozen=True)
@@ -37,50 +35,6 @@ class ExportForm:
     check: Callable[[SavedRun, str], None]
     write: Callable[[SavedRun, Path, Batch | None, bool], tuple[list[str], float]]
     has_compact: bool = False
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How far a run's adapter is cut before it is exported; one of the two is given.
-
-    Attributes:
-        rank: singular values to keep, on average over the matrices.
-        size: parameters to keep at most; below 1, a share.
-    """
-
-    rank: float | None = None
-    size: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.rank is not None or self.size is not None
-
-
-def cut_run(run: SavedRun, cut: Cut) -> tuple[SavedRun, list[str]]:
-    """Return a run with its adapter cut, and what to say of it.
-
-    Raises:
-        UserError: an adapter that is no low-rank change, or a number out of its range.
-    """
-    method = METHODS[run.settings.run.method]
-    model = run.model
-    if method.name in ("lora", "adalora"):
-        # As LoRA² it is the same change, exactly, and can be cut.
-        base = run.model.unload()
-        model = import_lora(base, run.folder.adapter).eval()
-    elif method.name != "lora2":
-        option = "rank" if cut.rank is not None else "size"
-        raise UserError(
-            f"{option}: {method.label} has no singular values to cut; leave {option} out."
-        )
-    done = truncate_adapter(model, rank=cut.rank, size=cut.size)
-    worst = max(done.errors, key=done.errors.__getitem__)
-    said = [
-        f"Kept {sum(done.ranks.values()):,} singular values of {len(done.ranks)} matrices, "
-        f"{done.parameters:,} parameters as a LoRA",
-        f"Left out {100 * done.error:.2f} % of the change in all, at most "
-        f"{100 * done.errors[worst]:.2f} % ({worst})",
-    ]
-    return replace(run, model=model), said
 
 
 def _check_low_rank(run: SavedRun, name: str) -> None:

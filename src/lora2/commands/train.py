@@ -200,7 +200,7 @@ def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
     for fault in faults:
         console.print(f"Skipped: {fault}.", soft_wrap=True)
     start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is complete"
-    console.print(f"Going on from {start}.", soft_wrap=True)
+    console.print(f"Resuming from {start}.", soft_wrap=True)
 
 
 def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:

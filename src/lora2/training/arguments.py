@@ -163,7 +163,7 @@ class RunArguments:
     )
     resume: bool = field(
         default=False,
-        metadata={"help": "Go on with an interrupted run from its newest complete checkpoint."},
+        metadata={"help": "Resume an interrupted run from its newest complete checkpoint."},
     )
     overwrite: bool = field(
         default=False, metadata={"help": "Replace the run that is in the run folder."}

@@ -37,7 +37,7 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
         # Raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
         _check_place(model, options, fields)
-    for pattern in ("k_pattern", "rank_pattern"):
+    for pattern in ("k_pattern", "rank_pattern", "alpha_pattern"):
         if pattern in method.options:
             _check_pattern(model, options, pattern)
 

@@ -168,6 +168,7 @@ EFFECTS: tuple[Effect, ...] = (
             "init_r",
             "k_pattern",
             "rank_pattern",
+            "alpha_pattern",
             *PLACE,
             "modules_to_save",
             "init_weights",

@@ -162,6 +162,9 @@ def _check_patterns(settings: RunSettings) -> None:
             value = options[name][pattern]
             if isinstance(value, int | float) and value > 0:
                 check_number(f"{name}[{pattern!r}]", value, SIZE)
+    for pattern, value in (options.get("alpha_pattern") or {}).items():
+        check_regular_expression("alpha_pattern", pattern)
+        check_number(f"alpha_pattern[{pattern!r}]", value, RANGES["lora_alpha"])
 
 
 def check_number(name: str, value: Any, allowed: Range) -> None:

@@ -66,7 +66,7 @@ def test_checkpoint_cut_short_is_skipped(file, damage, interrupted_run, tmp_path
     said = " ".join(capsys.readouterr().out.split())
     assert "Skipped: checkpoint-6 was cut short" in said
     assert file in said
-    assert "Going on from checkpoint-5." in said
+    assert "Resuming from checkpoint-5." in said
     assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 5
 
 

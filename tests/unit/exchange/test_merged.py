@@ -44,20 +44,28 @@ def adapted(name: str = "llama", **fields):
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_merged_checkpoint_equals_the_adapter(name: str, tmp_path: Path) -> None:
-    # In float32 these models round to 1e-5 of their largest logit.
-    model = adapted(name).double()
+# In float32 the tiny Llama rounds to more than 1e-5 of its largest logit, merged or not.
+@pytest.mark.parametrize(
+    ("name", "dtype", "limit"),
+    [
+        *((name, torch.float64, 1e-12) for name in MODELS),
+        *((name, torch.float32, 1e-5) for name in MODELS if name != "llama"),
+    ],
+)
+def test_merged_checkpoint_equals_the_adapter(
+    name: str, dtype: torch.dtype, limit: float, tmp_path: Path
+) -> None:
+    model = adapted(name).to(dtype)
     batch = {key: tensor for key, tensor in bert_batch().items() if key != "labels"}
     with torch.no_grad():
         expected = model(**batch).logits
     export = export_merged(model, tmp_path / "merged")
     kind = type(MODELS[name][0]())
-    reloaded = kind.from_pretrained(tmp_path / "merged", dtype=torch.float64).eval()
+    reloaded = kind.from_pretrained(tmp_path / "merged", dtype=dtype).eval()
     with torch.no_grad():
-        assert difference(reloaded(**batch).logits, expected) < 1e-12
+        assert difference(reloaded(**batch).logits, expected) < limit
         assert torch.equal(reloaded(**batch).logits, export.model(**batch).logits)
-    assert export.difference < 1e-12
+    assert export.difference < limit
     assert not [key for key, _ in reloaded.named_parameters() if "lora2" in key]
 
 

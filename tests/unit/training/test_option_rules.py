@@ -150,6 +150,7 @@ BAD_VALUES = [
     "--seed=-1", "--data_seed=4294967296", "--dataset_seed=-1", "--lora_alpha=1e40",
     "--init_r=99999999999", "--target_modules=(", "--exclude_modules=*x",
     "--layers_pattern=( --layers_to_transform=0", '--k_pattern={"(":4}', '--rank_pattern={"[":4}',
+    '--alpha_pattern={"(":4}', '--alpha_pattern={"query":0}', '--alpha_pattern={"query":1e40}',
     '--rank_pattern={"query":99999999999}', "--save_strategy=best", "--torch_compile_mode=x",
     "--use_liger_kernel=True", '--deepspeed={"a":1}', "--virtual_tokens=0 --method=prompt",
 ]  # fmt: skip
@@ -171,7 +172,8 @@ LATE = [
     '--lr_scheduler_kwargs={"num_cycles":"x"} --lr_scheduler_type=cosine', "--report_to=nowhere",
     "--modules_to_save=nothing", "--exclude_modules=nothing", "--layers_to_transform=9",
     "--layers_pattern=nothing --layers_to_transform=0", '--k_pattern={"nothing":2}',
-    '--rank_pattern={"nothing":2}', "--target_modules nothing query",
+    '--rank_pattern={"nothing":2}', '--alpha_pattern={"nothing":2}',
+    "--target_modules nothing query",
 ]  # fmt: skip
 
 

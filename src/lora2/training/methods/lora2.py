@@ -44,11 +44,12 @@ def shared_config(options: Options, label: str) -> Lora2Config:
     Raises:
         UserError: an invalid value, or a size of single matrices.
     """
-    for name in ("k_pattern", "rank_pattern"):
+    for name in ("k_pattern", "rank_pattern", "alpha_pattern"):
         if options.get(name):
+            what = "lora_alpha" if name == "alpha_pattern" else "rank"
             raise UserError(
-                f"{name}={options[name]}: {label} has one rank for all matrices; leave it out, or "
-                "take --method lora2."
+                f"{name}={options[name]}: {label} has one {what} for all matrices; leave it out, "
+                "or take --method lora2."
             )
     return config(options)
 

@@ -106,7 +106,7 @@ class TrainingHook:
     def _warn_if_never_allocated(
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
     ) -> None:
-        first = next(layer for layer in layers if layer.has_adapter(name))
+        first = next(layer for layer in layers if layer.has_effect(name))
         if self._has_warned or name in first.lora2_allocated or not config.prunes:
             return
         ranks = [layer.sizes_of(name)[1] for layer in layers if layer.has_adapter(name)]
@@ -140,11 +140,12 @@ def _must_stay_plain() -> bool:
 def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:
     """Undo what casts u, Λ and 𝒰 to half precision, such as `autocast_adapter_dtype=False`."""
     for name, _ in _trained_among(layers, model):
-        carrying = [layer for layer in layers if layer.has_effect(name)]
         # A cast reaches all layers: one is looked at, in each forward pass.
-        if carrying and are_rounded(carrying[0].parameters_of(name)):
-            for layer in carrying:
-                make_precise(layer.parameters_of(name))
+        first = next(layer for layer in layers if layer.has_effect(name))
+        if are_rounded(first.parameters_of(name)):
+            for layer in layers:
+                if layer.has_effect(name):
+                    make_precise(layer.parameters_of(name))
 
 
 def _active_adapters(layers: list[Lora2Layer]) -> list[str]:

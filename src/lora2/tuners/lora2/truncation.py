@@ -7,8 +7,11 @@ the size of an adapter can be chosen without training again.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -95,20 +98,17 @@ def kept_ranks(
         ((value, name) for name, values in spectra.items() for value in values),
         key=lambda entry: -entry[0],
     )
+    names = [name for _, name in ranked]
     if rank is not None:
         most = max(1, round(rank * len(spectra)))
-        kept = [name for _, name in ranked[:most]]
     else:
+        spent = list(accumulate(costs[name] for name in names))
         limit = size or 0.0
-        if limit < 1:
-            limit *= sum(costs[name] for _, name in ranked)
-        kept, spent = [], 0
-        for _, name in ranked:
-            spent += costs[name]
-            if spent > limit:
-                break
-            kept.append(name)
-    return {name: kept.count(name) for name in spectra}
+        if limit < 1 and spent:
+            limit *= spent[-1]
+        most = bisect_right(spent, limit)
+    kept = Counter(names[:most])
+    return {name: kept[name] for name in spectra}
 
 
 def _cut(

@@ -220,3 +220,10 @@ def test_a_file_of_before_with_empty_inner_factors_loads(tmp_path: Path) -> None
     save_file(tensors, file)
     loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path).eval()
     torch.testing.assert_close(loaded(rows()), model(rows()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_budget_that_nobody_prunes_to_is_reported_where_the_first_matrix_is_empty() -> None:
+    fields = {"rank_pattern": {"lin0": 0}, "target_r": 0.5, "tinit": 0, "tfinal": 1}
+    model = get_peft_model(LINEAR.model(), LINEAR.config(**fields)).train()
+    with pytest.warns(UserWarning, match="nothing prunes it"):
+        sgd_steps(model, rows(), lr=0.1)
