@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora2.commands.evaluate import add_run_options
-from lora2.commands.export_cut import cut_run
 from lora2.commands.export_forms import EXPORT_FORMS
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.files import check_is_new
 from lora2.training.models import quiet_loading
 from lora2.training.objectives.registry import objective_of
+from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run
+from lora2.tuners.lora2.truncation import Truncation
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -24,7 +25,10 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
     run = load_saved_run(options.run, options.model)
-    run, said = cut_run(run, rank=options.rank, size=options.size)
+    said: list[str] = []
+    if options.rank is not None or options.size is not None:
+        run, done = cut_run(run, rank=options.rank, size=options.size)
+        said = _what_is_left(done)
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)
@@ -34,6 +38,16 @@ def execute(arguments: Sequence[str]) -> int:
     for fact in (*said, *facts):
         print(fact)
     return 0
+
+
+def _what_is_left(done: Truncation) -> list[str]:
+    worst = max(done.errors, key=done.errors.__getitem__)
+    return [
+        f"Kept {sum(done.ranks.values()):,} singular values of {len(done.ranks)} matrices, "
+        f"{done.parameters:,} parameters as a LoRA",
+        f"Left out {100 * done.error:.2f} % of the change in all, at most "
+        f"{100 * done.errors[worst]:.2f} % ({worst})",
+    ]
 
 
 def _parser() -> OptionParser:

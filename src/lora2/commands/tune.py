@@ -81,9 +81,12 @@ def chosen_experiments(method: str, task: str | None) -> list[Experiment]:
     Raises:
         UserError: no method or setting of that name is in the preset.
     """
-    settings = [s for s in small.SETTINGS if method in (_ALL, s.method, s.key)]
+    settings = [s for s in small.TUNED_SETTINGS if method in (_ALL, s.method, s.key)]
     if not settings:
-        known = [*dict.fromkeys(s.method for s in small.SETTINGS), *(s.key for s in small.SETTINGS)]
+        known = [
+            *dict.fromkeys(s.method for s in small.TUNED_SETTINGS),
+            *(s.key for s in small.TUNED_SETTINGS),
+        ]
         raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
     return [each for each in small.experiments(settings) if task in (None, each.task)]
 

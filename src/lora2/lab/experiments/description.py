@@ -22,6 +22,7 @@ class RunDescription:
         options: all other options of `lora2 train` that decide what is computed, by name. Where
             the data lie, or how many threads compute, is not among them.
         seed: the seed of training.
+        cuts: sizes to which the finished adapter is cut and scored again, in parameters of a LoRA.
     """
 
     model: str
@@ -29,6 +30,7 @@ class RunDescription:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    cuts: tuple[int, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -43,18 +45,20 @@ class RunDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
-        return {
+        content: dict[str, Any] = {
             "model": self.model,
             "task": self.task,
             "method": self.method,
             "options": {name: _plain(value) for name, value in self.options.items()},
             "seed": self.seed,
         }
+        # A run without cuts keeps the identity that it had before there were any.
+        return content | ({"cuts": list(self.cuts)} if self.cuts else {})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunDescription:
         """Return the description that `to_dict` gave."""
-        return cls(**content)
+        return cls(**{**content, "cuts": tuple(content.get("cuts", ()))})
 
     def __hash__(self) -> int:
         return hash(self.identity)

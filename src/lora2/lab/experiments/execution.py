@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.errors import NumericalError, UserError
+from lora2.lab.experiments.cuts import score_cuts
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord, Status
 from lora2.support.heap import keep_freed_memory
@@ -109,7 +110,10 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
             start_folder(prepared)
         clock = _StepClock(prepared.steps, tick)
         summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
-        return _record(description, prepared, summary, clock)
+        record = _record(description, prepared, summary, clock)
+        batch_size = prepared.trainer.args.per_device_eval_batch_size
+        cuts = list(score_cuts(folder.path, description.cuts, batch_size))
+        return replace(record, cuts=cuts)
 
 
 def _record(

@@ -38,6 +38,7 @@ class Row:
         setting: as the paper writes it, such as "k=1".
         runs: by task, one description a seed.
         paper: key of its row in the paper's table, None if the paper has no such row.
+        cut: the size of its runs' cuts that it shows; None shows the adapters as they were trained.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Row:
     setting: str
     runs: Mapping[str, tuple[RunDescription, ...]]
     paper: str | None = None
+    cut: int | None = None
 
     @property
     def name(self) -> str:

@@ -42,6 +42,8 @@ class RunRecord:
         peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
         kept: of a LoRA² adapter, singular values left in each module, by module name.
         initial: singular values a module started with; None for other methods.
+        cuts: one entry for each of the description's cuts: its size, the parameters that are left
+            (as a LoRA's), the error of the change, and all metrics.
         versions: of Python and the packages that decide what a run computes.
         machine: processor and the kernels torch takes on it, cores, threads, accelerators.
     """
@@ -62,6 +64,7 @@ class RunRecord:
     peak_memory: int | None = None
     kept: dict[str, int] = field(default_factory=dict)
     initial: int | None = None
+    cuts: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +72,14 @@ class RunRecord:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.status == "finished"
+
+    def cut(self, size: int) -> dict[str, Any]:
+        """Return what the adapter reached when it was cut to this size.
+
+        Raises:
+            KeyError: it was not cut to this size.
+        """
+        return {entry["size"]: entry for entry in self.cuts}[size]
 
     @property
     def is_result(self) -> bool:
@@ -91,7 +102,8 @@ class RunRecord:
             raise ValueError(f"status {content['status']!r}")
         fields = {name: value for name, value in content.items() if name != "identity"}
         fields["description"] = RunDescription.from_dict(content["description"])
-        fields["evaluations"] = [_with_nan(entry) for entry in content.get("evaluations", [])]
+        for name in ("evaluations", "cuts"):
+            fields[name] = [_with_nan(entry) for entry in content.get(name, [])]
         for name in ("best", "last"):
             fields[name] = _with_nan(content[name]) if content.get(name) else None
         return cls(**fields)

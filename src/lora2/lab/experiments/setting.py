@@ -36,6 +36,8 @@ class Setting:
         options: the method's options.
         search: where its learning rate is searched.
         tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
+        cuts: sizes to which its adapters are cut and scored again, in parameters of a LoRA.
+        cut: the one of them that the row shows; None shows the adapter as it was trained.
     """
 
     key: str
@@ -45,6 +47,8 @@ class Setting:
     options: Mapping[str, Any]
     search: Search
     tuned_as: str | None = None
+    cuts: tuple[int, ...] = ()
+    cut: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,4 +80,5 @@ class Experiment:
     def run(self, learning_rate: float, seed: int) -> RunDescription:
         """Return the run with this learning rate and seed."""
         options = {**self.options, **self.setting.options, "learning_rate": learning_rate}
-        return RunDescription(self.model, self.task, self.setting.method, options, seed)
+        setting = self.setting
+        return RunDescription(self.model, self.task, setting.method, options, seed, setting.cuts)

@@ -43,8 +43,8 @@ def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = Non
 
 
 def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow) -> TableRow:
-    best = _values(row, columns, records, lambda record: record.best)
-    last = _values(row, columns, records, lambda record: record.last)
+    best = _values(row, columns, records, lambda record: _shown(row, record, record.best))
+    last = _values(row, columns, records, lambda record: _shown(row, record, record.last))
     return TableRow(
         row=row,
         parameters=_parameters(row, columns, records, paper),
@@ -64,6 +64,11 @@ def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow
             as_printed=_as_printed(columns, paper),
         ),
     )
+
+
+def _shown(row: Row, record: RunRecord, evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an evaluation of a run, or what its cut reached where the row shows a cut."""
+    return evaluation if row.cut is None else record.cut(row.cut)
 
 
 def _values(
@@ -109,7 +114,7 @@ def _parameters(
     tasks = dict.fromkeys(column.task for column in columns)
     runs = [run for task in tasks for run in row.runs.get(task, ())]
     counts = [
-        (record.trainable_parameters["adapter"], record.final_parameters["adapter"])
+        (record.trainable_parameters["adapter"], _final_parameters(row, record))
         for record in _finished(runs, records)
         # A method without an adapter may count none.
         if {"adapter"} <= record.trainable_parameters.keys() & record.final_parameters.keys()
@@ -123,6 +128,13 @@ def _parameters(
         final=None if initial == final else (min(final), max(final)),
         paper=paper.parameters,
     )
+
+
+def _final_parameters(row: Row, record: RunRecord) -> int:
+    if row.cut is not None:
+        cut: int = record.cut(row.cut)["parameters"]
+        return cut
+    return record.final_parameters["adapter"]
 
 
 def _recomputed(columns: Sequence[Column], paper: PaperRow) -> float | None:

@@ -92,10 +92,53 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 
+# The rate of the head is the adapter's in the tables of the paper, as in its scripts. Where sizes
+# are compared it is one for all: LoRA²'s usual rate is twice LoRA's.
+_HEAD_RATE = {"head_learning_rate": 1e-3}
+_SAME_HEAD = "-same-head"
+SAME_HEAD_SETTINGS = tuple(
+    replace(setting, key=setting.key + _SAME_HEAD, options={**setting.options, **_HEAD_RATE})
+    for setting in SETTINGS
+    if setting.key.partition("-")[0] in ("lora", "adalora", "sora", "lora2")
+    and not setting.key.startswith("lora2-paper")
+)
+TUNED_SETTINGS = (*SETTINGS, *SAME_HEAD_SETTINGS)
+"""All settings that `lora2 tune` knows."""
+
+
 def _variant(key: str, label: str, of: str, **options: Any) -> Setting:
     """Return a setting with other options, at the learning rate of the one it is made from."""
-    base = next(setting for setting in SETTINGS if setting.key == of)
+    base = next(setting for setting in TUNED_SETTINGS if setting.key == of)
     return replace(base, key=key, label=label, options={**base.options, **options}, tuned_as=of)
+
+
+# LoRA's parameters at r = 1: of 36 matrices, 24 of 384 × 384 and 12 of 384 × 1536.
+_OF_RANK_1 = 24 * (384 + 384) + 12 * (384 + 1536)
+_CUTS = {rank: round(rank * _OF_RANK_1) for rank in (4, 2, 1, 0.5)}
+
+
+def _sizes() -> Iterator[Setting]:
+    """Yield the rows of the table of sizes: trained at a size, pruned to it, or cut to it."""
+    lora, lora2 = "lora-r8-same-head", "lora2-k8-same-head"
+    base = {setting.key: setting for setting in SAME_HEAD_SETTINGS}
+    yield replace(base[lora], cuts=tuple(_CUTS.values()))
+    for rank in (4, 2):
+        yield replace(_variant(f"lora-r{rank}", "LoRA", lora, k=rank), text=f"r={rank}")
+    yield base["lora-r1-same-head"]
+    for rank, size in _CUTS.items():
+        cut = replace(base[lora], cuts=tuple(_CUTS.values()), cut=size)
+        yield replace(cut, label="LoRA, cut after training", text=f"r=8 to {rank:g}")
+    for rank in (8, 1):
+        adalora = _variant(f"adalora-{rank}", "AdaLoRA", "adalora-r8-same-head", target_r=rank)
+        yield replace(adalora, text=f"r=12 to {rank}")
+    whole = _variant("lora2-unpruned", "LoRA²", lora2, target_r=None)
+    whole = replace(whole, cuts=tuple(_CUTS.values()), text="k=8, unpruned")
+    yield whole
+    for rank in _CUTS:
+        pruned = _variant(f"lora2-to-{rank:g}", "LoRA²", lora2, target_r=rank)
+        yield replace(pruned, text=f"k=8 to {rank:g}")
+    for rank, size in _CUTS.items():
+        yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)
 
 
 COLUMNS = (
@@ -148,6 +191,12 @@ TABLES: Mapping[str, SmallTable] = {
             ),
             _variant("weights-all", "all six", "lora2-k1"),
         ),
+    ),
+    "sizes": SmallTable(
+        "score and final size, the head's learning rate the same for all",
+        tuple(_sizes()),
+        note="Cut: the last state of the adapters above, at one threshold on all singular values "
+        "of the model (PARA, arXiv 2604.27796); best and last are the same there.",
     ),
     "figure3": SmallTable(
         "where the kept singular values are (LoRA²)",
@@ -229,7 +278,7 @@ def _row(setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
         chosen = None if choice is None else choice.learning_rate
         rate = setting.search.first if chosen is None else chosen
         runs[each.task] = tuple(each.run(rate, seed) for seed in wanted.seeds)
-    return Row(setting.label, setting.method, setting.text, runs)
+    return Row(setting.label, setting.method, setting.text, runs, cut=setting.cut)
 
 
 def timed(model: str) -> list[RunDescription]:

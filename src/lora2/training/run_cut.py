@@ -1,4 +1,4 @@
-"""Cuts the adapter of a run before it is exported: `lora2 export --rank` and `--size`."""
+"""Cuts the adapter of a finished run at one threshold on its singular values."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora
 from lora2.training.methods.registry import METHODS
 from lora2.training.saved_run import SavedRun
-from lora2.tuners.lora2.truncation import truncate_adapter
+from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
 
 
-def cut_run(run: SavedRun, *, rank: float | None, size: float | None) -> tuple[SavedRun, list[str]]:
-    """Return a run with its adapter cut, and what to say of it; as it is without rank and size.
+def cut_run(
+    run: SavedRun, *, rank: float | None = None, size: float | None = None
+) -> tuple[SavedRun, Truncation]:
+    """Return a run with its adapter cut, and what the cut has left; `run` must not be used again.
+
+    Args:
+        run: a finished run of LoRA², LoRA or AdaLoRA.
+        rank: singular values to keep, on average over the matrices.
+        size: parameters to keep at most, as a LoRA's; below 1, a share of those it has.
 
     Raises:
         UserError: an adapter that is no low-rank change, or a number out of its range.
     """
-    if rank is None and size is None:
-        return run, []
     method = METHODS[run.settings.run.method]
     model = run.model
     if method.name in ("lora", "adalora"):
@@ -31,11 +36,4 @@ def cut_run(run: SavedRun, *, rank: float | None, size: float | None) -> tuple[S
             f"{option}: {method.label} has no singular values to cut; leave {option} out."
         )
     done = truncate_adapter(model, rank=rank, size=size)
-    worst = max(done.errors, key=done.errors.__getitem__)
-    said = [
-        f"Kept {sum(done.ranks.values()):,} singular values of {len(done.ranks)} matrices, "
-        f"{done.parameters:,} parameters as a LoRA",
-        f"Left out {100 * done.error:.2f} % of the change in all, at most "
-        f"{100 * done.errors[worst]:.2f} % ({worst})",
-    ]
-    return replace(run, model=model), said
+    return replace(run, model=model), done

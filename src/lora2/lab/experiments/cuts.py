@@ -1,0 +1,29 @@
+"""The adapter of a finished run, cut to smaller sizes and scored again (PARA, arXiv 2604.27796)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora2.training.objectives.registry import objective_of
+from lora2.training.run_cut import cut_run
+from lora2.training.saved_run import load_saved_run, load_validation
+
+
+def score_cuts(run: Path, sizes: Sequence[int], batch_size: int) -> Iterator[dict[str, Any]]:
+    """Yield what the last state of an adapter reaches at each size, by the run's own metrics.
+
+    Args:
+        run: the folder of a finished run.
+        sizes: parameters to keep at most, as a LoRA's.
+        batch_size: rows at once.
+    """
+    for size in sizes:
+        # It is loaded each time, so that every error is one of the whole change.
+        cut, done = cut_run(load_saved_run(run), size=size)
+        objective = objective_of(cut.settings)
+        metrics: dict[str, float] = {}
+        for rows in load_validation(cut, None).validation.values():
+            metrics |= objective.measure(cut, objective.scored_rows(cut, rows), batch_size)
+        yield {"size": size, "parameters": done.parameters, "error": done.error, **metrics}
