@@ -42,6 +42,7 @@ def shrink_small_preset(
     patch.setattr(small, "MODEL", str(model))
     patch.setattr(small, "TASKS", {"agreement": options})
     patch.setattr(small, "SETTINGS", settings)
+    patch.setattr(small, "TUNED_SETTINGS", settings)
     patch.setattr(small, "TABLES", {"table1": small.SmallTable("tiny", settings)})
     patch.setattr(small, "COLUMNS", small.COLUMNS[:1])
     preset = dataclasses.replace(

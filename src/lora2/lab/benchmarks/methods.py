@@ -20,6 +20,8 @@ from lora2.lab.benchmarks.workloads import Batch, Workload
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.saving import compact_adapter
 
 ADAPTER_NAME = "default"
 _ALPHA = 16
@@ -167,6 +169,19 @@ def _lora2(orthogonality: str, *, allocates: bool, dense: bool = False) -> Any:
     return prepare
 
 
+@torch.no_grad()
+def _half_empty(
+    model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+) -> TrainedModel:
+    """A finished adapter whose pruning left nothing to every second matrix, trained on."""
+    config = Lora2Config(k=size.k, init_r=size.r, lora_alpha=_ALPHA, **_targets(workload, size))
+    adapted = _wrap(model, config)
+    for layer in list(adapted_layers(adapted, ADAPTER_NAME).values())[::2]:
+        layer.parameters_of(ADAPTER_NAME)["lam"].zero_()
+    compact_adapter(adapted, ADAPTER_NAME)
+    return TrainedModel(adapted, adapted)
+
+
 def _targets(workload: Workload, size: AdapterSize) -> dict[str, Any]:
     layers = None if size.layers is None else list(range(size.layers))
     return {
@@ -191,6 +206,7 @@ _ALL = (
     BenchmarkMethod("lora2", "LoRA²", _lora2("exact", allocates=True)),
     BenchmarkMethod("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True)),
     BenchmarkMethod("lora2-bare", "LoRA² neither", _lora2("none", allocates=False)),
+    BenchmarkMethod("lora2-half", "LoRA² half empty", _half_empty),
     BenchmarkMethod("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -94,21 +94,29 @@ def curve(row: Row, column: Column, find: Find) -> Curve | None:
 
 
 def styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Return what the line of each row looks like, by its name; no two are alike.
+    """Return what the line of each row looks like, by its name; no two are alike."""
+    return line_styles({row.name: row.method for row in rows})
+
+
+def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what each line looks like, by its name; no two are alike.
 
     LoRA²'s lines are drawn strong and the others faint; where all are LoRA²'s, the first is strong.
+
+    Args:
+        methods: the method of each line, by the line's name.
     """
-    ours = [row for row in rows if row.method == _OURS]
-    strong = ours if len(ours) < len(rows) else ours[:1]
+    ours = [name for name, method in methods.items() if method == _OURS]
+    strong = ours if len(ours) < len(methods) else ours[:1]
     looks = ((color, dash) for dash in _DASHES for color in _COLORS)
     return {
-        row.name: {
+        name: {
             "color": color,
             "linestyle": dash,
-            "linewidth": _STRONG if row in strong else _FAINT,
-            "alpha": 1.0 if row in strong else 0.6,
+            "linewidth": _STRONG if name in strong else _FAINT,
+            "alpha": 1.0 if name in strong else 0.6,
         }
-        for row, (color, dash) in zip(rows, looks, strict=False)
+        for name, (color, dash) in zip(methods, looks, strict=False)
     }
 
 

@@ -11,6 +11,7 @@ from lora2.lab.experiments.kept_figure import kept_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import Printout, printout
+from lora2.lab.experiments.size_figure import size_figure
 from lora2.lab.experiments.summary import Find, summarize
 from lora2.support.files import write_atomically
 
@@ -54,7 +55,8 @@ def figures(grid: Grid, find: Find) -> list[PageFigure]:
 
 
 _FIGURES: dict[str, tuple[str, str, Callable[[Grid, Find], bytes | None]]] = {
-    _KEPT_TABLE: (_KEPT_TABLE, "Figure 3: kept singular values by layer and matrix", kept_figure)
+    "sizes": ("sizes", "Score against final size", size_figure),
+    _KEPT_TABLE: (_KEPT_TABLE, "Figure 3: kept singular values by layer and matrix", kept_figure),
 }
 
 

@@ -101,6 +101,9 @@ class Lora2Config(TargetConfig):
             + "."
         },
     )
+    budget_unit: Literal["values", "parameters", "plain"] = field(
+        default="values", metadata={"help": "What is counted."}
+    )
     beta1: float = field(default=0.85, metadata={"help": "Smoothing of the sensitivity."})
     beta2: float = field(default=0.85, metadata={"help": "Smoothing of its uncertainty."})
     budget_schedule: BudgetShape = field(

@@ -121,6 +121,7 @@ def _sizes() -> Iterator[Setting]:
     """Yield the rows of the table of sizes: trained at a size, pruned to it, or cut to it."""
     lora, lora2 = "lora-r8-same-head", "lora2-k8-same-head"
     base = {setting.key: setting for setting in SAME_HEAD_SETTINGS}
+    rank: float
     yield replace(base[lora], cuts=tuple(_CUTS.values()))
     for rank in (4, 2):
         yield replace(_variant(f"lora-r{rank}", "LoRA", lora, k=rank), text=f"r={rank}")

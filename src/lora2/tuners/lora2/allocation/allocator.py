@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.mathematics.allocation import keep_most_important
+from lora2.mathematics.allocation import keep_most_important, keep_most_important_for_cost
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -61,6 +61,11 @@ class RankAllocator:
         # After a change of the total steps the kept set is only made smaller, never larger again.
         self._most = self.plan.initial
         self._is_overdue = False
+        costs = [sum(layer.matrix_shape()) for layer in self._layers.values()]
+        self._costs = torch.tensor(costs, dtype=torch.float32).repeat_interleave(
+            torch.tensor(self._ranks)
+        )
+        self._mean_cost = float(self._costs.mean())
         self._groups = self._new_groups()
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
@@ -193,7 +198,19 @@ class RankAllocator:
         # A model may be split over devices; the ranking is one.
         parts = [group.importance().flatten().to(self._device) for group in self._groups]
         importance = torch.cat(parts)[self._order.to(self._device)]
-        self._mask = keep_most_important(importance, budget)
+        if self.config.budget_unit == "values":
+            self._mask = keep_most_important(importance, budget)
+        else:
+            costs = self._costs.to(importance.device)
+            weights = costs if self.config.budget_unit == "parameters" else torch.ones_like(costs)
+            if self.config.budget_unit == "plain":
+                order = torch.sort(importance, descending=True, stable=True).indices
+                fits = costs[order].cumsum(0, dtype=torch.float64) <= budget * self._mean_cost
+                self._mask = torch.zeros_like(fits).scatter_(0, order, fits)
+            else:
+                self._mask = keep_most_important_for_cost(
+                    importance, weights, budget * self._mean_cost
+                )
 
     def _apply_mask(self) -> None:
         held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]

@@ -1,0 +1,98 @@
+"""Score against final size from records: a line for each way to come to a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lora2.lab.experiments.averages import Estimate
+from lora2.lab.experiments.curve_figure import line_styles
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.summary import Find, summarize
+from lora2.lab.experiments.table import ResultTable, TableRow
+from lora2.reports.line_ends import name_lines
+from lora2.reports.panels import new_figure, png
+
+# Inches.
+_WIDTH, _HEIGHT = 5.4, 3.8
+
+
+@dataclass(frozen=True)
+class SizeLine:
+    """Scores of the rows of one label, from the smallest final size to the largest.
+
+    Attributes:
+        sizes: parameters at the end, means of the smallest and largest over the runs of a row.
+        values: means over seeds of the last evaluation, in %.
+        deviations: standard deviations over seeds, in %; zeros of a single seed.
+    """
+
+    sizes: tuple[float, ...]
+    values: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+def size_figure(grid: Grid, find: Find) -> bytes | None:
+    """Return the figure as PNG: a panel of the average, and one for each column.
+
+    The last evaluation is drawn, because an adapter that is cut after training has no other.
+    """
+    table = summarize(grid, find, {})
+    panels = size_lines(table)
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        return None
+    figure, all_axes = new_figure(len(panels), (_WIDTH, _HEIGHT))
+    looks = line_styles({row.label: row.method for row in grid.rows})
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+        drawn = {}
+        for label, line in lines.items():
+            look: dict[str, Any] = looks[label]
+            axes.errorbar(line.sizes, line.values, line.deviations, capsize=2, fmt="none",
+                          ecolor=look["color"], alpha=look["alpha"], elinewidth=1)  # fmt: skip
+            (drawn[label],) = axes.plot(line.sizes, line.values, marker="o", markersize=4, **look)
+        axes.set_xscale("log", base=2)
+        axes.set_title(title)
+        axes.set_xlabel("parameters at the end")
+        axes.set_ylabel("last evaluation, %")
+        axes.spines[["top", "right"]].set_visible(False)
+        _thousands(axes, [size for line in lines.values() for size in line.sizes])
+        name_lines(axes, drawn, _HEIGHT)
+    return png(figure)
+
+
+def size_lines(table: ResultTable) -> dict[str, dict[str, SizeLine]]:
+    """Return the lines of each panel by its title: the average first, then the columns."""
+    panels: dict[str, Callable[[TableRow], Estimate | None]] = {
+        "average": lambda row: row.average.last
+    }
+    for index, column in enumerate(table.columns):
+        panels[column.label] = lambda row, index=index: row.cells[index].last  # type: ignore[misc]
+    labels = dict.fromkeys(row.row.label for row in table.rows)
+    return {
+        title: {
+            label: line
+            for label in labels
+            if (line := _line([row for row in table.rows if row.row.label == label], value))
+        }
+        for title, value in panels.items()
+    }
+
+
+def _line(rows: list[TableRow], value: Callable[[TableRow], Estimate | None]) -> SizeLine | None:
+    points = sorted(
+        (sum(size) / 2, shown.mean, shown.deviation or 0.0)
+        for row in rows
+        if (size := row.parameters.final or row.parameters.initial) and (shown := value(row))
+    )
+    return SizeLine(*zip(*points, strict=True)) if points else None
+
+
+def _thousands(axes: Any, sizes: list[float]) -> None:
+    """Write powers of two of the smallest size at the axis, in thousands."""
+    places = [min(sizes)]
+    while places[-1] * 2 <= max(sizes) * 1.05:
+        places.append(places[-1] * 2)
+    axes.set_xticks(places, [f"{place / 1000:,.0f}k" for place in places])
+    axes.minorticks_off()
