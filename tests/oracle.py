@@ -338,6 +338,24 @@ def keep_set(scores: Sequence[float], budget: int) -> list[bool]:
     return kept
 
 
+def keep_set_for_costs(scores: Sequence[float], costs: Sequence[int], budget: int) -> list[bool]:
+    """One value after the other by score over cost, until one does not fit into the budget."""
+    kept = [False] * len(scores)
+    left = budget
+    waiting = list(range(len(scores)))
+    while waiting:
+        best = waiting[0]
+        for index in waiting[1:]:
+            if scores[index] / costs[index] > scores[best] / costs[best]:
+                best = index
+        if costs[best] > left:
+            break
+        kept[best] = True
+        left -= costs[best]
+        waiting.remove(best)
+    return kept
+
+
 # ------------------------------------------------------------------------------- comparing
 
 

@@ -47,18 +47,18 @@ def draw_counts(
 
 
 def draw_budget(logs: Sequence[MetricsRecord], path: Path) -> None:
-    """Draw the budget and the singular values kept, by optimizer step."""
+    """Draw the budget and what is kept of it, in its unit, by optimizer step."""
     figure, (axes,) = new_figure(1, _SIZE)
-    steps = [entry["step"] for entry in logs if "budget" in entry]
-    axes.step(
-        steps, [e["budget"] for e in logs if "budget" in e], "k-", where="post", label="budget"
-    )
+    entries = [entry for entry in logs if "budget" in entry]
+    in_parameters = any("kept_parameters" in entry for entry in entries)
+    kept = "kept_parameters" if in_parameters else "kept_singular_values"
+    steps = [entry["step"] for entry in entries]
+    axes.step(steps, [entry["budget"] for entry in entries], "k-", where="post", label="budget")
     axes.plot(
-        steps, [e["kept_singular_values"] for e in logs if "budget" in e], "o", label="kept",
-        color="0.5", markersize=3,
-    )  # fmt: skip
+        steps, [entry[kept] for entry in entries], "o", label="kept", color="0.5", markersize=3
+    )
     axes.set_ylim(bottom=0)
-    _label(axes, "singular values", "budget")
+    _label(axes, "parameters" if in_parameters else "singular values", "budget")
     write_atomically(path, png(figure))
 
 

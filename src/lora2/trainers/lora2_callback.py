@@ -189,6 +189,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         for label, allocator in self.allocators.items():
             added[f"budget{self._suffix(label)}"] = allocator.budget
             added[f"kept_singular_values{self._suffix(label)}"] = allocator.kept
+            if allocator.plan.unit == "parameters":
+                added[f"kept_parameters{self._suffix(label)}"] = allocator.spent
         add_to_log(logs, state, added)
 
     def on_train_end(
@@ -225,19 +227,21 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 log_of_best_model(
                     state, {f"kept_singular_values{self._suffix(label)}": allocator.kept}
                 )
-            if allocator.kept > target:
+            if allocator.spent > target:
                 warnings.warn(
                     f"load_best_model_at_end has loaded the checkpoint of step "
-                    f"{state.best_global_step}, in which adapter {label!r} has {allocator.kept} "
-                    f"singular values and not its target of {target}: that model is kept as it was "
-                    "measured. " + advice_on_best_model(args, state, allocator.plan.last_change),
+                    f"{state.best_global_step}, in which adapter {label!r} has {allocator.spent} "
+                    f"{allocator.plan.unit_in_words} and not its target of {target}: that model is "
+                    "kept as it was measured. "
+                    + advice_on_best_model(args, state, allocator.plan.last_change),
                     stacklevel=2,
                 )
-        elif allocator.kept > target:
+        elif allocator.spent > target:
             warnings.warn(
                 f"The training ended at step {state.global_step} of {state.max_steps}, before "
-                f"adapter {label!r} reached its target: it keeps {allocator.kept} singular values "
-                f"and not {target}. Resume from its last checkpoint to reach it.",
+                f"adapter {label!r} reached its target: it keeps {allocator.spent} "
+                f"{allocator.plan.unit_in_words} and not {target}. Resume from its last checkpoint "
+                "to reach it.",
                 stacklevel=2,
             )
 

@@ -65,10 +65,11 @@ def check_schedule(model: nn.Module, steps: int) -> str:
         return "none"
     layers = adapted_layers(model, "default").values()
     ranks = [layer.sizes_of("default")[1] for layer in layers]
-    plan = plan_budget(config, ranks, steps)
+    costs = config.value_costs(layer.matrix_shape() for layer in layers)
+    plan = plan_budget(config, ranks, costs, steps)
     if plan.target == plan.initial:
-        return f"{plan.initial} singular values, none are pruned"
+        return f"{sum(ranks)} singular values, none are pruned"
     return (
-        f"{plan.initial} → {plan.target} singular values ({plan.shape}), pruned from step "
+        f"{plan.initial:,} → {plan.target:,} {plan.unit_in_words} ({plan.shape}), pruned from step "
         f"{plan.warmup_steps} to {plan.last_change} of {steps}"
     )

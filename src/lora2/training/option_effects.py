@@ -186,7 +186,16 @@ EFFECTS: tuple[Effect, ...] = (
         ("orth_reg_weight", "orthogonality_terms"), "without --orthogonality penalty", _has_penalty
     ),
     Effect(
-        ("tinit", "tfinal", "deltaT", "budget_schedule", "importance", "beta1", "beta2"),
+        (
+            "budget_unit",
+            "tinit",
+            "tfinal",
+            "deltaT",
+            "budget_schedule",
+            "importance",
+            "beta1",
+            "beta2",
+        ),
         "without a --target_r below --init_r, since nothing is pruned",
         _prunes,
     ),

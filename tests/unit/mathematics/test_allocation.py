@@ -43,3 +43,28 @@ def test_scores_are_left_as_they_were() -> None:
     scores = torch.tensor([1.0, 3.0, 2.0])
     keep_most_important(scores, 1)
     assert scores.tolist() == [1.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_kept_set_within_a_budget_of_costs(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(12, generator=generator, dtype=torch.float64)
+    # Ties too: the same score at the same cost.
+    scores[3], scores[7] = scores[5], scores[5]
+    costs = torch.tensor([2, 5, 3, 3, 2, 3, 5, 3, 2, 2, 5, 1])
+    for budget in range(int(costs.sum()) + 2):
+        kept = keep_most_important(scores, budget, costs)
+        assert kept.tolist() == oracle.keep_set_for_costs(scores.tolist(), costs.tolist(), budget)
+        assert int(costs[kept].sum()) <= budget
+
+
+def test_equal_costs_keep_what_no_costs_keep() -> None:
+    scores = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    for budget in (0, 1, 7, 50):
+        kept = keep_most_important(scores, 768 * budget + 767, torch.full((50,), 768))
+        assert torch.equal(kept, keep_most_important(scores, budget))
+
+
+def test_a_value_that_does_not_fit_ends_the_choice() -> None:
+    scores, costs = torch.tensor([4.0, 9.0, 0.1]), torch.tensor([2, 3, 1])
+    assert keep_most_important(scores, 4, costs).tolist() == [False, True, False]

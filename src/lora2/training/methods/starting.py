@@ -19,6 +19,7 @@ from lora2.tuners.lora2.layer import adapted_layers
 # What says how training goes, as against what the adapter is.
 _SCHEDULE = (
     "target_r",
+    "budget_unit",
     "tinit",
     "tfinal",
     "deltaT",

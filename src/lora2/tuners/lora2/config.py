@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Importance = str
 else:
     Importance = Literal[tuple(IMPORTANCES)]
+BudgetUnit = Literal["values", "parameters"]
 Start = Literal["lora", "orthonormal", "gaussian"]
 
 
@@ -101,8 +102,13 @@ class Lora2Config(TargetConfig):
             + "."
         },
     )
-    budget_unit: Literal["values", "parameters", "plain"] = field(
-        default="values", metadata={"help": "What is counted."}
+    budget_unit: BudgetUnit = field(
+        default="values",
+        metadata={
+            "help": "What the budget counts. 'values': singular values. 'parameters': those of a "
+            "LoRA with the kept ranks, so that target_r=1 ends at the size of a LoRA of rank 1; "
+            "importance is then taken per parameter."
+        },
     )
     beta1: float = field(default=0.85, metadata={"help": "Smoothing of the sensitivity."})
     beta2: float = field(default=0.85, metadata={"help": "Smoothing of its uncertainty."})
@@ -180,11 +186,23 @@ class Lora2Config(TargetConfig):
         """Whether a budget below the initial number of singular values is asked for."""
         return self.target_r is not None and self.target_r < self.init_r
 
-    def target_budget(self, ranks: list[int]) -> int:
-        """Singular values to keep at the end, of matrices that have these numbers of them."""
+    def value_costs(self, shapes: Iterable[tuple[int, int]]) -> list[int]:
+        """Return what a singular value of each matrix (d_out, d_in) takes of the budget."""
+        if self.budget_unit == "parameters":
+            return [d_out + d_in for d_out, d_in in shapes]
+        return [1 for _ in shapes]
+
+    def target_budget(self, ranks: Sequence[int], costs: Sequence[int]) -> int:
+        """Return the budget at the end, in `budget_unit`.
+
+        Args:
+            ranks: singular values that each matrix starts with.
+            costs: of one value of each matrix, as `value_costs` returns them.
+        """
+        whole = sum(rank * cost for rank, cost in zip(ranks, costs, strict=True))
         if not self.prunes or self.target_r is None:
-            return sum(ranks)
-        return max(1, min(sum(ranks), round(self.target_r * len(ranks))))
+            return whole
+        return max(min(costs), min(whole, round(self.target_r * sum(costs))))
 
     @property
     def start(self) -> Start | Literal[False]:
@@ -234,6 +252,7 @@ class Lora2Config(TargetConfig):
             "orthogonality_terms": ORTHOGONALITY_TERMS,
             "importance": tuple(IMPORTANCES),
             "budget_schedule": BUDGET_SHAPES,
+            "budget_unit": get_args(BudgetUnit),
             "init_weights": (True, False, *get_args(Start)),
         }
         for name, allowed in choices.items():

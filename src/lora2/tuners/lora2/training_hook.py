@@ -7,6 +7,7 @@ PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model i
 from __future__ import annotations
 
 import warnings
+from operator import mul
 from typing import Any
 
 import torch
@@ -109,8 +110,10 @@ class TrainingHook:
         first = next(layer for layer in layers if layer.has_effect(name))
         if self._has_warned or name in first.lora2_allocated or not config.prunes:
             return
-        ranks = [layer.sizes_of(name)[1] for layer in layers if layer.has_adapter(name)]
-        if sum(ranks) <= config.target_budget(ranks):
+        adapted = [layer for layer in layers if layer.has_adapter(name)]
+        ranks = [layer.sizes_of(name)[1] for layer in adapted]
+        costs = config.value_costs(layer.matrix_shape() for layer in adapted)
+        if sum(map(mul, ranks, costs)) <= config.target_budget(ranks, costs):
             return
         values = first.parameters_of(name)["lam"].detach()
         if not torch.equal(values, self._first_values.setdefault(name, values.clone())):

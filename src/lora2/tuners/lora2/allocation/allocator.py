@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.mathematics.allocation import keep_most_important, keep_most_important_for_cost
+from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -55,17 +55,15 @@ class RankAllocator:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
         self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
-        self.plan = plan_budget(self.config, self._ranks, checked_total(total_steps))
+        costs = self.config.value_costs(layer.matrix_shape() for layer in self._layers.values())
+        self.plan = plan_budget(self.config, self._ranks, costs, checked_total(total_steps))
+        # None: each value costs 1, and nothing has to be added up.
+        self._costs = None if self.plan.unit == "values" else self._by_value(costs)
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.
         self._most = self.plan.initial
         self._is_overdue = False
-        costs = [sum(layer.matrix_shape()) for layer in self._layers.values()]
-        self._costs = torch.tensor(costs, dtype=torch.float32).repeat_interleave(
-            torch.tensor(self._ranks)
-        )
-        self._mean_cost = float(self._costs.mean())
         self._groups = self._new_groups()
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
@@ -75,13 +73,19 @@ class RankAllocator:
 
     @property
     def budget(self) -> int:
-        """Singular values to keep at the present step, over all matrices."""
+        """What may be kept at the present step over all matrices, in the config's `budget_unit`."""
         return self._budget_at(self.completed_steps)
 
     @property
     def kept(self) -> int:
         """Singular values kept now, over all matrices."""
         return int(self._mask.sum())
+
+    @property
+    def spent(self) -> int:
+        """What is kept now over all matrices, in the config's `budget_unit`."""
+        costs = 1 if self._costs is None else self._costs.to(self._mask.device)
+        return int((self._mask * costs).sum())
 
     @property
     def finished(self) -> bool:
@@ -198,19 +202,8 @@ class RankAllocator:
         # A model may be split over devices; the ranking is one.
         parts = [group.importance().flatten().to(self._device) for group in self._groups]
         importance = torch.cat(parts)[self._order.to(self._device)]
-        if self.config.budget_unit == "values":
-            self._mask = keep_most_important(importance, budget)
-        else:
-            costs = self._costs.to(importance.device)
-            weights = costs if self.config.budget_unit == "parameters" else torch.ones_like(costs)
-            if self.config.budget_unit == "plain":
-                order = torch.sort(importance, descending=True, stable=True).indices
-                fits = costs[order].cumsum(0, dtype=torch.float64) <= budget * self._mean_cost
-                self._mask = torch.zeros_like(fits).scatter_(0, order, fits)
-            else:
-                self._mask = keep_most_important_for_cost(
-                    importance, weights, budget * self._mean_cost
-                )
+        costs = None if self._costs is None else self._costs.to(importance.device)
+        self._mask = keep_most_important(importance, budget, costs)
 
     def _apply_mask(self) -> None:
         held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
@@ -219,29 +212,38 @@ class RankAllocator:
         parts = [part.to(value.device) for part, value in zip(mask, values, strict=True)]
         torch._foreach_mul_(values, parts)
 
+    def _by_value(self, costs: list[int]) -> Tensor:
+        """Return the costs of the matrices, one number for each of their singular values."""
+        repeated = torch.tensor(costs).repeat_interleave(torch.tensor(self._ranks))
+        return repeated.to(self._device)
+
     def _budget_at(self, step: int) -> int:
         return min(self.plan.at(step), self._most)
 
     def _follow_new_total(self, saved_total: int) -> None:
         """Make the present kept set the start of what is left of the schedule."""
-        plan, kept = self.plan, self.kept
+        plan, kept = self.plan, self.spent
         # Both lines change nothing if the state was made with these total steps.
         self._most = max(kept, plan.target)
-        self._is_overdue = kept != self.budget
+        # Of a budget in parameters a part is left that is less than a value costs.
+        self._is_overdue = kept > self.budget or (self._costs is None and kept < self.budget)
         if self._is_overdue and self.finished:
             raise UserError(
                 f"total_steps={plan.total_steps}: the state of adapter {self.adapter_name!r} was "
-                f"saved after {self.completed_steps} steps with {kept} singular values, so no step "
-                f"is left in which to reach its target of {plan.target}. Train for more steps, or "
-                "resume with the batch size, gradient accumulation and processes of before."
+                f"saved after {self.completed_steps} steps with {kept} {plan.unit_in_words}, so no "
+                f"step is left in which to reach its target of {plan.target}. Train for more "
+                "steps, or resume with the batch size, gradient accumulation and processes of "
+                "before."
             )
         if saved_total != plan.total_steps and plan.target < plan.initial:
             next_change = max(self.completed_steps + self._is_overdue, plan.last_change)
-            reached = self.completed_steps if kept == plan.target else next_change
+            is_reached = kept <= plan.target and not self._is_overdue
+            reached = self.completed_steps if is_reached else next_change
             warnings.warn(
                 f"Adapter {self.adapter_name!r} was saved at step {self.completed_steps} of "
                 f"{saved_total}, and this training has {plan.total_steps} steps in all. Its budget "
-                f"follows the new schedule: {kept} singular values are kept now, and the target of "
+                f"follows the new schedule: {kept} {plan.unit_in_words} are kept now, and the "
+                "target of "
                 f"{plan.target} from step {reached} on.",
                 stacklevel=3,
             )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora2.errors import UserError
 from lora2.mathematics.schedule import BudgetShape, budget_at
-from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.config import BudgetUnit, Lora2Config
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """A budget schedule in whole optimizer steps, checked against their number."""
+    """A budget schedule in whole optimizer steps, checked against their number.
+
+    Attributes:
+        initial: the budget before anything is pruned, in singular values or parameters.
+        target: the budget at the end, likewise.
+        unit: what the two are counted in.
+    """
 
     total_steps: int
     warmup_steps: int
@@ -21,6 +28,12 @@ class BudgetPlan:
     initial: int
     target: int
     shape: BudgetShape
+    unit: BudgetUnit = "values"
+
+    @property
+    def unit_in_words(self) -> str:
+        """What the budget counts, as messages say it."""
+        return "singular values" if self.unit == "values" else "parameters"
 
     def at(self, step: int) -> int:
         """Budget once `step` optimizer steps are done."""
@@ -41,16 +54,25 @@ class BudgetPlan:
         return self.total_steps - self.final_steps
 
 
-def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> BudgetPlan:
+def plan_budget(
+    config: Lora2Config, ranks: Sequence[int], costs: Sequence[int], total_steps: int
+) -> BudgetPlan:
     """Return the plan for matrices of the given numbers of singular values.
+
+    Args:
+        config: the schedule.
+        ranks: singular values that each matrix starts with.
+        costs: of one value of each matrix, as `config.value_costs` returns them.
+        total_steps: optimizer steps of the whole training.
 
     Raises:
         UserError: the schedule does not fit into `total_steps`.
     """
     warmup = steps_of(config.tinit, total_steps)
     final = steps_of(config.tfinal, total_steps)
-    target = config.target_budget(ranks)
-    if target < sum(ranks) and warmup + final >= total_steps:
+    initial = sum(rank * cost for rank, cost in zip(ranks, costs, strict=True))
+    target = config.target_budget(ranks, costs)
+    if target < initial and warmup + final >= total_steps:
         raise UserError(
             f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
             f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
@@ -61,9 +83,10 @@ def plan_budget(config: Lora2Config, ranks: list[int], total_steps: int) -> Budg
         warmup_steps=warmup,
         final_steps=final,
         interval=max(1, steps_of(config.deltaT, total_steps)),
-        initial=sum(ranks),
+        initial=initial,
         target=target,
         shape=config.budget_schedule,
+        unit=config.budget_unit,
     )
 
 

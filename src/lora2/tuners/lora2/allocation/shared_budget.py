@@ -11,8 +11,8 @@ from lora2.tuners.lora2.layer import Lora2Layer
 
 # The fields of a config that must be the same where several PEFT models share one budget.
 _SCHEDULE = (
-    "init_r", "target_r", "budget_schedule", "tinit", "tfinal", "deltaT", "importance", "beta1",
-    "beta2",
+    "init_r", "target_r", "budget_unit", "budget_schedule", "tinit", "tfinal", "deltaT",
+    "importance", "beta1", "beta2",
 )  # fmt: skip
 
 
