@@ -65,7 +65,7 @@ def check_schedule(model: nn.Module, steps: int) -> str:
         return "none"
     layers = adapted_layers(model, "default").values()
     ranks = [layer.sizes_of("default")[1] for layer in layers]
-    costs = config.value_costs(layer.matrix_shape() for layer in layers)
+    costs = config.value_costs(layer.parameters_per_value("default") for layer in layers)
     plan = plan_budget(config, ranks, costs, steps)
     if plan.target == plan.initial:
         return f"{sum(ranks)} singular values, none are pruned"

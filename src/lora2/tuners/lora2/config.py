@@ -186,11 +186,12 @@ class Lora2Config(TargetConfig):
         """Whether a budget below the initial number of singular values is asked for."""
         return self.target_r is not None and self.target_r < self.init_r
 
-    def value_costs(self, shapes: Iterable[tuple[int, int]]) -> list[int]:
-        """Return what a singular value of each matrix (d_out, d_in) takes of the budget."""
-        if self.budget_unit == "parameters":
-            return [d_out + d_in for d_out, d_in in shapes]
-        return [1 for _ in shapes]
+    def value_costs(self, parameters: Iterable[int]) -> list[int]:
+        """Return what a singular value of each matrix takes of the budget.
+
+        parameters: of a LoRA, for one value of each matrix.
+        """
+        return [number if self.budget_unit == "parameters" else 1 for number in parameters]
 
     def target_budget(self, ranks: Sequence[int], costs: Sequence[int]) -> int:
         """Return the budget at the end, in `budget_unit`.
@@ -233,6 +234,12 @@ class Lora2Config(TargetConfig):
         for pattern, alpha in self.alpha_pattern.items():
             check_regular_expression("alpha_pattern", pattern)
             check_alpha(alpha, usual=4, name=f"alpha_pattern[{pattern!r}]")
+        if self.budget_unit == "parameters" and self.init_r > self.k:
+            raise UserError(
+                f"budget_unit='parameters' needs a k of at least init_r={self.init_r}, and k is "
+                f"{self.k}: a matrix with more values than k is no smaller without some of them. "
+                f"Write init_r={self.k}, or budget_unit='values'."
+            )
         if self.target_r is None:
             return
         if self.target_r <= 0:

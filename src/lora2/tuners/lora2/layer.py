@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,6 +127,16 @@ class Lora2Layer(AdaptedLayer):
         """Return (k, r) of one adapter in this layer."""
         k, r = self.parameters_of(adapter_name)["u"].shape
         return k, r
+
+    def parameters_per_value(self, adapter_name: str) -> int:
+        """Return the parameters of a LoRA that one singular value of this matrix needs.
+
+        Where k is cut to the smaller side of a matrix, r may be above it: a value then has its
+        share of those of rank k.
+        """
+        k, r = self.sizes_of(adapter_name)
+        whole = sum(self.matrix_shape())
+        return whole if k >= r else math.ceil(k * whole / r)
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined.

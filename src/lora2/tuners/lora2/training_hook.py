@@ -112,7 +112,7 @@ class TrainingHook:
             return
         adapted = [layer for layer in layers if layer.has_adapter(name)]
         ranks = [layer.sizes_of(name)[1] for layer in adapted]
-        costs = config.value_costs(layer.matrix_shape() for layer in adapted)
+        costs = config.value_costs(layer.parameters_per_value(name) for layer in adapted)
         if sum(map(mul, ranks, costs)) <= config.target_budget(ranks, costs):
             return
         values = first.parameters_of(name)["lam"].detach()

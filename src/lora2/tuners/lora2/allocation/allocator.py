@@ -55,7 +55,9 @@ class RankAllocator:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
         self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
-        costs = self.config.value_costs(layer.matrix_shape() for layer in self._layers.values())
+        costs = self.config.value_costs(
+            layer.parameters_per_value(adapter_name) for layer in self._layers.values()
+        )
         self.plan = plan_budget(self.config, self._ranks, costs, checked_total(total_steps))
         # None: each value costs 1, and nothing has to be added up.
         self._costs = None if self.plan.unit == "values" else self._by_value(costs)

@@ -14,7 +14,7 @@ from lora2.tuners.lora2.allocation.budget import plan_budget
 from unit.models import layers_of
 from unit.pruning import FIELDS, TOTAL, Loop, kept_values, pruned_model
 
-IN_PARAMETERS = {"budget_unit": "parameters"}
+IN_PARAMETERS = {"budget_unit": "parameters", "k": 4}
 
 
 class Uneven(nn.Module):
@@ -76,7 +76,7 @@ def test_equal_matrices_keep_the_same_set_in_either_unit() -> None:
     kept = []
     for unit in ("values", "parameters"):
         # Budgets between the first and the last would be rounded to whole values in one of them.
-        model = pruned_model(budget_unit=unit, budget_schedule="constant", deltaT=1)
+        model = pruned_model(k=4, budget_unit=unit, budget_schedule="constant", deltaT=1)
         assert len({layer.matrix_shape() for layer in layers_of(model).values()}) == 1
         list(Loop(model, RankAllocator(model, TOTAL)).run(0, TOTAL))
         kept.append(kept_values(model))
@@ -121,6 +121,20 @@ def test_messages_count_in_the_unit() -> None:
 def test_at_least_one_value_of_the_cheapest_matrix_is_kept() -> None:
     config = Lora2Config(**(FIELDS | IN_PARAMETERS | {"target_r": 0.001}))
     assert plan_budget(config, [4, 4], [10, 6], TOTAL).target == 6
+
+
+def test_a_narrow_matrix_is_counted_with_the_rank_it_can_have() -> None:
+    model = nn.ModuleDict({"wide": nn.Linear(6, 6), "narrow": nn.Linear(6, 2)})
+    config = Lora2Config(target_modules=["wide", "narrow"], budget_unit="parameters")
+    adapted = get_peft_model(model, config)
+    costs = {n: each.parameters_per_value("default") for n, each in layers_of(adapted).items()}
+    # Eight values in changes of rank six and two: six of eight of 6 + 6, two of eight of 6 + 2.
+    assert list(costs.values()) == [9, 2]
+
+
+def test_a_budget_in_parameters_needs_a_value_for_each_rank() -> None:
+    with pytest.raises(UserError, match="needs a k of at least init_r=8, and k is 1"):
+        Lora2Config(k=1, budget_unit="parameters")
 
 
 def test_an_unknown_unit_is_one_sentence() -> None:
