@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import (
@@ -17,6 +17,7 @@ from transformers import (
 
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
+from lora2.reports.tables import in_words
 from lora2.training.architectures import ARCHITECTURES, target_pattern
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
@@ -26,9 +27,11 @@ from lora2.training.named_modules import check_named_modules
 from lora2.training.option_effects import refuse_idle
 from lora2.training.option_ranges import RANGES, check_number
 from lora2.tuners.base.config import check_regular_expression
+from lora2.tuners.lora2.config import BudgetUnit
 
 # Options of `lora2 train`; None leaves the method's default.
 _SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
+_BUDGET = ("target_r", "budget_unit")
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -45,7 +48,11 @@ def execute(arguments: Sequence[str]) -> int:
         targets = None if pattern is None else [pattern]
     given = {name: getattr(options, name) for name in _SIZES}
     sizes = {name: value for name, value in given.items() if value is not None}
-    print(f"{count(config, options.method, {**sizes, 'target_modules': targets}):,}")
+    sizes["target_modules"] = targets
+    print(f"{count(config, options.method, sizes):,}")
+    if options.target_r is not None:
+        budget = {name: getattr(options, name) for name in _BUDGET}
+        print(f"at the end: {in_words(final(config, options.method, sizes | budget))}, as a LoRA")
     return 0
 
 
@@ -54,8 +61,13 @@ def _check(method: str, typed: Mapping[str, Any]) -> None:
     for name in _SIZES:
         if typed.get(name) is not None:
             check_number(name, typed[name], RANGES[name])
-        if name not in METHODS[method].options:
+    for name in (*_SIZES, *_BUDGET):
+        if name not in METHODS[method].options or (
+            name in _BUDGET and METHODS[method].final is None
+        ):
             refuse_idle(typed, [name], f"with --method {method}")
+    if typed.get("target_r") is None:
+        refuse_idle(typed, ["budget_unit"], "without --target_r")
     if "target_modules" not in METHODS[method].options:
         refuse_idle(typed, ("weights", "target_modules"), f"with --method {method}")
     if "target_modules" in typed:
@@ -67,13 +79,27 @@ def _check(method: str, typed: Mapping[str, Any]) -> None:
 
 def count(config: PretrainedConfig, method: str, options: Mapping[str, Any]) -> int:
     """Return the trained parameters by the method's formula, for options of `lora2 train`."""
+    return METHODS[method].count(*_placed(config, method, options))
+
+
+def final(config: PretrainedConfig, method: str, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the fewest and the most parameters that pruning leaves, as a LoRA."""
+    bounds = METHODS[method].final
+    assert bounds is not None
+    return bounds(*_placed(config, method, options))
+
+
+def _placed(
+    config: PretrainedConfig, method: str, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model without weights, and the options of the adapter on it."""
     chosen = METHODS[method]
     # The method's defaults of the schedule are left out: sizes do not depend on it.
     defaults = {"init_r": chosen.defaults["init_r"]} if "init_r" in chosen.defaults else {}
     settings = RunSettings.from_options({**defaults, **options})
     model = _without_weights(config)
     check_named_modules(model, chosen, settings.adapter)
-    return chosen.count(model, settings.adapter)
+    return model, settings.adapter
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
@@ -117,6 +143,19 @@ def _parser() -> OptionParser:
         "--r",
         type=int,
         help="singular values a matrix, of LoRA² (default: 8) and AdaLoRA (default: 12)",
+    )
+    parser.add_argument(
+        "--target_r",
+        "--target-r",
+        type=float,
+        help="singular values that a matrix keeps on average: the size at the end is counted too",
+    )
+    parser.add_argument(
+        "--budget_unit",
+        "--budget-unit",
+        choices=get_args(BudgetUnit),
+        default="values",
+        help="what target_r counts (default: values)",
     )
     parser.add_argument(
         "--bottleneck_size", "--bottleneck-size", type=int, help="of bottleneck (default: 8)"

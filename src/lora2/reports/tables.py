@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lora2.training.adapters import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun
 
@@ -24,7 +25,11 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("task", f"{task.name} ({sizes})")
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
     table.add_row("method", METHODS[settings.run.method].label)
-    table.add_row("adapter", f"{prepared.parameters['adapter']:,} trained parameters at the start")
+    adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
+    final = final_size(prepared.trainer.model)
+    if final is not None:
+        adapter += f", {in_words(final)} at the end"
+    table.add_row("adapter", adapter)
     if prepared.parameters["head"]:
         table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
@@ -36,6 +41,12 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("budget", prepared.budget)
     table.add_row("run folder", str(prepared.folder.path))
     return table
+
+
+def in_words(final: tuple[int, int]) -> str:
+    """Return the bounds of a final size as tables and `lora2 params` print them."""
+    fewest, most = final
+    return f"at most {most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

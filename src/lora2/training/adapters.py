@@ -8,6 +8,7 @@ from torch import nn
 
 from lora2.training.methods.wrapping import HEADS
 from lora2.tuners.lora2.allocation.budget import plan_budget
+from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
@@ -54,6 +55,15 @@ def adds_penalty(model: nn.Module) -> bool:
     return bool(getattr(config, "orth_reg_weight", 0))
 
 
+def final_size(model: nn.Module) -> tuple[int, int] | None:
+    """Return the fewest and the most parameters that pruning leaves, as a LoRA; None of others."""
+    config = getattr(model, "peft_config", {}).get("default")
+    if not isinstance(config, Lora2Config) or not config.prunes:
+        return None
+    layers = adapted_layers(model, "default").values()
+    return final_sizes(config, [layer.matrix_size("default") for layer in layers])
+
+
 def check_schedule(model: nn.Module, steps: int) -> str:
     """Return the budget schedule in words.
 
@@ -64,11 +74,10 @@ def check_schedule(model: nn.Module, steps: int) -> str:
     if not isinstance(config, Lora2Config):
         return "none"
     layers = adapted_layers(model, "default").values()
-    ranks = [layer.sizes_of("default")[1] for layer in layers]
-    costs = config.value_costs(layer.parameters_per_value("default") for layer in layers)
-    plan = plan_budget(config, ranks, costs, steps)
+    matrices = [layer.matrix_size("default") for layer in layers]
+    plan = plan_budget(config, matrices, steps)
     if plan.target == plan.initial:
-        return f"{sum(ranks)} singular values, none are pruned"
+        return f"{sum(matrix.r for matrix in matrices)} singular values, none are pruned"
     return (
         f"{plan.initial:,} → {plan.target:,} {plan.unit_in_words} ({plan.shape}), pruned from step "
         f"{plan.warmup_steps} to {plan.last_change} of {steps}"

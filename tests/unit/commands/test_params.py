@@ -23,6 +23,38 @@ def test_params_prints_the_papers_numbers(arguments, printed, capsys):
     assert capsys.readouterr().out == f"{printed}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "at_the_end"),
+    [
+        # A value of each matrix on average: 72 of those of 768 to 768 that cost least, or of the
+        # 24 feed-forward matrices, which have eight each.
+        ("--target_r 1", f"{48 * 1536 + 24 * 1536:,} to {72 * 3840:,}"),
+        ("--target_r 1 --budget_unit parameters", f"at most {48 * 1536 + 24 * 3840:,}"),
+        ("--k 1 --target_r 8", "at most 165,888"),
+    ],
+)
+def test_params_says_how_small_pruning_makes_an_adapter(arguments, at_the_end, capsys):
+    assert lora2("params", "--arch=deberta-v3-base", *arguments.split()) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first in ("1,336,896", "167,616")
+    assert second == f"at the end: {at_the_end}, as a LoRA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--method lora --target_r 1", "target_r"),
+        ("--method adalora --target_r 1", "target_r"),
+        ("--budget_unit parameters", "budget_unit"),
+        ("--k 1 --target_r 1 --budget_unit parameters", "needs a k of at least init_r=8"),
+        ("--target_r 9", "target_r=9.0 is above init_r=8"),
+        ("--target_r 0", "target_r=0.0 would leave nothing"),
+    ],
+)
+def test_a_budget_that_has_no_effect_or_meaning_is_refused(arguments, said, capsys):
+    assert said in refused(capsys, "params", "--arch=deberta-v3-base", *arguments.split())
+
+
 # DeBERTaV3-base: twelve layers of four matrices 768 × 768 and two of 768 × 3072, biases, and two
 # normalisations, in addition to those of the embeddings and of the relative positions.
 SQUARE, LONG = 768 + 768, 768 + 3072

@@ -23,7 +23,9 @@ from lora2.training.methods.wrapping import (
     wrap,
 )
 from lora2.training.models import BaseModel
+from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.matrix_size import MatrixSize
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
 
@@ -62,12 +64,22 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    r, total = options["init_r"], 0
     adapter = config(options, **place(model, options))
-    for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS):
-        k = min(options["k"], d_in, d_out)
-        total += k * (d_in + d_out) + 2 * k * r + r
-    return total
+    return sum(
+        size.k * size.cost + 2 * size.k * size.r + size.r for size in _matrices(model, adapter)
+    )
+
+
+def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
+    adapter = config(options, **place(model, options))
+    return final_sizes(adapter, _matrices(model, adapter))
+
+
+def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:
+    return [
+        MatrixSize(d_in + d_out, min(adapter.k, d_in, d_out), adapter.init_r)
+        for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS)
+    ]
 
 
 METHOD = Method(
@@ -78,6 +90,7 @@ METHOD = Method(
     formula="k (d_in + d_out) + 2 k r + r",
     build=_build,
     count=_count,
+    final=_final,
     options=(*option_names(AdapterArguments), "start_from"),
     callbacks=lambda: [Lora2Callback()],
 )

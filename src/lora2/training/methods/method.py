@@ -33,6 +33,8 @@ class Method:
         build: takes base model, options by name and optimizer steps; returns the model to train.
         count: takes the pretrained model (which may be without memory) and options; returns the
             number that `formula` gives, without the head.
+        final: likewise, returns the fewest and the most parameters that pruning leaves, as a
+            LoRA; None for a method that ends with what it trained.
         options: names of the options of methods that it reads.
         tokens_in_front: takes options; returns the tokens that it puts in front of each text.
         callbacks: makes what the trainer needs.
@@ -51,6 +53,7 @@ class Method:
     formula: str
     build: Callable[[BaseModel, Options, int], nn.Module]
     count: Callable[[PreTrainedModel, Options], int]
+    final: Callable[[PreTrainedModel, Options], tuple[int, int]] | None = None
     options: Collection[str] = ()
     tokens_in_front: Callable[[Options], int] = lambda options: 0
     callbacks: Callable[[], list[TrainerCallback]] = list

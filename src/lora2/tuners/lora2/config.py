@@ -19,6 +19,7 @@ from lora2.tuners.base.config import (
     check_whole,
     checked_pattern,
 )
+from lora2.tuners.lora2.matrix_size import MatrixSize
 
 Orthogonality = Literal["exact", "penalty", "none"]
 # The names of the table, so that a new score needs no other entry; mypy takes no computed type.
@@ -186,23 +187,22 @@ class Lora2Config(TargetConfig):
         """Whether a budget below the initial number of singular values is asked for."""
         return self.target_r is not None and self.target_r < self.init_r
 
-    def value_costs(self, parameters: Iterable[int]) -> list[int]:
-        """Return what a singular value of each matrix takes of the budget.
+    def value_costs(self, matrices: Iterable[MatrixSize]) -> list[int]:
+        """Return what a singular value of each matrix takes of the budget."""
+        in_parameters = self.budget_unit == "parameters"
+        return [matrix.per_value if in_parameters else 1 for matrix in matrices]
 
-        parameters: of a LoRA, for one value of each matrix.
-        """
-        return [number if self.budget_unit == "parameters" else 1 for number in parameters]
+    def initial_budget(self, matrices: Sequence[MatrixSize]) -> int:
+        """Return the budget at the start, in `budget_unit`: all singular values."""
+        costs = self.value_costs(matrices)
+        return sum(matrix.r * cost for matrix, cost in zip(matrices, costs, strict=True))
 
-    def target_budget(self, ranks: Sequence[int], costs: Sequence[int]) -> int:
-        """Return the budget at the end, in `budget_unit`.
-
-        Args:
-            ranks: singular values that each matrix starts with.
-            costs: of one value of each matrix, as `value_costs` returns them.
-        """
-        whole = sum(rank * cost for rank, cost in zip(ranks, costs, strict=True))
+    def target_budget(self, matrices: Sequence[MatrixSize]) -> int:
+        """Return the budget at the end, in `budget_unit`."""
+        whole = self.initial_budget(matrices)
         if not self.prunes or self.target_r is None:
             return whole
+        costs = self.value_costs(matrices)
         return max(min(costs), min(whole, round(self.target_r * sum(costs))))
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.matrix_size import MatrixSize
 from lora2.tuners.lora2.precision import PreciseParameters
 from lora2.tuners.lora2.prepared import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
@@ -128,15 +128,10 @@ class Lora2Layer(AdaptedLayer):
         k, r = self.parameters_of(adapter_name)["u"].shape
         return k, r
 
-    def parameters_per_value(self, adapter_name: str) -> int:
-        """Return the parameters of a LoRA that one singular value of this matrix needs.
-
-        Where k is cut to the smaller side of a matrix, r may be above it: a value then has its
-        share of those of rank k.
-        """
+    def matrix_size(self, adapter_name: str) -> MatrixSize:
+        """Return what decides how large one adapter's change of this matrix is."""
         k, r = self.sizes_of(adapter_name)
-        whole = sum(self.matrix_shape())
-        return whole if k >= r else math.ceil(k * whole / r)
+        return MatrixSize(sum(self.matrix_shape()), k, r)
 
     def resize_adapter(self, adapter_name: str, k: int, r: int) -> None:
         """Give the adapter's tensors another k and r; their values are then undefined.

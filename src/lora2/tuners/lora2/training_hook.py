@@ -7,7 +7,6 @@ PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model i
 from __future__ import annotations
 
 import warnings
-from operator import mul
 from typing import Any
 
 import torch
@@ -111,9 +110,8 @@ class TrainingHook:
         if self._has_warned or name in first.lora2_allocated or not config.prunes:
             return
         adapted = [layer for layer in layers if layer.has_adapter(name)]
-        ranks = [layer.sizes_of(name)[1] for layer in adapted]
-        costs = config.value_costs(layer.parameters_per_value(name) for layer in adapted)
-        if sum(map(mul, ranks, costs)) <= config.target_budget(ranks, costs):
+        matrices = [layer.matrix_size(name) for layer in adapted]
+        if config.initial_budget(matrices) <= config.target_budget(matrices):
             return
         values = first.parameters_of(name)["lam"].detach()
         if not torch.equal(values, self._first_values.setdefault(name, values.clone())):

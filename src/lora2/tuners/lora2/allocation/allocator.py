@@ -55,12 +55,14 @@ class RankAllocator:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
         self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
-        costs = self.config.value_costs(
-            layer.parameters_per_value(adapter_name) for layer in self._layers.values()
-        )
-        self.plan = plan_budget(self.config, self._ranks, costs, checked_total(total_steps))
+        matrices = [layer.matrix_size(adapter_name) for layer in self._layers.values()]
+        self.plan = plan_budget(self.config, matrices, checked_total(total_steps))
         # None: each value costs 1, and nothing has to be added up.
-        self._costs = None if self.plan.unit == "values" else self._by_value(costs)
+        self._costs = (
+            None
+            if self.plan.unit == "values"
+            else self._by_value(self.config.value_costs(matrices))
+        )
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.

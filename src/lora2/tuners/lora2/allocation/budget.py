@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lora2.errors import UserError
 from lora2.mathematics.schedule import BudgetShape, budget_at
 from lora2.tuners.lora2.config import BudgetUnit, Lora2Config
+from lora2.tuners.lora2.matrix_size import MatrixSize
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,16 @@ class BudgetPlan:
 
 
 def plan_budget(
-    config: Lora2Config, ranks: Sequence[int], costs: Sequence[int], total_steps: int
+    config: Lora2Config, matrices: Sequence[MatrixSize], total_steps: int
 ) -> BudgetPlan:
-    """Return the plan for matrices of the given numbers of singular values.
-
-    Args:
-        config: the schedule.
-        ranks: singular values that each matrix starts with.
-        costs: of one value of each matrix, as `config.value_costs` returns them.
-        total_steps: optimizer steps of the whole training.
+    """Return the plan for the budget of these matrices.
 
     Raises:
         UserError: the schedule does not fit into `total_steps`.
     """
     warmup = steps_of(config.tinit, total_steps)
     final = steps_of(config.tfinal, total_steps)
-    initial = sum(rank * cost for rank, cost in zip(ranks, costs, strict=True))
-    target = config.target_budget(ranks, costs)
+    initial, target = config.initial_budget(matrices), config.target_budget(matrices)
     if target < initial and warmup + final >= total_steps:
         raise UserError(
             f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "

@@ -11,6 +11,7 @@ from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import UserError
 from lora2.training.adapters import check_schedule
 from lora2.tuners.lora2.allocation.budget import plan_budget
+from lora2.tuners.lora2.matrix_size import MatrixSize
 from unit.models import layers_of
 from unit.pruning import FIELDS, TOTAL, Loop, kept_values, pruned_model
 
@@ -120,16 +121,16 @@ def test_messages_count_in_the_unit() -> None:
 
 def test_at_least_one_value_of_the_cheapest_matrix_is_kept() -> None:
     config = Lora2Config(**(FIELDS | IN_PARAMETERS | {"target_r": 0.001}))
-    assert plan_budget(config, [4, 4], [10, 6], TOTAL).target == 6
+    assert plan_budget(config, [MatrixSize(10, 4, 4), MatrixSize(6, 4, 4)], TOTAL).target == 6
 
 
 def test_a_narrow_matrix_is_counted_with_the_rank_it_can_have() -> None:
     model = nn.ModuleDict({"wide": nn.Linear(6, 6), "narrow": nn.Linear(6, 2)})
     config = Lora2Config(target_modules=["wide", "narrow"], budget_unit="parameters")
     adapted = get_peft_model(model, config)
-    costs = {n: each.parameters_per_value("default") for n, each in layers_of(adapted).items()}
+    costs = [each.matrix_size("default").per_value for each in layers_of(adapted).values()]
     # Eight values in changes of rank six and two: six of eight of 6 + 6, two of eight of 6 + 2.
-    assert list(costs.values()) == [9, 2]
+    assert costs == [9, 2]
 
 
 def test_a_budget_in_parameters_needs_a_value_for_each_rank() -> None:
