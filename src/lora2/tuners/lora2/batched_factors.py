@@ -7,7 +7,8 @@ Here they are a few batched ones per forward pass, and each layer finds its own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,12 +66,13 @@ def _prepare_group(
     order, right = _leaves(V) if casts else ([], [])
     # A backward pass may come after a later forward pass without gradients, as the reference of
     # DPO; what checkpointing then computes again must have a graph.
+    make = partial(_results, orthonormalize=orthonormalize, scaling=scaling, dtype=dtype)
     with torch.enable_grad():
-        results = _first_factors(
-            outer, **inner, orthonormalize=orthonormalize, scaling=scaling, dtype=dtype
+        graph = PrivateGraph(
+            [*outer, *inner.values(), *right],
+            make(outer, **inner, right=right),
+            partial(_results_of_parameters, layers=len(members), make=make),
         )
-        results += [_cast(leaf, dtype) for leaf in right]
-        graph = PrivateGraph([*outer, *inner.values(), *right], results)
         handed = HandOut.apply(graph, *v, *u, *lam, *U, *(V[position] for position in order))
     cast = dict(zip(order, handed[len(members) :], strict=True))
     for position, (layer, own) in enumerate(members):
@@ -88,6 +90,25 @@ def _leaves(parameters: list[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
         order += positions
         leaves.append(stack.requires_grad_(any(parameters[i].requires_grad for i in positions)))
     return order, leaves
+
+
+def _results_of_parameters(
+    parameters: Sequence[Tensor], *, layers: int, make: Callable[..., list[Tensor]]
+) -> list[Tensor]:
+    """Return the results of parameters: vᵀ, u, Λ and 𝒰 of all layers, and what 𝒱 are cast."""
+    first, right = parameters[: 4 * layers], parameters[4 * layers :]
+    v, u, lam, U = (first[start : start + layers] for start in range(0, 4 * layers, layers))
+    inner = {name: torch.stack(list(each)) for name, each in (("u", u), ("lam", lam), ("U", U))}
+    outer = [stack for _, stack in stacks(v)]
+    return make(outer, **inner, right=[stack for _, stack in stacks(right)])
+
+
+def _results(
+    vts: list[Tensor], u: Tensor, lam: Tensor, U: Tensor, right: list[Tensor], **settings: Any
+) -> list[Tensor]:
+    """Return stacks of A, and of 𝒱 in the dtype of the layers' products."""
+    firsts = _first_factors(vts, u, lam, U, **settings)
+    return firsts + [_cast(stack, settings["dtype"]) for stack in right]
 
 
 def _first_factors(

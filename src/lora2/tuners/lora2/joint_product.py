@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from lora2.mathematics.transforms import is_differentiated_again
 from lora2.support.half_precision import SLOW_ON_CPU
 
 # Numbers in a row from which on x Aᵀ gains by being split too.
@@ -30,23 +30,26 @@ class _JointProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, V: Tensor
     ) -> Tensor:
         rows = _rows(x)
-        ctx.shape, ctx.parts = x.shape, _parts(rows)
+        ctx.parts = _parts(rows)
         thin = _thin(rows, A, ctx.parts)
-        ctx.save_for_backward(rows, weight, A, V, thin)
-        y = F.linear(x if x.is_contiguous() else rows.view(x.shape), weight, bias)
-        _rows(y).addmm_(_first_factor(thin), V)
-        return y
+        ctx.save_for_backward(x, weight, A, V, thin)
+        y = F.linear(rows, weight, bias).addmm_(_first_factor(thin), V)
+        # As torch's own matmul does: autograd refuses in-place operations on a view made here.
+        reshaped: Tensor = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
+        return reshaped
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, A, V, thin = ctx.saved_tensors
         wants_x, _, wants_bias, wants_A, wants_V = ctx.needs_input_grad
-        g = _rows(g)
+        shape, x, g = x.shape, _rows(x), _rows(g)
+        if is_differentiated_again():
+            # What was kept has no graph that leads to x and A.
+            thin = _thin(x, A, ctx.parts)
         thin_g = _thin(g, V, ctx.parts)
         gx = None
         if wants_x:
-            gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(ctx.shape)
+            gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(shape)
         return (
             gx,
             None,

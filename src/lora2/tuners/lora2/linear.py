@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lora2.mathematics.transforms import is_traced, is_transformed
 from lora2.tuners.base.linear import LinearLayer
 from lora2.tuners.lora2.joint_product import joint_product
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -38,6 +39,8 @@ class Lora2Linear(LinearLayer, Lora2Layer):
         """Whether the base output is W x + b with a frozen W, and the adapters read the same x."""
         return bool(
             adapter_names
+            and not is_transformed()
+            and not is_traced()
             and _is_linear_map(base)
             and not _is_intercepted(base)
             and _has_frozen_weight(base)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from lora2.mathematics.transforms import is_differentiated_again
 
 
 class PreparedFactors:
@@ -57,10 +58,12 @@ class PrivateGraph:
     Attributes:
         leaves: stacks of parameters, [layers, ...] each.
         results: stacks of what was computed from them, [layers, ...] each.
+        make: computes such results from parameters, in the order in which `HandOut` has them.
     """
 
     leaves: list[Tensor]
     results: list[Tensor]
+    make: Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class HandOut(torch.autograd.Function):
@@ -75,13 +78,16 @@ class HandOut(torch.autograd.Function):
         """Return the rows of all results; the parameters are the rows of all leaves."""
         ctx.set_materialize_grads(False)
         ctx.graph = graph
+        ctx.save_for_backward(*parameters)
         return tuple(row for result in graph.results for row in result.detach().unbind())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the parameters."""
         graph: PrivateGraph = ctx.graph
+        wanted = ctx.needs_input_grad[1:]
+        if is_differentiated_again():
+            return None, *_differentiable(graph, ctx.saved_tensors, wanted, gradients)
         rows = iter(gradients)
         reached = [
             (result, _stacked([next(rows) for _ in result], result)) for result in graph.results
@@ -103,10 +109,37 @@ class HandOut(torch.autograd.Function):
             for leaf, gradient in zip(graph.leaves, by_leaf, strict=True)
             for row in ([None] * len(leaf) if gradient is None else gradient.unbind())
         ]
-        wanted = ctx.needs_input_grad[1:]
         return None, *(
             row if want else None for row, want in zip(by_parameter, wanted, strict=True)
         )
+
+
+def _differentiable(
+    graph: PrivateGraph,
+    parameters: Sequence[Tensor],
+    wanted: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Return the gradients of the parameters with a graph that leads to the parameters.
+
+    The private graph ends at its leaves, so what it computed is computed once more.
+    """
+    made = [row for result in graph.make(parameters) for row in result.unbind()]
+    reached = [
+        (row, gradient)
+        for row, gradient in zip(made, gradients, strict=True)
+        if gradient is not None and row.requires_grad
+    ]
+    found = iter(
+        torch.autograd.grad(
+            [row for row, _ in reached],
+            [parameter for parameter, want in zip(parameters, wanted, strict=True) if want],
+            [gradient for _, gradient in reached],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(found) if want else None for want in wanted]
 
 
 def _stacked(rows: list[Tensor | None], like: Tensor) -> Tensor | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora2.mathematics.transforms import is_traced, is_transformed
 from lora2.tuners.base.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
@@ -128,13 +129,13 @@ def _must_stay_plain() -> bool:
     """Whether each layer is to compute its factors by itself, by plain operations.
 
     A compiler sees through the layers' formulas and fuses them; a tracer and functorch take no
-    autograd function of Python's, and what inference mode makes no later pass can train on.
+    autograd Function without rules, and no later pass can train on what inference mode makes.
     """
     return (
         torch.compiler.is_compiling()
-        or torch._C._is_tracing()
         or torch.is_inference_mode_enabled()
-        or torch._C._are_functorch_transforms_active()
+        or is_traced()
+        or is_transformed()
     )
 
 

@@ -1,0 +1,26 @@
+"""How torch runs an operation: once forward and once backward, or otherwise."""
+
+import torch
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Whether functorch (`torch.func`) or forward-mode differentiation is active.
+
+    Both follow plain operations to any order, and autograd Functions only where they have rules.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    is_forward_mode: bool = forward_ad._current_level >= 0
+    return is_forward_mode or torch._C._are_functorch_transforms_active()
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` is active, which can save plain operations alone."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
+def is_differentiated_again() -> bool:
+    """Whether the backward pass that asks is to be differentiated (`create_graph`)."""
+    # A compiler looks at a backward pass with gradients enabled, and differentiates it once.
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
