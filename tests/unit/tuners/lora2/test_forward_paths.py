@@ -216,14 +216,6 @@ def test_joint_product_is_the_oracles_however_its_rows_are_split(
         oracle.assert_agrees(got, wanted)
 
 
-def test_second_derivative_through_a_joint_product_is_refused() -> None:
-    model = adapted(PATHS[0], "exact")
-    x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half_precision_weights"])
 def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> None:
     """And the gradients, in float32, are those of layers that make and cast their own."""
