@@ -8,6 +8,7 @@ Here they are a few batched ones per forward pass, and each layer finds its own 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -57,9 +58,10 @@ def _prepare_group(
     # Layers of one width follow each other, so that all stacks of A's factors have one order.
     members.sort(key=lambda member: member[1]["v"].shape[1])
     with_gradients = torch.is_grad_enabled()
-    v, u, lam, U, V = ([own[symbol] for _, own in members] for symbol in FACTORS)
+    held = {symbol: [own[symbol] for _, own in members] for symbol in FACTORS}
+    v, V = held.pop("v"), held.pop("V")
     _, outer = _leaves(v)
-    inner = {name: _leaves(each)[1][0] for name, each in (("u", u), ("lam", lam), ("U", U))}
+    inner = {symbol: _leaves(each)[1][0] for symbol, each in held.items()}
     # Without a cast 𝒱 is handed out as it is, and its gradient needs no detour.
     casts = _cast(V[0], dtype) is not V[0]
     order, right = _leaves(V) if casts else ([], [])
@@ -67,11 +69,13 @@ def _prepare_group(
     # DPO; what checkpointing then computes again must have a graph.
     with torch.enable_grad():
         results = _first_factors(
-            outer, **inner, orthonormalize=orthonormalize, scaling=scaling, dtype=dtype
+            outer, inner, orthonormalize=orthonormalize, scaling=scaling, dtype=dtype
         )
         results += [_cast(leaf, dtype) for leaf in right]
         graph = PrivateGraph([*outer, *inner.values(), *right], results)
-        handed = HandOut.apply(graph, *v, *u, *lam, *U, *(V[position] for position in order))
+        handed = HandOut.apply(
+            graph, *v, *chain.from_iterable(held.values()), *(V[position] for position in order)
+        )
     cast = dict(zip(order, handed[len(members) :], strict=True))
     for position, (layer, own) in enumerate(members):
         layer.lora2_prepared[adapter_name] = PreparedFactors(
@@ -92,19 +96,20 @@ def _leaves(parameters: list[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
 
 def _first_factors(
     vts: list[Tensor],
-    u: Tensor,
-    lam: Tensor,
-    U: Tensor,
+    inner: dict[str, Tensor],
     *,
     orthonormalize: bool,
     scaling: float,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in]."""
+    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in].
+
+    inner: the stacks of the factors between v and 𝒱, by symbol.
+    """
     vts = [in_full_precision(vt) for vt in vts]
-    u, lam, U = (in_full_precision(stack) for stack in (u, lam, U))
+    inner = {symbol: in_full_precision(stack) for symbol, stack in inner.items()}
     gram = torch.cat([vt @ vt.mT for vt in vts]) if orthonormalize else None
-    cores = core(u, lam, U, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
+    cores = core(**inner, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
     return [_cast(C.mT @ vt, dtype) for vt, C in zip(vts, cores, strict=True)]
 
 
