@@ -21,6 +21,7 @@ from lora2.data.text_task import Prompt
 from lora2.training.exact_match import Question, exact_match, questions_in
 from lora2.training.generation import encode
 from lora2.training.models import load_language_model
+from lora2.training.objectives.output import TEXTS
 from lora2.training.prepare import load_data
 from lora2.training.saved_run import load_saved_run
 from lora2.training.sources import find_model
@@ -29,7 +30,7 @@ from lora2_cli.main import main as lora2
 
 def main(run_folder: Path) -> None:
     """Score all forms on the run's validation prompts and print one line each."""
-    run = load_saved_run(run_folder, objective="sft")
+    run = load_saved_run(run_folder, output=TEXTS)
     task, settings = load_data(run.settings), run.settings
     (rows,) = task.validation.values()
     questions = questions_in(rows, settings.text.exact_match_rows)

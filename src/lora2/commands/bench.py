@@ -19,7 +19,7 @@ from lora2.lab.benchmarks.sections import SECTIONS, Section
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
 from lora2.support.heap import keep_freed_memory
-from lora2.training.option_effects import refuse_idle
+from lora2.training.idle_options import refuse_idle
 
 _ALL = "all"
 

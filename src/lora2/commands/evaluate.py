@@ -10,9 +10,10 @@ from typing import Any
 from lora2.commands.parser import OptionParser
 from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
+from lora2.training.idle_options import refuse_idle
+from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.registry import objective_of
-from lora2.training.option_effects import refuse_idle
-from lora2.training.saved_run import SavedRun, load_saved_run, load_validation
+from lora2.training.saved_run import load_saved_run, load_validation
 
 
 def execute(arguments: Sequence[str]) -> int:

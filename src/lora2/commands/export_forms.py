@@ -11,8 +11,8 @@ from lora2.exchange.gguf import export_gguf
 from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
+from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.saved_run import SavedRun
 from lora2.tuners.base.layer import layers_with
 
 

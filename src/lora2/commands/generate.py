@@ -27,7 +27,9 @@ from lora2.data.text_rows import are_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.training.generation import generate
-from lora2.training.saved_run import SavedRun, load_saved_run
+from lora2.training.loaded_run import SavedRun
+from lora2.training.objectives.output import TEXTS
+from lora2.training.saved_run import load_saved_run
 from lora2.tuners.base.finite_checks import naming_merged_layer
 
 _QUESTION = "> "
@@ -41,7 +43,7 @@ def execute(arguments: Sequence[str]) -> int:
     table = None if options.file is None else _prompts_of(options.file)
     if table is not None:
         check_rows(table, options)
-    run = load_saved_run(options.run, options.model, "sft")
+    run = load_saved_run(options.run, options.model, TEXTS)
     model: Any = run.model
     if options.merged:
         run.check_merges()

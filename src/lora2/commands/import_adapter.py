@@ -13,13 +13,13 @@ from lora2.errors import UserError
 from lora2.exchange.from_lora import check_importable, import_lora, load_source
 from lora2.exchange.verification import check_same, logits, sample_batch, tolerance_of
 from lora2.support.files import check_is_new, new_folder
+from lora2.support.ranges import Range, check_number
 from lora2.training.models import (
     load_base_model,
     load_config,
     load_language_model,
     quiet_loading,
 )
-from lora2.training.option_ranges import Range, check_number
 from lora2.tuners.base.loading import WEIGHTS, find_adapter, saved_tensors
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import json
 import sys
@@ -16,32 +17,9 @@ from transformers import HfArgumentParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import (
-    AdapterArguments,
-    BottleneckArguments,
-    DataArguments,
-    ModelArguments,
-    PromptArguments,
-    RunArguments,
-    SoraArguments,
-    StartArguments,
-    TrainingOptions,
-)
+from lora2.training.arguments import OPTION_GROUPS, RULES
 from lora2.training.recipes import GENERAL
-from lora2.training.text_arguments import TextArguments
 
-_GROUPS: tuple[tuple[str, type], ...] = (
-    ("adapter (Lora2Config)", AdapterArguments),
-    ("adapter of --method lora2", StartArguments),
-    ("adapter of --method sora", SoraArguments),
-    ("adapter of --method bottleneck", BottleneckArguments),
-    ("adapter of --method prompt", PromptArguments),
-    ("data", DataArguments),
-    ("text, of --objective sft", TextArguments),
-    ("model", ModelArguments),
-    ("run", RunArguments),
-    ("training (transformers.TrainingArguments)", TrainingOptions),
-)
 _NOT_GIVEN = object()
 
 
@@ -97,7 +75,7 @@ class TrainParser(OptionParser, HfArgumentParser):
             "--config", help="YAML file of options by name; the command line overrides it."
         )
         self._hints: dict[str, Any] = {}
-        for title, group in _GROUPS:
+        for title, group in OPTION_GROUPS.items():
             group._argument_group_name = title  # type: ignore[attr-defined]
             self._hints |= get_type_hints(group)
             self._add_dataclass_arguments(group)
@@ -105,6 +83,13 @@ class TrainParser(OptionParser, HfArgumentParser):
             if action.dest in self._hints:
                 action.type = _reader(self._hints[action.dest], action.type)
         self.set_defaults(**GENERAL)
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: Any) -> None:
+        # The parent gives all metadata to argparse, which does not know our rules.
+        shown = copy.copy(field)
+        shown.metadata = {name: each for name, each in field.metadata.items() if name not in RULES}
+        HfArgumentParser._parse_dataclass_field(parser, shown)
 
     def given(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Return the options that the command line or its YAML file name, and no others."""

@@ -23,7 +23,9 @@ from lora2.data.table_files import DataTable
 from lora2.data.table_writing import OutputRow, as_table_file, is_flat
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
-from lora2.training.saved_run import SavedRun, load_saved_run
+from lora2.training.loaded_run import SavedRun
+from lora2.training.objectives.output import LABELS
+from lora2.training.saved_run import load_saved_run
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -33,7 +35,7 @@ def execute(arguments: Sequence[str]) -> int:
     table = None if options.file is None else read_table(options.file)
     if table is not None:
         check_rows(table, options)
-    run = load_saved_run(options.run, options.model, "classification")
+    run = load_saved_run(options.run, options.model, LABELS)
     records = _of_texts(run, options) if table is None else _of_table(run, table, options)
     if options.output is None:
         print_records(records)

@@ -21,8 +21,10 @@ from lora2.support.heap import keep_freed_memory
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task
+from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.registry import METHODS
-from lora2.training.option_effects import check_effects, refuse_idle
+from lora2.training.objectives.registry import objective_of
+from lora2.training.option_effects import check_effects
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.recipes import recipe
 from lora2.training.run import (
@@ -148,11 +150,10 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
 def _over_defaults(given: dict[str, Any]) -> RunSettings:
     """Return all options of a run: those given over those of its task, objective and method."""
     settings = RunSettings.from_options(given)
-    task, objective = settings.task, settings.objective
+    task, objective = settings.task, objective_of(settings)
     defaults = METHODS[settings.run.method].defaults
-    return RunSettings.from_options(
-        recipe(task, objective) | defaults | given | {"task": task, "objective": objective}
-    )
+    kind = {"task": task, "objective": objective.name}
+    return RunSettings.from_options(recipe(task, objective.recipe) | defaults | given | kind)
 
 
 def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunSettings) -> None:
@@ -182,7 +183,7 @@ def _usual(settings: RunSettings) -> dict[str, Any]:
     kind = {"method": settings.run.method, "task": settings.task, "objective": settings.objective}
     defaults = METHODS[settings.run.method].defaults
     return RunSettings.from_options(
-        recipe(settings.task, settings.objective) | defaults | kind
+        recipe(settings.task, objective_of(settings).recipe) | defaults | kind
     ).to_options()
 
 

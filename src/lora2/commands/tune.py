@@ -24,7 +24,7 @@ from lora2.lab.experiments.setting import Experiment
 from lora2.lab.experiments.tuning import Choice, tune
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
-from lora2.training.option_effects import refuse_idle
+from lora2.training.idle_options import refuse_idle
 
 _ALL = "all"
 

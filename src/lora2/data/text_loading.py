@@ -11,7 +11,7 @@ from lora2.data.own_data import split_off_validation
 from lora2.data.rewrite import SYSTEM, Split, rewrite_pairs
 from lora2.data.table_files import DataTable, read_table
 from lora2.data.text_rows import choose_form, read_rows
-from lora2.data.text_task import COLUMNS, Form, TextTask
+from lora2.data.text_task import FORMS, TO_WRITE, Form, TextTask
 from lora2.errors import UserError
 from lora2.support.extras import require
 
@@ -39,6 +39,7 @@ def load_text_task(
     validation_rows: int = 100,
     exact_match: bool = False,
     data_seed: int = 0,
+    forms: Sequence[Form] = TO_WRITE,
 ) -> TextTask:
     """Load a named task, the user's files, or a hub dataset; rewrite if nothing is named.
 
@@ -54,6 +55,7 @@ def load_text_task(
         validation_rows: of rewrite.
         exact_match: whether answers are generated and compared with the right ones.
         data_seed: generates rewrite and splits off validation rows.
+        forms: those that the user's rows may have.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
@@ -73,7 +75,7 @@ def load_text_task(
             )
         return _rewrite(train_rows, validation_rows, exact_match, data_seed)
     name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
-    return _own_task(name, train, validation, text_columns, exact_match, data_seed)
+    return _own_task(name, train, validation, text_columns, exact_match, data_seed, forms)
 
 
 def load_text_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
@@ -92,8 +94,9 @@ def _own_task(
     text_columns: Sequence[str] | None,
     exact_match: bool,
     data_seed: int,
+    forms: Sequence[Form],
 ) -> TextTask:
-    form, columns = choose_form(train, text_columns)
+    form, columns = choose_form(train, text_columns, forms)
     if exact_match and form == "text":
         raise UserError(
             f"exact_match_rows: the rows of {train.source} are plain text and have no answers to "
@@ -112,7 +115,7 @@ def _own_task(
         metrics=(metrics := _metrics(exact_match)),
         main_metric=metrics[0],
         form=form,
-        conversational=not isinstance(rows[0][COLUMNS[form][0]], str),
+        conversational=not isinstance(rows[0][FORMS[form].columns[0]], str),
         system=_common_system(rows, form),
         columns=columns,
     )
@@ -123,7 +126,7 @@ def _metrics(exact_match: bool) -> tuple[str, ...]:
 
 
 def _common_system(rows: Sequence[Mapping[str, Any]], form: Form) -> str | None:
-    first_column = COLUMNS[form][0]
+    first_column = FORMS[form].columns[0]
     systems = set()
     for row in rows:
         if isinstance(row[first_column], str):
@@ -154,7 +157,7 @@ def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed
         form="prompt_completion",
         conversational=True,
         system=SYSTEM,
-        columns=COLUMNS["prompt_completion"],
+        columns=FORMS["prompt_completion"].columns,
     )
 
 

@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from lora2.data.columns import shortened
 from lora2.data.table_files import DataTable, listed
-from lora2.data.text_task import COLUMNS, Form
+from lora2.data.text_task import FORMS, Form
 from lora2.errors import UserError
 
 _ROLE = "text_columns"
 
 
-def choose_form(table: DataTable, named: Sequence[str] | None) -> tuple[Form, tuple[str, ...]]:
+def choose_form(
+    table: DataTable, named: Sequence[str] | None, forms: Sequence[Form]
+) -> tuple[Form, tuple[str, ...]]:
     """Return the form of a table's rows, and the columns that hold them.
 
-    named: the columns that the user named, if any; a single one of another name holds texts.
+    Args:
+        table: the user's.
+        named: the columns that the user named, if any; a single one of another name holds texts.
+        forms: those that may be.
 
     Raises:
         UserError: no or several forms, or names that are no form.
     """
+    advice = f"name {', or '.join(FORMS[form].named for form in forms)}."
     if named is not None:
-        form = next((form for form, names in COLUMNS.items() if names == tuple(named)), None)
-        if form is None and len(named) == 1:
+        form = next((form for form in forms if FORMS[form].columns == tuple(named)), None)
+        if form is None and len(named) == 1 and "text" in forms:
             form = "text"
         if form is None:
-            raise UserError(
-                f"{_ROLE}: got {listed(named) or 'nothing'}; name messages, or prompt and "
-                "completion, or one column of texts."
-            )
+            raise UserError(f"{_ROLE}: got {listed(named) or 'nothing'}; {advice}")
         return form, tuple(named)
     found = [
-        form for form in get_args(Form) if all(name in table.column_names for name in COLUMNS[form])
+        form for form in forms if all(name in table.column_names for name in FORMS[form].columns)
     ]
     if len(found) != 1:
         has = "columns of several forms" if found else "no texts to learn from"
         raise UserError(
             f"{_ROLE}: {table.source} has {has} (its columns are "
-            f"{listed(table.column_names)}); name messages, or prompt and completion, or one "
-            "column of texts."
+            f"{listed(table.column_names)}); {advice}"
         )
-    return found[0], COLUMNS[found[0]]
+    return found[0], FORMS[found[0]].columns
 
 
 def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -51,7 +53,7 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
         UserError: naming the first row that cannot be used.
     """
     values = [table.column(name, _ROLE) for name in columns]
-    rows = [dict(zip(COLUMNS[form], row, strict=True)) for row in zip(*values, strict=True)]
+    rows = [dict(zip(FORMS[form].columns, row, strict=True)) for row in zip(*values, strict=True)]
     kinds = set()
     for number, row in enumerate(rows, start=1):
         place = f"row {number} of {table.source}"
@@ -77,12 +79,9 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
         return str
     if form != "text" and are_messages(value):
         return list
-    wanted = {
-        "chat": 'a list of messages such as [{"role": "user", "content": "…"}]',
-        "prompt_completion": "a text, or a list of messages with role and content",
-        "text": "a text",
-    }
-    raise UserError(f"{_ROLE}: {name} is {_shown(value)} in {place}; write {wanted[form]} there.")
+    raise UserError(
+        f"{_ROLE}: {name} is {_shown(value)} in {place}; write {FORMS[form].holds} there."
+    )
 
 
 def are_messages(value: object) -> bool:

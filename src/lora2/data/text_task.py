@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lora2.data.task import Task
 
-# "chat": a column `messages`; "prompt_completion": `prompt` and `completion`; "text": `text`.
 Form = Literal["chat", "prompt_completion", "text"]
-COLUMNS: dict[Form, tuple[str, ...]] = {
-    "prompt_completion": ("prompt", "completion"),
-    "chat": ("messages",),
-    "text": ("text",),
+
+
+class RowForm(NamedTuple):
+    """How a row of texts is written.
+
+    Attributes:
+        columns: the columns of the datasets.
+        named: what a user names in `text_columns`.
+        holds: what a user writes into a column.
+    """
+
+    columns: tuple[str, ...]
+    named: str
+    holds: str
+
+
+FORMS: dict[Form, RowForm] = {
+    "chat": RowForm(
+        ("messages",), "messages", 'a list of messages such as [{"role": "user", "content": "…"}]'
+    ),
+    "prompt_completion": RowForm(
+        ("prompt", "completion"),
+        "prompt and completion",
+        "a text, or a list of messages with role and content",
+    ),
+    "text": RowForm(("text",), "one column of texts", "a text"),
 }
+
+TO_WRITE: tuple[Form, ...] = ("chat", "prompt_completion", "text")
+"""The forms with a text to write."""
 
 Message = Mapping[str, str]
 # Text unchanged, or what comes before in a conversation.
@@ -23,7 +47,7 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """A task of texts: sets with the columns that `COLUMNS` names for their form.
+    """A task of texts: sets with the columns that `FORMS` names for their form.
 
     The metrics are "exact_match", where answers are generated, and "mean_token_accuracy".
 
@@ -31,7 +55,7 @@ class TextTask(Task):
         form: how a row is written.
         conversational: whether prompts and completions are messages, rather than bare text.
         system: the system message that all training rows begin with, if they do.
-        columns: the columns of the *source*, see `COLUMNS` for those of the datasets.
+        columns: the columns of the *source*, see `FORMS` for those of the datasets.
     """
 
     form: Form

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import sharing_copy
 from lora2.mathematics.low_rank import rank, singular_value_form
+from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer_types import LAYER_TYPES
 from lora2.tuners.lora2.saving import pattern_for
 
 # Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
@@ -139,19 +141,9 @@ def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:
         scaling /= float(layer.ranknum[adapter]) + 1e-5
         singular_values = scaling * layer.lora_E[adapter].double()
         return layer.lora_B[adapter].double(), singular_values * layer.lora_A[adapter].double()
-    if adapter in layer.lora_embedding_A:
-        A, B = layer.lora_embedding_A[adapter].double(), layer.lora_embedding_B[adapter].double()
-        return scaling * A.mT, B.mT
-    A, B = layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
-    base = layer.get_base_layer()
-    if isinstance(base, nn.Conv2d):
-        form = (base.groups, base.dilation, base.padding_mode)
-        if form != (1, (1, 1), "zeros"):
-            raise UserError(
-                f"{name} is a convolution with groups, dilation and padding_mode {form}, on which "
-                "PEFT's LoRA computes something else than LoRA²; leave it out of target_modules."
-            )
-    return scaling * B.flatten(1), A.flatten(1)
+    kind = layer_type_of(layer.get_base_layer(), name, LAYER_TYPES)
+    B, A = kind.from_lora(layer, adapter, name)
+    return scaling * B.double(), A.double()
 
 
 def _take_over_whole_modules(source: PeftModel, target: PeftModel, adapter_name: str) -> None:

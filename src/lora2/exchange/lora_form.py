@@ -16,7 +16,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
@@ -88,8 +87,8 @@ def lora_form(
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
-        # Conv1D stores its weight transposed; PEFT would find out by itself, and warn.
-        fan_in_fan_out=any(isinstance(each.get_base_layer(), Conv1D) for each in layers.values()),
+        # PEFT would find out by itself, and warn.
+        fan_in_fan_out=any(layer.stores_transposed for layer in layers.values()),
         inference_mode=True,
     )
     return LoraForm(lora, tensors, ranks)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.data import TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.data import GLUE_TASKS, TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.support.needs import Need
+from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE
 from lora2.training.text_arguments import TextArguments
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.lora2.config import Lora2Config
@@ -31,8 +34,41 @@ ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
+
+class NamedTasks(NamedTuple):
+    """The named tasks of an objective, and the one that is taken where none is named, if any."""
+
+    names: Sequence[str] = ()
+    default: str | None = None
+
+
+TASKS: dict[ObjectiveName, NamedTasks] = {
+    "classification": NamedTasks(TASK_NAMES, "agreement"),
+    "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
+}
+"""By objective; the first is that of the user's own data, unless another is asked for."""
+
+RULES = ("range", "needs")
+"""In the metadata of a field, its `Range` and its `Need`, if it has them."""
+
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
+
+_OWN_DATA = Need(
+    "without your own data (--train_file or --dataset)", lambda settings: settings.task is None
+)
+_AGREEMENT = Need("without --task agreement", lambda settings: settings.task == "agreement")
+_GLUE = Need(
+    f"without a GLUE task (--task {', '.join(GLUE_TASKS)})",
+    lambda settings: settings.task in GLUE_TASKS,
+)
+_DRAWN = Need(
+    "on data that are neither generated nor split",
+    lambda settings: (
+        settings.task in ("agreement", "rewrite")
+        or (settings.task is None and settings.data.validation_file is None)
+    ),
+)
 
 
 @dataclass
@@ -49,48 +85,81 @@ class DataArguments:
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of the official GLUE files; without it they come from the hub."},
+        metadata={
+            "needs": _GLUE,
+            "help": "Folder of the official GLUE files; without it they come from the hub.",
+        },
     )
     train_file: str | None = field(
         default=None, metadata={"help": "Your own data: a CSV, TSV, JSON lines or Parquet file."}
     )
     validation_file: str | None = field(
         default=None,
-        metadata={"help": "Validation data; without it a tenth of the training rows is split off."},
+        metadata={
+            "needs": Need(
+                "without --train_file", lambda settings: settings.data.train_file is not None
+            ),
+            "help": "Validation data; without it a tenth of the training rows is split off.",
+        },
     )
     dataset: str | None = field(
         default=None, metadata={"help": "Name of a hub dataset, instead of files."}
     )
     dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of the hub dataset, if it has several."}
+        default=None,
+        metadata={
+            "needs": Need("without --dataset", lambda settings: settings.data.dataset is not None),
+            "help": "Configuration of the hub dataset, if it has several.",
+        },
     )
     text_columns: list[str] | None = field(
         default=None,
         metadata={
+            "needs": _OWN_DATA,
             "help": "The one or two text columns of your data; of --objective sft: messages, or "
-            "prompt and completion, or one column of texts."
+            "prompt and completion, or one column of texts.",
         },
     )
     label_column: str | None = field(
-        default=None, metadata={"help": "The label column of your data; 'label' unless given."}
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The label column of your data; 'label' unless given.",
+        },
     )
     kind: Kind | None = field(
-        default=None, metadata={"help": "What the labels are; classification unless given."}
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "What the labels are; classification unless given.",
+        },
     )
     max_length: int = field(
         default=128, metadata={"help": "Tokens at which a text (or pair) is cut off."}
     )
     train_sentences: int = field(
-        default=2000, metadata={"help": "Training sentences of agreement, an even number."}
+        default=2000,
+        metadata={
+            "range": SIZE,
+            "needs": _AGREEMENT,
+            "help": "Training sentences of agreement, an even number.",
+        },
     )
     validation_sentences: int = field(
-        default=400, metadata={"help": "Validation sentences of agreement, an even number."}
+        default=400,
+        metadata={
+            "range": SIZE,
+            "needs": _AGREEMENT,
+            "help": "Validation sentences of agreement, an even number.",
+        },
     )
     dataset_seed: int = field(
         default=0,
         metadata={
+            "range": SEED,
+            "needs": _DRAWN,
             "help": "Generates agreement or rewrite and splits validation rows off. Apart from "
-            "--seed, so that runs with other seeds see the same data."
+            "--seed, so that runs with other seeds see the same data.",
         },
     )
 
@@ -148,17 +217,35 @@ class RunArguments:
     )
     baseline: Baseline = field(
         default="none",
-        metadata={"help": "head: first train the head alone, to see what the adapter adds."},
+        metadata={
+            "needs": Need(
+                "with --method head, which is the baseline itself",
+                lambda settings: settings.run.method != "head",
+            ),
+            "help": "head: first train the head alone, to see what the adapter adds.",
+        },
     )
     baseline_epochs: float = field(
         default=3.0,
-        metadata={"help": "Epochs of the head alone, at most those of the run."},
+        metadata={
+            "range": EPOCHS,
+            "needs": Need(
+                "without --baseline head",
+                lambda settings: settings.run.baseline == "head" and settings.run.method != "head",
+            ),
+            "help": "Epochs of the head alone, at most those of the run.",
+        },
     )
     head_learning_rate: float | None = field(
         default=None,
         metadata={
+            "range": NOT_NEGATIVE,
+            "needs": Need(
+                "with --method head, of which learning_rate is the rate",
+                lambda settings: settings.run.method != "head",
+            ),
             "help": "Learning rate of the task's head, the same for every method unless given; "
-            "of a run that was made without this option, its learning_rate."
+            "of a run that was made without this option, its learning_rate.",
         },
     )
     resume: bool = field(
@@ -189,7 +276,11 @@ class PromptArguments:
     """What prompt tuning has."""
 
     virtual_tokens: int = field(
-        default=20, metadata={"help": "Trained vectors in front of the text, of --method prompt."}
+        default=20,
+        metadata={
+            "range": SIZE,
+            "help": "Trained vectors in front of the text, of --method prompt.",
+        },
     )
 
 
@@ -293,8 +384,6 @@ TrainingOptions = _derived(
     "The training: the fields of transformers.TrainingArguments.",
 )
 
-DEFAULT_TASKS: dict[ObjectiveName, str] = {"classification": "agreement", "sft": "rewrite"}
-
 
 def option_names(group: type) -> tuple[str, ...]:
     """Return the names of a group's options."""
@@ -307,6 +396,20 @@ def as_typed(value: Any) -> str:
         return " ".join(map(as_typed, value))
     return str(value.value if isinstance(value, Enum) else value)
 
+
+OPTION_GROUPS: dict[str, type] = {
+    "adapter (Lora2Config)": AdapterArguments,
+    "adapter of --method lora2": StartArguments,
+    "adapter of --method sora": SoraArguments,
+    "adapter of --method bottleneck": BottleneckArguments,
+    "adapter of --method prompt": PromptArguments,
+    "data": DataArguments,
+    "text, of --objective sft": TextArguments,
+    "model": ModelArguments,
+    "run": RunArguments,
+    "training (transformers.TrainingArguments)": TrainingOptions,
+}
+"""All groups, by their titles on the command line."""
 
 METHOD_GROUPS = (
     AdapterArguments,
@@ -386,16 +489,18 @@ class RunSettings:
         """What is learnt: as the user said, else what the task is made for."""
         if self.run.objective is not None:
             return self.run.objective
-        return "sft" if self.data.task in TEXT_TASK_NAMES else "classification"
+        named = (name for name, tasks in TASKS.items() if self.data.task in tasks.names)
+        return next(named, next(iter(TASKS)))
 
     @property
     def task(self) -> str | None:
         """The named task, with the default filled in; None for the user's own data."""
         own = self.data.train_file or self.data.dataset
-        return self.data.task or (None if own else DEFAULT_TASKS[self.objective])
+        return self.data.task or (None if own else TASKS[self.objective].default)
 
     def _default_folder(self) -> Path:
         """Return runs/<task, file or dataset>, with the method after it if it is not lora2."""
         own = self.data.dataset or (Path(self.data.train_file or "").stem or None)
-        name = (self.data.task or own or DEFAULT_TASKS[self.objective]).replace("/", "--")
+        default = TASKS[self.objective].default or self.objective
+        name = (self.data.task or own or default).replace("/", "--")
         return Path("runs") / (name if self.run.method == "lora2" else f"{name}-{self.run.method}")

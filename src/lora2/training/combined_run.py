@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from lora2.support.files import write_json_atomically
 from lora2.training.environment import versions
+from lora2.training.loaded_run import SavedRun
 from lora2.training.run_folder import RunFolder
-from lora2.training.saved_run import SavedRun
 from lora2.tuners.base.loading import WEIGHTS
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.arguments import TASKS, RunSettings
 from lora2.training.objectives.registry import objective_of
 
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
-# Other checks say that --objective sft has no labels.
+# Other checks say of some objectives that they have no labels.
 _OF_LABELS = ("label_column", "kind")
 
 
@@ -15,13 +15,14 @@ def check_default_task(settings: RunSettings) -> None:
     """Check that nothing was given that the default task, which nobody named, would be blamed for.
 
     Raises:
-        UserError: an option of the user's own data or of GLUE; the sentence names what is missing.
+        UserError: an option of the user's own data or of GLUE, or an objective without a default
+            task; the sentence names what is missing.
     """
     data = settings.data
     if data.task or data.train_file or data.dataset:
         return
-    has_labels = objective_of(settings).has_labels
-    for name in (*_OF_TEXTS, *(_OF_LABELS if has_labels else ())):
+    read = objective_of(settings).options
+    for name in (*_OF_TEXTS, *(name for name in _OF_LABELS if name in read)):
         value = getattr(data, name)
         if value is not None:
             shown = " ".join(value) if isinstance(value, list) else value
@@ -29,8 +30,13 @@ def check_default_task(settings: RunSettings) -> None:
                 f"{name}: {shown} is for data of your own, and none is named; add --train_file or "
                 f"--dataset, or leave --{name} out."
             )
-    if data.data_dir is not None and has_labels:
+    if data.data_dir is not None and "data_dir" in read:
         raise UserError(
             f"data_dir: {data.data_dir} is the folder of GLUE files, and no task is named; add "
             "--task with the GLUE task to read from it, such as rte."
+        )
+    if TASKS[settings.objective].default is None:
+        raise UserError(
+            f"objective: {settings.objective} has no task that is taken where none is named; add "
+            "--train_file or --dataset."
         )

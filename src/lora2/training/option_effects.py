@@ -1,4 +1,7 @@
-"""Which options of `lora2 train` have an effect in which runs, as data, and the check of all.
+"""Which options of `lora2 train` have an effect in which runs, and the check of all.
+
+What our own options need is in the metadata of their fields; here is what those of adapters'
+configurations and of transformers need.
 
 An option that does nothing is a mistake of whoever gave it: of another method, of another
 objective, or of something that is switched off.
@@ -6,17 +9,23 @@ objective, or of something that is switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora2.data import GLUE_TASKS
-from lora2.errors import UserError
-from lora2.training.arguments import METHOD_GROUPS, RunSettings, as_typed, option_names
+from lora2.support.needs import Need
+from lora2.training.arguments import (
+    METHOD_GROUPS,
+    OPTION_GROUPS,
+    RunSettings,
+    as_typed,
+    option_names,
+)
+from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
-from lora2.training.objectives.registry import objective_of
-from lora2.training.text_arguments import TextArguments
+from lora2.training.objectives.registry import OBJECTIVES, objective_of
 
 Settings = RunSettings
 
@@ -38,15 +47,6 @@ class Effect:
 
 def _of_training(settings: Settings, name: str, usual: Any) -> str:
     return as_typed(settings.training.get(name, usual))
-
-
-def _own_data(settings: Settings) -> bool:
-    return settings.task is None
-
-
-def _splits_rows(settings: Settings) -> bool:
-    own = _own_data(settings) and settings.data.validation_file is None
-    return own or settings.task in ("agreement", "rewrite")
 
 
 def _prunes(settings: Settings) -> bool:
@@ -82,10 +82,6 @@ def _is_on(name: str) -> Callable[[Settings], bool]:
     return lambda settings: settings.training.get(name) not in (None, False, 0, "", "no")
 
 
-def _of_sft(settings: Settings) -> bool:
-    return not objective_of(settings).has_labels
-
-
 def _reports(settings: Settings) -> bool:
     return any(name != "none" for name in settings.training.get("report_to") or ())
 
@@ -97,71 +93,6 @@ _WITHOUT_ADAM = (
 _WITHOUT_ARGUMENTS = ("adamw_torch_fused", "adafactor", "lomo", "adalomo")
 
 EFFECTS: tuple[Effect, ...] = (
-    Effect(option_names(TextArguments), "without --objective sft", _of_sft),
-    Effect(
-        (
-            "label_column",
-            "kind",
-            "train_sentences",
-            "validation_sentences",
-            "data_dir",
-            "classifier_dropout",
-            "head_start",
-            "head_learning_rate",
-            "baseline",
-        ),
-        "with --objective sft, which has no labels",
-        _not(_of_sft),
-    ),
-    Effect(
-        ("train_rows", "validation_rows"),
-        "without --task rewrite",
-        lambda settings: settings.task == "rewrite",
-    ),
-    Effect(
-        ("packing_strategy",),
-        "without --packing True",
-        lambda settings: bool(settings.text.packing or settings.text.eval_packing),
-    ),
-    Effect(
-        ("train_sentences", "validation_sentences"),
-        "without --task agreement",
-        lambda settings: settings.task == "agreement",
-    ),
-    Effect(
-        ("data_dir",),
-        f"without a GLUE task (--task {', '.join(GLUE_TASKS)})",
-        lambda settings: settings.task in GLUE_TASKS,
-    ),
-    Effect(
-        ("validation_file",),
-        "without --train_file",
-        lambda settings: settings.data.train_file is not None,
-    ),
-    Effect(
-        ("dataset_config",), "without --dataset", lambda settings: settings.data.dataset is not None
-    ),
-    Effect(
-        ("text_columns", "label_column", "kind"),
-        "without your own data (--train_file or --dataset)",
-        _own_data,
-    ),
-    Effect(("dataset_seed",), "on data that are neither generated nor split", _splits_rows),
-    Effect(
-        ("head_learning_rate",),
-        "with --method head, of which learning_rate is the rate",
-        lambda settings: settings.run.method != "head",
-    ),
-    Effect(
-        ("baseline",),
-        "with --method head, which is the baseline itself",
-        lambda settings: settings.run.method != "head",
-    ),
-    Effect(
-        ("baseline_epochs",),
-        "without --baseline head",
-        lambda settings: settings.run.baseline == "head" and settings.run.method != "head",
-    ),
     Effect(
         (
             "k",
@@ -278,7 +209,15 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )
-"""Apart from the methods' own options, which `Method.options` names."""
+"""Apart from whole methods and objectives, whose options `Method.options` and the like name."""
+
+NEEDS: Mapping[str, Need] = {
+    each.name: each.metadata["needs"]
+    for group in OPTION_GROUPS.values()
+    for each in dataclasses.fields(group)
+    if "needs" in each.metadata
+}
+"""By option. A new option of `lora2 train` has what it needs in the metadata of its field."""
 
 _OF_METHODS = frozenset(name for group in METHOD_GROUPS for name in option_names(group))
 
@@ -300,28 +239,23 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
             refuse_idle(given, [name], reason, place)
 
 
-def refuse_idle(
-    given: Mapping[str, Any], names: Iterable[str], reason: str, place: str = ""
-) -> None:
-    """Refuse options that have no effect, where they are given.
-
-    Raises:
-        UserError: one of them is given, and with more than that something is off.
-    """
-    for name in names:
-        value = given.get(name)
-        # `in` would be wrong: 0 equals False.
-        if value is None or value is False or value == "none":
-            continue
-        raise UserError(
-            f"{name}={as_typed(value)}{place} has no effect {reason}; leave {name} out."
-        )
-
-
 def reason_against(settings: Settings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         methods = [method.name for method in METHODS.values() if name in method.options]
         return f"with --method {settings.run.method}, only with {', '.join(methods)}"
-    unmet = (each for each in EFFECTS if name in each.options and not each.holds(settings))
+    objective = objective_of(settings)
+    readers = [each for each in OBJECTIVES.values() if name in each.options]
+    if readers and objective not in readers:
+        lacks = objective.output.lacks
+        if lacks is not None and all(each.output is not objective.output for each in readers):
+            return f"with --objective {objective.name}, {lacks}"
+        return f"without --objective {' or '.join(each.name for each in readers)}"
+    unmet = (each for each in _needs_of(name) if not each.holds(settings))
     return next((each.otherwise for each in unmet), None)
+
+
+def _needs_of(name: str) -> Iterator[Need | Effect]:
+    if name in NEEDS:
+        yield NEEDS[name]
+    yield from (each for each in EFFECTS if name in each.options)

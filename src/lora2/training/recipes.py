@@ -1,14 +1,13 @@
 """Recipes: which options a task trains with unless the user says otherwise.
 
 Every key is an option of `lora2 train`. `GENERAL` holds for every task, the user's own data too;
-`BY_OBJECTIVE` and then `BY_TASK` say what differs.
+`Objective.recipe` and then `BY_TASK` say what differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, ObjectiveName
 
 GENERAL: dict[str, Any] = {
     "k": 8,
@@ -31,20 +30,6 @@ GENERAL: dict[str, Any] = {
     # transformers would log the last finite loss in place of a NaN.
     "logging_nan_inf_filter": False,
     "seed": 0,
-}
-
-BY_OBJECTIVE: dict[ObjectiveName, dict[str, Any]] = {
-    # One for all methods: their own rates differ, and a comparison of adapters must not be one of
-    # heads.
-    "classification": {"head_learning_rate": 1e-3},
-    "sft": {
-        "model": PACKAGED_LANGUAGE_MODEL,
-        "max_length": 1024,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 8,
-        "num_train_epochs": 3.0,
-        "learning_rate": 5e-4,
-    },
 }
 
 BY_TASK: dict[str, dict[str, Any]] = {
@@ -70,6 +55,6 @@ BY_TASK: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(task: str | None, objective: ObjectiveName = "classification") -> dict[str, Any]:
+def recipe(task: str | None, of_objective: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a task; `None` is the user's own data."""
-    return GENERAL | BY_OBJECTIVE[objective] | BY_TASK.get(task or "", {})
+    return {**GENERAL, **of_objective, **BY_TASK.get(task or "", {})}

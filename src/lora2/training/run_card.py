@@ -27,7 +27,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
         task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
         results={label: _measured(prepared, record) for label, record in results.items()},
         commands=[
-            objective_of(prepared.settings).use,
+            objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",
             *(["lora2 export RUN --to merged --output DIR"] if method.merges else []),
             *(["lora2 export RUN --to lora --output DIR"] if method.name in _OURS else []),

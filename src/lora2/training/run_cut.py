@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora
+from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.saved_run import SavedRun
 from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
 
 

@@ -11,28 +11,12 @@ from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
-from lora2.training.arguments import (
-    METHOD_GROUPS,
-    DataArguments,
-    MethodName,
-    ModelArguments,
-    RunArguments,
-    TrainingOptions,
-)
+from lora2.training.arguments import OPTION_GROUPS, MethodName
 from lora2.training.metrics import METRICS
-from lora2.training.text_arguments import TextArguments
 
 DAMAGED = "restore it from a copy, or train the run again"
 """What to do about a file of a run that cannot be read."""
 
-_GROUPS: tuple[type, ...] = (
-    RunArguments,
-    DataArguments,
-    TextArguments,
-    ModelArguments,
-    *METHOD_GROUPS,
-    TrainingOptions,
-)
 # Options by which another run would be made if they were left at their defaults.
 _NEEDED = (
     "objective", "method", "task", "train_file", "dataset", "text_columns", "label_column", "kind",
@@ -69,7 +53,7 @@ def option_types() -> dict[str, Any]:
     """Return the type of each option of `lora2 train`, by name."""
     return {
         field.name: get_type_hints(group)[field.name]
-        for group in _GROUPS
+        for group in OPTION_GROUPS.values()
         for field in dataclasses.fields(group)
     }
 

@@ -2,106 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    BatchEncoding,
-    DataCollatorWithPadding,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from lora2.data import Task, tokenize_dataset
+from lora2.data import Task
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
-from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.arguments import RunSettings
+from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import load_config, load_tokenizer, quiet_loading
+from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
-from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.loading import blaming, load_adapter, reason_of
 
 
-@dataclass(frozen=True)
-class SavedRun:
-    """A run's adapter on its base model, or the model that was trained whole; in evaluation mode.
-
-    Attributes:
-        task: what task.json holds: metrics; kind, text columns and names of the labels, or form
-            and system message of texts.
-        summary: what summary.json holds.
-    """
-
-    folder: RunFolder
-    settings: RunSettings
-    task: dict[str, Any]
-    summary: dict[str, Any]
-    model: PeftModel | PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-    def check_merges(self) -> None:
-        """Check that what was trained can be put into the weights.
-
-        Raises:
-            UserError: there is nothing to merge, or it cannot be.
-        """
-        method = METHODS[self.settings.run.method]
-        if method.whole:
-            raise UserError(
-                f"run: {self.folder.adapter} is a transformers checkpoint already; there is "
-                "nothing to merge."
-            )
-        if not method.merges:
-            raise UserError(
-                f"run: {method.label} cannot be merged into the weights; load the adapter in "
-                f"{self.folder.adapter} on its base model."
-            )
-
-    @printing_on_standard_error()
-    @torch.no_grad()
-    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
-        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them.
-
-        Raises:
-            NumericalError: naming the layer that computes NaN or infinity.
-        """
-        parts = []
-        for batch in self.batches(dataset, batch_size):
-            found = self.model(**batch).logits
-            check_finite_output(found, self.model, partial(self.model, **batch))
-            parts.append(found.float().cpu())
-        return torch.cat(parts)
-
-    def batches(self, dataset: Any, batch_size: int) -> Iterator[BatchEncoding]:
-        """Yield texts, a Dataset as `lora2.data` makes them, as inputs of the model."""
-        rows = tokenize_dataset(dataset, self.tokenizer, self.settings.data.max_length)
-        collate = DataCollatorWithPadding(self.tokenizer)
-        for start in range(0, len(rows), batch_size):
-            batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
-            batch.pop("labels", None)
-            yield batch.to(self.model.device)
-
-
 @printing_on_standard_error()
-def load_saved_run(
-    path: Path, model: str | None = None, objective: ObjectiveName | None = None
-) -> SavedRun:
+def load_saved_run(path: Path, model: str | None = None, output: Output | None = None) -> SavedRun:
     """Load a run's adapter; `model` says where its base model is now, if it has moved.
 
-    objective: what the run must have learnt, if not anything will do.
+    output: what its model must give, if not anything will do.
 
     Raises:
         UserError: no run, an unfinished or damaged one, one of another objective, or a base model
@@ -112,10 +39,11 @@ def load_saved_run(
     folder.check_is_finished()
     summary = folder.read_summary()
     settings = RunSettings.from_options(options)
-    if objective not in (None, settings.objective):
-        raise UserError(f"run: {path} {objective_of(settings).instead}.")
+    objective = objective_of(settings)
+    if output not in (None, objective.output):
+        raise UserError(f"run: {path} {objective.output.instead}.")
     task = folder.read_task()
-    if ("form" in task) == objective_of(settings).has_labels:
+    if not objective.trains_on(task):
         raise UserError(
             f"{folder.task_file} is not of objective {settings.objective}, which "
             f"{folder.config_file} names; {DAMAGED}."
@@ -130,9 +58,7 @@ def load_saved_run(
         )
     tokenizer = _saved_tokenizer(folder)
     whole = METHODS[settings.run.method].whole
-    base = objective_of(settings).reload(
-        str(folder.adapter) if whole else name, config, settings.model.dtype
-    )
+    base = objective.reload(str(folder.adapter) if whole else name, config, settings.model.dtype)
     adapted = base.model if whole else load_adapter(base.model, folder.adapter)
     adapted.eval()
     if torch.cuda.is_available():

@@ -5,22 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lora2.support.needs import Need
+from lora2.support.ranges import COUNT, COUNT_OR_NONE
+
+_REWRITE = Need("without --task rewrite", lambda settings: settings.task == "rewrite")
+_PACKING = Need(
+    "without --packing True",
+    lambda settings: bool(settings.text.packing or settings.text.eval_packing),
+)
+
 
 @dataclass
 class TextArguments:
     """More options of training a language model; most are fields of trl.SFTConfig."""
 
-    train_rows: int = field(default=1200, metadata={"help": "Training rows of rewrite."})
-    validation_rows: int = field(default=100, metadata={"help": "Validation rows of rewrite."})
+    train_rows: int = field(
+        default=1200,
+        metadata={"range": COUNT, "needs": _REWRITE, "help": "Training rows of rewrite."},
+    )
+    validation_rows: int = field(
+        default=100,
+        metadata={"range": COUNT, "needs": _REWRITE, "help": "Validation rows of rewrite."},
+    )
     exact_match_rows: int = field(
         default=0,
         metadata={
+            "range": COUNT_OR_NONE,
             "help": "Validation prompts that are answered before and after training, greedily, and "
-            "scored by exact match with the right answer. 0: none."
+            "scored by exact match with the right answer. 0: none.",
         },
     )
     max_new_tokens: int = field(
-        default=32, metadata={"help": "Tokens at which such an answer is cut off."}
+        default=32, metadata={"range": COUNT, "help": "Tokens at which such an answer is cut off."}
     )
     completion_only_loss: bool | None = field(
         default=None,
@@ -40,8 +56,9 @@ class TextArguments:
     packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = field(
         default="bfd",
         metadata={
+            "needs": _PACKING,
             "help": "bfd: best fit, longer rows are cut off; bfd_split: longer rows are split; "
-            "wrapped: rows are cut wherever one is full."
+            "wrapped: rows are cut wherever one is full.",
         },
     )
     eval_packing: bool | None = field(

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from lora2 import UserError
 from lora2.data import load_text_rows, load_text_task
-from lora2.data.text_task import as_prompt, prompt_and_answer
+from lora2.data.text_task import FORMS, Form, as_prompt, prompt_and_answer
 
 USER = {"role": "user", "content": "2 + 2"}
 ASSISTANT = {"role": "assistant", "content": "4"}
@@ -107,6 +108,19 @@ def test_two_columns_that_are_no_form(tmp_path):
     file = write(tmp_path / "mine.jsonl", *[{"a": "1", "b": "2"}] * 3)
     with pytest.raises(UserError, match="got a, b"):
         load_text_task(train_file=file, text_columns=["a", "b"])
+
+
+def test_every_form_is_in_the_table():
+    assert set(FORMS) == set(get_args(Form))
+
+
+def test_only_the_forms_that_are_asked_for_are_read(tmp_path):
+    both = [ROWS["prompt_completion"] | ROWS["text"]] * 3
+    file = write(tmp_path / "mine.jsonl", *both)
+    assert load_text_task(train_file=file, forms=["text"]).form == "text"
+    for named in (None, ["text"]):
+        with pytest.raises(UserError, match=r"; name messages\.$"):
+            load_text_task(train_file=file, text_columns=named, forms=["chat"])
 
 
 def test_texts_have_no_answers_to_match(tmp_path):

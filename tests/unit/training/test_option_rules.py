@@ -8,12 +8,24 @@ from command_line import refused, small_options, train
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
-from lora2.training.arguments import METHOD_GROUPS, RunSettings, option_names
+from lora2.support.field_types import fits
+from lora2.support.ranges import Range
+from lora2.training.arguments import (
+    METHOD_GROUPS,
+    DataArguments,
+    ModelArguments,
+    PromptArguments,
+    RunArguments,
+    RunSettings,
+    option_names,
+)
 from lora2.training.methods.registry import METHODS
-from lora2.training.option_effects import EFFECTS
-from lora2.training.option_ranges import RANGES, Range, check_values
+from lora2.training.option_effects import EFFECTS, NEEDS
+from lora2.training.option_ranges import RANGES, check_values
+from lora2.training.run_files import option_types
 from lora2.training.run_folder import as_yaml
 from lora2.training.run_trainer import RunTrainer
+from lora2.training.text_arguments import TextArguments
 
 # Words of `lora2 train`; the first is refused.
 WITHOUT_EFFECT = [
@@ -86,7 +98,18 @@ LATER = {"activation_checkpointing_kwargs", "dataloader_multiprocessing_context"
 def test_every_rule_is_about_options_that_there_are(parser):
     known = RunSettings.from_options({}).to_options().keys() | {a.dest for a in parser._actions}
     assert {name for effect in EFFECTS for name in effect.options} <= known | LATER
-    assert set(RANGES) <= known
+    assert set(RANGES) | set(NEEDS) <= known
+
+
+def test_every_number_of_our_own_options_has_a_range_with_its_default_in_it():
+    # These are checked with the data and the model, which set the limits.
+    limited_later = {"max_length", "classifier_dropout"}
+    for group in (DataArguments, TextArguments, ModelArguments, RunArguments, PromptArguments):
+        numbers = {name for name in option_names(group) if fits(1, option_types()[name])}
+        assert numbers <= RANGES.keys() | limited_later
+    for name, allowed in RANGES.items():
+        default = RunSettings.from_options({}).to_options().get(name)
+        assert default is None or allowed.holds(default)
 
 
 def test_every_option_of_methods_is_read_by_one():

@@ -13,7 +13,7 @@ from lora2.errors import UserError
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.support.files import check_may_be_folder
-from lora2.training.option_ranges import SIZE, check_number
+from lora2.support.ranges import SIZE, check_number
 
 SWEEPS = ("k", "r", "matrices", "batch")
 """What grows in section `sweeps`, each by itself."""

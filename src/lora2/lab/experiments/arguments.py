@@ -14,8 +14,8 @@ from lora2.lab.experiments.ray_runner import RayRunner, Resources
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.runner import Finished, Progress, Runner
 from lora2.support.files import check_may_be_folder
-from lora2.training.option_effects import refuse_idle
-from lora2.training.option_ranges import Range, check_number
+from lora2.support.ranges import Range, check_number
+from lora2.training.idle_options import refuse_idle
 
 _RANGES = {
     "jobs": Range(1, 2**31, whole_from=1),

@@ -16,7 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from lora2.errors import UserError
 from lora2.training.methods.method import PLACE, Options
 from lora2.training.models import BaseModel
+from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
 HEADS = ("classifier", "score")
 """What PEFT always trains in addition to the adapter for sequence classification."""
@@ -24,7 +26,7 @@ HEADS = ("classifier", "score")
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 """The kinds of layers that every method can adapt."""
 
-ALL_KINDS = (*LINEAR, nn.Embedding, nn.Conv2d)
+ALL_KINDS = tuple(LAYER_TYPES)
 """The kinds that LoRA and LoRA² can adapt."""
 
 
@@ -135,7 +137,7 @@ def matrix_shapes(
     """
     all_linear = config.target_modules == "all-linear"
     shapes = [
-        _shape(module)
+        _shape(module, name)
         for name, module in model.named_modules()
         if isinstance(module, LINEAR if all_linear else kinds)
         and not set(name.split(".")) & set(HEADS)
@@ -147,7 +149,6 @@ def matrix_shapes(
     return shapes
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    weight: Any = module.weight
-    first, others = weight.shape[0], weight.shape[1:].numel()
-    return (first, others) if isinstance(module, Conv1D | nn.Embedding) else (others, first)
+def _shape(module: nn.Module, name: str) -> tuple[int, int]:
+    d_out, d_in = layer_type_of(module, name, LAYER_TYPES).shape_of(module)
+    return d_in, d_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
     DataCollatorWithPadding,
@@ -20,6 +20,7 @@ from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.head_start import start_head_at_label_mean
+from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
 from lora2.training.models import (
     BaseModel,
@@ -28,7 +29,8 @@ from lora2.training.models import (
     set_classifier_dropout,
     set_padding,
 )
-from lora2.training.objectives.objective import FinishedRun, Objective, Sets
+from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.output import LABELS
 from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
 from lora2.training.trainer_arguments import training_arguments
@@ -46,9 +48,23 @@ class Classification(Objective):
     """Classes, or values on a scale."""
 
     name = "classification"
-    has_labels = True
-    use = "lora2 predict RUN --file texts.csv"
-    instead = "has learnt labels and cannot write texts; use `lora2 predict`"
+    output = LABELS
+    options = frozenset(
+        {
+            "label_column",
+            "kind",
+            "train_sentences",
+            "validation_sentences",
+            "data_dir",
+            "classifier_dropout",
+            "head_start",
+            "head_learning_rate",
+            "baseline",
+        }
+    )
+    # One for all methods: their own rates differ, and a comparison of adapters must not be one of
+    # heads.
+    recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3}
 
     def check(self, settings: RunSettings) -> None:
         """Need no package other than those that every training needs."""
@@ -120,13 +136,13 @@ class Classification(Objective):
         names = ("text_columns", "label_column", "kind", "label_names")
         return load_labelled(path, **{name: task[name] for name in names})
 
-    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
         logits = run.logits(rows, batch_size).numpy()
         labels = rows.with_format("numpy")["label"][:]
         return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
 
-    def sample_batch(self, run: FinishedRun) -> Any:
+    def sample_batch(self, run: SavedRun) -> Any:
         """Return rows that the run was validated on; None where they are no longer there."""
         try:
             validation = self.load_data(run.settings).validation

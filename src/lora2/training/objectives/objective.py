@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
 from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel
+from lora2.training.objectives.output import TEXTS, Output
 from lora2.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,46 +28,20 @@ Sets = dict[str, "Dataset"]
 """Tokenized rows: "train" and the names of the validation sets."""
 
 
-class FinishedRun(Protocol):
-    """What an objective needs of a finished run (`lora2.training.saved_run.SavedRun`)."""
-
-    @property
-    def settings(self) -> RunSettings:
-        """Its options."""
-
-    @property
-    def task(self) -> dict[str, Any]:
-        """What its task.json holds."""
-
-    @property
-    def model(self) -> Any:
-        """The model with its adapter, in evaluation mode."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that was saved with the adapter."""
-
-    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
-        """Return the logits of texts."""
-
-    def batches(self, dataset: Any, batch_size: int) -> Iterator[Any]:
-        """Yield texts as inputs of the model."""
-
-
 class Objective(ABC):
     """One kind of learning; everything else of a run is the same for all of them.
 
     Attributes:
         name: as users write it.
-        has_labels: whether rows have labels, or else texts to write.
-        use: a command that uses a finished run.
-        instead: what a run of it is, and the command to use, where another objective is needed.
+        output: what its model gives.
+        options: names of the options that it reads and not every objective does.
+        recipe: options in which it differs from `lora2.training.recipes.GENERAL`, by name.
     """
 
     name: ClassVar[ObjectiveName]
-    has_labels: ClassVar[bool]
-    use: ClassVar[str]
-    instead: ClassVar[str]
+    output: ClassVar[Output]
+    options: ClassVar[frozenset[str]]
+    recipe: ClassVar[Mapping[str, Any]]
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
@@ -135,6 +111,16 @@ class Objective(ABC):
         """Return the trainer of a model that is ready to train."""
 
     @abstractmethod
+    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
+        """Return the metrics to show while training, by what is known at the same time."""
+
+    # Of a finished run
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task of this description, as in task.json, has what the model is to give."""
+        return ("form" in task) == (self.output is TEXTS)
+
+    @abstractmethod
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file of the user's that a run can be scored on; task: task.json's.
 
@@ -142,18 +128,14 @@ class Objective(ABC):
             UserError: rows that cannot be used.
         """
 
-    def scored_rows(self, run: FinishedRun, rows: Any) -> Any:
+    def scored_rows(self, run: SavedRun, rows: Any) -> Any:
         """Return the validation rows that a run was scored on: all, unless it says otherwise."""
         return rows
 
     @abstractmethod
-    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of a finished run on rows with labels or answers."""
 
-    def sample_batch(self, run: FinishedRun) -> Any:
+    def sample_batch(self, run: SavedRun) -> Any:
         """Return inputs to compare an export on, None if any token ids will do."""
         return None
-
-    @abstractmethod
-    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
-        """Return the metrics to show while training, by what is known at the same time."""

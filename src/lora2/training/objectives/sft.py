@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
     PreTrainedTokenizerBase,
@@ -20,12 +20,15 @@ from lora2.data.text_task import prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.arguments import RunSettings
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
+from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel, load_language_model
-from lora2.training.objectives.objective import FinishedRun, Objective, Sets
+from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.output import TEXTS
 from lora2.training.quiet import quiet_data_sets
 from lora2.training.run_folder import RunFolder
+from lora2.training.text_arguments import TextArguments
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
@@ -50,9 +53,16 @@ class SupervisedFineTuning(Objective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
-    has_labels = False
-    use = 'lora2 generate RUN --prompt "..."'
-    instead = "has learnt to write texts and has no labels; use `lora2 generate`"
+    output = TEXTS
+    options = frozenset(option_names(TextArguments))
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    }
 
     def check(self, settings: RunSettings) -> None:
         """Need TRL."""
@@ -188,12 +198,12 @@ class SupervisedFineTuning(Objective):
         """Return the rows of a file, of the form of the run's task."""
         return load_text_rows(path, dict(task))
 
-    def scored_rows(self, run: FinishedRun, rows: Any) -> Any:
+    def scored_rows(self, run: SavedRun, rows: Any) -> Any:
         """Return the first rows that have an answer, as many as the run was scored on."""
         answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
         return rows.select(answered[: run.settings.text.exact_match_rows or None])
 
-    def measure(self, run: FinishedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the share of rows whose prompt is answered exactly right."""
         share = exact_match(
             run.model,

@@ -13,9 +13,10 @@ from lora2.tuners.base.layer import AdaptedLayer
 class ConvolutionLayer(AdaptedLayer):
     """A convolution with adapters: A is a convolution to k channels, B one by one pixel."""
 
-    def matrix_shape(self) -> tuple[int, int]:
+    @staticmethod
+    def shape_of(base: Any) -> tuple[int, int]:
         """(output channels, values a kernel reads)."""
-        weight_shape = self.weight.shape
+        weight_shape = base.weight.shape
         return weight_shape[0], prod(weight_shape[1:])
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
@@ -58,3 +59,21 @@ class ConvolutionLayer(AdaptedLayer):
             "lora_A.weight": rows.flatten(2, 3).flatten(0, 1),
             "lora_B.weight": B[:, :, None, None],
         }
+
+    @classmethod
+    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
+        """(B, A) of its two convolutions, as matrices.
+
+        Raises:
+            UserError: a grouped or dilated convolution, or padding other than by zeros.
+        """
+        base: Any = lora.get_base_layer()
+        form = (base.groups, base.dilation, base.padding_mode)
+        if form != (1, (1, 1), "zeros"):
+            raise UserError(
+                f"{module_name} is a convolution with groups, dilation and padding_mode {form}, on "
+                "which PEFT's LoRA computes something else than LoRA²; leave it out of "
+                "target_modules."
+            )
+        B, A = super().from_lora(lora, adapter_name, module_name)
+        return B.flatten(1), A.flatten(1)

@@ -22,9 +22,18 @@ def wrap_layer(
     """Return an adapted layer around `target`, without an adapter yet.
 
     Raises:
-        UserError: no adapted layer exists for this kind of module, or none for its quantization.
+        UserError: as `layer_type_of`.
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    return layer_type_of(base, module_name, layer_types)(target, adapter_name)
+
+
+def layer_type_of(base: nn.Module, module_name: str, layer_types: LayerTypes) -> type[AdaptedLayer]:
+    """Return the adapted layer for this kind of base layer.
+
+    Raises:
+        UserError: no adapted layer exists for this kind of module, or none for its quantization.
+    """
     if is_quantized(base) and not isinstance(base, nn.Linear):
         raise UserError(
             f"Module {module_name!r} is a quantized {type(base).__name__}, which cannot be "
@@ -32,7 +41,7 @@ def wrap_layer(
         )
     for base_type, layer_type in layer_types.items():
         if isinstance(base, base_type):
-            return layer_type(target, adapter_name)
+            return layer_type
     names = ", ".join(base_type.__name__ for base_type in layer_types)
     raise UserError(
         f"Module {module_name!r} is a {type(base).__name__}, which cannot be adapted: name modules "

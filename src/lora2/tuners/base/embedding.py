@@ -16,9 +16,9 @@ class EmbeddingLayer(AdaptedLayer):
     token that never occurs never changes.
     """
 
-    def matrix_shape(self) -> tuple[int, int]:
+    @staticmethod
+    def shape_of(base: Any) -> tuple[int, int]:
         """(vocabulary, width)."""
-        base: Any = self.get_base_layer()
         return base.num_embeddings, base.embedding_dim
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
@@ -44,3 +44,8 @@ class EmbeddingLayer(AdaptedLayer):
     def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
         """PEFT's names for it, whose A has one column a token: Bᵀ and Aᵀ."""
         return {"lora_embedding_A": B.mT, "lora_embedding_B": A.mT}
+
+    @classmethod
+    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
+        """(Aᵀ, Bᵀ) of PEFT's LoRA."""
+        return lora.lora_embedding_A[adapter_name].mT, lora.lora_embedding_B[adapter_name].mT

@@ -44,8 +44,9 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
 
     # What the kind of base layer defines
 
-    def matrix_shape(self) -> tuple[int, int]:
-        """(d_out, d_in) of the weight seen as a matrix."""
+    @staticmethod
+    def shape_of(base: Any) -> tuple[int, int]:
+        """(d_out, d_in) of the weight of such a base layer, seen as a matrix."""
         raise NotImplementedError
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
@@ -75,6 +76,20 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """
         return {"lora_A.weight": A, "lora_B.weight": B}
 
+    @classmethod
+    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
+        """(B, A) of a PEFT LoRA layer on such a base layer, scaling left aside: undoes `as_lora`.
+
+        Raises:
+            UserError: PEFT's LoRA computes something else on such a layer.
+        """
+        return lora.lora_B[adapter_name].weight, lora.lora_A[adapter_name].weight
+
+    @property
+    def stores_transposed(self) -> bool:
+        """Whether the weight is stored as [d_in, d_out], which PEFT calls fan_in_fan_out."""
+        return False
+
     # What the method defines
 
     def has_adapter(self, adapter_name: str) -> bool:
@@ -97,6 +112,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         return self.factors(adapter_name)
 
     # What follows from them
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the weight seen as a matrix."""
+        return self.shape_of(self.get_base_layer())
 
     @property
     def is_quantized(self) -> bool:

@@ -11,9 +11,9 @@ from lora2.tuners.base.layer import AdaptedLayer
 class LinearLayer(AdaptedLayer):
     """The part of an adapted layer that knows it is linear: y = W x + B (A x)."""
 
-    def matrix_shape(self) -> tuple[int, int]:
+    @staticmethod
+    def shape_of(base: Any) -> tuple[int, int]:
         """(d_out, d_in)."""
-        base: Any = self.get_base_layer()
         if isinstance(base, Conv1D):
             return base.weight.shape[1], base.weight.shape[0]
         return base.out_features, base.in_features
@@ -26,4 +26,9 @@ class LinearLayer(AdaptedLayer):
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[d_out, d_in], transposed for a Conv1D."""
-        return matrix.mT if isinstance(self.get_base_layer(), Conv1D) else matrix
+        return matrix.mT if self.stores_transposed else matrix
+
+    @property
+    def stores_transposed(self) -> bool:
+        """True for a Conv1D."""
+        return isinstance(self.get_base_layer(), Conv1D)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -58,9 +59,10 @@ def _prepare_group(
     # Layers of one width follow each other, so that all stacks of A's factors have one order.
     members.sort(key=lambda member: member[1]["v"].shape[1])
     with_gradients = torch.is_grad_enabled()
-    v, u, lam, U, V = ([own[symbol] for _, own in members] for symbol in FACTORS)
+    held = {symbol: [own[symbol] for _, own in members] for symbol in FACTORS}
+    v, V = held.pop("v"), held.pop("V")
     _, outer = _leaves(v)
-    inner = {name: _leaves(each)[1][0] for name, each in (("u", u), ("lam", lam), ("U", U))}
+    inner = {symbol: _leaves(each)[1][0] for symbol, each in held.items()}
     # Without a cast 𝒱 is handed out as it is, and its gradient needs no detour.
     casts = _cast(V[0], dtype) is not V[0]
     order, right = _leaves(V) if casts else ([], [])
@@ -70,10 +72,12 @@ def _prepare_group(
     with torch.enable_grad():
         graph = PrivateGraph(
             [*outer, *inner.values(), *right],
-            make(outer, **inner, right=right),
-            partial(_results_of_parameters, layers=len(members), make=make),
+            make(outer, inner, right),
+            partial(_results_of_parameters, symbols=tuple(held), layers=len(members), make=make),
         )
-        handed = HandOut.apply(graph, *v, *u, *lam, *U, *(V[position] for position in order))
+        handed = HandOut.apply(
+            graph, *v, *chain.from_iterable(held.values()), *(V[position] for position in order)
+        )
     cast = dict(zip(order, handed[len(members) :], strict=True))
     for position, (layer, own) in enumerate(members):
         layer.lora2_prepared[adapter_name] = PreparedFactors(
@@ -93,39 +97,53 @@ def _leaves(parameters: list[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
 
 
 def _results_of_parameters(
-    parameters: Sequence[Tensor], *, layers: int, make: Callable[..., list[Tensor]]
+    parameters: Sequence[Tensor],
+    *,
+    symbols: Sequence[str],
+    layers: int,
+    make: Callable[..., list[Tensor]],
 ) -> list[Tensor]:
-    """Return the results of parameters: vᵀ, u, Λ and 𝒰 of all layers, and what 𝒱 are cast."""
-    first, right = parameters[: 4 * layers], parameters[4 * layers :]
-    v, u, lam, U = (first[start : start + layers] for start in range(0, 4 * layers, layers))
-    inner = {name: torch.stack(list(each)) for name, each in (("u", u), ("lam", lam), ("U", U))}
-    outer = [stack for _, stack in stacks(v)]
-    return make(outer, **inner, right=[stack for _, stack in stacks(right)])
+    """Return the results of parameters: vᵀ of all layers, the inner factors, and what 𝒱 are cast.
+
+    Args:
+        parameters: as `HandOut` has them.
+        symbols: of the inner factors, in that order.
+        layers: how many parameters of each symbol there are.
+        make: computes results from stacks.
+    """
+    starts = range(layers, (1 + len(symbols)) * layers, layers)
+    inner = {
+        symbol: torch.stack(list(parameters[start : start + layers]))
+        for symbol, start in zip(symbols, starts, strict=True)
+    }
+    outer, right = parameters[:layers], parameters[(1 + len(symbols)) * layers :]
+    return make([stack for _, stack in stacks(outer)], inner, [s for _, s in stacks(right)])
 
 
 def _results(
-    vts: list[Tensor], u: Tensor, lam: Tensor, U: Tensor, right: list[Tensor], **settings: Any
+    vts: list[Tensor], inner: dict[str, Tensor], right: list[Tensor], **settings: Any
 ) -> list[Tensor]:
     """Return stacks of A, and of 𝒱 in the dtype of the layers' products."""
-    firsts = _first_factors(vts, u, lam, U, **settings)
+    firsts = _first_factors(vts, inner, **settings)
     return firsts + [_cast(stack, settings["dtype"]) for stack in right]
 
 
 def _first_factors(
     vts: list[Tensor],
-    u: Tensor,
-    lam: Tensor,
-    U: Tensor,
+    inner: dict[str, Tensor],
     *,
     orthonormalize: bool,
     scaling: float,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in]."""
+    """Return A [layers, k, d_in] for each stack of vᵀ [layers, k, d_in].
+
+    inner: the stacks of the factors between v and 𝒱, by symbol.
+    """
     vts = [in_full_precision(vt) for vt in vts]
-    u, lam, U = (in_full_precision(stack) for stack in (u, lam, U))
+    inner = {symbol: in_full_precision(stack) for symbol, stack in inner.items()}
     gram = torch.cat([vt @ vt.mT for vt in vts]) if orthonormalize else None
-    cores = core(u, lam, U, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
+    cores = core(**inner, gram=gram, scaling=scaling).split([len(vt) for vt in vts])
     return [_cast(C.mT @ vt, dtype) for vt, C in zip(vts, cores, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -29,6 +30,9 @@ else:
     Importance = Literal[tuple(IMPORTANCES)]
 BudgetUnit = Literal["values", "parameters"]
 Start = Literal["lora", "orthonormal", "gaussian"]
+
+# No field: neither `to_dict` nor a comparison of configs knows it.
+_NEXT_SAVE = "_patterns_of_next_save"
 
 
 @dataclass
@@ -169,18 +173,23 @@ class Lora2Config(TargetConfig):
         self._check_choices()
         self._check_schedule()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields; of a saved adapter, with the sizes that its modules have.
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save the fields; those of an adapter whose tensors are saved too, with their sizes.
 
         A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
-        must find them here. The fields themselves stay as the user wrote them: a config may serve
-        again.
+        must find the sizes here. The fields themselves stay as the user wrote them: a config may
+        serve again.
         """
-        return {**super().to_dict(), **self.__dict__.get("_saved_patterns", {})}
+        saved = copy.copy(self)
+        saved.__dict__ |= self.__dict__.pop(_NEXT_SAVE, {})
+        super(Lora2Config, saved).save_pretrained(save_directory, **kwargs)
 
-    def remember_saved_patterns(self, patterns: Mapping[str, Mapping[str, float]]) -> None:
-        """Put these patterns into the config when it is saved, in place of the user's."""
-        self.__dict__["_saved_patterns"] = dict(patterns)
+    def save_next_with(self, patterns: Mapping[str, Mapping[str, float]]) -> None:
+        """Put these patterns into the file that is written next, in place of the fields.
+
+        PEFT saves an adapter's tensors first, and hands its config neither them nor the model.
+        """
+        self.__dict__[_NEXT_SAVE] = dict(patterns)
 
     @property
     def prunes(self) -> bool:

@@ -40,7 +40,10 @@ def compact_state_dict(
 def remember_sizes(
     model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> None:
-    """Make the config, once saved, give every module the sizes that the state dict has for it."""
+    """Make the config's next file give every module the sizes that the state dict has for it.
+
+    The config in memory stays as it is: a state dict is read for many reasons, saving is one.
+    """
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -57,7 +60,7 @@ def remember_sizes(
         widths[short_name] = asked if as_asked else len(u)
         alpha = looked_up(config.alpha_pattern, short_name, config.lora_alpha)
         alphas[short_name] = _alpha_for(layer.initial_scaling(adapter_name), len(u), alpha, config)
-    config.remember_saved_patterns(
+    config.save_next_with(
         {
             "k_pattern": pattern_for(widths, config.k_pattern, config.k),
             "rank_pattern": pattern_for(ranks, config.rank_pattern, config.init_r),

@@ -1,5 +1,6 @@
 """An adapter that was pruned is as large as what it kept: in memory, in its file, and in time."""
 
+import copy
 import json
 from collections import Counter
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -103,6 +104,29 @@ def test_saved_config_has_all_sizes_and_the_users_stays(tmp_path: Path) -> None:
     # The scaling stays 6 / 3.
     assert saved["alpha_pattern"] == {"lin0": 2.0}
     assert config.rank_pattern == config.k_pattern == config.alpha_pattern == {}
+
+
+def test_reading_a_state_dict_changes_no_config(tmp_path: Path) -> None:
+    config = LINEAR.config()
+    model = get_peft_model(LINEAR.model(), config)
+    prune_to(model, 1, 0)
+    before = copy.deepcopy(config.to_dict())
+    get_peft_model_state_dict(model)
+    assert config.to_dict() == before
+    assert config == copy.deepcopy(config)
+
+
+def test_the_sizes_of_an_adapter_are_in_its_own_file_alone(tmp_path: Path) -> None:
+    """A config that serves again is saved as the user wrote it."""
+    config = LINEAR.config()
+    model = get_peft_model(LINEAR.model(), config)
+    prune_to(model, 1, 0)
+    for folder in (tmp_path / "adapter", tmp_path / "again"):
+        model.save_pretrained(folder)
+        assert json.loads((folder / "adapter_config.json").read_text())["rank_pattern"]
+    config.save_pretrained(str(tmp_path / "config"))
+    saved = json.loads((tmp_path / "config" / "adapter_config.json").read_text())
+    assert saved["rank_pattern"] == saved["k_pattern"] == saved["alpha_pattern"] == {}
 
 
 class Operations(TorchDispatchMode):

@@ -1,0 +1,86 @@
+"""A finished run in memory: its adapter on its base model, and what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    BatchEncoding,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lora2.data import tokenize_dataset
+from lora2.errors import UserError
+from lora2.training.arguments import RunSettings
+from lora2.training.methods.registry import METHODS
+from lora2.training.quiet import printing_on_standard_error
+from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.finite_checks import check_finite_output
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's adapter on its base model, or the model that was trained whole; in evaluation mode.
+
+    Attributes:
+        task: what task.json holds: metrics; kind, text columns and names of the labels, or form
+            and system message of texts.
+        summary: what summary.json holds.
+    """
+
+    folder: RunFolder
+    settings: RunSettings
+    task: dict[str, Any]
+    summary: dict[str, Any]
+    model: PeftModel | PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def check_merges(self) -> None:
+        """Check that what was trained can be put into the weights.
+
+        Raises:
+            UserError: there is nothing to merge, or it cannot be.
+        """
+        method = METHODS[self.settings.run.method]
+        if method.whole:
+            raise UserError(
+                f"run: {self.folder.adapter} is a transformers checkpoint already; there is "
+                "nothing to merge."
+            )
+        if not method.merges:
+            raise UserError(
+                f"run: {method.label} cannot be merged into the weights; load the adapter in "
+                f"{self.folder.adapter} on its base model."
+            )
+
+    @printing_on_standard_error()
+    @torch.no_grad()
+    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
+        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them.
+
+        Raises:
+            NumericalError: naming the layer that computes NaN or infinity.
+        """
+        parts = []
+        for batch in self.batches(dataset, batch_size):
+            found = self.model(**batch).logits
+            check_finite_output(found, self.model, partial(self.model, **batch))
+            parts.append(found.float().cpu())
+        return torch.cat(parts)
+
+    def batches(self, dataset: Any, batch_size: int) -> Iterator[BatchEncoding]:
+        """Yield texts, a Dataset as `lora2.data` makes them, as inputs of the model."""
+        rows = tokenize_dataset(dataset, self.tokenizer, self.settings.data.max_length)
+        collate = DataCollatorWithPadding(self.tokenizer)
+        for start in range(0, len(rows), batch_size):
+            batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
+            batch.pop("labels", None)
+            yield batch.to(self.model.device)
