@@ -16,9 +16,9 @@ from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     PreTrainedModel,
-    T5Config,
-    T5ForSequenceClassification,
     TrainingArguments,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from lora2 import Lora2Config, UserError
@@ -409,7 +409,7 @@ def test_all_linear_leaves_out_what_is_trained_whole() -> None:
 
 
 def test_a_model_without_default_targets_is_named() -> None:
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    model = T5ForSequenceClassification(T5Config(vocab_size=64, **sizes))
-    with pytest.raises(UserError, match="no default for t5; write names"):
+    sizes = {"d_model": 16, "d_inner": 16, "n_layer": 1, "n_head": 2}
+    model = XLNetForSequenceClassification(XLNetConfig(vocab_size=64, **sizes))
+    with pytest.raises(UserError, match="no default for xlnet; write names"):
         wrap(model, Lora2Config(task_type="SEQ_CLS", k=2))
