@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
+from lora2.tuners.base.distributed.ranks import agree_on
+from lora2.tuners.base.distributed.whole import multiply, whole
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -96,7 +98,8 @@ class RankAllocator:
         """Score, allocate if it is time, and set pruned values to zero.
 
         Raises:
-            UserError: no adapter parameter has a gradient, or all `total_steps` are done.
+            UserError: no adapter parameter has a gradient, all `total_steps` are done, or the
+                processes of one training do not agree on the values to keep.
         """
         if self._accumulation.is_micro_batch():
             return
@@ -161,7 +164,7 @@ class RankAllocator:
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
-        values = [value.detach() for value in self._singular_values()]
+        values = whole([value.detach() for value in self._singular_values()])
         self._mask = torch.cat([value.to(self._device) for value in values]) != 0
 
     # Scoring, batched over the matrices that are scored alike
@@ -206,12 +209,18 @@ class RankAllocator:
         parts = [group.importance().flatten().to(self._device) for group in self._groups]
         importance = torch.cat(parts)[self._order.to(self._device)]
         self._mask = keep_most_important(importance, budget)
+        if not agree_on(self._mask):
+            raise UserError(
+                f"The processes of this training do not keep the same singular values of adapter "
+                f"{self.adapter_name!r} at step {step}: their gradients or weights differ. Let "
+                "DistributedDataParallel or fully_shard reduce the gradients, start all processes "
+                "from the same weights, and call step() after the same optimizer steps in all."
+            )
 
     def _apply_mask(self) -> None:
         values = self._singular_values()
         mask = self._mask.to(values[0].dtype).split(self._ranks)
-        parts = [part.to(value.device) for part, value in zip(mask, values, strict=True)]
-        torch._foreach_mul_(values, parts)
+        multiply(values, [part.to(value.device) for part, value in zip(mask, values, strict=True)])
 
     def _budget_at(self, step: int) -> int:
         return min(self.plan.at(step), self._most)
