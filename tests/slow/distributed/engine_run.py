@@ -1,9 +1,9 @@
 """Trains one adapter on every engine that is asked for, and writes what comes of it.
 
-    torchrun --nproc_per_node 2 engine_run.py FOLDER START CASE...
+    torchrun --nproc_per_node 2 engine_run.py FOLDER CASE...
 
-A CASE is an engine and a form, as fsdp2/penalty. START is a folder of another run whose checkpoints
-are resumed, or "-". In FOLDER, each case gets a folder: `adapter-RANK.safetensors`, the factors at
+A CASE is an engine and a form, as fsdp2/penalty; with @START it is resumed from the checkpoint that
+another run left in the folder START. In FOLDER, each case gets a folder, in `resumed` if it is: `adapter-RANK.safetensors`, the factors at
 the end; `again-RANK.safetensors`, those of a training resumed in its middle; `logits.safetensors`,
 what the model computes at the end; `saved`, what save_pretrained writes; `checkpoint.pt`; and
 `outcome-RANK.json`, with the sentence that refused the training, if one did.
@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,10 +30,16 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from lora2 import Lora2Config, RankAllocator, compact_adapter
-from lora2.errors import UserError
+from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
+from lora2.errors import NumericalError, UserError
 
 STEPS, MIDDLE, JOINT_BATCH, TARGET = 12, 6, 8, 28
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -129,11 +136,46 @@ class Training:
         self.allocator.load_state_dict(checkpoint["allocator"])
 
 
-def run_case(case: str, folder: Path, start: Path | None) -> None:
+class CallbackTraining(Training):
+    """The same, as a trainer calls the callback."""
+
+    def __init__(self, engine: str, form: str) -> None:
+        super().__init__(engine, form)
+        self.callback, self.control = Lora2Callback(), TrainerControl()
+        self.state = TrainerState(max_steps=STEPS)
+        with TemporaryDirectory() as folder:
+            self.arguments = TrainingArguments(folder, use_cpu=True, report_to=[])
+        self._tell(self.callback.on_train_begin)
+        self.allocator = self.callback.allocators["default"]
+        self.has_nan = "nan" in engine.split("-")
+
+    def run(self, first: int, last: int) -> Iterator[int]:
+        for step in range(first, last):
+            self.state.global_step = step
+            mine = batch(step).chunk(self.processes)[self.rank]
+            loss = self.called(input_ids=mine, labels=mine, use_cache=False).loss
+            if self.has_nan and step == MIDDLE and self.rank == 1:
+                loss = loss * float("nan")
+            loss.backward()
+            self._tell(self.callback.on_pre_optimizer_step)
+            self.optimizer.step()
+            self._tell(self.callback.on_optimizer_step)
+            self.optimizer.zero_grad()
+            self.state.global_step += 1
+            yield step + 1
+
+    def _tell(self, event: Any) -> None:
+        event(self.arguments, self.state, self.control, model=self.model, optimizer=self.optimizer)
+
+
+def new_training(engine: str, form: str) -> Training:
+    is_driven = {"callback", "nan"} & set(engine.split("-"))
+    return (CallbackTraining if is_driven else Training)(engine, form)
+
+
+def run_case(case: str, path: Path, start: Path | None) -> None:
     engine, form = case.split("/")
-    path = folder / case
-    path.mkdir(parents=True, exist_ok=True)
-    training = Training(engine, form)
+    training = new_training(engine, form)
     first = 0
     if start is not None:
         first = MIDDLE
@@ -145,15 +187,15 @@ def run_case(case: str, folder: Path, start: Path | None) -> None:
                 torch.save(checkpoint, path / "checkpoint.pt")
             if training.processes > 1:
                 dist.barrier()
-    adapter = training.adapter()
-    save_file(adapter, path / f"adapter-{training.rank}.safetensors")
+    save_file(training.adapter(), path / f"adapter-{training.rank}.safetensors")
+    if start is not None:
+        return
     with torch.no_grad():
         save_file({"logits": logits(training.called.eval())}, path / "logits.safetensors")
-    if start is None:
-        again = Training(engine, form)
-        again.resume(torch.load(path / "checkpoint.pt", weights_only=False))
-        list(again.run(MIDDLE, STEPS))
-        save_file(again.adapter(), path / f"again-{training.rank}.safetensors")
+    again = new_training(engine, form)
+    again.resume(torch.load(path / "checkpoint.pt", weights_only=False))
+    list(again.run(MIDDLE, STEPS))
+    save_file(again.adapter(), path / f"again-{training.rank}.safetensors")
     compact_adapter(training.model)
     training.model.save_pretrained(
         str(path / "saved"), is_main_process=training.rank == 0, save_embedding_layers=False
@@ -165,22 +207,24 @@ def logits(model: nn.Module) -> Tensor:
     return output.contiguous()
 
 
-def main(folder: Path, start: Path | None, cases: list[str]) -> None:
+def main(folder: Path, words: list[str]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
-    for case in cases:
+    for word in words:
+        case, _, start = word.partition("@")
+        path = (folder / "resumed" if start else folder) / case
+        path.mkdir(parents=True, exist_ok=True)
         refusal = None
         try:
-            run_case(case, folder, start)
-        except UserError as error:
+            run_case(case, path, Path(start) if start else None)
+        except (UserError, NumericalError) as error:
             refusal = str(error)
-        outcome = folder / case / f"outcome-{os.environ.get('RANK', 0)}.json"
-        outcome.parent.mkdir(parents=True, exist_ok=True)
+        outcome = path / f"outcome-{os.environ.get('RANK', 0)}.json"
         outcome.write_text(json.dumps({"refusal": refusal}))
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), None if sys.argv[2] == "-" else Path(sys.argv[2]), sys.argv[3:])
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    main(Path(sys.argv[1]), sys.argv[2:])
