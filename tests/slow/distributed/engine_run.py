@@ -3,10 +3,11 @@
     torchrun --nproc_per_node 2 engine_run.py FOLDER CASE...
 
 A CASE is an engine and a form, as fsdp2/penalty; with @START it is resumed from the checkpoint that
-another run left in the folder START. In FOLDER, each case gets a folder, in `resumed` if it is: `adapter-RANK.safetensors`, the factors at
-the end; `again-RANK.safetensors`, those of a training resumed in its middle; `logits.safetensors`,
-what the model computes at the end; `saved`, what save_pretrained writes; `checkpoint.pt`; and
-`outcome-RANK.json`, with the sentence that refused the training, if one did.
+another run left in the folder START. In FOLDER, each case gets a folder, in `resumed` if it is:
+`adapter-RANK.safetensors`, the factors at the end; `again-RANK.safetensors`, those of a training
+resumed in its middle; `logits.safetensors`, what the model computes at the end; `saved`, what
+save_pretrained writes; `checkpoint.pt`; and `outcome-RANK.json`, with the sentence that refused the
+training, if one did.
 """
 
 import json

@@ -88,6 +88,23 @@ def here(tensor: Tensor) -> Tensor:
     return dtensors.local(tensor)
 
 
+def check_is_not_deepspeed(parameters: Iterable[Tensor], adapter_name: str) -> None:
+    """Check that DeepSpeed ZeRO does not train these parameters.
+
+    It steps inside `backward` and clears the gradients there, so that nothing can be scored.
+
+    Raises:
+        UserError: it does.
+    """
+    # ZeRO-3 marks parameters by the first, ZeRO-1 and ZeRO-2 by the second.
+    if any(hasattr(each, "ds_id") or hasattr(each, "_hp_mapping") for each in parameters):
+        raise UserError(
+            f"Adapter {adapter_name!r} cannot be pruned under DeepSpeed ZeRO, which clears the "
+            "gradients before they can be scored: use FSDP2 (torch's fully_shard; fsdp_version: 2 "
+            "in accelerate) or DistributedDataParallel, or train without target_r."
+        )
+
+
 def check_size(tensor: Tensor, shape: Sequence[int], name: str) -> None:
     """Check that a tensor has the size that its layer gives it.
 

@@ -12,7 +12,7 @@ from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import multiply, whole
+from lora2.tuners.base.distributed.whole import check_is_not_deepspeed, multiply, whole
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -41,7 +41,7 @@ class RankAllocator:
 
     Raises:
         UserError: the model has no such adapter, adapters of this name have different schedules,
-            or the schedule does not fit `total_steps`.
+            the schedule does not fit `total_steps`, or DeepSpeed ZeRO trains the model.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class RankAllocator:
         self.config: Lora2Config = config
         self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
         self.plan = plan_budget(self.config, self._ranks, checked_total(total_steps))
+        if self.plan.target < self.plan.initial:
+            check_is_not_deepspeed(self._singular_values(), adapter_name)
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.
@@ -188,6 +190,7 @@ class RankAllocator:
     def _score(self) -> None:
         parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
         if all(parameter.grad is None for parameter in parameters):
+            check_is_not_deepspeed(self._singular_values(), self.adapter_name)
             raise UserError(
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
