@@ -56,9 +56,11 @@ def base_model() -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def adapted_model(form: str) -> PeftModel:
+def adapted_model(form: str, *, splits_base: bool = False) -> PeftModel:
     """14 matrices with 4 singular values each, pruned to half of them."""
     base = base_model()
+    if splits_base:
+        fully_shard(base)
     torch.manual_seed(1)
     config = Lora2Config(
         task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
@@ -104,15 +106,20 @@ class Training:
     def __init__(self, engine: str, form: str) -> None:
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.model = adapted_model(form)
+        self.model = adapted_model(form, splits_base="late" in engine.split("-"))
         self.called = wrapped(engine, self.model)
         trained = [p for p in self.called.parameters() if p.requires_grad]
+        # A forward pass without a backward pass leaves parameters whole there until the next one.
+        self.evaluates = "kept" in engine.split("-")
         self.optimizer = torch.optim.AdamW(trained, lr=5e-3)
         self.allocator = RankAllocator(self.called, STEPS, resumable=True)
 
     def run(self, first: int, last: int) -> Iterator[int]:
         for step in range(first, last):
             mine = batch(step).chunk(self.processes)[self.rank]
+            if self.evaluates:
+                with torch.no_grad():
+                    self.called(input_ids=mine)
             self.called(input_ids=mine, labels=mine, use_cache=False).loss.backward()
             self.optimizer.step()
             self.allocator.step()
@@ -197,6 +204,8 @@ def run_case(case: str, path: Path, start: Path | None) -> None:
     again.resume(torch.load(path / "checkpoint.pt", weights_only=False))
     list(again.run(MIDDLE, STEPS))
     save_file(again.adapter(), path / f"again-{training.rank}.safetensors")
+    if "merge" in engine.split("-"):
+        training.model.merge_adapter()
     compact_adapter(training.model)
     training.model.save_pretrained(
         str(path / "saved"), is_main_process=training.rank == 0, save_embedding_layers=False

@@ -1,4 +1,4 @@
-"""`torchrun -m lora2 train`: what two processes print, write, and end with."""
+"""`torchrun -m lora2_cli train`: what two processes print, write, and end with."""
 
 import os
 import shutil
@@ -25,13 +25,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launched(processes: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """`torchrun -m lora2 train`, with each process's output."""
+    """`torchrun -m lora2_cli train`, with each process's output."""
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
             "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-            "-m", "lora2", "train", *map(str, words),
+            "-m", "lora2_cli", "train", *map(str, words),
         ],
         capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},

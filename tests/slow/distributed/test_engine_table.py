@@ -54,6 +54,14 @@ def test_one_process_prunes_to_the_target_and_learns(form: str, folder: Path) ->
         ("fsdp1-orig/exact", "this engine flattens or partitions parameters"),
         ("apart/exact", "do not keep the same singular values of adapter 'default' at step 4"),
         ("fsdp2-nan/exact", "NaN or infinity in the gradient of"),
+        (
+            "fsdp2-merge/exact",
+            "cannot be merged into a weight that is split over several processes",
+        ),
+        (
+            "fsdp2-late/exact",
+            "is split over several processes, and an adapter must be added before",
+        ),
     ],
 )
 def test_every_process_is_refused_with_one_sentence(

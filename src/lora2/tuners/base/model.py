@@ -16,7 +16,7 @@ from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
-from lora2.tuners.base.tuner import PlacingTuner
+from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
 
 
 class AdaptedModel(PlacingTuner):
@@ -42,6 +42,7 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
             self.add_to_layer(target, adapter_name, peft_config, current_key)
             return

@@ -8,7 +8,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from lora2.tuners.base.distributed.whole import whole_by_name
+from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 
 
@@ -46,6 +47,23 @@ class PlacingTuner(BaseTuner):
             model, config, adapter_name, state_dict, unwanted_adapter_names
         )
         return _here_as_wholes(model, selected)
+
+
+def check_is_not_split(target: nn.Module, module_name: str) -> None:
+    """Check that the weight under a new adapter is whole in this process.
+
+    Raises:
+        UserError: tensor parallelism or FSDP2 has split it over processes.
+    """
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    weight = getattr(base, "weight", None)
+    if isinstance(weight, Tensor) and is_sharded(weight):
+        raise UserError(
+            f"The weight of {module_name} is split over several processes, and an adapter must be "
+            "added before that: load the base model without tp_plan (tensor parallelism is not "
+            "supported; use FSDP2 or DistributedDataParallel), and call fully_shard after "
+            "get_peft_model."
+        )
 
 
 def _is_on_offloaded_weight(module: nn.Module) -> bool:

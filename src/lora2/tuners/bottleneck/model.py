@@ -11,7 +11,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
-from lora2.tuners.base.tuner import PlacingTuner
+from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
 from lora2.tuners.bottleneck.config import BottleneckConfig
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 
@@ -33,6 +33,7 @@ class BottleneckModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        check_is_not_split(target, current_key)
         if isinstance(target, BottleneckLayer):
             target.add_adapter(adapter_name, peft_config)
             return
