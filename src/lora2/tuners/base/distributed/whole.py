@@ -16,6 +16,7 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed import dtensors
 
 _PLAIN = {Tensor, nn.Parameter}
+_PLAIN_OR_NONE = {*_PLAIN, type(None)}
 
 
 def is_plain(tensors: Iterable[Tensor]) -> bool:
@@ -28,10 +29,10 @@ def is_sharded(tensor: Tensor) -> bool:
     return dtensors.is_dtensor(tensor)
 
 
-def whole(tensors: Sequence[Tensor]) -> list[Tensor]:
+def whole(tensors: list[Tensor]) -> list[Tensor]:
     """Return each tensor as a whole, on its device, without a graph."""
     if is_plain(tensors):
-        return list(tensors)
+        return tensors
     gathered = dtensors.gathered([tensor for tensor in tensors if is_sharded(tensor)])
     rest = iter(gathered)
     return [next(rest) if is_sharded(tensor) else tensor for tensor in tensors]
@@ -48,10 +49,9 @@ def whole_by_name(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def whole_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """Return the gradient of the whole batch for each parameter, as a whole; None where none is."""
     gradients = [parameter.grad for parameter in parameters]
-    present = [gradient for gradient in gradients if gradient is not None]
-    if is_plain(present):
+    if {type(gradient) for gradient in gradients} <= _PLAIN_OR_NONE:
         return gradients
-    rest = iter(whole(present))
+    rest = iter(whole([gradient for gradient in gradients if gradient is not None]))
     return [None if gradient is None else next(rest) for gradient in gradients]
 
 

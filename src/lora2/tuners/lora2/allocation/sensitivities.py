@@ -83,10 +83,14 @@ class SensitivityGroup:
         )
 
     def _stacked(self, tensors: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        if tensors[0].shape != shape or len({tensor.shape for tensor in tensors}) > 1:
+        try:
+            stack = torch.stack(tensors)
+        except RuntimeError:
             for tensor in tensors:
                 check_size(tensor, shape, f"A factor of adapter {self._adapter_name!r}")
-        return torch.stack(tensors).flatten(1)
+            raise
+        check_size(stack[0], shape, f"A factor of adapter {self._adapter_name!r}")
+        return stack.flatten(1)
 
 
 def group_by_shape(
