@@ -247,9 +247,10 @@ class RunFolder:
         """
         if not self.environment_file.is_file():
             return default
-        environment: dict[str, Any] = read_json(self.environment_file, DAMAGED)
+        advice = "remove it, and resume with as many processes as the run was started with"
+        environment: dict[str, Any] = read_json(self.environment_file, advice)
         fields = {"processes": int}
-        check_fields(environment, fields, self.environment_file, DAMAGED, optional=True)
+        check_fields(environment, fields, self.environment_file, advice, optional=True)
         return int(environment.get("processes", default))
 
     def read_task(self) -> dict[str, Any]:
