@@ -17,7 +17,7 @@ RUN := runs/agreement
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium dist clean
-.PHONY: test-versions test-lowest test-newest
+.PHONY: test-distributed test-versions test-lowest test-newest
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -65,6 +65,10 @@ unit: env ## the default tests: CPU, no network, under three minutes
 
 slow: env ## whole commands, experiments, and real pretrained weights, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-distributed: export HF_HUB_OFFLINE = 1
+test-distributed: env ## two and four processes on the CPU, on each engine; prints what each of them does
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/slow/distributed
 
 docs: env ## build the site of docs/ into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
@@ -15,6 +17,8 @@ from lora2_cli.standard_output import (
 from lora2_cli.start import import_command
 from lora2_cli.version import __version__
 
+# Seconds.
+_TIME_TO_SPEAK = 2.0
 NOT_READ, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
 
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return code
         except KeyboardInterrupt as interrupt:
-            print(str(interrupt) or "Interrupted.", file=sys.stderr)
+            _say(str(interrupt) or "Interrupted.")
             return INTERRUPTED
         except BrokenPipeError:
             drop_standard_output()
@@ -46,8 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             if isinstance(error, OSError):
                 drop_standard_output_if_broken()
-            print(f"lora2: {sentence}", file=sys.stderr)
+            _say(f"lora2: {sentence}")
             return USER_MISTAKE
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence once, however many processes `torchrun` or `accelerate launch` started."""
+    if _speaks():
+        print(sentence, file=sys.stderr)
+    else:
+        # A launcher ends all processes as soon as one has ended: the first must have spoken.
+        time.sleep(_TIME_TO_SPEAK)
+
+
+def _speaks() -> bool:
+    # The first process on this machine: another machine may lack a file that the first one has.
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run(words: Sequence[str]) -> int:
@@ -59,7 +77,7 @@ def _run(words: Sequence[str]) -> int:
         print(f"lora2 {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"lora2: {unknown(name)}", file=sys.stderr)
+        _say(f"lora2: {unknown(name)}")
         return USER_MISTAKE
     return _execute(name, rest)
 
@@ -69,6 +87,8 @@ def _execute(name: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
     # A GGUF file has none; the vocabulary is never changed here.
     warnings.filterwarnings("ignore", "Could not find a config file in")
+    if not _speaks():
+        warnings.simplefilter("ignore")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
     code: int = import_command(name).execute(words)
     return code

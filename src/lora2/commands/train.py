@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task
 from lora2.training.idle_options import refuse_idle
+from lora2.training.joint_batch import with_joint_batch
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.option_effects import check_effects
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.processes import in_first_process, is_first_process, processes_launched
 from lora2.training.recipes import recipe
 from lora2.training.run import (
     command_to_start_over,
@@ -51,7 +52,7 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
     settings = resolve(TrainParser(), arguments)
     folder = RunFolder(settings.folder)
-    console = new_console()
+    console = new_console(quiet=not is_first_process())
     if settings.run.resume and folder.is_finished:
         summary = folder.read_summary()
         console.print(f"The run in {folder.path} is finished already.", soft_wrap=True)
@@ -59,27 +60,35 @@ def execute(arguments: Sequence[str]) -> int:
         return 0
     if settings.run.resume:
         _check_resumes(settings, folder)
-    elif _is_first_process():
+    else:
+        # In every process: nothing is written before all have looked.
         folder.check_may_start(settings.run.overwrite)
     keep_freed_memory()
-    with folder.left_as_found() if _is_first_process() else nullcontext():
+    with folder.left_as_found() if is_first_process() else nullcontext():
         return _train(settings, folder)
 
 
 def _train(settings: RunSettings, folder: RunFolder) -> int:
+    started_with = _processes_at_start(settings, folder)
+    settings = with_joint_batch(settings, started_with, processes_launched())
     prepared = prepare(settings)
     console = new_console(quiet=not prepared.trainer.is_world_process_zero())
     print_table(console, plan_table(prepared))
-    with folder.held() if _is_first_process() else nullcontext():
-        if _is_first_process():
-            _check_as_before(settings, folder)
+    prepared.trainer.accelerator.wait_for_everyone()
+
+    def begin() -> None:
+        stack.enter_context(folder.held())
+        _check_as_before(settings, folder)
         if settings.run.resume:
             _tell_where_it_resumes(console, folder)
-            write_environment(prepared)
+            _tell_of_processes(console, prepared, started_with)
+            write_environment(prepared, started_with)
         else:
             start_folder(prepared)
-        # The others look for checkpoints in the folder; the first may just be clearing it.
-        prepared.trainer.accelerator.wait_for_everyone()
+
+    with ExitStack() as stack:
+        # The others look for checkpoints in the folder, which the first may be clearing.
+        in_first_process(begin)
         baseline = _baseline(prepared, console)
         summary = _run(prepared, baseline, console)
     print_table(console, summary_table(summary))
@@ -107,11 +116,6 @@ def _check_as_before(settings: RunSettings, folder: RunFolder) -> None:
         raise UserError(
             f"resume: another process has finished the run in {folder.path} in the meantime."
         )
-
-
-def _is_first_process() -> bool:
-    # The launcher's variable: the trainer, which could tell too, does not exist yet.
-    return os.environ.get("RANK", "0") == "0"
 
 
 def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
@@ -193,6 +197,22 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
         raise UserError(
             f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
             f"with `{command_to_start_over(folder)}`."
+        )
+
+
+def _processes_at_start(settings: RunSettings, folder: RunFolder) -> int:
+    now = processes_launched()
+    return folder.read_processes(now) if settings.run.resume else now
+
+
+def _tell_of_processes(console: Console, prepared: PreparedRun, started_with: int) -> None:
+    arguments = prepared.trainer.args
+    if arguments.world_size != started_with:
+        console.print(
+            f"Processes: {arguments.world_size}, and {started_with} at the start; "
+            f"gradient_accumulation_steps={arguments.gradient_accumulation_steps} keeps the rows "
+            "of an optimizer step.",
+            soft_wrap=True,
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError
+from lora2.tuners.base.distributed.ranks import first_of_all
+from lora2.tuners.base.distributed.whole import here, is_plain, is_sharded
 from lora2.tuners.base.finite_checks import first_not_finite
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import adapted_layers
@@ -37,6 +40,11 @@ class GradientWatch:
     def __init__(self, model: nn.Module, adapter_name: str) -> None:
         self._adapter_name = adapter_name
         self._layers = adapted_layers(model, adapter_name)
+        self._is_sharded = any(
+            is_sharded(factor)
+            for layer in self._layers.values()
+            for factor in layer.parameters_of(adapter_name).values()
+        )
         self._sums: list[tuple[str, Tensor]] = []
         for name, layer in self._layers.items():
             layer.lora2_watches[adapter_name] = partial(self._record, name)
@@ -49,8 +57,12 @@ class GradientWatch:
         """
         sums, self._sums = self._sums, []
         first = first_not_finite([total for _, total in sums])
+        if self._is_sharded:
+            # All processes must stop here, since `check_finite` waits for each of them.
+            first = first_of_all(first)
         if first is not None:
-            raise NumericalError(f"NaN or infinity in the gradient of {sums[first][0]}: {ADVICE}")
+            name = sums[first][0] if first < len(sums) else "a layer in another process"
+            raise NumericalError(f"NaN or infinity in the gradient of {name}: {ADVICE}")
 
     def remove(self) -> None:
         """Stop watching."""
@@ -74,8 +86,20 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
             tensors[tensor_name] = parameter.data
             if parameter.grad is not None:
                 tensors[f"the gradient of {tensor_name}"] = parameter.grad
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-    # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
-    first = first_not_finite(torch._foreach_norm(list(tensors.values()), float("inf")))
+    names, values = list(tensors), list(tensors.values())
+    plain = is_plain(values)
+    first = _first_not_finite([value if plain else here(value) for value in values])
+    if not plain:
+        first = first_of_all(first)
     if first is not None:
-        raise NumericalError(f"NaN or infinity in {list(tensors)[first]}: {ADVICE}")
+        raise NumericalError(f"NaN or infinity in {names[first]}: {ADVICE}")
+
+
+def _first_not_finite(tensors: Sequence[Tensor]) -> int | None:
+    positions = [position for position, tensor in enumerate(tensors) if tensor.numel()]
+    if not positions:
+        return None
+    # The largest absolute value of each: it cannot overflow, and a NaN or infinity is the largest.
+    norms = torch._foreach_norm([tensors[position] for position in positions], float("inf"))
+    first = first_not_finite(norms)
+    return None if first is None else positions[first]

@@ -162,6 +162,9 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Allocate; the gradients of the step just taken are still there."""
+        # Resumed where it had ended within an epoch, transformers 5.23 does one step too many.
+        if state.global_step >= state.max_steps:
+            return
         self._warn_if_penalty_is_missing()
         for hook in self._hooks:
             hook.meter.end_step()

@@ -30,6 +30,7 @@ from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment, versions
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.processes import in_first_process
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
 from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
@@ -103,10 +104,14 @@ def start_folder(prepared: PreparedRun) -> None:
     write_environment(prepared)
 
 
-def write_environment(prepared: PreparedRun) -> None:
-    """Write environment.json."""
-    seed = {"seed": prepared.trainer.args.seed}
-    write_json_atomically(prepared.folder.environment_file, seed | describe_environment())
+def write_environment(prepared: PreparedRun, started_with: int | None = None) -> None:
+    """Write environment.json.
+
+    started_with: the number of processes that the run was started with, if it is resumed.
+    """
+    arguments = prepared.trainer.args
+    run = {"seed": arguments.seed, "processes": started_with or arguments.world_size}
+    write_json_atomically(prepared.folder.environment_file, run | describe_environment())
 
 
 def run(
@@ -143,11 +148,14 @@ def run(
             raise
     seconds = time.monotonic() - started
     summary = _summary(prepared, seconds, checkpoint, baseline)
-    if trainer.is_world_process_zero():
+
+    def finish() -> None:
         save_adapter(prepared, folder.adapter, summary)
         summary["saved_bytes"] = sum(f.stat().st_size for f in folder.adapter.glob("*.safetensors"))
         write_json_atomically(folder.summary_file, summary)
         folder.divergence_file.unlink(missing_ok=True)
+
+    in_first_process(finish)
     return summary
 
 

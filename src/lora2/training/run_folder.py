@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lora2.errors import UserError
-from lora2.support.checked_files import read_json, read_yaml
+from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
 from lora2.support.files import write_atomically, write_json_atomically
 from lora2.training.run_files import (
@@ -236,6 +236,22 @@ class RunFolder:
         options = read_yaml(self.config_file, DAMAGED)
         check_options(options, self.config_file, resumes=resumes)
         return options
+
+    def read_processes(self, default: int) -> int:
+        """Return the number of processes that the run was started with.
+
+        default: what to return where it is not known, as of older versions.
+
+        Raises:
+            UserError: environment.json is damaged.
+        """
+        if not self.environment_file.is_file():
+            return default
+        advice = "remove it, and resume with as many processes as the run was started with"
+        environment: dict[str, Any] = read_json(self.environment_file, advice)
+        fields = {"processes": int}
+        check_fields(environment, fields, self.environment_file, advice, optional=True)
+        return int(environment.get("processes", default))
 
     def read_task(self) -> dict[str, Any]:
         """Return what task.json holds.

@@ -20,6 +20,7 @@ from lora2.errors import UserError
 from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.compilation import check_compilation
 from lora2.training.models import quiet_loading
+from lora2.training.processes import processes_launched
 from lora2.training.run_folder import RunFolder
 
 # What transformers, accelerate and the packages that they load raise for an option.
@@ -70,6 +71,9 @@ def training_arguments(
     """
     # torch warns about pinned memory where there is no device to copy to.
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
+    # Without it, transformers would let each process of a launcher train for itself on a CPU.
+    if processes_launched() > 1 and not torch.accelerator.is_available():
+        defaults["use_cpu"] = True
 
     def make(options: Mapping[str, Any]) -> TrainingArguments:
         return kind(

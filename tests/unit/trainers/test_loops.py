@@ -1,12 +1,13 @@
 """LoRA² in TRL's SFTTrainer, a plain loop and accelerate, with accumulated gradients too."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import GradientState
 from datasets import Dataset
 from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator
+from lora2.errors import UserError
 from unit.models import adapter_state, bert_batch, disturb, layers_of, tiny_bert, tiny_llama
 from unit.training_case import (
     PRUNING,
@@ -170,3 +172,42 @@ def test_accelerate_loop_gives_what_the_plain_loop_gives() -> None:
         optimizer.zero_grad()
     expected, actual = adapter_state(plain_loop()), adapter_state(model)
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+
+
+def accumulating(prepares: bool) -> RankAllocator:
+    """The accelerate loop with two micro-batches to an optimizer step."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = bert_model().train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    if prepares:
+        model, optimizer = accelerator.prepare(model, optimizer)
+    allocator = RankAllocator(model, total_steps=TOTAL)
+    micro_batches = [batch for batch in loop_batches() for _ in range(2)]
+    for number, batch in enumerate(micro_batches):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(**batch).loss)
+            optimizer.step()
+            allocator.step()
+            optimizer.zero_grad()
+        assert allocator.completed_steps == (number + 1) // 2
+    return allocator
+
+
+@pytest.fixture
+def accelerate_state() -> Iterator[None]:
+    """Leave accelerate as a fresh process has it: what accumulates is a global of it."""
+    yield
+    GradientState._reset_state()
+
+
+@pytest.mark.usefixtures("accelerate_state")
+def test_a_micro_batch_after_which_the_optimizer_does_not_step_does_not_count() -> None:
+    allocator = accumulating(prepares=True)
+    assert allocator.finished
+    assert allocator.kept == 12
+
+
+@pytest.mark.usefixtures("accelerate_state")
+def test_an_optimizer_that_accelerate_does_not_hold_back_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer: .* pass it through accelerator.prepare\(\)"):
+        accumulating(prepares=False)

@@ -120,11 +120,11 @@ def test_total_steps_that_are_no_number_of_steps_are_refused(total: Any) -> None
         RankAllocator(pruned_model(), total)
 
 
-def test_steps_beyond_the_total_leave_the_kept_set_as_it_is() -> None:
+def test_a_step_beyond_the_total_is_refused() -> None:
     loop = interrupted(TOTAL)
-    kept = kept_values(loop.model)
-    for _ in loop.run(TOTAL, TOTAL + 5):
-        assert kept_values(loop.model) == kept
+    with pytest.raises(UserError, match=rf"total_steps={TOTAL}: step\(\) .* once more than that"):
+        next(loop.run(TOTAL, TOTAL + 1))
+    assert loop.allocator.completed_steps == TOTAL
     assert loop.allocator.budget == loop.allocator.kept == TARGET
 
 

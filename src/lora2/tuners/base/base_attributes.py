@@ -6,6 +6,8 @@ from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from lora2.tuners.base.offloading import execution_device
+
 
 def _of_base_layer(*names: str) -> Any:
     """A property that reads and writes the first of these attributes that the base layer has."""
@@ -55,6 +57,12 @@ class BaseAttributes(BaseTunerLayer):
     groups = _of_base_layer("groups")
     transposed = _of_base_layer("transposed")
     output_padding = _of_base_layer("output_padding")
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
+        # PEFT would move it to the device of an offloaded weight, where no values are.
+        if device is None:
+            device = execution_device(self.get_base_layer())
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
 
     # PEFT's `disable_input_dtype_casting` sets it.
     cast_input_dtype_enabled = True

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.base_attributes import BaseAttributes
+from lora2.tuners.base.distributed.whole import is_sharded
 from lora2.tuners.base.quantized import is_quantized, plain_linear, values_of_weight
 from lora2.tuners.base.scaling import ScaledLayer
 
@@ -212,7 +213,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         change, which is smaller than a step of a 4-bit grid (docs/how-to/quantized.md).
 
         Raises:
-            UserError: the base weight is quantized in a way that cannot be undone.
+            UserError: the base weight is quantized in a way that cannot be undone, or is split over
+                several processes.
             ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
                 left as it was.
         """
@@ -240,8 +242,14 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
-        delta = sign * self.get_delta_weight(name)
         base: Any = self.get_base_layer()
+        if is_sharded(base.weight):
+            raise UserError(
+                f"Adapter {name!r} cannot be merged into a weight that is split over several "
+                "processes: call save_pretrained in all of them, load the adapter on a base model "
+                "in one process, and merge there."
+            )
+        delta = sign * self.get_delta_weight(name)
         weight = values_of_weight(base)
         if weight is None:
             raise UserError(

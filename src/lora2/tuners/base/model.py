@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
@@ -17,9 +16,10 @@ from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
 
 
-class AdaptedModel(BaseTuner):
+class AdaptedModel(PlacingTuner):
     """A tuner whose layers are `AdaptedLayer`s; a subclass adds an adapter to one of them."""
 
     tuner_layer_cls: type[AdaptedLayer]
@@ -42,6 +42,7 @@ class AdaptedModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
             self.add_to_layer(target, adapter_name, peft_config, current_key)
             return
@@ -51,15 +52,6 @@ class AdaptedModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
-
-    def _replace_module(
-        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
-    ) -> None:
-        if isinstance(child, AuxiliaryTrainingWrapper):
-            # PEFT's own hands a weight on, which a head of several layers does not have.
-            setattr(parent, child_name, new_module)
-        else:
-            super()._replace_module(parent, child_name, new_module, child)
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

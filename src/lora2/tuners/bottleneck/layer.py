@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.base_attributes import BaseAttributes
+from lora2.tuners.base.offloading import check_is_not_trained
 from lora2.tuners.bottleneck.config import BottleneckConfig
 
 
@@ -57,6 +58,7 @@ class BottleneckLayer(nn.Module, BaseAttributes):
     def _output(self, h: Tensor, name: str) -> Tensor:
         down: Any = self.bottleneck_down[name]
         up: Any = self.bottleneck_up[name]
+        check_is_not_trained(down, down.weight, name)
         # PEFT keeps the adapter in float32 whatever the model has.
         x = self._cast_input_dtype(h, down.weight.dtype)
         inner = getattr(F, self.bottleneck_activation[name])(down(x))

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
 from lora2.tuners.bottleneck.config import BottleneckConfig
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 
 
-class BottleneckModel(BaseTuner):
+class BottleneckModel(PlacingTuner):
     """A model with bottleneck adapters (PEFT's tuner for `BottleneckConfig`)."""
 
     prefix = "bottleneck_"
@@ -32,6 +33,7 @@ class BottleneckModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        check_is_not_split(target, current_key)
         if isinstance(target, BottleneckLayer):
             target.add_adapter(adapter_name, peft_config)
             return

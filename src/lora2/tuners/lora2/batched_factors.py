@@ -7,7 +7,7 @@ Here they are a few batched ones per forward pass, and each layer finds its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -37,14 +37,14 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
             # The last pass's factors go first, so that both are never in memory at once.
             layer.lora2_prepared.pop(adapter_name, None)
             parameters = layer.parameters_of(adapter_name)
-            if all(map(_is_whole, parameters.values())):
+            if _are_whole(layer, adapter_name, parameters):
                 u, settings = parameters["u"], layer.lora2_settings[adapter_name]
                 scaling = layer.scaling[adapter_name]
                 group = type(layer), u.shape, settings, scaling, u.device, u.dtype
                 groups.setdefault(group, []).append((layer, parameters))
     for (_, _, settings, scaling, device, _), members in groups.items():
         if len(members) > 1:
-            dtype = _computing_dtype(members[0][0])
+            dtype = _computing_dtype(members[0][0], device)
             with torch.autocast(device.type, enabled=False):
                 _prepare_group(members, adapter_name, settings.orthonormalize, scaling, dtype)
 
@@ -147,16 +147,26 @@ def _first_factors(
     return [_cast(C.mT @ vt, dtype) for vt, C in zip(vts, cores, strict=True)]
 
 
-def _computing_dtype(layer: Lora2Layer) -> torch.dtype:
+def _computing_dtype(layer: Lora2Layer, device: torch.device) -> torch.dtype:
     """The dtype in which the layer will most likely multiply; it casts for itself if not."""
     weight: Any = layer.weight
-    return layer.activation_dtype(weight)
+    # Of an offloaded weight only the dtype is here.
+    like = weight.new_empty(0, device=device) if weight.is_meta else weight
+    return layer.activation_dtype(like)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if dtype in _HALF_PRECISION else tensor
 
 
-def _is_whole(parameter: nn.Parameter) -> bool:
-    """Whether a factor is here and plain: not sharded, offloaded or of another kind."""
-    return type(parameter) is nn.Parameter and not parameter.is_meta and parameter.numel() > 0
+def _are_whole(
+    layer: Lora2Layer, adapter_name: str, parameters: Mapping[str, nn.Parameter]
+) -> bool:
+    """Whether the factors are here and plain: not sharded, offloaded or of another kind."""
+    k, r = layer.sizes_of(adapter_name)
+    return (
+        r > 0
+        # FSDP1 leaves flattened parts in their place.
+        and parameters["u"].shape == (k, r)
+        and all(type(each) is nn.Parameter and not each.is_meta for each in parameters.values())
+    )

@@ -13,6 +13,7 @@ from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors, normal_form
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS, INNER
 from lora2.tuners.lora2.matrix_size import MatrixSize
@@ -41,7 +42,7 @@ class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
     adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
-    other_param_names = ("adapter_dropout", "lora2_settings", "scaling")
+    other_param_names = ("adapter_dropout", "lora2_settings", "lora2_sizes", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
@@ -49,6 +50,8 @@ class Lora2Layer(AdaptedLayer):
             kind = PreciseParameters if symbol in INNER else nn.ParameterDict
             setattr(self, factor.attribute, kind())
         self.lora2_settings: dict[str, AdapterSettings] = {}
+        # (k, r) by adapter: a parameter that is sharded or partitioned need not tell them.
+        self.lora2_sizes: dict[str, tuple[int, int]] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
         self.lora2_finished: set[str] = set()
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
@@ -58,6 +61,8 @@ class Lora2Layer(AdaptedLayer):
         # Adapters whose k has become smaller: their scaling no longer follows from it.
         self.lora2_narrowed: set[str] = set()
         self.lora2_prepared = PreparedByAdapter()
+        # Whether reentrant checkpointing has been seen.
+        self.lora2_recomputes = False
         # Functions that see the gradient of an adapter's 𝒱 as it arises.
         self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
 
@@ -77,6 +82,7 @@ class Lora2Layer(AdaptedLayer):
             scaling=scaling,
             orthonormalize=config.orthogonality == "exact",
         )
+        self.lora2_sizes[adapter_name] = k, r
         self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
@@ -125,8 +131,13 @@ class Lora2Layer(AdaptedLayer):
 
     def sizes_of(self, adapter_name: str) -> tuple[int, int]:
         """Return (k, r) of one adapter in this layer."""
-        k, r = self.parameters_of(adapter_name)["u"].shape
-        return k, r
+        return self.lora2_sizes[adapter_name]
+
+    def factor_shape(self, adapter_name: str, symbol: str) -> tuple[int, ...]:
+        """Return the shape of a whole factor as it is stored."""
+        d_out, d_in = self.matrix_shape()
+        k, r = self.sizes_of(adapter_name)
+        return FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
 
     def matrix_size(self, adapter_name: str) -> MatrixSize:
         """Return what decides how large one adapter's change of this matrix is."""
@@ -140,6 +151,7 @@ class Lora2Layer(AdaptedLayer):
         """
         d_out, d_in = self.matrix_shape()
         k = k if r else 0
+        self.lora2_sizes[adapter_name] = k, r
         for symbol, old in self.parameters_of(adapter_name).items():
             shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
             if old.shape != shape:
@@ -253,9 +265,18 @@ class Lora2Layer(AdaptedLayer):
         """The five factors by symbol, v [d_in, k] among them, in `dtype`, or float32 or wider."""
         stored = {
             symbol: in_full_precision(tensor, dtype)
-            for symbol, tensor in self.parameters_of(adapter_name).items()
+            for symbol, tensor in self._loaded_tensors(adapter_name).items()
         }
         return stored | {"v": stored["v"].mT}
+
+    def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
+        parameters = self.parameters_of(adapter_name)
+        if not parameters["v"].is_meta:
+            return parameters
+        return {
+            symbol: loaded(getattr(self, factor.attribute), adapter_name)
+            for symbol, factor in FACTORS.items()
+        }
 
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
@@ -274,7 +295,10 @@ class Lora2Layer(AdaptedLayer):
         """Return (A [k, d_in], 𝒱 [k, d_out]) for a forward pass, made ready before it or now."""
         parameters = self.parameters_of(adapter_name)
         prepared = self._prepared_factors(adapter_name, parameters)
-        A, V = prepared or (self.factors(adapter_name)[1], parameters["V"])
+        A, V = prepared or (
+            self.factors(adapter_name)[1],
+            self._loaded_tensors(adapter_name)["V"],
+        )
         if adapter_name in self.lora2_watches and V.requires_grad:
             # A node of this call, since a backward pass comes to older nodes when all is over.
             V = V.view_as(V)
@@ -291,6 +315,7 @@ class Lora2Layer(AdaptedLayer):
             # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
             # shared graph would give every layer's parameters a gradient, once for each block.
             del self.lora2_prepared[adapter_name]
+            self.lora2_recomputes = True
             return None
         return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
 

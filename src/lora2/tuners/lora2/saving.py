@@ -13,6 +13,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_plain
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
@@ -146,9 +147,13 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
     """Drop pruned singular values from memory, in place; the model computes the same as before.
 
     The parameters are new tensors afterwards: an optimizer made before does not know them.
+    Parameters that FSDP2 has sharded stay as they are, and are compact once they are saved.
     """
     for layer in adapted_layers(model, adapter_name).values():
-        layer.compact(adapter_name)
+        if is_plain(layer.parameters_of(adapter_name).values()):
+            layer.compact(adapter_name)
+        else:
+            layer.lora2_finished.add(adapter_name)
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora2.mathematics.transforms import is_traced, is_transformed
+from lora2.tuners.base.distributed.ranks import are_several
+from lora2.tuners.base.distributed.whole import here, is_fully_sharding
 from lora2.tuners.base.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
 from lora2.tuners.lora2.penalty import penalty_of_layers
+from lora2.tuners.lora2.penalty_delivery import PenaltyDelivery
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
 from lora2.tuners.lora2.precision import are_rounded, make_precise
 
@@ -34,6 +37,7 @@ class TrainingHook:
         # The model and its adapted layers: a walk through all modules is worth sparing.
         self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
         self.meter = PenaltyMeter()
+        self._delivery = PenaltyDelivery()
         # Whether the loss of the present forward pass holds the penalty already.
         self._has_joined = False
         # Whether somebody has asked for the penalty, to add it to a loss of their own.
@@ -47,10 +51,13 @@ class TrainingHook:
             return
         layers = self._layers(model)
         trains = model.training and torch.is_grad_enabled()
-        if trains:
-            _make_trained_factors_precise(layers, model)
-        for name in _active_adapters(layers):
-            prepare_factors(layers, name)
+        # FSDP2 reduces a module's gradients as soon as the backward pass has left it, and takes
+        # care of dtypes itself: each layer computes its own factors.
+        if not is_fully_sharding():
+            if trains:
+                _make_trained_factors_precise(layers, model)
+            for name in _active_adapters(layers):
+                prepare_factors(layers, name)
         if trains and not getattr(model, "_is_replica", False):
             for name, config in _trained_among(layers, model):
                 self._warn_if_never_allocated(layers, name, config)
@@ -88,6 +95,9 @@ class TrainingHook:
         self._has_joined = True
         self.meter.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
+        layers = self._layers(model)
+        if are_several() and any(layer.lora2_recomputes for layer in layers):
+            penalty = self._delivery.deliver(penalty, _trained_parameters(layers))
         # Replicas of torch's DataParallel would add up numbers of several devices and threads.
         if not getattr(model, "_is_replica", False):
             self.meter.add(penalty)
@@ -114,7 +124,7 @@ class TrainingHook:
         matrices = [layer.matrix_size(name) for layer in adapted]
         if config.initial_budget(matrices) <= config.target_budget(matrices):
             return
-        values = first.parameters_of(name)["lam"].detach()
+        values = here(first.parameters_of(name)["lam"].detach())
         if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
             self._has_warned = True
             warnings.warn(
@@ -210,6 +220,16 @@ def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str
         (name, config)
         for name, config in configs.items()
         if isinstance(config, Lora2Config) and _is_trained(layers, name)
+    ]
+
+
+def _trained_parameters(layers: list[Lora2Layer]) -> list[nn.Parameter]:
+    return [
+        parameter
+        for layer in layers
+        for adapter_name in layer.lora2_settings
+        for parameter in layer.parameters_of(adapter_name).values()
+        if parameter.requires_grad
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.linear import LinearLayer
+from lora2.tuners.base.offloading import loaded
 from lora2.tuners.sora.config import SoraConfig
 
 
@@ -57,7 +58,7 @@ class SoraLayer(AdaptedLayer):
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B diag(g) · scaling [d_out, r], A [r, d_in]): the weight changes by B A."""
         A, g, B = (
-            in_full_precision(held[adapter_name], dtype)
+            in_full_precision(loaded(held, adapter_name), dtype)
             for held in (self.sora_A, self.sora_gate, self.sora_B)
         )
         return self.scaling[adapter_name] * B * g, A

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
+from lora2.tuners.base.distributed.ranks import agree_on
+from lora2.tuners.base.distributed.whole import check_is_not_deepspeed, multiply, whole
+from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
@@ -23,7 +26,8 @@ class RankAllocator:
 
     Call `step()` once after every `optimizer.step()`, before `zero_grad()`. Pruned values are
     exactly zero after each step; until the last change of the kept set one of them comes back
-    when it has become important again. Steps beyond `total_steps` leave the kept set as it is.
+    when it has become important again. Inside accelerate's `accumulate()`, a call at a micro-batch
+    after which the optimizer does not step does not count.
 
     Args:
         model: any model with LoRA² layers, also inside modules of your own and wrappers such as
@@ -37,7 +41,7 @@ class RankAllocator:
 
     Raises:
         UserError: the model has no such adapter, adapters of this name have different schedules,
-            or the schedule does not fit `total_steps`.
+            the schedule does not fit `total_steps`, or DeepSpeed ZeRO trains the model.
     """
 
     def __init__(
@@ -63,11 +67,14 @@ class RankAllocator:
             if self.plan.unit == "values"
             else self._by_value(self.config.value_costs(matrices))
         )
+        if self.plan.target < self.plan.initial:
+            check_is_not_deepspeed(self._singular_values(), adapter_name)
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.
         self._most = self.plan.initial
         self._is_overdue = False
+        self._accumulation = AccumulationWatch(self._singular_values)
         self._groups = self._new_groups()
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
@@ -106,8 +113,17 @@ class RankAllocator:
         """Score, allocate if it is time, and set pruned values to zero.
 
         Raises:
-            UserError: no adapter parameter has a gradient.
+            UserError: no adapter parameter has a gradient, all `total_steps` are done, or the
+                processes of one training do not agree on the values to keep.
         """
+        if self._accumulation.is_micro_batch():
+            return
+        if self.finished:
+            raise UserError(
+                f"total_steps={self.plan.total_steps}: step() of adapter {self.adapter_name!r} was "
+                "called once more than that; give the number of optimizer steps of the whole "
+                "training."
+            )
         step = self.completed_steps + 1
         if self.plan.target < self.plan.initial:
             if step <= self.plan.last_change or self._is_overdue:
@@ -115,6 +131,7 @@ class RankAllocator:
                 self._allocate(step)
             self._apply_mask()
         self.completed_steps = step
+        self._accumulation.end_step()
         if self.finished and not self.resumable:
             for layer in self._layers.values():
                 layer.lora2_finished.add(self.adapter_name)
@@ -162,7 +179,7 @@ class RankAllocator:
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
-        values = [self._parameters(layer)["lam"].detach() for layer in self._layers.values()]
+        values = whole([value.detach() for value in self._singular_values()])
         self._mask = torch.cat([value.to(self._device) for value in values]) != 0
 
     # Scoring, batched over the matrices that are scored alike
@@ -186,6 +203,7 @@ class RankAllocator:
     def _score(self) -> None:
         parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
         if all(parameter.grad is None for parameter in parameters):
+            check_is_not_deepspeed(self._singular_values(), self.adapter_name)
             raise UserError(
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
@@ -208,13 +226,18 @@ class RankAllocator:
         importance = torch.cat(parts)[self._order.to(self._device)]
         costs = None if self._costs is None else self._costs.to(importance.device)
         self._mask = keep_most_important(importance, budget, costs)
+        if not agree_on(self._mask):
+            raise UserError(
+                f"The processes of this training do not keep the same singular values of adapter "
+                f"{self.adapter_name!r} at step {step}: their gradients or weights differ. Let "
+                "DistributedDataParallel or fully_shard reduce the gradients, start all processes "
+                "from the same weights, and call step() after the same optimizer steps in all."
+            )
 
     def _apply_mask(self) -> None:
-        held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
-        values: list[Tensor] = [by_adapter[self.adapter_name] for by_adapter in held]
+        values = self._singular_values()
         mask = self._mask.to(values[0].dtype).split(self._ranks)
-        parts = [part.to(value.device) for part, value in zip(mask, values, strict=True)]
-        torch._foreach_mul_(values, parts)
+        multiply(values, [part.to(value.device) for part, value in zip(mask, values, strict=True)])
 
     def _by_value(self, costs: list[int]) -> Tensor:
         """Return the costs of the matrices, one number for each of their singular values."""
@@ -251,6 +274,10 @@ class RankAllocator:
                 f"{plan.target} from step {reached} on.",
                 stacklevel=3,
             )
+
+    def _singular_values(self) -> list[Tensor]:
+        held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
+        return [by_adapter[self.adapter_name] for by_adapter in held]
 
     def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
         return layer.parameters_of(self.adapter_name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.importance import ImportanceScore, sensitivity, update_averages
+from lora2.tuners.base.distributed.whole import check_size, whole, whole_gradients
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _AVERAGE, _UNCERTAINTY = "average", "uncertainty"
@@ -33,16 +34,24 @@ class SensitivityGroup:
         self._layers = layers
         self._formula, self._symbols = importance.formula, importance.symbols
         self._adapter_name = adapter_name
-        first = layers[0].parameters_of(adapter_name)
-        self._shapes = [first[symbol].shape for symbol in self._symbols]
-        rows = torch.zeros_like(self._rows(self._parameters(), _data), dtype=torch.float32)
+        self._shapes = [layers[0].factor_shape(adapter_name, symbol) for symbol in self._symbols]
+        numbers = sum(map(math.prod, self._shapes))
+        device = layers[0].parameters_of(adapter_name)["lam"].device
+        rows = torch.zeros(len(layers), numbers, dtype=torch.float32, device=device)
         self.state: dict[str, Tensor] = {_AVERAGE: rows, _UNCERTAINTY: rows.clone()}
 
     def update(self, beta1: float, beta2: float) -> None:
         """Take in the present weights and gradients, unless a gradient has overflowed."""
-        parameters = self._parameters()
-        weights = self._rows(parameters, _data)
-        gradients = self._rows(parameters, _gradient_or_zero)
+        factors = self._factors()
+        weights = whole([factor.data for factor in factors])
+        gradients = [
+            # A matrix that a batch did not reach has no gradient: it is not sensitive in this step.
+            torch.zeros_like(weight) if gradient is None else gradient
+            for weight, gradient in zip(weights, whole_gradients(factors), strict=True)
+        ]
+        self._update(self._rows(weights), self._rows(gradients), beta1, beta2)
+
+    def _update(self, weights: Tensor, gradients: Tensor, beta1: float, beta2: float) -> None:
         # float16's loss scaler skips such a step, and an average would stay infinite ever after.
         # Decided on the device: nothing waits.
         finite = gradients.sum(dtype=torch.float32).isfinite()
@@ -61,17 +70,27 @@ class SensitivityGroup:
         )
         return self._formula(*scores)
 
-    def _parameters(self) -> list[dict[str, nn.Parameter]]:
-        return [layer.parameters_of(self._adapter_name) for layer in self._layers]
+    def _factors(self) -> list[nn.Parameter]:
+        """The scored factors of all layers, one symbol after the other."""
+        held = [layer.parameters_of(self._adapter_name) for layer in self._layers]
+        return [factors[symbol] for symbol in self._symbols for factors in held]
 
-    def _rows(
-        self, parameters: list[dict[str, nn.Parameter]], take: Callable[[nn.Parameter], Tensor]
-    ) -> Tensor:
-        by_symbol = (
-            torch.stack([take(factors[symbol]) for factors in parameters]).flatten(1)
-            for symbol in self._symbols
+    def _rows(self, tensors: list[Tensor]) -> Tensor:
+        count = len(self._layers)
+        by_symbol = [tensors[start : start + count] for start in range(0, len(tensors), count)]
+        return torch.cat(
+            [self._stacked(*pair) for pair in zip(by_symbol, self._shapes, strict=True)], -1
         )
-        return torch.cat(list(by_symbol), -1)
+
+    def _stacked(self, tensors: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        try:
+            stack = torch.stack(tensors)
+        except RuntimeError:
+            for tensor in tensors:
+                check_size(tensor, shape, f"A factor of adapter {self._adapter_name!r}")
+            raise
+        check_size(stack[0], shape, f"A factor of adapter {self._adapter_name!r}")
+        return stack.flatten(1)
 
 
 def group_by_shape(
@@ -82,15 +101,7 @@ def group_by_shape(
     groups: dict[tuple[object, ...], list[int]] = {}
     for position, layer in enumerate(layers):
         parameters = layer.parameters_of(adapter_name)
-        alike = *(parameters[symbol].shape for symbol in symbols), parameters["u"].device
-        groups.setdefault((*alike, parameters["u"].dtype), []).append(position)
+        u = parameters["u"]
+        alike = *(layer.factor_shape(adapter_name, symbol) for symbol in symbols), u.device, u.dtype
+        groups.setdefault(alike, []).append(position)
     return list(groups.values())
-
-
-def _data(parameter: nn.Parameter) -> Tensor:
-    return parameter.data
-
-
-def _gradient_or_zero(parameter: nn.Parameter) -> Tensor:
-    # A matrix that a batch did not reach has no gradient: for this step it is not sensitive.
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

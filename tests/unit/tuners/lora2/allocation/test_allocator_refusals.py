@@ -1,6 +1,7 @@
 """What the allocator and its config refuse, and what they let pass."""
 
 import pytest
+import torch
 from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, UserError
@@ -88,3 +89,29 @@ def test_layers_without_a_gradient_are_no_error() -> None:
     # What was never used is not important.
     kept = allocator.kept_by_module()
     assert kept["base_model.model.body.layers.0.lin0"] == 4
+
+
+@pytest.mark.parametrize("mark", ["ds_id", "_hp_mapping"])
+def test_pruning_under_deepspeed_is_refused(mark: str) -> None:
+    model, unpruned = pruned_model(), pruned_model(target_r=None)
+    before = RankAllocator(model, TOTAL)
+    for each in (model, unpruned):
+        for parameter in each.parameters():
+            setattr(parameter, mark, 0)
+    with pytest.raises(UserError, match="cannot be pruned under DeepSpeed ZeRO"):
+        RankAllocator(model, TOTAL)
+    # DeepSpeed takes the parameters over after the allocator was made.
+    with pytest.raises(UserError, match="cannot be pruned under DeepSpeed ZeRO"):
+        before.step()
+    RankAllocator(unpruned, TOTAL).step()
+
+
+def test_flattened_factors_are_refused() -> None:
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.flatten()[:0]
+            parameter.grad = torch.zeros(0)
+    with pytest.raises(UserError, match="this engine flattens or partitions parameters"):
+        allocator.step()

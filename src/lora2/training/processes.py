@@ -1,0 +1,49 @@
+"""The processes of one run, which `torchrun` or `accelerate launch` starts; mostly there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+
+from lora2.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    # The launcher's variable: the trainer, which could tell too, may not exist yet.
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes_launched() -> int:
+    """Return how many processes the launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_first_process(action: Callable[[], Result]) -> Result | None:
+    """Return what an action in the first process returns, None in the others, which wait for it.
+
+    Raises:
+        UserError: in every process, if the action fails in the first: all end together.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return action()
+    outcome: list[Any] = [None]
+    error: Exception | None = None
+    result: Result | None = None
+    if is_first_process():
+        try:
+            result = action()
+        except Exception as raised:
+            error, outcome = raised, [str(raised) or type(raised).__name__]
+    broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    if outcome[0] is not None:
+        raise UserError(outcome[0])
+    return result

@@ -1,0 +1,1 @@
+"""Tensors of which several processes hold parts: whole values, writing, agreement."""

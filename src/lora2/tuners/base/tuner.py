@@ -1,0 +1,76 @@
+"""What the tuners of this package do with tensors that are sharded, or offloaded by accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
+from lora2.tuners.base.offloading import execution_device, loaded_by_name
+
+
+class PlacingTuner(BaseTuner):
+    """A tuner that keeps new adapters in memory, and saves tensors wherever they are."""
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's own hands a weight on, which a head of several layers does not have, and moves the
+        # adapter to the device of the weight: if that is offloaded, no values are there.
+        if isinstance(child, AuxiliaryTrainingWrapper) or _is_on_offloaded_weight(new_module):
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        # PEFT reads the modules that are trained whole from the same dictionary afterwards.
+        wrappers = tuple(
+            f"{name}."
+            for name, module in model.named_modules()
+            if isinstance(module, AuxiliaryTrainingWrapper)
+        )
+        extra = {key: value for key, value in state_dict.items() if key.startswith(wrappers)}
+        state_dict.update(_here_as_wholes(model, extra))
+        selected = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        return _here_as_wholes(model, selected)
+
+
+def check_is_not_split(target: nn.Module, module_name: str) -> None:
+    """Check that the weight under a new adapter is whole in this process.
+
+    Raises:
+        UserError: tensor parallelism or FSDP2 has split it over processes.
+    """
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    weight = getattr(base, "weight", None)
+    if isinstance(weight, Tensor) and is_sharded(weight):
+        raise UserError(
+            f"The weight of {module_name} is split over several processes, and an adapter must be "
+            "added before that: load the base model without tp_plan (tensor parallelism is not "
+            "supported; use FSDP2 or DistributedDataParallel), and call fully_shard after "
+            "get_peft_model."
+        )
+
+
+def _is_on_offloaded_weight(module: nn.Module) -> bool:
+    return (
+        isinstance(module, BaseTunerLayer) and execution_device(module.get_base_layer()) is not None
+    )
+
+
+def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return whole_by_name(loaded_by_name(model, tensors))

@@ -1,0 +1,71 @@
+"""A penalty whose gradients join those that the parameters get from the layers.
+
+Reentrant checkpointing runs a backward pass of its own for each block, and so may give a parameter
+a gradient twice: from its block, and from a penalty that is a term of the loss. For
+DistributedDataParallel that is an error. Here each parameter gets one gradient, the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class PenaltyDelivery:
+    """Hands the gradients of penalties to the parameters, at their next gradient each."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def deliver(self, penalty: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Return a scalar with the value of the penalty, to be added to the loss."""
+        # Of the pass before: a parameter that no layer used has got no gradient in it.
+        self._remove_hooks()
+        gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
+        pairs = [pair for pair in zip(parameters, gradients, strict=True) if pair[1] is not None]
+        anchor = torch.zeros((), requires_grad=True)
+        delivered: Tensor = _Delivered.apply(anchor, penalty.detach(), partial(self._hook, pairs))
+        return delivered
+
+    def _hook(self, pairs: Sequence[tuple[nn.Parameter, Tensor]], weight: Tensor) -> None:
+        for parameter, gradient in pairs:
+            hook = _Once(weight.to(gradient.device) * gradient)
+            hook.handle = parameter.register_hook(hook)
+            self._handles.append(hook.handle)
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+class _Once:
+    """A hook that adds to one gradient and to no later one."""
+
+    handle: RemovableHandle
+
+    def __init__(self, added: Tensor) -> None:
+        self._added = added
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.handle.remove()
+        return gradient + self._added
+
+
+class _Delivered(torch.autograd.Function):
+    """The value; in the backward pass, which comes here first, a function is told its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, value: Tensor, tell: Any) -> Tensor:
+        ctx.tell = tell
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        ctx.tell(gradient)
+        return None, None, None

@@ -1,0 +1,240 @@
+"""Trains one adapter on every engine that is asked for, and writes what comes of it.
+
+    torchrun --nproc_per_node 2 engine_run.py FOLDER CASE...
+
+A CASE is an engine and a form, as fsdp2/penalty; with @START it is resumed from the checkpoint that
+another run left in the folder START. In FOLDER, each case gets a folder, in `resumed` if it is:
+`adapter-RANK.safetensors`, the factors at the end; `again-RANK.safetensors`, those of a training
+resumed in its middle; `logits.safetensors`, what the model computes at the end; `saved`, what
+save_pretrained writes; `checkpoint.pt`; and `outcome-RANK.json`, with the sentence that refused the
+training, if one did.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
+from lora2.errors import NumericalError, UserError
+
+STEPS, MIDDLE, JOINT_BATCH, TARGET = 12, 6, 8, 28
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def base_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+    )  # fmt: skip
+
+
+def adapted_model(form: str, *, splits_base: bool = False) -> PeftModel:
+    """14 matrices with 4 singular values each, pruned to half of them."""
+    base = base_model()
+    if splits_base:
+        fully_shard(base)
+    torch.manual_seed(1)
+    config = Lora2Config(
+        task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
+        k=4, init_r=4, target_r=2, tinit=2, tfinal=3, deltaT=2,
+    )  # fmt: skip
+    return get_peft_model(base, config).train()
+
+
+def batch(step: int) -> Tensor:
+    """The tokens of all processes, [JOINT_BATCH, 12]."""
+    return torch.randint(0, 64, (JOINT_BATCH, 12), generator=torch.Generator().manual_seed(step))
+
+
+def wrapped(engine: str, model: PeftModel) -> nn.Module:
+    """Return the module to call, which an engine may have made of the model."""
+    name, *options = engine.split("-")
+    layers = model.get_base_model().model.layers
+    if "checkpointed" in options or "reentrant" in options:
+        reentrant = {"use_reentrant": "reentrant" in options}
+        model.get_base_model().gradient_checkpointing_enable(reentrant)
+        model.enable_input_require_grads()
+    if name == "ddp":
+        return DistributedDataParallel(model)
+    if name == "fsdp1":
+        use_orig_params = "orig" in options
+        # The base is frozen, which one flat parameter with the adapter could not be.
+        return FullyShardedDataParallel(
+            model, use_orig_params=use_orig_params, device_id=torch.device("cpu")
+        )
+    if name == "fsdp2":
+        kept = {"reshard_after_forward": False} if "kept" in options else {}
+        if "mixed" in options:
+            kept["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+        for layer in () if "root" in options else layers:
+            fully_shard(layer, **kept)
+        fully_shard(model, **kept)
+    return model
+
+
+class Training:
+    """One training on one engine, which can stop and go on anywhere."""
+
+    def __init__(self, engine: str, form: str) -> None:
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.model = adapted_model(form, splits_base="late" in engine.split("-"))
+        self.called = wrapped(engine, self.model)
+        trained = [p for p in self.called.parameters() if p.requires_grad]
+        # A forward pass without a backward pass leaves parameters whole there until the next one.
+        self.evaluates = "kept" in engine.split("-")
+        self.optimizer = torch.optim.AdamW(trained, lr=5e-3)
+        self.allocator = RankAllocator(self.called, STEPS, resumable=True)
+
+    def run(self, first: int, last: int) -> Iterator[int]:
+        for step in range(first, last):
+            mine = batch(step).chunk(self.processes)[self.rank]
+            if self.evaluates:
+                with torch.no_grad():
+                    self.called(input_ids=mine)
+            self.called(input_ids=mine, labels=mine, use_cache=False).loss.backward()
+            self.optimizer.step()
+            self.allocator.step()
+            self.optimizer.zero_grad()
+            yield step + 1
+
+    def adapter(self) -> dict[str, Tensor]:
+        """All factors as wholes."""
+        state = get_peft_model_state_dict(self.model)
+        return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a training needs to be resumed, as wholes, in process 0."""
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=_WHOLE)
+        return {"model": model, "optimizer": optimizer, "allocator": self.allocator.state_dict()}
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        set_state_dict(
+            self.model, self.optimizer, model_state_dict=checkpoint["model"],
+            optim_state_dict=checkpoint["optimizer"], options=_WHOLE,
+        )  # fmt: skip
+        self.allocator.load_state_dict(checkpoint["allocator"])
+
+
+class CallbackTraining(Training):
+    """The same, as a trainer calls the callback."""
+
+    def __init__(self, engine: str, form: str) -> None:
+        super().__init__(engine, form)
+        self.callback, self.control = Lora2Callback(), TrainerControl()
+        self.state = TrainerState(max_steps=STEPS)
+        with TemporaryDirectory() as folder:
+            self.arguments = TrainingArguments(folder, use_cpu=True, report_to=[])
+        self._tell(self.callback.on_train_begin)
+        self.allocator = self.callback.allocators["default"]
+        self.has_nan = "nan" in engine.split("-")
+
+    def run(self, first: int, last: int) -> Iterator[int]:
+        for step in range(first, last):
+            self.state.global_step = step
+            mine = batch(step).chunk(self.processes)[self.rank]
+            loss = self.called(input_ids=mine, labels=mine, use_cache=False).loss
+            if self.has_nan and step == MIDDLE and self.rank == 1:
+                loss = loss * float("nan")
+            loss.backward()
+            self._tell(self.callback.on_pre_optimizer_step)
+            self.optimizer.step()
+            self._tell(self.callback.on_optimizer_step)
+            self.optimizer.zero_grad()
+            self.state.global_step += 1
+            yield step + 1
+
+    def _tell(self, event: Any) -> None:
+        event(self.arguments, self.state, self.control, model=self.model, optimizer=self.optimizer)
+
+
+def new_training(engine: str, form: str) -> Training:
+    is_driven = {"callback", "nan"} & set(engine.split("-"))
+    return (CallbackTraining if is_driven else Training)(engine, form)
+
+
+def run_case(case: str, path: Path, start: Path | None) -> None:
+    engine, form = case.split("/")
+    training = new_training(engine, form)
+    first = 0
+    if start is not None:
+        first = MIDDLE
+        training.resume(torch.load(start / case / "checkpoint.pt", weights_only=False))
+    for step in training.run(first, STEPS):
+        if step == MIDDLE:
+            checkpoint = training.checkpoint()
+            if training.rank == 0:
+                torch.save(checkpoint, path / "checkpoint.pt")
+            if training.processes > 1:
+                dist.barrier()
+    save_file(training.adapter(), path / f"adapter-{training.rank}.safetensors")
+    if start is not None:
+        return
+    with torch.no_grad():
+        save_file({"logits": logits(training.called.eval())}, path / "logits.safetensors")
+    again = new_training(engine, form)
+    again.resume(torch.load(path / "checkpoint.pt", weights_only=False))
+    list(again.run(MIDDLE, STEPS))
+    save_file(again.adapter(), path / f"again-{training.rank}.safetensors")
+    if "merge" in engine.split("-"):
+        training.model.merge_adapter()
+    compact_adapter(training.model)
+    training.model.save_pretrained(
+        str(path / "saved"), is_main_process=training.rank == 0, save_embedding_layers=False
+    )
+
+
+def logits(model: nn.Module) -> Tensor:
+    output: Tensor = model(input_ids=batch(99), use_cache=False).logits.detach().float()
+    return output.contiguous()
+
+
+def main(folder: Path, words: list[str]) -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    for word in words:
+        case, _, start = word.partition("@")
+        path = (folder / "resumed" if start else folder) / case
+        path.mkdir(parents=True, exist_ok=True)
+        refusal = None
+        try:
+            run_case(case, path, Path(start) if start else None)
+        except (UserError, NumericalError) as error:
+            refusal = str(error)
+        outcome = path / f"outcome-{os.environ.get('RANK', 0)}.json"
+        outcome.write_text(json.dumps({"refusal": refusal}))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

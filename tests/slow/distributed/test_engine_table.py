@@ -1,0 +1,72 @@
+"""Two and four processes on a CPU, on each engine: same kept set, same adapter as one process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import engine_run
+import engine_table
+from engine_table import ENGINES, FORMS, Row
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all trainings are."""
+    path = tmp_path_factory.mktemp("engines")
+    engine_table.run_all(path)
+    return path
+
+
+def test_the_table_has_no_other_no_than_these(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = engine_table.table(folder)
+    with capsys.disabled():
+        print("\n" + engine_table.as_text(rows))
+    for engine in ENGINES:
+        for form in FORMS:
+            row = rows[f"{engine}/{form}"]
+            if engine == "fsdp2-mixed":
+                assert (row.trains, row.resumed_bit_for_bit) == ("yes", "yes")
+            else:
+                moves = ("yes",) * 2 if engine in engine_table.RESUMED else ("as fsdp2",) * 2
+                assert row == Row(*["yes"] * 6, *moves), (engine, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_process_prunes_to_the_target_and_learns(form: str, folder: Path) -> None:
+    end = engine_table.adapter(folder / "1" / "one" / form, "adapter-0")
+    values = [tensor for name, tensor in end.items() if name.endswith("lora2_lambda")]
+    assert sum(int((value != 0).sum()) for value in values) == engine_run.TARGET
+    start = engine_run.adapted_model(form).state_dict()
+    moved = [(t - start[f"{name}.default"]).abs().max() for name, t in end.items()]
+    assert min(moved) > 1e-3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("fsdp1-orig/exact", "this engine flattens or partitions parameters"),
+        ("apart/exact", "do not keep the same singular values of adapter 'default' at step 4"),
+        ("fsdp2-nan/exact", "NaN or infinity in the gradient of"),
+        (
+            "fsdp2-merge/exact",
+            "cannot be merged into a weight that is split over several processes",
+        ),
+        (
+            "fsdp2-late/exact",
+            "is split over several processes, and an adapter must be added before",
+        ),
+    ],
+)
+def test_every_process_is_refused_with_one_sentence(
+    case: str, words: str, rank: int, folder: Path
+) -> None:
+    sentence = engine_table.refusal(folder, case, rank)
+    assert sentence is not None
+    assert words in sentence
