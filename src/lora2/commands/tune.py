@@ -94,7 +94,7 @@ def chosen_experiments(method: str, task: str | None) -> list[Experiment]:
 def _tune_all(
     experiments: list[Experiment], trials: int, where: PlaceArguments, console: Console
 ) -> list[Choice]:
-    # Beside the reported records, so that nobody takes one for the other.
+    # Apart from the reported records, so that nobody takes one for the other.
     folder = where.records_of("small")
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []

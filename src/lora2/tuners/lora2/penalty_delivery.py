@@ -58,14 +58,14 @@ class _Once:
 
 
 class _Delivered(torch.autograd.Function):
-    """The value; in the backward pass, which comes here first, a function is told its gradient."""
+    """The value; the backward pass, which comes here first, calls a function with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, value: Tensor, tell: Any) -> Tensor:
-        ctx.tell = tell
+    def forward(ctx: Any, anchor: Tensor, value: Tensor, receive: Any) -> Tensor:
+        ctx.receive = receive
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        ctx.tell(gradient)
+        ctx.receive(gradient)
         return None, None, None
