@@ -41,8 +41,8 @@ def reduced_importance(S_lam: Tensor, S_u: Tensor, S_U: Tensor) -> Tensor:
 def full_importance(S_lam: Tensor, S_u: Tensor, S_U: Tensor, S_v: Tensor, S_V: Tensor) -> Tensor:
     """Return I(λ_i) = S(λ_i) + [Σ_j S(u_ji) + s(v)]/k + [Σ_j S(𝒰_ij) + s(𝒱)]/k, [..., r] (eq. 8).
 
-    s(·) sums a whole outer matrix, S_v [..., d_in, k] and S_V [..., k, d_out]: the same number for
-    every λ of one matrix, so it can change the order only between matrices.
+    s(·) sums a whole outer matrix, S_v [..., k, d_in], as v is stored, and S_V [..., k, d_out]: the
+    same number for every λ of one matrix, so it can change the order only between matrices.
     """
     k = S_u.shape[-2]
     shared = (S_v.sum((-2, -1)) + S_V.sum((-2, -1))) / k

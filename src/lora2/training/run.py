@@ -179,7 +179,12 @@ def save_adapter(prepared: PreparedRun, path: Path, summary: dict[str, Any]) -> 
     # A killed process of the same run may have left files there.
     with new_folder(path, replaces=True) as temporary:
         if isinstance(model, PeftModel):
-            model.save_pretrained(str(temporary), save_embedding_layers=False)
+            model.save_pretrained(
+                str(temporary),
+                # A trainer may have added others, as TRL does with a reference.
+                selected_adapters=[model.active_adapter],
+                save_embedding_layers=False,
+            )
             write_run_card(model, temporary, run_facts(prepared, summary))
             base: Any = model.get_base_model()
             base.config.save_pretrained(temporary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lora2.training.methods.wrapping import (
 from lora2.training.models import BaseModel
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.matrix_size import MatrixSize
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
@@ -66,7 +68,11 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     adapter = config(options, **place(model, options))
     return sum(
-        size.k * size.cost + 2 * size.k * size.r + size.r for size in _matrices(model, adapter)
+        math.prod(
+            factor.shape(d_in=d_in, d_out=d_out, k=min(adapter.k, d_in, d_out), r=adapter.init_r)
+        )
+        for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS)
+        for factor in FACTORS.values()
     )
 
 

@@ -188,7 +188,7 @@ class SupervisedFineTuning(Objective):
         except ValueError as error:
             raise UserError(f"training: {' '.join(str(error).split())}") from error
         if questions:
-            # Behind the adapter's own callbacks, which have the last word on what is scored.
+            # After the adapter's own callbacks, which may still change what is scored.
             trainer.add_callback(
                 ExactMatchCallback(trainer, tokenizer, questions, settings.text.max_new_tokens)
             )

@@ -24,11 +24,6 @@ class Factor:
         """Return the stored tensor's shape for d_in, d_out, k and r."""
         return tuple(sizes[name] for name in self.sizes)
 
-    @property
-    def value_dimension(self) -> int:
-        """The dimension of an inner factor that runs over the singular values."""
-        return self.sizes.index("r")
-
 
 FACTORS = {
     # vᵀ, like LoRA's A: a product with rows of length d_in takes half the time.
@@ -40,5 +35,7 @@ FACTORS = {
 }
 """The factors by their symbols in `lora2.mathematics`."""
 
-INNER = tuple(symbol for symbol, factor in FACTORS.items() if "r" in factor.sizes)
-"""The symbols of the factors that pruning makes smaller."""
+INNER = tuple(
+    symbol for symbol, factor in FACTORS.items() if not {"d_in", "d_out"} & set(factor.sizes)
+)
+"""The symbols of the small factors, which have the size of no matrix."""

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from peft import get_peft_model
 
 from lora2 import Lora2Config
@@ -27,5 +26,4 @@ def test_sizes_add_up_to_the_formula_of_trained_parameters() -> None:
 def test_inner_factors_are_those_that_pruning_makes_smaller() -> None:
     assert INNER == ("u", "lam", "U")
     for symbol in INNER:
-        tensor = torch.zeros(FACTORS[symbol].shape(d_in=7, d_out=5, k=3, r=4))
-        assert tensor.shape[FACTORS[symbol].value_dimension] == 4
+        assert 4 in FACTORS[symbol].shape(d_in=7, d_out=5, k=3, r=4)

@@ -283,7 +283,7 @@ def _row(setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
 
 
 def timed(model: str) -> list[RunDescription]:
-    """Return one run for each of the tasks that the paper's SmallTable 2 has too.
+    """Return one run for each of the tasks that the paper's Table 2 has too.
 
     Raises:
         UserError: another model is asked for.
