@@ -200,8 +200,8 @@ def test_runs_of_each_table_keep_their_identities(table: str) -> None:
     assert sorted(run.name for run in _runs(table)) == NAMES[table]
 
 
-def test_every_table_is_among_them() -> None:
-    assert list(NAMES) == [f"{p.name} {table}" for p in PRESETS.values() for table in p.tables]
+def test_every_table_of_that_time_is_still_there() -> None:
+    assert set(NAMES) <= {f"{p.name} {table}" for p in PRESETS.values() for table in p.tables}
 
 
 def test_runs_that_have_a_record_are_not_run_again() -> None:

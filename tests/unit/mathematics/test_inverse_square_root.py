@@ -7,7 +7,7 @@ import torch
 
 import oracle
 from cases import CASE_IDS, CASES, Case
-from lora2.mathematics.inverse_square_root import ByEigenvalues, ByProducts
+from lora2.mathematics.inverse_square_root import ByEigenvalues, ByProducts, inverse_square_root
 
 each_case = pytest.mark.parametrize("case", CASES, ids=CASE_IDS)
 Root = Callable[[torch.Tensor], torch.Tensor]
@@ -38,11 +38,30 @@ def test_orthonormalised_outer_factor_is_orthonormal_and_spans_the_same(
 
 
 @each_way
-def test_second_derivative_is_refused(root: Root) -> None:
-    gram = torch.eye(2, dtype=torch.float64).requires_grad_()
-    (gradient,) = torch.autograd.grad(root(gram).square().sum(), gram, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("start", ["multiple of I", "random"])
+def test_second_derivative(root: Root, start: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    identity = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    gram = (identity / 3 if start == "multiple of I" else rows @ rows.mT).clone().requires_grad_()
+
+    def symmetric_root(matrix: torch.Tensor) -> torch.Tensor:
+        return root((matrix + matrix.mT) / 2)
+
+    assert torch.autograd.gradgradcheck(symmetric_root, (gram,))
+
+
+# torch's own, in its forward mode.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_functorch_has_the_same_second_derivative() -> None:
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gram = rows @ rows.mT
+
+    def of_root(matrix: torch.Tensor) -> torch.Tensor:
+        return inverse_square_root((matrix + matrix.mT) / 2).pow(3).sum()
+
+    expected = torch.autograd.functional.hessian(of_root, gram)
+    torch.testing.assert_close(torch.func.hessian(of_root)(gram), expected)
 
 
 SPECTRA = (

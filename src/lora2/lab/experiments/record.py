@@ -89,6 +89,9 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record, ready for JSON."""
         content = {"identity": self.description.identity, **asdict(self)}
+        # Records of runs without cuts stay what they were before there were any.
+        if not self.cuts:
+            del content["cuts"]
         return content | {"description": self.description.to_dict()}
 
     @classmethod
