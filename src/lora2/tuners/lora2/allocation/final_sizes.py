@@ -22,7 +22,9 @@ def final_sizes(config: Lora2Config, matrices: Sequence[MatrixSize]) -> tuple[in
 def _fewest(values: int, matrices: Sequence[MatrixSize]) -> int:
     """Whole matrices, those in which a value costs least first."""
     found = 0
-    for matrix in sorted(matrices, key=lambda matrix: matrix.parameters(matrix.r) / matrix.r):
+    # A finished adapter that trains on may have empty matrices.
+    started = [matrix for matrix in matrices if matrix.r]
+    for matrix in sorted(started, key=lambda matrix: matrix.parameters(matrix.r) / matrix.r):
         kept = min(values, matrix.r)
         found += matrix.parameters(kept)
         values -= kept

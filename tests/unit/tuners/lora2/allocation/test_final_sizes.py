@@ -30,6 +30,12 @@ def test_values_beyond_the_rank_cost_nothing() -> None:
     assert final_sizes(config, matrices) == (12, 38)
 
 
+def test_an_empty_matrix_stays_empty() -> None:
+    config = Lora2Config(k=3, init_r=3, target_r=1)
+    # One value a matrix on average, and both can only be the second's.
+    assert final_sizes(config, [MatrixSize(32, 0, 0), SQUARE]) == (24, 24)
+
+
 def test_an_unpruned_adapter_has_one_size() -> None:
     config = Lora2Config(k=3, init_r=3)
     assert final_sizes(config, [SQUARE, NARROW]) == (36 + 16, 36 + 16)
