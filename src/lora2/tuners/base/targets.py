@@ -74,7 +74,9 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
             ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"),
             ("wav2vec2", "hubert", "wavlm"),
         ),
-        ((*_ATTENTION, "mlp.fc1", "mlp.fc2"), ("vit", "dinov2", "beit", "deit", "swin")),
+        ((*_ATTENTION, "mlp.fc1", "mlp.fc2"), ("vit", "beit", "deit", "swin")),
+        # Those with a dense output are the names of older versions of transformers.
+        ((*_ATTENTION, "query", "key", "value", "output.dense", "mlp.fc1", "mlp.fc2"), ("dinov2",)),
         # The blocks of the vision encoder and of the language model.
         ((*_LLAMA_LIKE, "out_proj", "fc1", "fc2"), ("llava", "idefics3", "smolvlm", "paligemma")),
     )

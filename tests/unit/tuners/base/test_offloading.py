@@ -22,7 +22,8 @@ CONFIGS = {
     "sora": lambda: SoraConfig(target_modules=_TARGETS, init_weights=False),
     "bottleneck": lambda: BottleneckConfig(target_modules=_TARGETS),
 }
-TOLERANCE = {"atol": 1e-6, "rtol": 1e-6}
+# torch's own for float32: an offloaded model adds up in another order.
+TOLERANCE = {"atol": 1e-5, "rtol": 1.3e-6}
 
 
 def offload(model: nn.Module, where: str, folder: Path) -> None:
