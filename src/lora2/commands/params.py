@@ -62,11 +62,10 @@ def _check(method: str, typed: Mapping[str, Any]) -> None:
     for name in _SIZES:
         if typed.get(name) is not None:
             check_number(name, typed[name], RANGES[name])
-    for name in (*_SIZES, *_BUDGET):
-        if name not in METHODS[method].options or (
-            name in _BUDGET and METHODS[method].final is None
-        ):
+        if name not in METHODS[method].options:
             refuse_idle(typed, [name], f"with --method {method}")
+    if METHODS[method].final is None:
+        refuse_idle(typed, _BUDGET, f"with --method {method}")
     if typed.get("target_r") is None:
         refuse_idle(typed, ["budget_unit"], "without --target_r")
     if "target_modules" not in METHODS[method].options:

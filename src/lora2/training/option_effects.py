@@ -26,6 +26,7 @@ from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
+from lora2.tuners.lora2.config import SCHEDULE_FIELDS
 
 Settings = RunSettings
 
@@ -117,16 +118,7 @@ EFFECTS: tuple[Effect, ...] = (
         ("orth_reg_weight", "orthogonality_terms"), "without --orthogonality penalty", _has_penalty
     ),
     Effect(
-        (
-            "budget_unit",
-            "tinit",
-            "tfinal",
-            "deltaT",
-            "budget_schedule",
-            "importance",
-            "beta1",
-            "beta2",
-        ),
+        tuple(name for name in SCHEDULE_FIELDS if name != "target_r"),
         "without a --target_r below --init_r, since nothing is pruned",
         _prunes,
     ),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora2.training.objectives.registry import objective_of
 from lora2.training.run_cut import cut_run
-from lora2.training.saved_run import load_saved_run, load_validation
+from lora2.training.saved_run import load_saved_run
 
 
-def score_cuts(run: Path, sizes: Sequence[int], batch_size: int) -> Iterator[dict[str, Any]]:
+def score_cuts(
+    run: Path, sizes: Sequence[int], validation: Mapping[str, Any], batch_size: int
+) -> Iterator[dict[str, Any]]:
     """Yield what the last state of an adapter reaches at each size, by the run's own metrics.
 
     Args:
         run: the folder of a finished run.
         sizes: parameters to keep at most, as a LoRA's.
+        validation: the validation sets of the run's task, by name.
         batch_size: rows at once.
     """
     for size in sizes:
@@ -24,6 +27,8 @@ def score_cuts(run: Path, sizes: Sequence[int], batch_size: int) -> Iterator[dic
         cut, done = cut_run(load_saved_run(run), size=size)
         objective = objective_of(cut.settings)
         metrics: dict[str, float] = {}
-        for rows in load_validation(cut, None).validation.values():
-            metrics |= objective.measure(cut, objective.scored_rows(cut, rows), batch_size)
+        for name, rows in validation.items():
+            prefix = f"{name}_" if len(validation) > 1 else ""
+            scored = objective.measure(cut, objective.scored_rows(cut, rows), batch_size)
+            metrics |= {prefix + metric: value for metric, value in scored.items()}
         yield {"size": size, "parameters": done.parameters, "error": done.error, **metrics}

@@ -112,7 +112,8 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
         summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
         record = _record(description, prepared, summary, clock)
         batch_size = prepared.trainer.args.per_device_eval_batch_size
-        cuts = list(score_cuts(folder.path, description.cuts, batch_size))
+        validation = prepared.task.validation
+        cuts = list(score_cuts(folder.path, description.cuts, validation, batch_size))
         return replace(record, cuts=cuts)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lora2.lab.experiments.averages import Estimate
 from lora2.lab.experiments.curve_figure import line_styles
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.summary import Find, summarize
-from lora2.lab.experiments.table import ResultTable, TableRow
+from lora2.lab.experiments.table import ResultTable
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 
@@ -64,29 +62,21 @@ def size_figure(grid: Grid, find: Find) -> bytes | None:
 
 def size_lines(table: ResultTable) -> dict[str, dict[str, SizeLine]]:
     """Return the lines of each panel by its title: the average first, then the columns."""
-    panels: dict[str, Callable[[TableRow], Estimate | None]] = {
-        "average": lambda row: row.average.last
-    }
-    for index, column in enumerate(table.columns):
-        panels[column.label] = lambda row, index=index: row.cells[index].last  # type: ignore[misc]
-    labels = dict.fromkeys(row.row.label for row in table.rows)
+    titles = ["average", *(column.label for column in table.columns)]
+    points: dict[str, dict[str, list[tuple[float, ...]]]] = {title: {} for title in titles}
+    for row in table.rows:
+        size = row.parameters.final or row.parameters.initial
+        for title, cell in zip(titles, (row.average, *row.cells), strict=True):
+            if size is not None and cell.last is not None:
+                point = sum(size) / 2, cell.last.mean, cell.last.deviation or 0.0
+                points[title].setdefault(row.row.label, []).append(point)
     return {
         title: {
-            label: line
-            for label in labels
-            if (line := _line([row for row in table.rows if row.row.label == label], value))
+            label: SizeLine(*zip(*sorted(of_label), strict=True))
+            for label, of_label in by_label.items()
         }
-        for title, value in panels.items()
+        for title, by_label in points.items()
     }
-
-
-def _line(rows: list[TableRow], value: Callable[[TableRow], Estimate | None]) -> SizeLine | None:
-    points = sorted(
-        (sum(size) / 2, shown.mean, shown.deviation or 0.0)
-        for row in rows
-        if (size := row.parameters.final or row.parameters.initial) and (shown := value(row))
-    )
-    return SizeLine(*zip(*points, strict=True)) if points else None
 
 
 def _thousands(axes: Any, sizes: list[float]) -> None:

@@ -13,22 +13,11 @@ from lora2.exchange.from_lora import check_importable, import_lora
 from lora2.training.methods.method import Options
 from lora2.training.models import BaseModel
 from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
-from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
 # What says how training goes, as against what the adapter is.
-_SCHEDULE = (
-    "target_r",
-    "budget_unit",
-    "tinit",
-    "tfinal",
-    "deltaT",
-    "budget_schedule",
-    "importance",
-    "beta1",
-    "beta2",
-    "lora_dropout",
-)
+_SCHEDULE = (*SCHEDULE_FIELDS, "lora_dropout")
 # What an adapter of LoRA² has been trained as, and a LoRA becomes.
 _FORM = ("orthogonality", "orthogonality_terms", "orth_reg_weight", "lora_alpha")
 

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 else:
     Importance = Literal[tuple(IMPORTANCES)]
 BudgetUnit = Literal["values", "parameters"]
+SCHEDULE_FIELDS = (
+    "target_r", "budget_unit", "tinit", "tfinal", "deltaT", "budget_schedule", "importance",
+    "beta1", "beta2",
+)  # fmt: skip
+"""What of the config says what is pruned and when; without `target_r` the others have no effect."""
 Start = Literal["lora", "orthonormal", "gaussian"]
 
 # No field: neither `to_dict` nor a comparison of configs knows it.

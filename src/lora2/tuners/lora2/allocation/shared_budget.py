@@ -6,14 +6,11 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.placement import PlacedAdapter, adapters_named
-from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 
-# The fields of a config that must be the same where several PEFT models share one budget.
-_SCHEDULE = (
-    "init_r", "target_r", "budget_unit", "budget_schedule", "tinit", "tfinal", "deltaT",
-    "importance", "beta1", "beta2",
-)  # fmt: skip
+# What must be the same where several PEFT models share one budget.
+_SHARED = ("init_r", *SCHEDULE_FIELDS)
 
 
 def layers_and_config(
@@ -41,7 +38,7 @@ def layers_and_config(
 def _check_schedules(adapters: list[PlacedAdapter[Lora2Config]]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
-        for field in _SCHEDULE:
+        for field in _SHARED:
             values = getattr(first.config, field), getattr(other.config, field)
             if values[0] != values[1]:
                 raise UserError(
