@@ -74,7 +74,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
         raise UserError(
             f"target_r={target}: AdaLoRA needs a whole number below init_r={checked.init_r}."
         )
-    tinit, tfinal = steps_of(checked.tinit, steps), steps_of(checked.tfinal, steps)
+    tinit, tfinal = (steps_of(part, steps) for part in checked.window)
     # In its last step to prune AdaLoRA needs what an earlier one has measured.
     if tinit + tfinal >= steps or steps - tfinal < 2:
         raise UserError(

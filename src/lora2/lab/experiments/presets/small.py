@@ -41,6 +41,8 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
 
 # The window of AdaLoRA's and LoRA²'s released scripts for CoLA, as shares of their 6,700 steps.
 _SCRIPTS_WINDOW = {"tinit": 0.12, "tfinal": 0.52, "deltaT": 10}
+# The default where less than half is left; written out, so that the records stay what they are.
+_LATE_WINDOW = {"tinit": 0.5, "tfinal": 0.2}
 _PAPER_FORM = {
     **_SCRIPTS_WINDOW, "init_r": 8, "target_r": 4, "lora_alpha": 16,
     "orthogonality": "penalty", "orth_reg_weight": 0.1,
@@ -136,7 +138,10 @@ def _sizes() -> Iterator[Setting]:
     whole = replace(whole, cuts=tuple(_CUTS.values()), text="k=8, unpruned")
     yield whole
     for rank in _CUTS:
-        pruned = _variant(f"lora2-to-{rank:g}", "LoRA²", lora2, target_r=rank)
+        window = {} if rank >= base[lora2].options["init_r"] / 2 else _LATE_WINDOW
+        pruned = _variant(
+            f"lora2-to-{rank:g}", "LoRA²", lora2, target_r=rank, budget_unit="parameters", **window
+        )
         yield replace(pruned, text=f"k=8 to {rank:g}")
     for rank, size in _CUTS.items():
         yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)

@@ -63,12 +63,12 @@ def plan_budget(
     Raises:
         UserError: the schedule does not fit into `total_steps`.
     """
-    warmup = steps_of(config.tinit, total_steps)
-    final = steps_of(config.tfinal, total_steps)
+    tinit, tfinal = config.window
+    warmup, final = steps_of(tinit, total_steps), steps_of(tfinal, total_steps)
     initial, target = config.initial_budget(matrices), config.target_budget(matrices)
     if target < initial and warmup + final >= total_steps:
         raise UserError(
-            f"tinit={config.tinit} and tfinal={config.tfinal} take {warmup} + {final} of the "
+            f"tinit={tinit} and tfinal={tfinal} take {warmup} + {final} of the "
             f"{total_steps} optimizer steps and leave none in which to prune: make them smaller, "
             "or train longer."
         )

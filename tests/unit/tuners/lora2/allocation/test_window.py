@@ -1,0 +1,65 @@
+"""When pruning begins and ends by default: the later, the more is pruned."""
+
+import dataclasses
+
+import pytest
+
+from lora2 import Lora2Config
+from lora2.errors import UserError
+from lora2.tuners.lora2.allocation.budget import plan_budget
+from lora2.tuners.lora2.matrix_size import MatrixSize
+
+WINDOWS = [
+    ({}, (0.3, 0.3)),
+    ({"target_r": None}, (0.3, 0.3)),
+    ({"target_r": 4}, (0.3, 0.3)),
+    ({"target_r": 3.9}, (0.5, 0.2)),
+    ({"target_r": 1}, (0.5, 0.2)),
+    # What is written counts, and its neighbour is what it is for any budget.
+    ({"target_r": 1, "tinit": 0.6}, (0.6, 0.3)),
+    ({"target_r": 1, "tfinal": 0.2}, (0.3, 0.2)),
+    ({"target_r": 1, "tinit": 0, "tfinal": 0}, (0, 0)),
+    ({"target_r": 4, "tinit": 20, "tfinal": 10}, (20, 10)),
+]
+
+
+@pytest.mark.parametrize(("fields", "window"), WINDOWS, ids=lambda value: str(value))
+def test_window_is_late_where_most_is_pruned(
+    fields: dict[str, float | None], window: tuple[float, float]
+) -> None:
+    config = Lora2Config(k=8, init_r=8, **fields)
+
+    assert config.window == window
+    assert (config.tinit, config.tfinal) == window
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    # The first step that prunes, and the last: of 504, and of 10.
+    [(4, {504: (151, 353), 10: (3, 7)}), (1, {504: (252, 403), 10: (5, 8)})],
+)
+def test_schedule_prunes_within_the_default_window(
+    target: float, steps: dict[int, tuple[int, int]]
+) -> None:
+    config = Lora2Config(k=8, init_r=8, target_r=target)
+    matrices = [MatrixSize(768, 8, 8)] * 36
+
+    for total, (first, last) in steps.items():
+        plan = plan_budget(config, matrices, total)
+        assert (plan.warmup_steps, plan.last_change) == (first, last)
+        assert plan.at(first) == plan.initial > plan.at(first + 1)
+        assert plan.at((first + last) // 2) > plan.at(last) == plan.at(total) == plan.target
+
+
+def test_saved_config_holds_its_window(tmp_path) -> None:
+    Lora2Config(k=8, init_r=8, target_r=1).save_pretrained(tmp_path)
+
+    saved = Lora2Config.from_pretrained(tmp_path)
+
+    assert (saved.tinit, saved.tfinal) == (0.5, 0.2)
+    assert dataclasses.replace(saved, tinit=None, tfinal=None, target_r=4).window == (0.3, 0.3)
+
+
+def test_window_without_a_step_is_refused() -> None:
+    with pytest.raises(UserError, match=r"tinit=0\.7 and tfinal=0\.3 leave no steps"):
+        Lora2Config(k=8, init_r=8, target_r=1, tinit=0.7)
