@@ -16,11 +16,17 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-# The first is an adapter's; the others are those of a model that is trained whole.
+# The first is an adapter's; the other is that of a model that is trained whole.
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _STATE = "trainer_state.json"
-# torch.save writes zip archives, whose table of contents is at the end.
-_ARCHIVES = ("optimizer.pt", "scheduler.pt")
+_OPTIMIZER = "optimizer.pt"
+_SCHEDULER = "scheduler.pt"
+# Of FSDP: a whole file of the optimizer, or a folder with a part of each process.
+_FSDP_OPTIMIZER = "optimizer.bin"
+_FSDP_PARTS = "optimizer_0"
+_FSDP_PARTS_END = ".metadata"
+# Of DeepSpeed: a folder with parts of each process, and the file that names it, written last.
+_DEEPSPEED_LATEST = "latest"
 
 
 def checkpoints_by_age(folder: Path) -> list[Path]:
@@ -47,13 +53,38 @@ def fault_of(checkpoint: Path) -> str | None:
     # In the order of writing, so that the first file that suffered is named.
     for fault in (
         _fault_of_weights(_weights(checkpoint)),
-        *(_fault_of_archive(checkpoint / name) for name in _ARCHIVES),
+        *(_fault_of_archive(path) for path in _optimizer_files(checkpoint)),
         *(_fault_of_archive(path) for path in _random_states(checkpoint)),
         _fault_of_state(checkpoint),
     ):
         if fault is not None:
             return fault
     return None
+
+
+def _optimizer_files(checkpoint: Path) -> list[Path]:
+    """Return the files that hold optimizer and scheduler, in the form of their engine.
+
+    torch.save writes zip archives, whose table of contents is at the end.
+    """
+    scheduler = checkpoint / _SCHEDULER
+    latest = checkpoint / _DEEPSPEED_LATEST
+    if latest.is_file():
+        parts = sorted((checkpoint / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+        # A scheduler of DeepSpeed's own is among the parts.
+        return [*(parts or [latest.with_name("global_step")]), *_if_there(scheduler)]
+    if (checkpoint / _FSDP_PARTS).is_dir():
+        return [*_if_missing(checkpoint / _FSDP_PARTS / _FSDP_PARTS_END), scheduler]
+    whole = _if_there(checkpoint / _FSDP_OPTIMIZER) or [checkpoint / _OPTIMIZER]
+    return [*whole, scheduler]
+
+
+def _if_there(path: Path) -> list[Path]:
+    return [path] if path.is_file() else []
+
+
+def _if_missing(path: Path) -> list[Path]:
+    return [] if path.is_file() else [path]
 
 
 def _random_states(checkpoint: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,6 +63,22 @@ def gathered(parameters: Sequence[Tensor]) -> list[Tensor]:
     # What a layer has gathered at present is its to partition again.
     with GatheredParameters([each for each in parameters if not each.numel()]):
         return [parameter.detach().clone() for parameter in parameters]
+
+
+def writable(parameters: Sequence[Tensor]) -> AbstractContextManager[Any]:
+    """Make partitioned parameters whole; what process 0 has written into them is kept."""
+    if not any(map(is_partitioned, parameters)):
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    gathering: AbstractContextManager[Any] = GatheredParameters(list(parameters), modifier_rank=0)
+    return gathering
+
+
+def numbers_of(parameter: Any) -> int:
+    """Return how many numbers a parameter has as a whole."""
+    count: int = parameter.ds_numel if is_partitioned(parameter) else parameter.numel()
+    return count
 
 
 def gathered_in_graph(parameters: Sequence[Tensor]) -> list[Tensor]:
