@@ -81,7 +81,10 @@ class TrainParser(OptionParser, HfArgumentParser):
             self._add_dataclass_arguments(group)
         for action in self._actions:
             if action.dest in self._hints:
-                action.type = _reader(self._hints[action.dest], action.type)
+                reader = _reader(self._hints[action.dest], action.type)
+                # `--fsdp` without a value is True, which a run's file has as true.
+                is_switch = action.const is True and reader is str
+                action.type = _read_switch_or_text if is_switch else reader
         self.set_defaults(**GENERAL)
 
     @staticmethod
@@ -216,6 +219,11 @@ def _read_mapping_or_file(text: str) -> Any:
             f'{text!r} is neither a JSON object such as {{"stage": 2}} nor a JSON file: {error}'
         ) from error
     return content
+
+
+def _read_switch_or_text(text: str) -> str | bool | None:
+    """Return True or None for what a switch is set to, and any other text as it is."""
+    return {"true": True, "false": None}.get(text.lower(), text)
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
