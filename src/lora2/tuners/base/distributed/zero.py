@@ -111,10 +111,10 @@ class _Gather(torch.autograd.Function):
 @torch.no_grad()
 def multiply(parameter: Tensor, factor: Tensor) -> None:
     """Multiply a parameter in place by a whole factor of its size, in all copies that ZeRO has."""
-    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
-
     held: Any = parameter
     if is_partitioned(parameter):
+        from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
+
         part = held.ds_tensor
         start = part.numel() * held.ds_process_group.rank()
         padding = part.numel() * held.ds_process_group.size() - factor.numel()

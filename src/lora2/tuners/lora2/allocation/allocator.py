@@ -212,16 +212,19 @@ class RankAllocator:
         )
 
     def _score(self) -> None:
+        if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
+            raise UserError(
+                f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed took "
+                "the model over, and ZeRO clears the gradients before step() is called: make it "
+                "after deepspeed.initialize() or accelerator.prepare()."
+            )
         if not self._has_gradients():
             raise UserError(
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
-                "optimizer.step() and before zero_grad(). DeepSpeed clears them itself: there, make "
-                "the RankAllocator after deepspeed.initialize() or accelerator.prepare()."
+                "optimizer.step() and before zero_grad()."
             )
         for group in self._groups:
-            group.update(
-                self.config.beta1, self.config.beta2, self._recorded or whole_gradients
-            )
+            group.update(self.config.beta1, self.config.beta2, self._recorded or whole_gradients)
 
     def _has_gradients(self) -> bool:
         if self._recorded is not None:
