@@ -75,12 +75,12 @@ docs: env ## build the site of docs/ into site/; a dead link is an error
 
 test: lint types unit slow docs ## all that CI runs
 
-test-engines: $(ENGINES) $(LANGUAGE_MODEL) $(PEFT_SOURCES) chromium ## tests with Ray, Chromium, quantizers, SmolLM2, llama.cpp and PEFT's own, which it installs
+test-engines: $(ENGINES) $(LANGUAGE_MODEL) $(PEFT_SOURCES) chromium ## tests with Ray, Chromium, quantizers, DeepSpeed, SmolLM2, llama.cpp and PEFT's own, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
 
 # llama-cpp-python is built from source: a quarter of an hour on two cores.
 $(ENGINES): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]" llama-cpp-python diffusers
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[ray,quantized]" llama-cpp-python diffusers deepspeed
 	@touch $@
 
 # Its tests import each other as a package, which the distribution leaves out the mark of.

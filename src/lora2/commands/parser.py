@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from lora2.errors import UserError
-from lora2.support.checked_files import read_yaml
+from lora2.support.checked_files import read_json, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
 from lora2.training.arguments import OPTION_GROUPS, RULES
 from lora2.training.recipes import GENERAL
@@ -81,7 +81,10 @@ class TrainParser(OptionParser, HfArgumentParser):
             self._add_dataclass_arguments(group)
         for action in self._actions:
             if action.dest in self._hints:
-                action.type = _reader(self._hints[action.dest], action.type)
+                reader = _reader(self._hints[action.dest], action.type)
+                # `--fsdp` without a value is True, which a run's file has as true.
+                is_switch = action.const is True and reader is str
+                action.type = _read_switch_or_text if is_switch else reader
         self.set_defaults(**GENERAL)
 
     @staticmethod
@@ -189,7 +192,8 @@ def _reader(hint: Any, present: Any) -> Any:
     choices = get_args(hint) if is_union else (hint,)
     mappings = [choice for choice in choices if choice is dict or get_origin(choice) is dict]
     if mappings:
-        return _read_mapping
+        # Where transformers takes a text too, it is the path of a JSON file.
+        return _read_mapping_or_file if str in choices else _read_mapping
     if type(None) in choices and str not in choices and present in (int, float):
         return _or_none(present)
     return present
@@ -202,6 +206,24 @@ def _read_mapping(text: str) -> Any:
         except json.JSONDecodeError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
     raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
+
+
+def _read_mapping_or_file(text: str) -> Any:
+    """Return a JSON object, or what a JSON file holds: a run keeps it, whatever becomes of it."""
+    if text.startswith("{"):
+        return _read_mapping(text)
+    try:
+        content = read_json(Path(text), "write a JSON object into it")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is neither a JSON object such as {{"stage": 2}} nor a JSON file: {error}'
+        ) from error
+    return content
+
+
+def _read_switch_or_text(text: str) -> str | bool | None:
+    """Return True or None for what a switch is set to, and any other text as it is."""
+    return {"true": True, "false": None}.get(text.lower(), text)
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:

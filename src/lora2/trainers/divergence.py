@@ -73,6 +73,7 @@ class GradientWatch:
         self._sums.append((name, gradient.sum(dtype=torch.float32)))
 
 
+@torch.no_grad()
 def check_finite(model: nn.Module, adapter_name: str) -> None:
     """Check all factors and gradients of an adapter; one synchronisation with the device.
 
@@ -83,7 +84,7 @@ def check_finite(model: nn.Module, adapter_name: str) -> None:
     for name, layer in adapted_layers(model, adapter_name).items():
         for symbol, parameter in layer.parameters_of(adapter_name).items():
             tensor_name = f"{name}.{FACTORS[symbol].attribute}"
-            tensors[tensor_name] = parameter.data
+            tensors[tensor_name] = parameter
             if parameter.grad is not None:
                 tensors[f"the gradient of {tensor_name}"] = parameter.grad
     names, values = list(tensors), list(tensors.values())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from peft import get_peft_model_state_dict
 from torch import nn
 
 from lora2.training.methods.wrapping import HEADS
+from lora2.tuners.base.distributed.zero import numbers_of
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.model import Lora2Model
 
 # Tuners have the first; prompts, which PEFT puts in front of the model, have the second.
 _PREFIXES = ("base_model.model.", "base_model.")
@@ -26,7 +29,22 @@ def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[st
     of_head = {id(parameter) for parameter in trained_parameters_of(model, head)}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            counts["head" if id(parameter) in of_head else "adapter"] += parameter.numel()
+            counts["head" if id(parameter) in of_head else "adapter"] += numbers_of(parameter)
+    return counts
+
+
+def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str, int]:
+    """Return the same of a trained model, as it is saved.
+
+    Where an engine splits the adapter, what was pruned is still in memory; all processes must take
+    part.
+    """
+    counts = count_parameters(model, head)
+    if any(layer.lora2_finished for layer in adapted_layers(model, "default").values()):
+        saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+        counts["adapter"] = sum(
+            tensor.numel() for name, tensor in saved.items() if Lora2Model.prefix in name
+        )
     return counts
 
 

@@ -16,11 +16,18 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-# The first is an adapter's; the others are those of a model that is trained whole.
+# The first is an adapter's; the other is that of a model that is trained whole.
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _STATE = "trainer_state.json"
-# torch.save writes zip archives, whose table of contents is at the end.
-_ARCHIVES = ("optimizer.pt", "scheduler.pt")
+_OPTIMIZER = "optimizer.pt"
+_SCHEDULER = "scheduler.pt"
+# Of FSDP: whole files, or folders with a part of each process and what is written last.
+_FSDP_OPTIMIZER = "optimizer.bin"
+_FSDP_OPTIMIZER_PARTS = "optimizer_0"
+_FSDP_WEIGHTS_PARTS = "pytorch_model_fsdp_0"
+_PARTS_END = ".metadata"
+# Of DeepSpeed: a folder with parts of each process, and the file that names it, written last.
+_DEEPSPEED_LATEST = "latest"
 
 
 def checkpoints_by_age(folder: Path) -> list[Path]:
@@ -46,14 +53,39 @@ def fault_of(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, None if it is complete."""
     # In the order of writing, so that the first file that suffered is named.
     for fault in (
-        _fault_of_weights(_weights(checkpoint)),
-        *(_fault_of_archive(checkpoint / name) for name in _ARCHIVES),
+        _fault_of_weights_in(checkpoint),
+        *(_fault_of_archive(path) for path in _optimizer_files(checkpoint)),
         *(_fault_of_archive(path) for path in _random_states(checkpoint)),
         _fault_of_state(checkpoint),
     ):
         if fault is not None:
             return fault
     return None
+
+
+def _optimizer_files(checkpoint: Path) -> list[Path]:
+    """Return the files that hold optimizer and scheduler, in the form of their engine.
+
+    torch.save writes zip archives, whose table of contents is at the end.
+    """
+    scheduler = checkpoint / _SCHEDULER
+    latest = checkpoint / _DEEPSPEED_LATEST
+    if latest.is_file():
+        parts = sorted((checkpoint / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+        # A scheduler of DeepSpeed's own is among the parts.
+        return [*(parts or [latest.with_name("global_step")]), *_if_there(scheduler)]
+    if (checkpoint / _FSDP_OPTIMIZER_PARTS).is_dir():
+        return [*_if_missing(checkpoint / _FSDP_OPTIMIZER_PARTS / _PARTS_END), scheduler]
+    whole = _if_there(checkpoint / _FSDP_OPTIMIZER) or [checkpoint / _OPTIMIZER]
+    return [*whole, scheduler]
+
+
+def _if_there(path: Path) -> list[Path]:
+    return [path] if path.is_file() else []
+
+
+def _if_missing(path: Path) -> list[Path]:
+    return [] if path.is_file() else [path]
 
 
 def _random_states(checkpoint: Path) -> list[Path]:
@@ -63,6 +95,13 @@ def _random_states(checkpoint: Path) -> list[Path]:
 def _weights(checkpoint: Path) -> Path:
     found = [checkpoint / name for name in _WEIGHTS if (checkpoint / name).is_file()]
     return found[0] if found else checkpoint / _WEIGHTS[0]
+
+
+def _fault_of_weights_in(checkpoint: Path) -> str | None:
+    parts = checkpoint / _FSDP_WEIGHTS_PARTS
+    if not parts.is_dir():
+        return _fault_of_weights(_weights(checkpoint))
+    return None if (parts / _PARTS_END).is_file() else f"{parts.name}/{_PARTS_END} is missing"
 
 
 def _fault_of_weights(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from torch import nn
 from lora2.data import TaskData
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel
+from lora2.tuners.base.distributed.zero import writable
 
 
 def start_head_at_label_mean(base: BaseModel, task: TaskData) -> None:
@@ -26,7 +27,7 @@ def start_head_at_label_mean(base: BaseModel, task: TaskData) -> None:
     if output is None or output.bias is None:
         return
     labels = torch.tensor(list(task.train["label"]))
-    with torch.no_grad():
+    with torch.no_grad(), writable([output.bias]):
         if task.kind == "regression":
             output.bias.fill_(float(labels.mean()))
         else:

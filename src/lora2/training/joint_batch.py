@@ -16,10 +16,16 @@ def with_joint_batch(settings: RunSettings, started_with: int, processes: int) -
     started_with, processes: numbers of processes, then and now.
 
     Raises:
-        UserError: no number of accumulated micro-batches does that.
+        UserError: no number of accumulated micro-batches does that, or DeepSpeed trains the run,
+            whose checkpoints have a part for each process.
     """
     if processes == started_with:
         return settings
+    if settings.training.get("deepspeed"):
+        raise UserError(
+            f"resume: the run was started with {started_with} processes, and DeepSpeed resumes "
+            f"with that number alone; this is {processes}."
+        )
     before = int(settings.training.get(_ACCUMULATION, 1)) * started_with
     if before % processes:
         raise UserError(

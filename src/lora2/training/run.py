@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -24,7 +25,7 @@ from lora2.errors import NumericalError
 from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
-from lora2.training.adapters import count_parameters
+from lora2.training.adapters import count_final_parameters
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment, versions
@@ -34,6 +35,7 @@ from lora2.training.processes import in_first_process
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
 from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
+from lora2.training.whole_state import whole_state
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
 
@@ -148,9 +150,10 @@ def run(
             raise
     seconds = time.monotonic() - started
     summary = _summary(prepared, seconds, checkpoint, baseline)
+    state = whole_state(trainer)
 
     def finish() -> None:
-        save_adapter(prepared, folder.adapter, summary)
+        save_adapter(prepared, folder.adapter, summary, state)
         summary["saved_bytes"] = sum(f.stat().st_size for f in folder.adapter.glob("*.safetensors"))
         write_json_atomically(folder.summary_file, summary)
         folder.divergence_file.unlink(missing_ok=True)
@@ -173,14 +176,23 @@ def command_to_start_over(folder: RunFolder) -> str:
     return f"lora2 train --config {config} --output_dir {path} --overwrite"
 
 
-def save_adapter(prepared: PreparedRun, path: Path, summary: dict[str, Any]) -> None:
-    """Save adapter (or whole model), tokenizer, model configuration and the adapter's card."""
+def save_adapter(
+    prepared: PreparedRun,
+    path: Path,
+    summary: dict[str, Any],
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Save adapter (or whole model), tokenizer, model configuration and the adapter's card.
+
+    state: the tensors of the model, where the model in memory has not all of them.
+    """
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     # A killed process of the same run may have left files there.
     with new_folder(path, replaces=True) as temporary:
         if isinstance(model, PeftModel):
             model.save_pretrained(
                 str(temporary),
+                state_dict=state,
                 # A trainer may have added others, as TRL does with a reference.
                 selected_adapters=[model.active_adapter],
                 save_embedding_layers=False,
@@ -189,7 +201,7 @@ def save_adapter(prepared: PreparedRun, path: Path, summary: dict[str, Any]) -> 
             base: Any = model.get_base_model()
             base.config.save_pretrained(temporary)
         else:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=state)
         prepared.tokenizer.save_pretrained(temporary)
 
 
@@ -197,6 +209,7 @@ def _summary(
     prepared: PreparedRun, seconds: float, checkpoint: Path | None, baseline: dict[str, Any] | None
 ) -> dict[str, Any]:
     trainer = prepared.trainer
+    model = trainer.accelerator.unwrap_model(trainer.model)
     return {
         "task": prepared.task.name,
         "model": prepared.settings.model.model,
@@ -206,7 +219,7 @@ def _summary(
         "before": _before(trainer.state.log_history),
         "baseline": baseline,
         "trainable_parameters": prepared.parameters,
-        "final_parameters": count_parameters(trainer.model, prepared.head),
+        "final_parameters": count_final_parameters(model, prepared.head),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,

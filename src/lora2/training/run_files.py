@@ -51,10 +51,15 @@ _SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int}
 
 def option_types() -> dict[str, Any]:
     """Return the type of each option of `lora2 train`, by name."""
-    return {
-        field.name: get_type_hints(group)[field.name]
+    hints = {
+        field: get_type_hints(group)[field.name]
         for group in OPTION_GROUPS.values()
         for field in dataclasses.fields(group)
+    }
+    return {
+        # An option without a value is true, whatever its values are.
+        field.name: hint | bool if field.metadata.get("const") is True else hint
+        for field, hint in hints.items()
     }
 
 

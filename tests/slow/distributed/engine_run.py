@@ -131,12 +131,17 @@ class Training:
         state = get_peft_model_state_dict(self.model)
         return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
-    def checkpoint(self) -> dict[str, Any]:
-        """All that a training needs to be resumed, as wholes, in process 0."""
+    def save(self, path: Path) -> None:
+        """Write all that a training needs to be resumed, as wholes, in process 0."""
         model, optimizer = get_state_dict(self.model, self.optimizer, options=_WHOLE)
-        return {"model": model, "optimizer": optimizer, "allocator": self.allocator.state_dict()}
+        allocator = self.allocator.state_dict()
+        if self.rank == 0:
+            state = {"model": model, "optimizer": optimizer, "allocator": allocator}
+            torch.save(state, path / "checkpoint.pt")
 
-    def resume(self, checkpoint: dict[str, Any]) -> None:
+    def load(self, path: Path) -> None:
+        """Go on from what another training wrote there."""
+        checkpoint = torch.load(path / "checkpoint.pt", weights_only=False)
         set_state_dict(
             self.model, self.optimizer, model_state_dict=checkpoint["model"],
             optim_state_dict=checkpoint["optimizer"], options=_WHOLE,
@@ -177,6 +182,10 @@ class CallbackTraining(Training):
 
 
 def new_training(engine: str, form: str) -> Training:
+    if engine.startswith("zero"):
+        from zero_training import ZeroTraining
+
+        return ZeroTraining(engine, form)
     is_driven = {"callback", "nan"} & set(engine.split("-"))
     return (CallbackTraining if is_driven else Training)(engine, form)
 
@@ -187,21 +196,21 @@ def run_case(case: str, path: Path, start: Path | None) -> None:
     first = 0
     if start is not None:
         first = MIDDLE
-        training.resume(torch.load(start / case / "checkpoint.pt", weights_only=False))
+        training.load(start / case)
     for step in training.run(first, STEPS):
         if step == MIDDLE:
-            checkpoint = training.checkpoint()
-            if training.rank == 0:
-                torch.save(checkpoint, path / "checkpoint.pt")
+            training.save(path)
             if training.processes > 1:
                 dist.barrier()
     save_file(training.adapter(), path / f"adapter-{training.rank}.safetensors")
     if start is not None:
         return
+    # DeepSpeed's `eval` returns nothing.
+    training.called.eval()
     with torch.no_grad():
-        save_file({"logits": logits(training.called.eval())}, path / "logits.safetensors")
+        save_file({"logits": logits(training.called)}, path / "logits.safetensors")
     again = new_training(engine, form)
-    again.resume(torch.load(path / "checkpoint.pt", weights_only=False))
+    again.load(path)
     list(again.run(MIDDLE, STEPS))
     save_file(again.adapter(), path / f"again-{training.rank}.safetensors")
     if "merge" in engine.split("-"):

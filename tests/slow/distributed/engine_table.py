@@ -31,6 +31,8 @@ ENGINES = (
 REFUSED = ("fsdp1-orig", "apart", "fsdp2-nan", "fsdp2-late", "fsdp2-merge")
 # What is resumed by another number of processes.
 RESUMED = ("ddp", "fsdp2")
+# What `tests/engines` has installed.
+ZERO = ("zero1", "zero2", "zero2-accumulated", "zero3", "zero3-split")
 _TOLERANCE = 1e-4
 
 
@@ -56,6 +58,17 @@ def run_all(folder: Path) -> None:
     _launch(2, folder / "2", [*every, *refused])
     _launch(4, folder / "4", [*moved, *(f"{case}@{folder / '2'}" for case in moved)])
     _launch(2, folder / "2", [f"{case}@{folder / '4'}" for case in moved])
+
+
+def run_zero(folder: Path) -> None:
+    """Train one process and, by DeepSpeed ZeRO, two."""
+    _launch(1, folder / "1", [f"one/{form}" for form in FORMS])
+    _launch(2, folder / "2", [f"{engine}/{form}" for engine in ZERO for form in FORMS])
+
+
+def table_of_zero(folder: Path) -> dict[str, Row]:
+    """Return the rows of DeepSpeed's stages, by stage and form."""
+    return {f"{engine}/{form}": _row(folder, engine, form) for engine in ZERO for form in FORMS}
 
 
 def table(folder: Path) -> dict[str, Row]:
@@ -109,7 +122,7 @@ def _row(folder: Path, engine: str, form: str) -> Row:
     moves = [
         _differs(adapter(folder / processes / "resumed" / case, "adapter-0"), one)
         if engine in RESUMED
-        else "as fsdp2"
+        else ("DeepSpeed refuses" if engine in ZERO else "as fsdp2")
         for processes in ("4", "2")
     ]
     mixed = "mixed" in engine

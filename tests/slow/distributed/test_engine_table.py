@@ -51,7 +51,7 @@ def test_one_process_prunes_to_the_target_and_learns(form: str, folder: Path) ->
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("fsdp1-orig/exact", "this engine flattens or partitions parameters"),
+        ("fsdp1-orig/exact", "this engine flattens parameters"),
         ("apart/exact", "do not keep the same singular values of adapter 'default' at step 4"),
         ("fsdp2-nan/exact", "NaN or infinity in the gradient of"),
         (

@@ -48,6 +48,13 @@ def test_processes_that_cannot_share_the_rows_are_refused(
         accumulation(started_with, processes, steps)
 
 
+def test_deepspeed_resumes_with_the_same_number_of_processes_alone() -> None:
+    settings = RunSettings.from_options({"deepspeed": {"zero_optimization": {"stage": 2}}})
+    assert with_joint_batch(settings, 2, 2) == settings
+    with pytest.raises(UserError, match="started with 2 processes, and DeepSpeed resumes with"):
+        with_joint_batch(settings, 2, 4)
+
+
 @pytest.mark.slow
 def test_a_run_knows_how_many_processes_it_was_started_with(
     tiny_model: Path,

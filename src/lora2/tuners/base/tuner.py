@@ -9,7 +9,9 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
+from lora2.tuners.base.distributed.dtensors import is_dtensor
+from lora2.tuners.base.distributed.whole import whole_by_name
+from lora2.tuners.base.distributed.zero import held_by_name
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 
 
@@ -57,7 +59,7 @@ def check_is_not_split(target: nn.Module, module_name: str) -> None:
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     weight = getattr(base, "weight", None)
-    if isinstance(weight, Tensor) and is_sharded(weight):
+    if isinstance(weight, Tensor) and is_dtensor(weight):
         raise UserError(
             f"The weight of {module_name} is split over several processes, and an adapter must be "
             "added before that: load the base model without tp_plan (tensor parallelism is not "
@@ -73,4 +75,4 @@ def _is_on_offloaded_weight(module: nn.Module) -> bool:
 
 
 def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return whole_by_name(loaded_by_name(model, tensors))
+    return whole_by_name(held_by_name(model, loaded_by_name(model, tensors)))

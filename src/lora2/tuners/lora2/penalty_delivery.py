@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lora2.tuners.base.distributed.added_once import AddedOnce
+
 
 class PenaltyDelivery:
     """Hands the gradients of penalties to the parameters, at their next gradient each."""
@@ -34,7 +36,7 @@ class PenaltyDelivery:
 
     def _hook(self, pairs: Sequence[tuple[nn.Parameter, Tensor]], weight: Tensor) -> None:
         for parameter, gradient in pairs:
-            hook = _Once(weight.to(gradient.device) * gradient)
+            hook = AddedOnce(weight.to(gradient.device) * gradient)
             hook.handle = parameter.register_hook(hook)
             self._handles.append(hook.handle)
 
@@ -42,19 +44,6 @@ class PenaltyDelivery:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-class _Once:
-    """A hook that adds to one gradient and to no later one."""
-
-    handle: RemovableHandle
-
-    def __init__(self, added: Tensor) -> None:
-        self._added = added
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        self.handle.remove()
-        return gradient + self._added
 
 
 class _Delivered(torch.autograd.Function):

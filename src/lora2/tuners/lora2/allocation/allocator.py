@@ -12,7 +12,8 @@ from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import check_is_not_deepspeed, multiply, whole
+from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
+from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -41,7 +42,7 @@ class RankAllocator:
 
     Raises:
         UserError: the model has no such adapter, adapters of this name have different schedules,
-            the schedule does not fit `total_steps`, or DeepSpeed ZeRO trains the model.
+            or the schedule does not fit `total_steps`.
     """
 
     def __init__(
@@ -67,8 +68,6 @@ class RankAllocator:
             if self.plan.unit == "values"
             else self._by_value(self.config.value_costs(matrices))
         )
-        if self.plan.target < self.plan.initial:
-            check_is_not_deepspeed(self._singular_values(), adapter_name)
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.
@@ -76,6 +75,7 @@ class RankAllocator:
         self._is_overdue = False
         self._accumulation = AccumulationWatch(self._singular_values)
         self._groups = self._new_groups()
+        self._recorded = self._record_gradients()
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
@@ -131,6 +131,8 @@ class RankAllocator:
                 self._allocate(step)
             self._apply_mask()
         self.completed_steps = step
+        if self._recorded is not None:
+            self._recorded.clear()
         self._accumulation.end_step()
         if self.finished and not self.resumable:
             for layer in self._layers.values():
@@ -179,7 +181,7 @@ class RankAllocator:
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
-        values = whole([value.detach() for value in self._singular_values()])
+        values = whole(self._singular_values())
         self._mask = torch.cat([value.to(self._device) for value in values]) != 0
 
     # Scoring, batched over the matrices that are scored alike
@@ -200,16 +202,35 @@ class RankAllocator:
         grouped = torch.cat([own[i] for group in self._groups for i in group.positions])
         return grouped.argsort().to(self._device)
 
+    def _record_gradients(self) -> RecordedGradients | None:
+        """Begin to record the gradients where the engine clears them before `step` is called."""
+        prunes = self.plan.target < self.plan.initial
+        if not prunes or not is_any_trained_by_zero(self._singular_values()):
+            return None
+        return RecordedGradients(
+            parameter for group in self._groups for parameter in group.factors()
+        )
+
     def _score(self) -> None:
-        parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
-        if all(parameter.grad is None for parameter in parameters):
-            check_is_not_deepspeed(self._singular_values(), self.adapter_name)
+        if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
+            raise UserError(
+                f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed "
+                "took the model over, and ZeRO clears the gradients before step() is called: make it "
+                "after deepspeed.initialize() or accelerator.prepare()."
+            )
+        if not self._has_gradients():
             raise UserError(
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
             )
         for group in self._groups:
-            group.update(self.config.beta1, self.config.beta2)
+            group.update(self.config.beta1, self.config.beta2, self._recorded or whole_gradients)
+
+    def _has_gradients(self) -> bool:
+        if self._recorded is not None:
+            return not self._recorded.is_empty
+        parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
+        return any(parameter.grad is not None for parameter in parameters)
 
     def _allocate(self, step: int) -> None:
         plan, budget = self.plan, self._budget_at(step)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.importance import ImportanceScore, sensitivity, update_averages
-from lora2.tuners.base.distributed.whole import check_size, whole, whole_gradients
+from lora2.tuners.base.distributed.whole import GradientsOf, check_size, whole
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _AVERAGE, _UNCERTAINTY = "average", "uncertainty"
@@ -40,14 +40,14 @@ class SensitivityGroup:
         rows = torch.zeros(len(layers), numbers, dtype=torch.float32, device=device)
         self.state: dict[str, Tensor] = {_AVERAGE: rows, _UNCERTAINTY: rows.clone()}
 
-    def update(self, beta1: float, beta2: float) -> None:
+    def update(self, beta1: float, beta2: float, gradients_of: GradientsOf) -> None:
         """Take in the present weights and gradients, unless a gradient has overflowed."""
-        factors = self._factors()
-        weights = whole([factor.data for factor in factors])
+        factors = self.factors()
+        weights = whole(factors)
         gradients = [
             # A matrix that a batch did not reach has no gradient: it is not sensitive in this step.
             torch.zeros_like(weight) if gradient is None else gradient
-            for weight, gradient in zip(weights, whole_gradients(factors), strict=True)
+            for weight, gradient in zip(weights, gradients_of(factors), strict=True)
         ]
         self._update(self._rows(weights), self._rows(gradients), beta1, beta2)
 
@@ -70,8 +70,8 @@ class SensitivityGroup:
         )
         return self._formula(*scores)
 
-    def _factors(self) -> list[nn.Parameter]:
-        """The scored factors of all layers, one symbol after the other."""
+    def factors(self) -> list[nn.Parameter]:
+        """Return the scored factors of all layers, one symbol after the other."""
         held = [layer.parameters_of(self._adapter_name) for layer in self._layers]
         return [factors[symbol] for symbol in self._symbols for factors in held]
 

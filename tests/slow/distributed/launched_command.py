@@ -1,0 +1,32 @@
+"""`lora2 train` in several processes, and what a run of it has written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+# Half of the rows of a step for each of two processes.
+SMALL = ("--per_device_train_batch_size=4", "--save_strategy=steps", "--save_steps=1")
+
+
+def launched(
+    processes: int, *words: object, program: tuple[str, ...] = ("-m", "lora2_cli")
+) -> subprocess.CompletedProcess[str]:
+    """`torchrun -m lora2_cli train`, with each process's output."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
+            "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+            *program, "train", *map(str, words),
+        ],
+        capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
