@@ -70,8 +70,8 @@ class Layer(nn.Module):
 
 def sharded_model() -> PeftModel:
     config = Lora2Config(
-        k=RANK, init_r=RANK, target_r=RANK / 2, tinit=0, tfinal=2, deltaT=4, budget_schedule="constant",
-        target_modules=list(MATRICES),
+        k=RANK, init_r=RANK, target_r=RANK / 2, tinit=0, tfinal=2, deltaT=4,
+        budget_schedule="constant", target_modules=list(MATRICES),
     )  # fmt: skip
     model = get_peft_model(Layer(), config)
     fully_shard(model, ignored_params={p for p in model.parameters() if not p.requires_grad})
