@@ -215,8 +215,8 @@ class RankAllocator:
         if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
             raise UserError(
                 f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed "
-                "took the model over, and ZeRO clears the gradients before step() is called: make it "
-                "after deepspeed.initialize() or accelerator.prepare()."
+                "took the model over, and ZeRO clears the gradients before step() is called: make "
+                "it after deepspeed.initialize() or accelerator.prepare()."
             )
         if not self._has_gradients():
             raise UserError(
