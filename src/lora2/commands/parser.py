@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import difflib
 import json
 import sys
@@ -15,9 +16,9 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from lora2.errors import UserError
-from lora2.support.checked_files import read_yaml
+from lora2.support.checked_files import read_json, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import OPTION_GROUPS, RULES
+from lora2.training.arguments import FILE, OPTION_GROUPS, RULES
 from lora2.training.recipes import GENERAL
 
 _NOT_GIVEN = object()
@@ -79,8 +80,16 @@ class TrainParser(OptionParser, HfArgumentParser):
             group._argument_group_name = title  # type: ignore[attr-defined]
             self._hints |= get_type_hints(group)
             self._add_dataclass_arguments(group)
+        of_files = {
+            each.name
+            for group in OPTION_GROUPS.values()
+            for each in dataclasses.fields(group)
+            if FILE in each.metadata
+        }
         for action in self._actions:
-            if action.dest in self._hints:
+            if action.dest in of_files:
+                action.type = read_mapping_or_file
+            elif action.dest in self._hints:
                 action.type = _reader(self._hints[action.dest], action.type)
         self.set_defaults(**GENERAL)
 
@@ -202,6 +211,20 @@ def _read_mapping(text: str) -> Any:
         except json.JSONDecodeError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
     raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
+
+
+def read_mapping_or_file(text: str) -> Any:
+    """Return the object that a text is, or that is in the JSON file which it names.
+
+    Raises:
+        ArgumentTypeError: there is none.
+    """
+    if text.lstrip().startswith("{"):
+        return _read_mapping(text.lstrip())
+    try:
+        return read_json(Path(text), "give a file of JSON, or an object such as {}")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
