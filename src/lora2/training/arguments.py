@@ -41,9 +41,17 @@ if TYPE_CHECKING:
     # Which there are depends on the version of PEFT.
     MethodName = str
 else:
-    MethodName = Literal[
-        ("head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2")
-        + (ANY, *KINDS)
+    MethodName = Literal[  # fmt: skip
+        "head",
+        "bitfit",
+        "full",
+        "bottleneck",
+        "prompt",
+        "lora",
+        "adalora",
+        "sora",
+        "lora2",
+        (ANY, *KINDS),
     ]
 ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
@@ -65,8 +73,8 @@ TASKS: dict[ObjectiveName, NamedTasks] = {
 
 FILE = "file"
 RULES = ("range", "needs", FILE)
-"""In the metadata of a field, if it has them, its `Range`, its `Need`, and whether its mapping may be
-the name of a JSON file."""
+"""In the metadata of a field, if it has them: its `Range`, its `Need`, and whether the name of a JSON
+file may stand for its mapping."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
@@ -311,8 +319,8 @@ class PeftArguments:
         default=None,
         metadata={
             FILE: True,
-            "help": "Fields of PEFT's config of the method, as adapter_config.json has them: a JSON "
-            "file, or a JSON object.",
+            "help": "Fields of PEFT's config of the method, as adapter_config.json has them: a "
+            "JSON file, or a JSON object.",
         },
     )
     loraplus_lr_ratio: float = field(

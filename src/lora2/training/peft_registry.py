@@ -51,7 +51,7 @@ class PeftKind:
 
     @property
     def allocates(self) -> bool:
-        """Whether PEFT wants to be called after each step, and keeps a state that it never saves."""
+        """Whether PEFT is to be called after each step, and keeps a state that it never saves."""
         return hasattr(self.tuner, "update_and_allocate")
 
 
@@ -67,7 +67,8 @@ def _of_registry() -> dict[str, PeftKind]:
             peft_type.value.lower(), config_type.__name__.removesuffix("Config"), peft_type
         )
         for peft_type, config_type in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if "target_modules" in field_names(config_type) and not issubclass(config_type, TargetConfig)
+        if "target_modules" in field_names(config_type)
+        and not issubclass(config_type, TargetConfig)
     }
 
 
@@ -86,9 +87,7 @@ _VARIANTS = (
     ),
 )  # fmt: skip
 
-ALL_KINDS: Mapping[PeftType, PeftKind] = {
-    kind.peft_type: kind for kind in _of_registry().values()
-}
+ALL_KINDS: Mapping[PeftType, PeftKind] = {kind.peft_type: kind for kind in _of_registry().values()}
 """All of PEFT's methods that adapt modules, by PEFT's name."""
 
 KINDS: Mapping[str, PeftKind] = {

@@ -138,9 +138,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     trainer.remove_callback(PrinterCallback)
     # The head alone is trained at the learning rate of the run.
     if chosen.make_optimizer is not None:
-        trainer.make_optimizer = partial(
-            chosen.make_optimizer, model, arguments, settings.adapter
-        )
+        trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)
     if chosen.name != "head":
         trainer.head_learning_rate = settings.run.head_learning_rate
         trainer.head = trained_parameters_of(model, head)

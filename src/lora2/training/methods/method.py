@@ -72,4 +72,4 @@ class Method:
     check: Callable[[Options], None] = lambda options: None
     resolve: Callable[[Options], Options] = lambda options: options
     from_peft: bool = False
-    make_optimizer: Callable[[nn.Module, TrainingArguments, Options], Optimizer] | None = None
+    make_optimizer: Callable[[Any, TrainingArguments, Options], Optimizer] | None = None

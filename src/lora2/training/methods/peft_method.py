@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
-from lora2.training.adapters import count_parameters
 from lora2.training.methods.method import PLACE, Method, Options
 from lora2.training.methods.peft_options import (
     OPTION,
@@ -29,7 +28,7 @@ from lora2.training.methods.peft_options import (
     refused_by_peft,
     shared_options,
 )
-from lora2.training.methods.wrapping import wrap_with_head
+from lora2.training.methods.wrapping import HEADS, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.training.peft_registry import ANY, KINDS, PeftKind
 
@@ -63,7 +62,7 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
 
 
 def _without_weights(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
-    """Return the adapted model where there are no weights: of the same shapes, not to be trained."""
+    """Return an adapted copy of a model that may lack weights: of the same shapes, to be counted."""
     if issubclass(kind.config_type, LoraConfig):
         # Some starts decompose the weights; all have the same shapes.
         content = {**(options.get(OPTION) or {}), "init_lora_weights": True}
@@ -118,12 +117,14 @@ def _count(kind_of: _KindOf, model: PreTrainedModel, options: Options) -> int:
     kind = kind_of(options)
     content = {n: v for n, v in (options.get(OPTION) or {}).items() if n != "modules_to_save"}
     adapted = _without_weights(kind, BaseModel(model, ()), {**options, OPTION: content})
-    return count_parameters(adapted)["adapter"]
+    return sum(
+        parameter.numel()
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad and not set(name.split(".")) & set(HEADS)
+    )
 
 
-def _loraplus_optimizer(
-    model: nn.Module, arguments: TrainingArguments, options: Options
-) -> Optimizer:
+def _loraplus_optimizer(model: Any, arguments: TrainingArguments, options: Options) -> Optimizer:
     made, fields = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     optimizer: Optimizer = create_loraplus_optimizer(
         model=model,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import reduce
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from peft import LoraConfig
 from peft.config import PeftConfig
 from peft.tuners.lora import LoraModel
+from peft.utils import PeftType
 from torch import OutOfMemoryError
 from transformers import PreTrainedModel
 
@@ -19,7 +22,7 @@ from lora2.errors import UserError
 from lora2.support.field_types import fits, in_words, shortened
 from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE, Options
-from lora2.training.methods.wrapping import one_word
+from lora2.training.methods.wrapping import HEADS, one_word
 from lora2.training.peft_registry import ALL_KINDS, ANY, KINDS, PeftKind, field_names
 from lora2.tuners.base.loading import FIELDS_OF_PEFT, reason_of
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -29,6 +32,8 @@ OPTION = "peft_config"
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, "modules_to_save")
+# Methods of this registry with a callback of their own, and those of this package.
+_OWN = ("adalora", "lora2", "sora", "bottleneck")
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
 
 
@@ -56,15 +61,18 @@ def kind_of(options: Options) -> PeftKind:
         )
     named = content["peft_type"]
     kind = next((each for each in ALL_KINDS.values() if each.peft_type.value == named), None)
+    own = [name for name in _OWN if named == PeftType[name.upper()].value]
+    own += [kind.name] if kind is not None and kind.allocates else []
+    if own:
+        raise UserError(
+            f"{OPTION}: peft_type={named} has a method of its own here, with all that it needs in "
+            f"training; write --method {own[0]}."
+        )
     if kind is None:
         known = ", ".join(each.peft_type.value for each in ALL_KINDS.values())
         raise UserError(
             f"{OPTION}: peft_type={shortened(named)} is no method of PEFT that adapts modules; "
             f"write one of {known}."
-        )
-    if kind.allocates:
-        raise UserError(
-            f"{OPTION}: peft_type={named} is called after each step; write --method {kind.name}."
         )
     return kind
 
@@ -169,6 +177,9 @@ def _shared_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
     fields = {}
     for name in shared_options(kind):
         given, of_file = options.get(name), content.get(name)
+        if name == "modules_to_save" and of_file:
+            # PEFT notes the heads, which it trains anyway, of all models.
+            of_file = [module for module in of_file if module not in HEADS] or None
         if given is not None and of_file is not None and given != of_file:
             raise UserError(f"{name}: --{name} and {OPTION} both give it; leave one of them out.")
         fields[name] = of_file if given is None else given
@@ -187,7 +198,7 @@ def _unknown(name: str, known: frozenset[str], kind: PeftKind) -> str:
 
 
 def _types_of(config_type: type) -> dict[str, Any]:
-    """Return the types that fields may have in JSON; those that PEFT declares loosely are left out."""
+    """Return the types that fields may have in JSON, looser than PEFT declares them."""
     try:
         declared = get_type_hints(config_type)
     except (NameError, TypeError):
@@ -198,14 +209,18 @@ def _types_of(config_type: type) -> dict[str, Any]:
     return {**of_json, **{name: hint for name, hint in loose.items() if name in of_json}}
 
 
+def _any_of(hints: Iterable[Any]) -> Any:
+    return reduce(operator.or_, hints)
+
+
 def _of_json(hint: Any) -> Any:
     """Return the type that a value of this type has in a JSON file."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
-        return Union[tuple(_of_json(part) for part in parts)]
+        return _any_of(_of_json(part) for part in parts)
     if kind is Literal:
         # PEFT takes values that it does not declare, such as pissa_niter_4.
-        return Union[tuple(type(part) for part in parts)]
+        return _any_of(type(part) for part in parts)
     if kind in (list, tuple, set):
         return list
     if kind is dict:
@@ -213,5 +228,3 @@ def _of_json(hint: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return str
     return kind if kind in _OF_JSON else Any
-
-
