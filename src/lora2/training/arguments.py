@@ -37,22 +37,12 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.sora import SoraConfig
 
 # The names in `lora2.training.methods.registry`, for the command line's choices.
+_METHODS = ("head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2")
 if TYPE_CHECKING:
     # Which there are depends on the version of PEFT.
     MethodName = str
 else:
-    MethodName = Literal[  # fmt: skip
-        "head",
-        "bitfit",
-        "full",
-        "bottleneck",
-        "prompt",
-        "lora",
-        "adalora",
-        "sora",
-        "lora2",
-        (ANY, *KINDS),
-    ]
+    MethodName = Literal[(*_METHODS, ANY, *KINDS)]
 ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
@@ -73,8 +63,8 @@ TASKS: dict[ObjectiveName, NamedTasks] = {
 
 FILE = "file"
 RULES = ("range", "needs", FILE)
-"""In the metadata of a field, if it has them: its `Range`, its `Need`, and whether the name of a JSON
-file may stand for its mapping."""
+"""In the metadata of a field, if it has them: its `Range`, its `Need`, whether a JSON file may be
+named in place of its mapping."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"

@@ -60,6 +60,19 @@ def field_names(config_type: type) -> frozenset[str]:
     return frozenset(each.name for each in dataclasses.fields(config_type) if each.init)
 
 
+def has_own_method(peft_type: str) -> bool:
+    """Whether a method of PEFT's registry is trained here with more than its config."""
+    named = (each for each in PEFT_TYPE_TO_CONFIG_MAPPING if each.value == peft_type)
+    return any(
+        ALL_KINDS[each].allocates if each in ALL_KINDS else _is_of_this_package(each)
+        for each in named
+    )
+
+
+def _is_of_this_package(peft_type: PeftType) -> bool:
+    return issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[peft_type], TargetConfig)
+
+
 def _of_registry() -> dict[str, PeftKind]:
     """Return what adapts modules and is not of this package, by name."""
     return {
@@ -67,8 +80,7 @@ def _of_registry() -> dict[str, PeftKind]:
             peft_type.value.lower(), config_type.__name__.removesuffix("Config"), peft_type
         )
         for peft_type, config_type in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if "target_modules" in field_names(config_type)
-        and not issubclass(config_type, TargetConfig)
+        if "target_modules" in field_names(config_type) and not _is_of_this_package(peft_type)
     }
 
 

@@ -62,7 +62,7 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
 
 
 def _without_weights(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
-    """Return an adapted copy of a model that may lack weights: of the same shapes, to be counted."""
+    """Return an adapted copy of a model that may lack weights; it is there to be counted."""
     if issubclass(kind.config_type, LoraConfig):
         # Some starts decompose the weights; all have the same shapes.
         content = {**(options.get(OPTION) or {}), "init_lora_weights": True}

@@ -14,7 +14,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from peft import LoraConfig
 from peft.config import PeftConfig
 from peft.tuners.lora import LoraModel
-from peft.utils import PeftType
 from torch import OutOfMemoryError
 from transformers import PreTrainedModel
 
@@ -23,7 +22,14 @@ from lora2.support.field_types import fits, in_words, shortened
 from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
-from lora2.training.peft_registry import ALL_KINDS, ANY, KINDS, PeftKind, field_names
+from lora2.training.peft_registry import (
+    ALL_KINDS,
+    ANY,
+    KINDS,
+    PeftKind,
+    field_names,
+    has_own_method,
+)
 from lora2.tuners.base.loading import FIELDS_OF_PEFT, reason_of
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
@@ -32,8 +38,6 @@ OPTION = "peft_config"
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, "modules_to_save")
-# Methods of this registry with a callback of their own, and those of this package.
-_OWN = ("adalora", "lora2", "sora", "bottleneck")
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
 
 
@@ -60,13 +64,13 @@ def kind_of(options: Options) -> PeftKind:
             "one, or take --method with the method's name."
         )
     named = content["peft_type"]
+    if not isinstance(named, str):
+        raise UserError(f"{OPTION}: peft_type is {shortened(named)}, and must be a text.")
     kind = next((each for each in ALL_KINDS.values() if each.peft_type.value == named), None)
-    own = [name for name in _OWN if named == PeftType[name.upper()].value]
-    own += [kind.name] if kind is not None and kind.allocates else []
-    if own:
+    if has_own_method(named):
         raise UserError(
             f"{OPTION}: peft_type={named} has a method of its own here, with all that it needs in "
-            f"training; write --method {own[0]}."
+            f"training; write --method {named.lower()}."
         )
     if kind is None:
         known = ", ".join(each.peft_type.value for each in ALL_KINDS.values())
