@@ -18,7 +18,7 @@ from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.display import display
 from lora2.lab.experiments.feasibility import check_feasible
-from lora2.lab.experiments.presets.minilm import TASKS, TUNING_SEED, experiments
+from lora2.lab.experiments.presets import minilm
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
@@ -37,7 +37,7 @@ class TuneArguments:
     """What is tuned."""
 
     task: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(TASKS)}; all unless given."}
+        default=None, metadata={"help": f"One of {', '.join(minilm.TASKS)}; all unless given."}
     )
     preset: str = field(
         default="small", metadata={"help": f"Whose settings: {' or '.join(_TUNED)}."}
@@ -52,8 +52,8 @@ class TuneArguments:
         """
         if self.preset not in _TUNED:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(_TUNED)}.")
-        if self.task not in (None, *TASKS):
-            raise UserError(f"task: {self.task!r} is none of {', '.join(TASKS)}.")
+        if self.task not in (None, *minilm.TASKS):
+            raise UserError(f"task: {self.task!r} is none of {', '.join(minilm.TASKS)}.")
         if self.trials < 1:
             raise UserError(f"trials={self.trials} must be at least 1.")
 
@@ -65,7 +65,7 @@ def execute(arguments: Sequence[str]) -> int:
     require("optuna", extra="tune")
     chosen = chosen_experiments(method, tuning.task, tuning.preset)
     check_feasible(
-        [each.run(each.setting.search.first, TUNING_SEED) for each in chosen],
+        [each.run(each.setting.search.first, minilm.TUNING_SEED) for each in chosen],
         where.place,
     )
     console = new_console()
@@ -97,7 +97,7 @@ def chosen_experiments(method: str, task: str | None, preset: str = "small") -> 
             *(s.key for s in tuned),
         ]
         raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
-    return [each for each in experiments(settings) if task in (None, each.task)]
+    return [each for each in minilm.experiments(settings) if task in (None, each.task)]
 
 
 def _tune_all(
@@ -115,7 +115,7 @@ def _tune_all(
                 shown.entitle(description, f"{experiment.name} at learning rate {rate:g}")
                 return runner.run(description)
 
-            return tune(experiment, trials, TUNING_SEED, run)
+            return tune(experiment, trials, minilm.TUNING_SEED, run)
 
         with runner:
             for choice in runner.each(work, chosen):
