@@ -60,17 +60,22 @@ def export_converted(
     """
     path = Path(path)
     check_is_new(path)
+    method = str(model.peft_config[model.active_adapter].peft_type.value)
+    if not model.supports_lora_conversion(model.active_adapter):
+        raise UserError(
+            f"to: PEFT has no conversion of {method} to a LoRA; export to merged, or load the "
+            "adapter on its base model."
+        )
     _check_weights_are_those_of(base, model)
     model.eval()
     batch = sample_batch(model) if batch is None else batch
     expected = logits(model, batch)
-    method = str(model.peft_config[model.active_adapter].peft_type.value)
     try:
         # PEFT warns of variants of LoRA that they are one already, such as DoRA, which is not.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config, tensors = convert_to_lora(model, rank, adapter_name=model.active_adapter)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(
             f"to: PEFT does not convert {method} to a LoRA of rank {rank} ({reason_of(error)}); "
             "choose another rank, or export to merged."

@@ -53,7 +53,7 @@ def test_of_a_lower_rank_it_says_how_much_is_left_out(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "not_additive": (LilyConfig(r=4, target_modules=TARGETS), 2, "PEFT does not convert LILY"),
+    "not_additive": (LilyConfig(r=4, target_modules=TARGETS), 2, "PEFT has no conversion of LILY"),
     "rank_too_high": (VeraConfig(r=4, target_modules=TARGETS), 9, "rank 9 is larger than"),
     "weights_changed": (
         LoraConfig(r=2, target_modules=TARGETS, init_lora_weights="pissa"), 2,

@@ -8,8 +8,8 @@ from peft.tuners.adamss import AdamssModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, options, prepare
-from lora2.lab.benchmarks.dense import DenseLora2Linear
 from lora2 import UserError
+from lora2.lab.benchmarks.dense import DenseLora2Linear
 from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, adapted_modules
 from lora2.lab.benchmarks.timing import training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS

@@ -12,8 +12,11 @@ from lora2.lab.benchmarks.steps import summarize
 def test_a_ratio_that_the_rounds_do_not_decide_is_marked(seconds, undecided):
     measured = {"lora": [1.0, 1.0, 1.0], "lora2": list(seconds)}
     result = {
-        **{"label": "tiny", "batch_size": 2, "length": 4},
-        **{"seconds": measured, "summary": summarize(measured)},
+        "label": "tiny",
+        "batch_size": 2,
+        "length": 4,
+        "seconds": measured,
+        "summary": summarize(measured),
     }
     record = make_record("steps", options(), [result], {})
     (table,) = steps_tables(record)
