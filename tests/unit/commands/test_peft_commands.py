@@ -84,7 +84,7 @@ def test_inspect_shows_the_run(method, run_of, tmp_path, capsys):
     assert method != "peft" or "PEFT OFT" in shown
 
 
-@pytest.mark.parametrize("method", [name for name in CONFIGS if name != "lily"])
+@pytest.mark.parametrize("method", [name for name in CONFIGS if name not in ("lily", "ln_tuning")])
 def test_merged_model_stands_alone(method, run_of, tmp_path):
     output = tmp_path / "merged"
     assert lora2("export", run_of(method), "--to=merged", "--output", output) == 0
@@ -104,6 +104,14 @@ def test_what_peft_does_not_merge_is_said_in_its_words(run_of, tmp_path, capsys)
     card = (run_of("lily") / "adapter" / "README.md").read_text()
     assert "cannot be merged" in card
     assert "--to merged" not in card
+
+
+def test_what_peft_merges_wrongly_is_not_kept(run_of, tmp_path, capsys):
+    """Of LN tuning, PEFT leaves the head in its wrapper, and a checkpoint would lack it."""
+    output = tmp_path / "merged"
+    said = refused(capsys, "export", run_of("ln_tuning"), "--to=merged", "--output", output)
+    assert "What was written computes something else" in said
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("method", ["dora", "vera"])
