@@ -267,6 +267,7 @@ def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
     [
         (["tune", "lora3"], "'lora3' is none of lora2, lora, lora2-k2, lora-r2, all"),
         (["tune", "all", "--task=cola"], "task: 'cola' is none of agreement"),
+        (["tune", "all", "--preset=paper"], "preset: 'paper' is none of small, leaderboard"),
         (["tune", "all", "--trials=0"], "trials=0 must be at least 1"),
         (["tune"], "required: METHOD"),
         (["tune", "all", "--jobs=0"], "jobs=0 must be a whole number of at least 1"),
