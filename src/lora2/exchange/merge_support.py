@@ -6,7 +6,7 @@ import copy
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.loading import reason_of
@@ -22,6 +22,8 @@ def reason_against_merging(model: PeftModel) -> str | None:
     config = model.peft_config[model.active_adapter]
     if isinstance(config, LoraConfig | TargetConfig) or torch.distributed.is_initialized():
         return None
+    if not isinstance(model.base_model, BaseTuner):
+        return f"PEFT has no merge for {config.peft_type.value}"
     layer = next((each for each in model.modules() if isinstance(each, BaseTunerLayer)), None)
     if layer is None or layer.merged or any(tensor.is_meta for tensor in layer.parameters()):
         return None

@@ -189,6 +189,7 @@ def test_what_peft_refuses_is_said_in_its_words(name: str, reason: str) -> None:
     with pytest.raises(UserError) as raised:
         built(METHODS[name], options_of(name))
     assert reason in str(raised.value)
+    assert "--peft_config" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

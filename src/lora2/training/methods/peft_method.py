@@ -28,7 +28,7 @@ from lora2.training.methods.peft_options import (
     refused_by_peft,
     shared_options,
 )
-from lora2.training.methods.wrapping import HEADS, wrap_with_head
+from lora2.training.methods.wrapping import HEADS, ConfigRefusedError, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.training.peft_registry import ANY, KINDS, PeftKind
 
@@ -58,7 +58,10 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
         f"method: PEFT cannot put {kind.label} on this model ({model_type})",
         f"change --{OPTION} or --target_modules, or choose another method",
     ):
-        return wrap_with_head(base, adapter, effective_options(kind, options))
+        try:
+            return wrap_with_head(base, adapter, effective_options(kind, options))
+        except ConfigRefusedError as error:
+            raise error.__cause__ or error from None
 
 
 def _without_weights(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
