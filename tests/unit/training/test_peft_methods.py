@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.miss.layer import MissLinear
 from torch import Tensor, nn
@@ -218,6 +218,8 @@ BAD: Mapping[str, tuple[str, Any, dict[str, Any], str]] = {
     "text_for_a_list": ("vera", {"modules_to_save": "pooler"}, {}, "must be a list, or null"),
     "against_the_variant": ("dora", {"use_dora": False}, {}, "leave use_dora out"),
     "start_of_another": ("pissa", {"init_lora_weights": "olora"}, {}, "is init_lora_weights=pissa"),
+    "start_of_data": ("dora", {"init_lora_weights": "eva"}, {}, "is computed from data before"),
+    "random_start": ("dora", {"init_lora_weights": "pissa_niter_4"}, {}, "does not save"),
     "refused_by_peft": ("oft", {"r": 3, "oft_block_size": 4}, {}, "OFTConfig of PEFT refuses it"),
     "given_twice": (
         "miss", {"target_modules": ["key"]}, {"target_modules": ["query"]}, "both give it",
@@ -244,7 +246,7 @@ def test_a_wrong_config_is_one_sentence_before_anything_is_loaded(
     [
         ("pissa", {"lora_alpha": 16.0}),
         ("dora", {"use_dora": True, "rank_pattern": {"query": 2}}),
-        ("peft", {"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}),
+        ("peft", {"peft_type": "LORA", "init_lora_weights": "orthogonal"}),
         ("supertuning", {"r": None}),
         ("miss", {"target_modules": ["query"], "layers_to_transform": 1}),
     ],
@@ -260,6 +262,20 @@ def test_a_saved_config_makes_the_same_adapter(trained: Callable[[str], Trained]
     again: Any = built(METHODS["peft"], options)
     expected = {n for n, p in trained("dora").model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == expected
+
+
+def test_peft_loads_another_adapter_where_its_start_is_random(tmp_path: Path) -> None:
+    """Why such a start is refused: PEFT draws it again, and the weights below are others."""
+    wide = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 32}
+    config = LoraConfig(
+        r=2, init_lora_weights="pissa_niter_1", target_modules=["query"], task_type="SEQ_CLS"
+    )
+    model: Any = get_peft_model(tiny_bert(**wide), config)
+    model.save_pretrained(str(tmp_path))
+    pretrained = tiny_bert(**wide)
+    torch.manual_seed(77)
+    loaded = load_adapter(pretrained, tmp_path)
+    assert not torch.allclose(logits(loaded), logits(model), atol=1e-4)
 
 
 # Where an adapter goes that is not told

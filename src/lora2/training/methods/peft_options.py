@@ -38,6 +38,8 @@ OPTION = "peft_config"
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, "modules_to_save")
+_STARTS_OF_DATA = ("corda", "eva", "lora_ga")
+_RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
 
 
@@ -171,8 +173,28 @@ def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
                 f"{OPTION}: {name} is {shortened(value)}, and must be "
                 f"{in_words(types_of[name])}; correct it, or leave it out."
             )
+    _check_start(content.get("init_lora_weights"))
     own = {name: content[name] for name in content if name not in (*_BOOKKEEPING, *_SHARED)}
     return {**kind.fields, **own}
+
+
+def _check_start(start: Any) -> None:
+    """Check that a start of LoRA is one that PEFT makes by itself, and again when it loads.
+
+    Raises:
+        UserError: it is not; PEFT would train and save without a word.
+    """
+    if start in _STARTS_OF_DATA:
+        raise UserError(
+            f"{OPTION}: init_lora_weights={start!r} is computed from data before the training, by "
+            "a call of PEFT that is not made here; leave it out, or write 'pissa' or 'olora'."
+        )
+    if isinstance(start, str) and start.startswith(_RANDOM_START):
+        raise UserError(
+            f"{OPTION}: init_lora_weights={start!r} changes the weights by random numbers, which "
+            "PEFT does not save, so that the saved adapter would compute something else; write "
+            "'pissa'."
+        )
 
 
 def _shared_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
@@ -223,7 +245,7 @@ def _of_json(hint: Any) -> Any:
     if kind in (Union, types.UnionType):
         return _any_of(_of_json(part) for part in parts)
     if kind is Literal:
-        # PEFT takes values that it does not declare, such as pissa_niter_4.
+        # PEFT declares patterns among them, such as pissa_niter_[number of iters].
         return _any_of(type(part) for part in parts)
     if kind in (list, tuple, set):
         return list
