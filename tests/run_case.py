@@ -7,7 +7,7 @@ import pytest
 
 from command_line import SMALL
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets import minilm, small
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.setting import Setting
@@ -39,13 +39,17 @@ def shrink_small_preset(
 ) -> None:
     """Make the preset `small` one table of these settings, on some sentences, one seed each."""
     options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
-    patch.setattr(small, "MODEL", str(model))
-    patch.setattr(small, "TASKS", {"agreement": options})
+    patch.setattr(minilm, "MODEL", str(model))
+    patch.setattr(minilm, "TASKS", {"agreement": options})
     patch.setattr(small, "SETTINGS", settings)
-    patch.setattr(small, "TUNED_SETTINGS", settings)
-    patch.setattr(small, "TABLES", {"table1": small.SmallTable("tiny", settings)})
-    patch.setattr(small, "COLUMNS", small.COLUMNS[:1])
+    patch.setattr(small, "TABLES", {"table1": minilm.SettingsTable("tiny", settings)})
+    patch.setattr(minilm, "COLUMNS", minilm.COLUMNS[:1])
     preset = dataclasses.replace(
-        small.PRESET, model=str(model), seeds=1, tables=("table1",), timed=lambda model: []
+        small.PRESET,
+        model=str(model),
+        seeds=1,
+        tables=("table1",),
+        timed=lambda model: [],
+        tuned=settings,
     )
     patch.setitem(PRESETS, "small", preset)

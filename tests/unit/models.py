@@ -188,6 +188,15 @@ def tiny_bert(**fields: Any) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**(defaults | fields))).eval()
 
 
+def bert_of_minilms_sizes() -> BertForSequenceClassification:
+    """MiniLM-L6 without weights: on the meta device."""
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    with torch.device("meta"):
+        return BertForSequenceClassification(config)
+
+
 def tiny_roberta() -> RobertaForSequenceClassification:
     """A random RoBERTa classifier, whose head is made of several layers."""
     torch.manual_seed(0)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lora2.commands.evaluate import add_run_options
 from lora2.commands.export_forms import EXPORT_FORMS
 from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
+from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
+from lora2.training.idle_options import refuse_idle
+from lora2.training.loaded_run import SavedRun
+from lora2.training.methods.registry import METHODS
 from lora2.training.models import quiet_loading
 from lora2.training.objectives.registry import objective_of
 from lora2.training.run_cut import cut_run
-from lora2.training.saved_run import load_saved_run
+from lora2.training.saved_run import load_saved_run, reload_base
 from lora2.tuners.lora2.truncation import Truncation
 
 
@@ -25,6 +30,8 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
     run = load_saved_run(options.run, options.model)
+    if options.to == "lora" and METHODS[run.settings.run.method].from_peft:
+        return _convert(run, options)
     said: list[str] = []
     if options.rank is not None or options.size is not None:
         run, done = cut_run(run, rank=options.rank, size=options.size)
@@ -37,6 +44,31 @@ def execute(arguments: Sequence[str]) -> int:
     print(f"Read back, its logits differ from the adapter's by {difference:.1e} of the largest")
     for fact in (*said, *facts):
         print(fact)
+    return 0
+
+
+def _convert(run: SavedRun, options: Any) -> int:
+    """Write an adapter of PEFT's other methods as a LoRA of the rank that was asked for."""
+    label = METHODS[run.settings.run.method].label
+    refuse_idle({"compact": options.compact}, ("compact",), f"with {label}, which PEFT converts")
+    refuse_idle({"size": options.size}, ("size",), f"with {label}; --rank says how large a LoRA is")
+    rank = options.rank
+    if rank is None or rank < 1 or rank != int(rank):
+        given = "" if rank is None else f"={rank:g}"
+        raise UserError(
+            f"rank{given}: PEFT converts {label} to a LoRA of a rank that you choose; write a "
+            "whole number, such as --rank 8, or export to merged, which is exact."
+        )
+    with quiet_loading():
+        batch = objective_of(run.settings).sample_batch(run)
+        base: Any = reload_base(run, options.model).to(run.model.device)
+        done = export_converted(
+            run.model, base, options.output, int(rank), batch=batch, tokenizer=run.tokenizer
+        )
+    print(f"LoRA of rank {int(rank)}, the nearest to what {label} changes, written to {done.path}")
+    print(
+        f"Read back, its logits differ from the adapter's by {done.difference:.1e} of the largest"
+    )
     return 0
 
 
@@ -55,7 +87,8 @@ def _parser() -> OptionParser:
         prog="lora2 export",
         description="Write a run's adapter in a form that other programs read. The change of each "
         "weight is exactly a LoRA of rank k, so nothing is approximated, and what was written is "
-        "read back and compared before it appears.",
+        "read back and compared before it appears. Of PEFT's other methods, a LoRA is the nearest "
+        "one of the rank that --rank gives.",
     )
     add_run_options(parser)
     parser.add_argument(
@@ -76,7 +109,8 @@ def _parser() -> OptionParser:
         "--rank",
         type=float,
         help="cut the adapter first, by one threshold on all its singular values: how many each "
-        "matrix keeps, on average; also of LoRA and AdaLoRA runs",
+        "matrix keeps, on average; also of LoRA and AdaLoRA runs; of PEFT's other methods the rank "
+        "of the LoRA",
     )
     cut.add_argument(
         "--size",

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.parser import OptionParser, read_mapping_or_file
 from lora2.errors import UserError
 from lora2.reports.tables import in_words
 from lora2.support.ranges import check_number
@@ -49,7 +49,7 @@ def execute(arguments: Sequence[str]) -> int:
         targets = None if pattern is None else [pattern]
     given = {name: getattr(options, name) for name in _SIZES}
     sizes = {name: value for name, value in given.items() if value is not None}
-    sizes["target_modules"] = targets
+    sizes |= {"target_modules": targets, "peft_config": options.peft_config}
     print(f"{count(config, options.method, sizes):,}")
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
@@ -59,8 +59,8 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _check(method: str, typed: Mapping[str, Any]) -> None:
     """Check sizes, and that each option has an effect."""
-    for name in _SIZES:
-        if typed.get(name) is not None:
+    for name in (*_SIZES, "peft_config"):
+        if name in RANGES and typed.get(name) is not None:
             check_number(name, typed[name], RANGES[name])
         if name not in METHODS[method].options:
             refuse_idle(typed, [name], f"with --method {method}")
@@ -97,6 +97,7 @@ def _placed(
     # The method's defaults of the schedule are left out: sizes do not depend on it.
     defaults = {"init_r": chosen.defaults["init_r"]} if "init_r" in chosen.defaults else {}
     settings = RunSettings.from_options({**defaults, **options})
+    chosen.check(settings.adapter)
     model = _without_weights(config)
     check_named_modules(model, chosen, settings.adapter)
     return model, settings.adapter
@@ -162,5 +163,11 @@ def _parser() -> OptionParser:
     )
     parser.add_argument(
         "--virtual_tokens", "--virtual-tokens", type=int, help="of prompt (default: 20)"
+    )
+    parser.add_argument(
+        "--peft_config",
+        "--peft-config",
+        type=read_mapping_or_file,
+        help="of peft and PEFT's other methods: a JSON file, or a JSON object",
     )
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import difflib
 import json
 import sys
@@ -17,7 +18,7 @@ from transformers import HfArgumentParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import OPTION_GROUPS, RULES
+from lora2.training.arguments import FILE, OPTION_GROUPS, RULES
 from lora2.training.recipes import GENERAL
 
 _NOT_GIVEN = object()
@@ -79,8 +80,16 @@ class TrainParser(OptionParser, HfArgumentParser):
             group._argument_group_name = title  # type: ignore[attr-defined]
             self._hints |= get_type_hints(group)
             self._add_dataclass_arguments(group)
+        of_files = {
+            each.name
+            for group in OPTION_GROUPS.values()
+            for each in dataclasses.fields(group)
+            if FILE in each.metadata
+        }
         for action in self._actions:
-            if action.dest in self._hints:
+            if action.dest in of_files:
+                action.type = read_mapping_or_file
+            elif action.dest in self._hints:
                 reader = _reader(self._hints[action.dest], action.type)
                 # `--fsdp` without a value is True, which a run's file has as true.
                 is_switch = action.const is True and reader is str
@@ -193,7 +202,7 @@ def _reader(hint: Any, present: Any) -> Any:
     mappings = [choice for choice in choices if choice is dict or get_origin(choice) is dict]
     if mappings:
         # Where transformers takes a text too, it is the path of a JSON file.
-        return _read_mapping_or_file if str in choices else _read_mapping
+        return read_mapping_or_file if str in choices else _read_mapping
     if type(None) in choices and str not in choices and present in (int, float):
         return _or_none(present)
     return present
@@ -208,17 +217,18 @@ def _read_mapping(text: str) -> Any:
     raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
 
 
-def _read_mapping_or_file(text: str) -> Any:
-    """Return a JSON object, or what a JSON file holds: a run keeps it, whatever becomes of it."""
-    if text.startswith("{"):
-        return _read_mapping(text)
+def read_mapping_or_file(text: str) -> Any:
+    """Return the object that a text is, or that is in the JSON file which it names.
+
+    Raises:
+        ArgumentTypeError: there is none.
+    """
+    if text.lstrip().startswith("{"):
+        return _read_mapping(text.lstrip())
     try:
-        content = read_json(Path(text), "write a JSON object into it")
+        return read_json(Path(text), "give a file of JSON, or an object such as {}")
     except UserError as error:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is neither a JSON object such as {{"stage": 2}} nor a JSON file: {error}'
-        ) from error
-    return content
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 def _read_switch_or_text(text: str) -> str | bool | None:

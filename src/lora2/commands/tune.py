@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,8 @@ from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.display import display
 from lora2.lab.experiments.feasibility import check_feasible
-from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets import minilm
+from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.setting import Experiment
@@ -27,6 +29,7 @@ from lora2.support.extras import require
 from lora2.training.idle_options import refuse_idle
 
 _ALL = "all"
+_TUNED = [preset.name for preset in PRESETS.values() if preset.tuned]
 
 
 @dataclass
@@ -34,18 +37,23 @@ class TuneArguments:
     """What is tuned."""
 
     task: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(small.TASKS)}; all unless given."}
+        default=None, metadata={"help": f"One of {', '.join(minilm.TASKS)}; all unless given."}
+    )
+    preset: str = field(
+        default="small", metadata={"help": f"Whose settings: {' or '.join(_TUNED)}."}
     )
     trials: int = field(default=3, metadata={"help": "Runs for each setting and task."})
 
     def check(self) -> None:
-        """Check the task and the number of trials.
+        """Check the preset, the task and the number of trials.
 
         Raises:
             UserError: one of them is invalid.
         """
-        if self.task not in (None, *small.TASKS):
-            raise UserError(f"task: {self.task!r} is none of {', '.join(small.TASKS)}.")
+        if self.preset not in _TUNED:
+            raise UserError(f"preset: {self.preset!r} is none of {', '.join(_TUNED)}.")
+        if self.task not in (None, *minilm.TASKS):
+            raise UserError(f"task: {self.task!r} is none of {', '.join(minilm.TASKS)}.")
         if self.trials < 1:
             raise UserError(f"trials={self.trials} must be at least 1.")
 
@@ -55,14 +63,14 @@ def execute(arguments: Sequence[str]) -> int:
     parser = _TuneParser()
     method, tuning, where = parser.read(arguments)
     require("optuna", extra="tune")
-    experiments = chosen_experiments(method, tuning.task)
+    chosen = chosen_experiments(method, tuning.task, tuning.preset)
     check_feasible(
-        [each.run(each.setting.search.first, small.TUNING_SEED) for each in experiments],
+        [each.run(each.setting.search.first, minilm.TUNING_SEED) for each in chosen],
         where.place,
     )
     console = new_console()
-    folder = where.records_of("small")
-    choices = _tune_all(experiments, tuning.trials, where, console)
+    folder = where.records_of(tuning.preset)
+    choices = _tune_all(chosen, tuning.trials, where, folder, console)
     print_table(console, choices_table(choices))
     unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
     if len(unsettled) < len(choices):
@@ -75,30 +83,30 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
-def chosen_experiments(method: str, task: str | None) -> list[Experiment]:
+def chosen_experiments(method: str, task: str | None, preset: str = "small") -> list[Experiment]:
     """Return the experiments of a method, or of one of its settings, on a task or on all.
 
     Raises:
         UserError: no method or setting of that name is in the preset.
     """
-    settings = [s for s in small.TUNED_SETTINGS if method in (_ALL, s.method, s.key)]
+    tuned = PRESETS[preset].tuned
+    settings = [s for s in tuned if method in (_ALL, s.method, s.key)]
     if not settings:
         known = [
-            *dict.fromkeys(s.method for s in small.TUNED_SETTINGS),
-            *(s.key for s in small.TUNED_SETTINGS),
+            *dict.fromkeys(s.method for s in tuned),
+            *(s.key for s in tuned),
         ]
         raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
-    return [each for each in small.experiments(settings) if task in (None, each.task)]
+    return [each for each in minilm.experiments(settings) if task in (None, each.task)]
 
 
 def _tune_all(
-    experiments: list[Experiment], trials: int, where: PlaceArguments, console: Console
+    chosen: list[Experiment], trials: int, where: PlaceArguments, folder: Path, console: Console
 ) -> list[Choice]:
     # Apart from the reported records, so that nobody takes one for the other.
-    folder = where.records_of("small")
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
-    with display(console, "trials", trials * len(experiments)) as shown:
+    with display(console, "trials", trials * len(chosen)) as shown:
         runner = where.runner(records, shown.step, shown.finish)
 
         def work(experiment: Experiment) -> Choice:
@@ -107,10 +115,10 @@ def _tune_all(
                 shown.entitle(description, f"{experiment.name} at learning rate {rate:g}")
                 return runner.run(description)
 
-            return tune(experiment, trials, small.TUNING_SEED, run)
+            return tune(experiment, trials, minilm.TUNING_SEED, run)
 
         with runner:
-            for choice in runner.each(work, experiments):
+            for choice in runner.each(work, chosen):
                 done.append(choice)
                 if choice.learning_rate is not None:
                     add_choice(folder, choice)
@@ -140,7 +148,7 @@ class _TuneParser(OptionParser, HfArgumentParser):
             usage="lora2 tune METHOD [options]",
             dataclass_types=[TuneArguments, PlaceArguments],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            description="Search the learning rate of a method in the preset `small`, on a seed "
+            description="Search the learning rate of a method in a preset on MiniLM, on a seed "
             "that no table reports. A trial that has a record is not run again.",
         )
         self.add_argument(

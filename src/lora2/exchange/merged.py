@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.support.files import check_is_new, new_folder
+from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
+from lora2.tuners.base.loading import reason_of
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -74,11 +77,12 @@ def export_merged(
         with naming_merged_layer(model):
             model.merge_adapter(safe_merge=True)
         check_same(expected, logits(model, batch), tolerance)
-    except Exception:
+    except Exception as error:
         # While there are adapters to go back to; a failed merge has come to some layers only.
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer) and layer.merged:
                 layer.unmerge()
+        _blame_peft(model, error)
         raise
     with warnings.catch_warnings():
         # PEFT warns that all is merged already.
@@ -97,6 +101,21 @@ def export_merged(
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
         difference = check_same(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)
+
+
+def _blame_peft(model: PeftModel, error: Exception) -> None:
+    """Raise in one sentence what a method of PEFT raises where it cannot merge a layer.
+
+    Raises:
+        UserError: the method is PEFT's, and the error none that says already what is wrong.
+    """
+    config = model.peft_config[model.active_adapter]
+    told = isinstance(error, UserError | NumericalError | OutOfMemoryError)
+    if not told and not isinstance(config, TargetConfig):
+        raise UserError(
+            f"model: PEFT cannot merge {config.peft_type.value} into this model "
+            f"({reason_of(error)}); load the adapter on its base model."
+        ) from error
 
 
 def _tokenizer_of(model: PreTrainedModel) -> Any:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lora2.training.adapters import final_size
 from lora2.training.methods.registry import METHODS
+from lora2.training.peft_registry import ANY
 from lora2.training.prepare import PreparedRun
 
 
@@ -24,7 +25,7 @@ def plan_table(prepared: PreparedRun) -> Table:
         sizes += f", {len(rows):,} {name}"
     table.add_row("task", f"{task.name} ({sizes})")
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
-    table.add_row("method", METHODS[settings.run.method].label)
+    table.add_row("method", _label(settings.run.method, settings.adapter["peft_config"]))
     adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
     final = final_size(prepared.trainer.model)
     if final is not None:
@@ -70,11 +71,17 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             "head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}"
         )
     table.add_row(
-        METHODS[summary["method"]].label,
+        _label(summary["method"], summary.get("peft_config")),
         *_best_and_last(summary, metric),
         f"{sum(summary['final_parameters'].values()):,}",
     )
     return table
+
+
+def _label(method: str, peft_config: Mapping[str, Any] | None) -> str:
+    """Return a method's name; where its config says which of PEFT's it is, that too."""
+    label = METHODS[method].label
+    return f"{label} {peft_config['peft_type']}" if method == ANY and peft_config else label
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:

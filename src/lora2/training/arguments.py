@@ -13,23 +13,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
 from lora2.data import GLUE_TASKS, TASK_NAMES, TEXT_TASK_NAMES, Kind
 from lora2.support.needs import Need
-from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE
+from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE, Range
+from lora2.training.peft_registry import ANY, KINDS
 from lora2.training.text_arguments import TextArguments
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.sora import SoraConfig
 
 # The names in `lora2.training.methods.registry`, for the command line's choices.
-MethodName = Literal[
-    "head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2"
-]
+_METHODS = ("head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2")
+if TYPE_CHECKING:
+    # Which there are depends on the version of PEFT.
+    MethodName = str
+else:
+    MethodName = Literal[(*_METHODS, ANY, *KINDS)]
 ObjectiveName = Literal["classification", "sft"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
@@ -48,8 +61,10 @@ TASKS: dict[ObjectiveName, NamedTasks] = {
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""
 
-RULES = ("range", "needs")
-"""In the metadata of a field, its `Range` and its `Need`, if it has them."""
+FILE = "file"
+RULES = ("range", "needs", FILE)
+"""In the metadata of a field, if it has them: its `Range`, its `Need`, whether a JSON file may be
+named in place of its mapping."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
@@ -212,7 +227,9 @@ class RunArguments:
         metadata={
             "help": "lora2, or one to compare it with: PEFT's lora, adalora and prompt; sora; "
             "bottleneck (Houlsby); bitfit; full (no adapter); head (a frozen encoder with a "
-            "trained head). Of lora and sora, k is the rank; adalora goes from init_r to target_r."
+            "trained head). Of lora and sora, k is the rank; adalora goes from init_r to target_r. "
+            "peft is the method of PEFT that --peft_config names; the others are its methods too, "
+            "with PEFT's defaults or the fields of --peft_config."
         },
     )
     baseline: Baseline = field(
@@ -280,6 +297,27 @@ class PromptArguments:
         metadata={
             "range": SIZE,
             "help": "Trained vectors in front of the text, of --method prompt.",
+        },
+    )
+
+
+@dataclass
+class PeftArguments:
+    """What PEFT's methods have that are made by its registry."""
+
+    peft_config: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            FILE: True,
+            "help": "Fields of PEFT's config of the method, as adapter_config.json has them: a "
+            "JSON file, or a JSON object.",
+        },
+    )
+    loraplus_lr_ratio: float = field(
+        default=16.0,
+        metadata={
+            "range": Range(1),
+            "help": "Learning rate of B, in those of A, of --method loraplus.",
         },
     )
 
@@ -403,6 +441,7 @@ OPTION_GROUPS: dict[str, type] = {
     "adapter of --method sora": SoraArguments,
     "adapter of --method bottleneck": BottleneckArguments,
     "adapter of --method prompt": PromptArguments,
+    "adapter of --method peft and PEFT's other methods": PeftArguments,
     "data": DataArguments,
     "text, of --objective sft": TextArguments,
     "model": ModelArguments,
@@ -417,6 +456,7 @@ METHOD_GROUPS = (
     SoraArguments,
     BottleneckArguments,
     PromptArguments,
+    PeftArguments,
 )
 """The options of methods. What several methods have is declared by the first of the groups."""
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from lora2.data import tokenize_dataset
 from lora2.errors import UserError
+from lora2.exchange.merge_support import reason_against_merging
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.quiet import printing_on_standard_error
@@ -55,10 +56,14 @@ class SavedRun:
                 f"run: {self.folder.adapter} is a transformers checkpoint already; there is "
                 "nothing to merge."
             )
-        if not method.merges:
+        reason = None
+        if method.merges and isinstance(self.model, PeftModel):
+            reason = reason_against_merging(self.model)
+        if not method.merges or reason is not None:
+            of_peft = "" if reason is None else f" ({reason})"
             raise UserError(
-                f"run: {method.label} cannot be merged into the weights; load the adapter in "
-                f"{self.folder.adapter} on its base model."
+                f"run: {method.label} cannot be merged into the weights{of_peft}; load the adapter "
+                f"in {self.folder.adapter} on its base model."
             )
 
     @printing_on_standard_error()

@@ -8,6 +8,7 @@ from typing import Any
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
+from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
@@ -16,6 +17,7 @@ from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, place
 from lora2.tuners.base.config import TargetConfig
 
 _ALL_LINEAR = "all-linear"
+_Kinds = tuple[type[nn.Module], ...]
 
 
 def check_named_modules(model: PreTrainedModel, method: Method, options: Options) -> None:
@@ -27,22 +29,31 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
     # An adapter to continue from brings its modules.
     if options.get("start_from") is not None:
         return
+    options = method.resolve(options)
     if "modules_to_save" in method.options:
         names = [name for name, _ in model.named_modules()]
         for name in options.get("modules_to_save") or ():
             if not name or not any(each.endswith(name) for each in names):
                 raise _chooses_nothing("modules_to_save", name, model)
-    if "target_modules" in method.options:
+    if "target_modules" in method.options and _chooses_here(method, options):
+        kinds = (nn.Module,) if method.from_peft else ALL_KINDS
         fields = place(model, options)
         # Raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
-        _check_place(model, options, fields)
+        _check_place(model, options, fields, kinds)
     for pattern in ("k_pattern", "rank_pattern", "alpha_pattern"):
         if pattern in method.options:
             _check_pattern(model, options, pattern)
 
 
-def _check_place(model: PreTrainedModel, options: Options, fields: dict[str, Any]) -> None:
+def _chooses_here(method: Method, options: Options) -> bool:
+    """Whether modules are chosen by names that are given, or by defaults that are known here."""
+    return not method.from_peft or bool(options.get("target_modules"))
+
+
+def _check_place(
+    model: PreTrainedModel, options: Options, fields: dict[str, Any], kinds: _Kinds
+) -> None:
     # Without defaults, PEFT's own sentence says that names are needed.
     if fields["target_modules"] is None:
         return
@@ -55,12 +66,13 @@ def _check_place(model: PreTrainedModel, options: Options, fields: dict[str, Any
     for name in ("target_modules", "layers_to_transform"):
         for value in _each(options.get(name)):
             alone = fields[name] if isinstance(fields[name], str) else [value]
-            if not _adapted(model, options, everything | {name: alone}):
+            if not _adapted(model, options, everything | {name: alone}, kinds):
                 raise _chooses_nothing(name, value, model)
     for value in _each(options.get("exclude_modules")):
         alone = value if isinstance(fields["exclude_modules"], str) else [value]
         one_out = everything | {"exclude_modules": alone}
-        if _adapted(model, options, one_out) == _adapted(model, options, everything):
+        without = _adapted(model, options, one_out, kinds)
+        if without == _adapted(model, options, everything, kinds):
             raise UserError(
                 f"exclude_modules={value} excludes no module of this model "
                 f"({model.config.model_type}) that would be adapted; correct it, or leave it out."
@@ -75,8 +87,10 @@ def _check_pattern(model: PreTrainedModel, options: Options, name: str) -> None:
             raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
 
 
-def _adapted(model: PreTrainedModel, options: Options, fields: dict[str, Any]) -> set[str]:
-    """Return the names of the modules that a config of these fields adapts."""
+def _adapted(
+    model: PreTrainedModel, options: Options, fields: dict[str, Any], kinds: _Kinds = ALL_KINDS
+) -> set[str]:
+    """Return the names of the modules of these kinds that a config of these fields adapts."""
     whole = [*HEADS, *(options.get("modules_to_save") or ())]
     everywhere = fields["target_modules"] == _ALL_LINEAR
     targets = ".*" if everywhere else fields["target_modules"]
@@ -84,7 +98,7 @@ def _adapted(model: PreTrainedModel, options: Options, fields: dict[str, Any]) -
     return {
         name
         for name, module in model.named_modules()
-        if isinstance(module, LINEAR if everywhere else ALL_KINDS)
+        if isinstance(module, LINEAR if everywhere else kinds)
         and check_target_module_exists(config, name)
     }
 

@@ -26,6 +26,7 @@ from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
+from lora2.training.peft_registry import ANY
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS
 
 Settings = RunSettings
@@ -234,8 +235,7 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
 def reason_against(settings: Settings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
-        methods = [method.name for method in METHODS.values() if name in method.options]
-        return f"with --method {settings.run.method}, only with {', '.join(methods)}"
+        return f"with --method {settings.run.method}, only with {_readers_of(name)}"
     objective = objective_of(settings)
     readers = [each for each in OBJECTIVES.values() if name in each.options]
     if readers and objective not in readers:
@@ -245,6 +245,15 @@ def reason_against(settings: Settings, name: str) -> str | None:
         return f"without --objective {' or '.join(each.name for each in readers)}"
     unmet = (each for each in _needs_of(name) if not each.holds(settings))
     return next((each.otherwise for each in unmet), None)
+
+
+def _readers_of(name: str) -> str:
+    """Return the methods that read an option; those of PEFT's registry, which are many, as one."""
+    readers = [method for method in METHODS.values() if name in method.options]
+    names = [method.name for method in readers if not method.from_peft or method.name == ANY]
+    if ANY in names:
+        names.append("PEFT's other methods")
+    return ", ".join(names or [method.name for method in readers])
 
 
 def _needs_of(name: str) -> Iterator[Need | Effect]:

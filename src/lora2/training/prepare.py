@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     objective = objective_of(settings)
     folder = RunFolder(settings.folder)
     check_values(settings)
+    chosen.check(settings.adapter)
     objective.check(settings)
     if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
         raise UserError(
@@ -135,6 +137,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
     # The head alone is trained at the learning rate of the run.
+    if chosen.make_optimizer is not None:
+        trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)
     if chosen.name != "head":
         trainer.head_learning_rate = settings.run.head_learning_rate
         trainer.head = trained_parameters_of(model, head)

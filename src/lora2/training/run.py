@@ -214,6 +214,7 @@ def _summary(
         "task": prepared.task.name,
         "model": prepared.settings.model.model,
         "method": prepared.settings.run.method,
+        **_peft_config(prepared.settings),
         "main_metric": prepared.main_metric,
         **_reached(prepared, trainer.state.log_history),
         "before": _before(trainer.state.log_history),
@@ -227,6 +228,12 @@ def _summary(
         "seed": trainer.args.seed,
         "versions": versions(),
     }
+
+
+def _peft_config(settings: RunSettings) -> dict[str, Any]:
+    """Return what a method of PEFT was given; nothing for the others, whose options say it."""
+    is_of_peft = METHODS[settings.run.method].from_peft
+    return {"peft_config": settings.adapter["peft_config"] or {}} if is_of_peft else {}
 
 
 def _reached(prepared: PreparedRun, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from peft import PeftModel
+
+from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.words import RunFacts
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
@@ -22,6 +25,8 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
     if baseline and baseline["best"]:
         results["head alone, best"] = baseline["best"]
     method = METHODS[prepared.settings.run.method]
+    model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
+    merges = method.merges and not (isinstance(model, PeftModel) and reason_against_merging(model))
     return RunFacts(
         method=method.label,
         task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
@@ -29,7 +34,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
         commands=[
             objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",
-            *(["lora2 export RUN --to merged --output DIR"] if method.merges else []),
+            *(["lora2 export RUN --to merged --output DIR"] if merges else []),
             *(["lora2 export RUN --to lora --output DIR"] if method.name in _OURS else []),
         ],
     )

@@ -46,7 +46,7 @@ _SUMMARY = {
     "baseline": dict | None,
     "final_parameters": dict[str, int],
 }
-_SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int}
+_SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int, "peft_config": dict}
 
 
 def option_types() -> dict[str, Any]:

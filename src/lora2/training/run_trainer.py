@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -20,15 +20,19 @@ class RunBase:
     Attributes:
         head: parameters that have a learning rate of their own.
         head_learning_rate: that rate.
+        make_optimizer: makes the optimizer; None leaves it to transformers.
     """
 
     head: Sequence[nn.Parameter] = ()
     head_learning_rate: float | None = None
+    make_optimizer: Callable[[], Optimizer] | None = None
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> Optimizer:
         """Return the optimizer, in which the head has its learning rate."""
         trainer: Any = self
         is_new = trainer.optimizer is None
+        if is_new and self.make_optimizer is not None:
+            trainer.optimizer = self.make_optimizer()
         optimizer: Optimizer = super().create_optimizer(*arguments, **named)  # type: ignore[misc]
         if is_new and self.head_learning_rate is not None:
             give_own_rate(optimizer, self.head, self.head_learning_rate)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.data import Task
 from lora2.errors import UserError
@@ -64,6 +64,18 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     if torch.cuda.is_available():
         adapted.cuda()
     return SavedRun(folder, settings, task, summary, adapted, tokenizer)
+
+
+@printing_on_standard_error()
+def reload_base(run: SavedRun, model: str | None = None) -> PreTrainedModel:
+    """Load the base model of a run once more, without its adapter.
+
+    Raises:
+        UserError: it is no longer there; `model` says where it is now, if it has moved.
+    """
+    config = _saved_config(run.folder, run.task)
+    name, dtype = model or run.settings.model.model, run.settings.model.dtype
+    return objective_of(run.settings).reload(name, config, dtype).model.eval()
 
 
 def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:

@@ -24,6 +24,22 @@ def test_params_prints_the_papers_numbers(arguments, printed, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        # LoRA's of rank 4, DoRA's with a magnitude for each output.
+        ("--method rslora", 4 * (48 * 1536 + 24 * 3840)),
+        ("--method dora", 4 * (48 * 1536 + 24 * 3840) + 60 * 768 + 12 * 3072),
+        ("--method pissa", 4 * (48 * 1536 + 24 * 3840)),
+        ("--method peft", 4 * (48 * 1536 + 24 * 3840)),
+    ],
+)
+def test_params_counts_other_methods_of_peft(arguments, printed, capsys):
+    config = '--peft_config={"peft_type": "LORA", "r": 4}'
+    assert lora2("params", "--arch=deberta-v3-base", config, *arguments.split()) == 0
+    assert capsys.readouterr().out == f"{printed:,}\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "at_the_end"),
     [
         # A value of each matrix on average: 72 of those of 768 to 768 that cost least, or of the

@@ -11,7 +11,7 @@ from command_line import lora2, refused
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.jobs import LocalRunner
-from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets import minilm, small
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RunRecord
@@ -160,7 +160,7 @@ def test_an_impossible_run_is_refused_before_anything_is_written(
     folders, monkeypatch, tmp_path, capsys
 ):
     settings = (SETTINGS[0], replace(SETTINGS[1], options={"k": 0}))
-    monkeypatch.setattr(small, "TABLES", {"table1": small.SmallTable("tiny", settings)})
+    monkeypatch.setattr(small, "TABLES", {"table1": minilm.SettingsTable("tiny", settings)})
     said = refused(capsys, "reproduce", "table1", *folders)
     assert "agreement-lora-s0-" in said
     assert "k=0 must be" in said
@@ -193,7 +193,7 @@ def test_tune_tries_every_method_alike_and_keeps_what_it_chose(folders, runs, tm
         for method in ("lora2", "lora")
     }
     assert tried == {"lora2": RATES, "lora": RATES}
-    assert {run.seed for run in runs.made} == {small.TUNING_SEED}
+    assert {run.seed for run in runs.made} == {minilm.TUNING_SEED}
     choices = read_choices(tmp_path / "records")
     assert choices.keys() == {"agreement/lora2-k2", "agreement/lora-r2"}
     for choice in choices.values():
@@ -267,6 +267,7 @@ def test_tables_stand_at_the_chosen_learning_rates(folders, runs, capsys):
     [
         (["tune", "lora3"], "'lora3' is none of lora2, lora, lora2-k2, lora-r2, all"),
         (["tune", "all", "--task=cola"], "task: 'cola' is none of agreement"),
+        (["tune", "all", "--preset=paper"], "preset: 'paper' is none of small, leaderboard"),
         (["tune", "all", "--trials=0"], "trials=0 must be at least 1"),
         (["tune"], "required: METHOD"),
         (["tune", "all", "--jobs=0"], "jobs=0 must be a whole number of at least 1"),

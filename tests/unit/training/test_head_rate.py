@@ -31,7 +31,9 @@ def test_parameters_move_with_all_settings_but_the_rate():
     assert [group["lr"] for group in optimizer.param_groups] == [5e-3, 5e-4, 5e-4]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "head"])
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if name != "head" and not METHODS[name].from_peft]
+)
 def test_every_method_trains_the_head_at_its_own_rate(method, tiny_model, tmp_path):
     prepared = prepare(
         settings(f"--model={tiny_model}", f"--method={method}", "--learning_rate=0.01",

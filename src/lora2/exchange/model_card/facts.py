@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.layer import layers_with
@@ -84,7 +85,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     return AdapterFacts(
         method=_METHODS.get(type(config), _word(config.peft_type)),
         needs_lora2=type(config) in _METHODS,
-        merges=not isinstance(config, BottleneckConfig) and not config.is_prompt_learning,
+        merges=_merges(model, config),
         type_name=_word(config.peft_type),
         size=_size_of(config),
         ranks=_ranks_of(base, name),
@@ -93,6 +94,12 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
         labels=base.config.num_labels if has_labels else None,
         task_type=task_type,
     )
+
+
+def _merges(model: PeftModel, config: Any) -> bool:
+    if isinstance(config, BottleneckConfig) or config.is_prompt_learning:
+        return False
+    return reason_against_merging(model) is None
 
 
 def _word(member: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.support.files import check_may_be_folder
 from lora2.support.ranges import SIZE, check_number
@@ -32,7 +32,10 @@ class BenchArguments:
     )
     methods: str = field(
         default=",".join(BENCHMARK_METHODS),
-        metadata={"help": "Methods, with commas, of `steps` and `memory`."},
+        metadata={
+            "help": "Methods, with commas, of `steps` and `memory`; PEFT's others, "
+            "too, by their names in `lora2 train --method`."
+        },
     )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
@@ -73,7 +76,7 @@ class BenchArguments:
         """
         if self.models is not None:
             _check_known("models", self.models, WORKLOADS)
-        _check_known("methods", self.methods, BENCHMARK_METHODS)
+        _check_known("methods", self.methods, ALL_METHODS)
         if self.sweep not in (None, *SWEEPS):
             raise UserError(f"sweep: {self.sweep!r} is none of {', '.join(SWEEPS)}.")
         for name in ("k", "r"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import ALL_METHODS, AdapterSize
 from lora2.lab.benchmarks.resident import PeakResidentSet
 from lora2.lab.benchmarks.timing import Step, training_step
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
@@ -34,7 +34,7 @@ def probe(
         torch.set_num_threads(threads)
     trained = Workload(**workload)
     model = trained.build(dtype, device)
-    prepared = BENCHMARK_METHODS[method].prepare(model, trained, AdapterSize(**adapter), _STEPS)
+    prepared = ALL_METHODS[method].prepare(model, trained, AdapterSize(**adapter), _STEPS)
     batch = trained.batch(BatchSize(batch_size, length), device)
     measure = _on_cuda if device == "cuda" else _on_cpu
     return measure(training_step(prepared, repeat(batch)))

@@ -14,9 +14,12 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lora2.errors import UserError
 from lora2.lab.benchmarks.dense import make_dense
 from lora2.lab.benchmarks.sharing import shared_copy
 from lora2.lab.benchmarks.workloads import Batch, Workload
+from lora2.training.methods.peft_options import make_config, refused_by_peft
+from lora2.training.peft_registry import KINDS, PeftKind, field_names
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
@@ -90,7 +93,7 @@ def prepare_all(
     for name in names:
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
-        prepared[name] = BENCHMARK_METHODS[name].prepare(shared_copy(base), workload, size, steps)
+        prepared[name] = ALL_METHODS[name].prepare(shared_copy(base), workload, size, steps)
     return prepared
 
 
@@ -199,6 +202,33 @@ def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     return adapted
 
 
+def _of_peft(kind: PeftKind) -> BenchmarkMethod:
+    """Return a method of PEFT's registry: variants of LoRA at rank k, others as PEFT has them."""
+
+    def prepare(
+        model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+    ) -> TrainedModel:
+        is_lora = issubclass(kind.config_type, LoraConfig)
+        fields = {"r": size.k, "lora_alpha": _ALPHA} if is_lora else {}
+        known, targets = field_names(kind.config_type), _targets(workload, size)
+        if size.layers is None:
+            del targets["layers_to_transform"]
+        if missing := targets.keys() - known:
+            raise UserError(f"methods: {kind.name} of PEFT has no {min(missing)}; leave it out.")
+        options = targets | {"peft_config": fields}
+        with refused_by_peft(
+            f"methods: PEFT cannot put {kind.name} on {workload.name}", "leave it out"
+        ):
+            adapted = _wrap(model, make_config(kind, options))
+        tuner: Any = adapted.base_model
+        if not kind.allocates:
+            return TrainedModel(adapted, adapted)
+        completed = itertools.count(1)
+        return TrainedModel(adapted, adapted, lambda: tuner.update_and_allocate(next(completed)))
+
+    return BenchmarkMethod(kind.name, f"PEFT {kind.label}", prepare)
+
+
 _ALL = (
     BenchmarkMethod("floor", "no adapter", _floor),
     BenchmarkMethod("lora", "PEFT LoRA", _lora),
@@ -211,3 +241,9 @@ _ALL = (
 )
 
 BENCHMARK_METHODS: dict[str, BenchmarkMethod] = {method.name: method for method in _ALL}
+"""What is measured unless methods are named."""
+
+ALL_METHODS: dict[str, BenchmarkMethod] = BENCHMARK_METHODS | {
+    name: _of_peft(kind) for name, kind in KINDS.items()
+}
+"""With PEFT's other methods, by the names of `lora2 train --method`."""

@@ -32,6 +32,11 @@ def ratio(seconds: Seconds, name: str, baseline: str) -> Spread:
     return spread([own / other for own, other in pairs])
 
 
+def differs(median: float, lower: float, upper: float) -> bool:
+    """Whether a ratio is further from 1 than its quartiles are from each other."""
+    return abs(median - 1) >= upper - lower
+
+
 def overhead(seconds: Seconds, name: str, reference: str = "lora", floor: str = "floor") -> Spread:
     """Return (own − floor) / (reference − floor): what an adapter costs, in costs of another."""
     triples = zip(seconds[name], seconds[reference], seconds[floor], strict=True)

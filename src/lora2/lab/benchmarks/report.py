@@ -8,11 +8,14 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
+from lora2.lab.benchmarks.methods import ALL_METHODS
+from lora2.lab.benchmarks.ratios import differs
 from lora2.lab.benchmarks.record import BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
 
 _MEBIBYTE = 2**20
+# In front of a ratio.
+_UNDECIDED = "~"
 _HEADINGS = {
     "floor": "/ floor",
     "lora": "/ LoRA",
@@ -23,7 +26,7 @@ _HEADINGS = {
 
 def label(method: str) -> str:
     """Return a method's name as tables print it."""
-    return BENCHMARK_METHODS[method].label if method in BENCHMARK_METHODS else method
+    return ALL_METHODS[method].label if method in ALL_METHODS else method
 
 
 def steps_tables(record: BenchmarkRecord) -> list[Table]:
@@ -39,15 +42,31 @@ def _steps_table(record: BenchmarkRecord, result: Result) -> Table:
     headings += ["overhead"] * has_overhead + ["kernels"] * bool(launches)
     table = _table(record, result, "method", headings)
     table.caption = "Under a ratio, its quartiles over the rounds."
+    if any(not differs(**row["ratios"][other]) for row, other in _pairs(result, baselines)):
+        table.caption += (
+            f" {_UNDECIDED}: the rounds scatter more than the two differ (the quartiles are wider "
+            "apart than the median is from 1), so which is faster is not decided."
+        )
     if has_overhead:
         table.caption += " Overhead: (method − floor) / (LoRA − floor)."
     for name, row in result["summary"].items():
         cells = [_number(row["seconds"]["median"])]
-        cells += [_with_quartiles(row["ratios"][other]) for other in baselines]
+        cells += [_ratio(name, other, row["ratios"][other]) for other in baselines]
         cells += [_with_quartiles(row["overhead"])] if has_overhead else []
         cells += [str(launches[name])] if launches else []
         table.add_row(label(name), *cells)
     return table
+
+
+def _pairs(result: Result, baselines: Sequence[str]) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the rows of methods with the baselines that they are compared with: not themselves."""
+    rows = result["summary"].items()
+    return [(row, other) for name, row in rows for other in baselines if other != name]
+
+
+def _ratio(name: str, other: str, spread: Mapping[str, float]) -> str:
+    mark = "" if name == other or differs(**spread) else f"{_UNDECIDED} "
+    return f"{mark}{_with_quartiles(spread)}"
 
 
 def memory_tables(record: BenchmarkRecord) -> list[Table]:

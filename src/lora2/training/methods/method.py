@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from lora2.training.models import BaseModel
 
@@ -44,6 +45,12 @@ class Method:
         merges: whether what was trained can be put into the weights.
         resumes: whether a training that was cut short can resume from a checkpoint.
         whole: whether a whole model is saved, rather than an adapter.
+        check: checks options before anything is loaded; raises a UserError.
+        resolve: returns options with those that others of them bring.
+        from_peft: whether it is made by PEFT's registry, and PEFT says what it cannot do: which
+            modules it adapts, whether it merges, how it starts.
+        make_optimizer: makes the optimizer, given the model, the trainer's arguments and options;
+            None leaves it to the trainer.
     """
 
     name: str
@@ -62,3 +69,7 @@ class Method:
     merges: bool = True
     resumes: bool = True
     whole: bool = False
+    check: Callable[[Options], None] = lambda options: None
+    resolve: Callable[[Options], Options] = lambda options: options
+    from_peft: bool = False
+    make_optimizer: Callable[[Any, TrainingArguments, Options], Optimizer] | None = None

@@ -10,6 +10,7 @@ from lora2.training.methods import (
     head,
     lora,
     lora2,
+    peft_method,
     prompt,
     sora,
 )
@@ -17,4 +18,7 @@ from lora2.training.methods.method import Method
 
 _MODULES = (head, bitfit, full, bottleneck, prompt, lora, adalora, sora, lora2)
 
-METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in _MODULES}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (*(module.METHOD for module in _MODULES), *peft_method.METHODS)
+}

@@ -30,6 +30,10 @@ ALL_KINDS = tuple(LAYER_TYPES)
 """The kinds that LoRA and LoRA² can adapt."""
 
 
+class ConfigRefusedError(UserError):
+    """PEFT refuses a config on a model, for the reason that its cause says."""
+
+
 def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     """Do what `get_peft_model` does, and say in one sentence what cannot be done.
 
@@ -51,7 +55,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
                 "of its linear layers, or all-linear."
             ) from error
         # A TypeError: a module that is to be adapted and trained whole.
-        raise UserError(f"adapter: {' '.join(str(error).split())}") from error
+        raise ConfigRefusedError(f"adapter: {' '.join(str(error).split())}") from error
 
 
 def _nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:

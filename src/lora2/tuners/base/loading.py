@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,8 +32,7 @@ _MISMATCH = re.compile(
 _PREFIX = "base_model.model."
 # Fields of our own configs by whose defaults a saved adapter would compute something else.
 _NEEDED = ("k", "init_r", "lora_alpha", "orthogonality", "bottleneck_size", "activation")
-# Fields that PEFT's methods have in common; it does not check their types.
-_PEFT_TYPES = {
+FIELDS_OF_PEFT = {
     "r": int,
     "lora_alpha": float,
     "lora_dropout": float,
@@ -43,6 +43,7 @@ _PEFT_TYPES = {
     "modules_to_save": list[str] | None,
     "layers_to_transform": list[int] | int | None,
 }
+"""Types of fields that PEFT's methods have in common; it does not check them."""
 # What says how large a model is, in the configuration that a run saves with its adapter.
 _SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 
@@ -90,7 +91,7 @@ def read_adapter_config(path: Path) -> PeftConfig:
             f"{file}: peft_type={content['peft_type']!r} is not a method that this version of PEFT "
             f"knows; {_DAMAGED}."
         )
-    types = _PEFT_TYPES
+    types = _nullable(FIELDS_OF_PEFT, kind)
     if issubclass(kind, TargetConfig):
         types = get_type_hints(kind)
         needed = [name for name in _NEEDED if name in types]
@@ -105,6 +106,15 @@ def read_adapter_config(path: Path) -> PeftConfig:
         if error.__cause__ is not None:
             raise
         raise UserError(f"{file}: {error}") from error
+
+
+def _nullable(types: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Return types of fields that may be null, too, where that is the default of a config."""
+    defaults = {each.name: each.default for each in dataclasses.fields(kind)}
+    return {
+        name: hint | None if name in defaults and defaults[name] is None else hint
+        for name, hint in types.items()
+    }
 
 
 def saved_tensors(path: Path) -> dict[str, list[int]]:

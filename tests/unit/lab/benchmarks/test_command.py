@@ -69,6 +69,13 @@ def test_bench_in_bfloat16_with_some_methods_and_another_batch(tmp_path):
     assert (result["batch_size"], result["length"]) == (3, 5)
 
 
+def test_other_methods_of_peft_are_measured_by_name(tmp_path, capsys):
+    bench(tmp_path, "steps", "--models=tiny", "--methods=lora,dora,delora")
+    result = BenchmarkRecord.read(tmp_path / "steps-cpu-float32.json").results[0]
+    assert result["seconds"].keys() == {"lora", "dora", "delora"}
+    assert "PEFT DoRA" in capsys.readouterr().out
+
+
 def test_one_sweep_can_be_measured_alone(tmp_path):
     bench(tmp_path, "sweeps", "--models=tiny", "--warm_up=0", "--sweep=r")
     (result,) = BenchmarkRecord.read(tmp_path / "sweeps-cpu-float32.json").results

@@ -4,10 +4,13 @@ from itertools import repeat
 
 import pytest
 import torch
+from peft.tuners.adamss import AdamssModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
-from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, prepare
+from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, options, prepare
+from lora2 import UserError
 from lora2.lab.benchmarks.dense import DenseLora2Linear
-from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, adapted_modules
+from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, adapted_modules
 from lora2.lab.benchmarks.timing import training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -178,3 +181,47 @@ def test_users_models_have_head_and_adapted_matrices(name):
     assert millions == pytest.approx(
         {"minilm": 22.7, "deberta": 184.4, "llama": 134.5, "decoder-504": 214.1}[name], rel=0.01
     )
+
+
+# PEFT's other methods, by the names of `lora2 train`
+
+
+def test_unless_they_are_named_no_more_methods_are_measured_than_before():
+    assert options().method_names == list(BENCHMARK_METHODS)
+    assert {"miss", "dora", "adamss"} <= ALL_METHODS.keys() - BENCHMARK_METHODS.keys()
+
+
+@pytest.mark.parametrize("workload", **BY_NAME)
+@pytest.mark.parametrize("name", ["dora", "hira", "delora"])
+def test_another_method_of_peft_adapts_the_same_matrices(name, workload):
+    model = prepare(name, workload=workload)[name].model
+    names = adapted_modules(workload.build("float32", "cpu"), workload, SIZE)
+    adapted = [
+        module.removeprefix("base_model.model.")
+        for module, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    assert adapted == names
+
+
+def test_variants_of_lora_have_its_rank_and_others_the_size_that_peft_gives_them():
+    lora, rslora, hira = (
+        sum(parameter.numel() for parameter in prepare(name)[name].parameters)
+        for name in ("lora", "rslora", "hira")
+    )
+    assert lora == rslora < hira
+
+
+def test_a_method_that_peft_calls_after_each_step_is_called(monkeypatch):
+    called = []
+    monkeypatch.setattr(AdamssModel, "update_and_allocate", lambda self, step: called.append(step))
+    prepared = prepare("adamss")["adamss"]
+    step = training_step(prepared, repeat(TINY_BERT.batch(BATCH, "cpu")))
+    step()
+    step()
+    assert called == [1, 2]
+
+
+def test_a_method_that_does_not_suit_the_model_is_one_sentence():
+    with pytest.raises(UserError, match=r"methods: PEFT cannot put c3a on tiny \(.*; leave it out"):
+        prepare("c3a")

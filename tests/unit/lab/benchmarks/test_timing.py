@@ -8,7 +8,7 @@ import pytest
 from benchmark_case import BATCH, TINY_BERT, prepare
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.parts import shares
-from lora2.lab.benchmarks.ratios import Spread, overhead, ratio, spread
+from lora2.lab.benchmarks.ratios import Spread, differs, overhead, ratio, spread
 from lora2.lab.benchmarks.steps import summarize
 from lora2.lab.benchmarks.timing import interleaved, order_of_round, training_step
 
@@ -77,6 +77,20 @@ def test_ratios_are_taken_within_each_round():
 def test_spread_is_median_and_quartiles():
     assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0)
     assert spread([7.0]) == Spread(7.0, 7.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("median", "lower", "upper", "expected"),
+    [
+        (1.3, 1.2, 1.4, True),
+        (0.7, 0.6, 0.8, True),
+        (1.1, 1.0, 1.25, False),
+        (0.95, 0.9, 1.1, False),
+        (1.0, 1.0, 1.0, True),
+    ],
+)
+def test_two_differ_by_more_than_the_rounds_scatter(median, lower, upper, expected):
+    assert differs(median, lower, upper) == expected
 
 
 def test_the_summary_holds_only_the_baselines_that_were_measured():

@@ -1,6 +1,7 @@
 """One run in this process: what it records, how it goes on, and how it fails."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,17 @@ def test_a_record_holds_what_tables_need(whole):
     assert {"processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators"} <= (
         whole.machine.keys()
     )
+
+
+def test_a_record_of_a_method_of_peft_names_its_config(tiny_model, place):
+    changed = {"k": None, "init_r": None, "target_r": None, "tinit": None, "tfinal": None}
+    run = tiny_run(tiny_model, "miss", peft_config={"r": 4})
+    options = {name: value for name, value in run.options.items() if name not in changed}
+    record = execute_run(replace(run, options=options), place)
+    assert record.finished, record.error
+    content = record.description.to_dict()
+    assert (content["method"], content["options"]["peft_config"]) == ("miss", {"r": 4})
+    assert record.trainable_parameters["adapter"] == 2 * 4 * (5 * 16 + 32)
 
 
 def test_a_record_holds_seconds_and_memory(whole):

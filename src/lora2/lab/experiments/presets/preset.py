@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.setting import Setting
 from lora2.lab.experiments.tuning import Choice
 
 
@@ -39,6 +40,7 @@ class Preset:
         tables: names of its tables and figures.
         grid: returns what is asked for as data; a UserError says what of it cannot be had.
         timed: returns for a model one run a task, on whose batches Table 2 measures.
+        tuned: the settings whose learning rate `lora2 tune` searches.
     """
 
     name: str
@@ -48,3 +50,4 @@ class Preset:
     tables: tuple[str, ...]
     grid: Callable[[Wanted], Grid]
     timed: Callable[[str], list[RunDescription]]
+    tuned: tuple[Setting, ...] = ()

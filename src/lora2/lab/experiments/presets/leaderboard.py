@@ -1,0 +1,118 @@
+"""Preset `leaderboard`: LoRA² next to PEFT's methods on MiniLM, each at about LoRA's size.
+
+All train about as much as LoRA of rank 8 on the same 36 matrices, 331,776 parameters, where a
+method lets one choose; the head's learning rate is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.presets import minilm
+from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
+from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.small import (
+    HEAD_RATE,
+    LORA_SEARCH,
+    SAME_HEAD_SETTINGS,
+    variant,
+)
+from lora2.lab.experiments.setting import Search, Setting
+
+NAME = "leaderboard"
+
+_SHARED = {setting.key.removesuffix("-same-head"): setting for setting in SAME_HEAD_SETTINGS}
+# PEFT's own comparison trains with one rate, LoRA's, but for methods that are named below.
+_AS_LORA = LORA_SEARCH
+# Half of LoRA's: PEFT's advice for LoRA+, whose other factor has 16 times as much.
+_LORAPLUS = Search(2.5e-5, 2.5e-4, 2.5e-3)
+# The rate of HiRA in PEFT's comparison.
+_HIRA = Search(4.5e-4, 4.5e-3, 4.5e-2)
+# Its change has a bounded norm, so that rates above LoRA's are usual.
+_DELORA = Search(1e-4, 1e-3, 1e-2)
+# Within 4e-3 to 2e-2, the rates of VeRA's paper on GLUE (arXiv 2310.11454).
+_VERA = Search(1e-3, 1e-2, 1e-1)
+# The scale of the row of LoRA.
+_RANK_8 = {"r": 8, "lora_alpha": 16}
+
+
+def _of_peft(
+    method: str, label: str, text: str, search: Search, peft_config: dict[str, Any], **options: Any
+) -> Setting:
+    own = {"peft_config": peft_config, **options, **HEAD_RATE}
+    return Setting(f"{method}-peft", label, method, text, own, search)
+
+
+_OF_PEFT = (
+    _of_peft("rslora", "rsLoRA", "r=8", _AS_LORA, _RANK_8),
+    _of_peft("loraplus", "LoRA+", "r=8", _LORAPLUS, _RANK_8, loraplus_lr_ratio=16),
+    _of_peft("dora", "DoRA", "r=8", _AS_LORA, _RANK_8),
+    # Its paper scales by 1.
+    _of_peft("pissa", "PiSSA", "r=8", _AS_LORA, {"r": 8, "lora_alpha": 8}),
+    _of_peft("miss", "MiSS", "r=16", _AS_LORA, {"r": 16}),
+    _of_peft("oft", "OFT", "blocks of 32", _AS_LORA, {"oft_block_size": 32}),
+    _of_peft("hira", "HiRA", "r=8", _HIRA, {"r": 8}),
+    _of_peft("lily", "Lily", "r=12", _AS_LORA, {"r": 12}),
+    _of_peft("delora", "DeLoRA", "r=8", _DELORA, {"r": 8}),
+    # Two vectors a matrix: no rank reaches LoRA's size.
+    _of_peft("vera", "VeRA", "r=256", _VERA, {"r": 256}),
+)  # fmt: skip
+
+TUNED_SETTINGS = (
+    *(_SHARED[key] for key in ("lora-r8", "adalora-r8", "sora-r8", "lora2-k8")),
+    *_OF_PEFT,
+)
+"""The settings of the preset that have a learning rate of their own."""
+
+
+def _rows() -> Iterator[Setting]:
+    yield _SHARED["lora-r8"]
+    yield from _OF_PEFT
+    yield _SHARED["adalora-r8"]
+    yield _SHARED["sora-r8"]
+    of = "lora2-k8-same-head"
+    yield replace(variant("lora2-whole", "LoRA²", of, target_r=None), text="k=8")
+    yield replace(variant("lora2-quarter", "LoRA² → 1/4", of, target_r=2), text="k=8 to 2")
+
+
+_TABLE = SettingsTable(
+    "methods at the size of LoRA of rank 8, the head's learning rate the same for all",
+    tuple(_rows()),
+    note="Trained parameters without the head: 331,776 of LoRA, and as near to it as a method "
+    "allows; VeRA, whose size no rank changes much, has a tenth of it. AdaLoRA starts with half as "
+    "many again and prunes to it.",
+)
+
+
+def grid(wanted: Wanted) -> Grid:
+    """Return the table at the learning rates that tuning chose.
+
+    Raises:
+        UserError: another model is asked for.
+    """
+    return minilm.grid(NAME, _TABLE, wanted)
+
+
+def timed(model: str) -> list[RunDescription]:
+    """Return one run for each of the tasks that the paper's Table 2 has too.
+
+    Raises:
+        UserError: another model is asked for.
+    """
+    return minilm.timed(NAME, _SHARED["lora2-k8"], model)
+
+
+PRESET = Preset(
+    name=NAME,
+    note="MiniLM on the same three tasks, LoRA² next to PEFT's methods at LoRA's size",
+    model=MODEL,
+    seeds=SEEDS,
+    tables=(NAME,),
+    grid=grid,
+    timed=timed,
+    tuned=TUNED_SETTINGS,
+)

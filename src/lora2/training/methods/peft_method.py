@@ -1,0 +1,179 @@
+"""Any method of PEFT's registry, by its name or by its config: one entry for all of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.optimizers import create_loraplus_optimizer
+from peft.tuners.adamss.asa_callback import AdamssAsaCallback
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from lora2.errors import UserError
+from lora2.exchange.sample_batch import sample_batches
+from lora2.training.methods.method import PLACE, Method, Options
+from lora2.training.methods.peft_options import (
+    OPTION,
+    check,
+    effective_options,
+    kind_of,
+    make_config,
+    refused_by_peft,
+    shared_options,
+)
+from lora2.training.methods.wrapping import HEADS, ConfigRefusedError, wrap_with_head
+from lora2.training.models import BaseModel
+from lora2.training.peft_registry import ANY, KINDS, PeftKind
+
+_KindOf = Callable[[Options], PeftKind]
+# What a new random weight is drawn with, where only its size matters.
+_STD = 0.02
+
+
+def _build(kind_of: _KindOf, base: BaseModel, options: Options, steps: int) -> nn.Module:
+    kind = kind_of(options)
+    if any(parameter.is_meta for parameter in base.model.parameters()):
+        return _without_weights(kind, base, options)
+    adapted = _wrapped(kind, base, options)
+    _try_step(kind, adapted, base.model)
+    return adapted
+
+
+def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
+    """Put PEFT's adapter on a model.
+
+    Raises:
+        UserError: PEFT cannot do it; the sentence has its reason.
+    """
+    adapter = make_config(kind, options, base.model)
+    model_type = base.model.config.model_type
+    with refused_by_peft(
+        f"method: PEFT cannot put {kind.label} on this model ({model_type})",
+        f"change --{OPTION} or --target_modules, or choose another method",
+    ):
+        try:
+            return wrap_with_head(base, adapter, effective_options(kind, options))
+        except ConfigRefusedError as error:
+            raise error.__cause__ or error from None
+
+
+def _without_weights(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
+    """Return an adapted copy of a model that may lack weights; it is there to be counted."""
+    if issubclass(kind.config_type, LoraConfig):
+        # Some starts decompose the weights; all have the same shapes.
+        content = {**(options.get(OPTION) or {}), "init_lora_weights": True}
+        fields = {n: v for n, v in kind.fields.items() if n != "init_lora_weights"}
+        kind, options = dataclasses.replace(kind, fields=fields), {**options, OPTION: content}
+    try:
+        return _wrapped(kind, dataclasses.replace(base, model=_copy(base.model, "meta")), options)
+    except UserError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+    # A method that reads the weights: random ones will do.
+    return _wrapped(kind, dataclasses.replace(base, model=_copy(base.model, "cpu")), options)
+
+
+@torch.no_grad()
+def _copy(model: PreTrainedModel, device: str) -> Any:
+    """Return a copy on the meta device, or with random weights on another."""
+    copied: Any = copy.deepcopy(model).to("meta")
+    if device == "meta":
+        return copied
+    copied.to_empty(device=device)
+    for parameter in copied.parameters():
+        parameter.normal_(std=_STD)
+    return copied
+
+
+def _try_step(kind: PeftKind, adapted: nn.Module, base: PreTrainedModel) -> None:
+    """Compute a loss and its gradient of made-up rows: what PEFT refuses only then is said now.
+
+    Raises:
+        UserError: the method cannot be trained on this model, such as in this precision.
+    """
+    dtype = str(base.dtype).removeprefix("torch.")
+    # Some methods draw random numbers in training.
+    with (
+        torch.random.fork_rng(),
+        refused_by_peft(
+            f"method: {kind.label} of PEFT cannot train this model ({base.config.model_type}, "
+            f"{dtype})",
+            f"change --{OPTION} or --dtype, or choose another method",
+        ),
+    ):
+        adapted.train()
+        batch = next(iter(sample_batches(base)))
+        adapted(**batch).logits.float().sum().backward()
+    adapted.zero_grad(set_to_none=True)
+
+
+def _count(kind_of: _KindOf, model: PreTrainedModel, options: Options) -> int:
+    # The head is left out, and with it what is trained whole: it is counted by itself.
+    options = {**options, "modules_to_save": None}
+    kind = kind_of(options)
+    content = {n: v for n, v in (options.get(OPTION) or {}).items() if n != "modules_to_save"}
+    adapted = _without_weights(kind, BaseModel(model, ()), {**options, OPTION: content})
+    return sum(
+        parameter.numel()
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad and not set(name.split(".")) & set(HEADS)
+    )
+
+
+def _loraplus_optimizer(model: Any, arguments: TrainingArguments, options: Options) -> Optimizer:
+    made, fields = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    optimizer: Optimizer = create_loraplus_optimizer(
+        model=model,
+        optimizer_cls=made,
+        loraplus_lr_ratio=options["loraplus_lr_ratio"],
+        loraplus_weight_decay=arguments.weight_decay,
+        **fields,
+    )
+    return optimizer
+
+
+def _method(kind: PeftKind) -> Method:
+    is_loraplus = kind.name == "loraplus"
+    own = ("loraplus_lr_ratio",) if is_loraplus else ()
+    return Method(
+        name=kind.name,
+        label=kind.label,
+        source=kind.source or f"{kind.config_type.__name__} of PEFT",
+        trains=f"what {kind.config_type.__name__} of PEFT says",
+        formula="counted on a model without weights",
+        build=partial(_build, lambda options: kind),
+        count=partial(_count, lambda options: kind),
+        check=partial(check, kind),
+        resolve=partial(effective_options, kind),
+        options=(OPTION, *shared_options(kind), *own),
+        callbacks=(lambda: [AdamssAsaCallback()]) if kind.allocates else list,
+        # As LoRA, of which it is a variant.
+        defaults={"learning_rate": 5e-4} if issubclass(kind.config_type, LoraConfig) else {},
+        resumes=not kind.allocates,
+        from_peft=True,
+        make_optimizer=_loraplus_optimizer if is_loraplus else None,
+    )
+
+
+_ANY_METHOD = Method(
+    name=ANY,
+    label="PEFT",
+    source="PEFT",
+    trains="what the config says that is given",
+    formula="counted on a model without weights",
+    build=partial(_build, kind_of),
+    count=partial(_count, kind_of),
+    check=lambda options: check(kind_of(options), options),
+    resolve=lambda options: effective_options(kind_of(options), options),
+    options=(OPTION, *PLACE, "modules_to_save"),
+    from_peft=True,
+)
+
+METHODS = (_ANY_METHOD, *map(_method, KINDS.values()))
