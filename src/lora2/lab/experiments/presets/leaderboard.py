@@ -19,6 +19,7 @@ from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
     LORA_SEARCH,
     SAME_HEAD_SETTINGS,
+    pruned_to,
     variant,
 )
 from lora2.lab.experiments.setting import Search, Setting
@@ -76,7 +77,7 @@ def _rows() -> Iterator[Setting]:
     yield _SHARED["sora-r8"]
     of = "lora2-k8-same-head"
     yield replace(variant("lora2-whole", "LoRA²", of, target_r=None), text="k=8")
-    yield replace(variant("lora2-quarter", "LoRA² → 1/4", of, target_r=2), text="k=8 to 2")
+    yield replace(variant("lora2-quarter", "LoRA² → 1/4", of, **pruned_to(2)), text="k=8 to 2")
 
 
 _TABLE = SettingsTable(

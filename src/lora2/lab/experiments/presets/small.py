@@ -97,6 +97,12 @@ _OF_RANK_1 = 24 * (384 + 384) + 12 * (384 + 1536)
 _CUTS = {rank: round(rank * _OF_RANK_1) for rank in (4, 2, 1, 0.5)}
 
 
+def pruned_to(rank: float) -> dict[str, Any]:
+    """Return the options by which k = 8 ends at the size of a LoRA of this rank."""
+    window = _LATE_WINDOW if rank < _LORA2["init_r"] / 2 else {}
+    return {"target_r": rank, "budget_unit": "parameters", **window}
+
+
 def _sizes() -> Iterator[Setting]:
     """Yield the rows of the table of sizes: trained at a size, pruned to it, or cut to it."""
     lora, lora2 = "lora-r8-same-head", "lora2-k8-same-head"
@@ -116,10 +122,7 @@ def _sizes() -> Iterator[Setting]:
     whole = replace(whole, cuts=tuple(_CUTS.values()), text="k=8, unpruned")
     yield whole
     for rank in _CUTS:
-        window = {} if rank >= base[lora2].options["init_r"] / 2 else _LATE_WINDOW
-        pruned = variant(
-            f"lora2-to-{rank:g}", "LoRA²", lora2, target_r=rank, budget_unit="parameters", **window
-        )
+        pruned = variant(f"lora2-to-{rank:g}", "LoRA²", lora2, **pruned_to(rank))
         yield replace(pruned, text=f"k=8 to {rank:g}")
     for rank, size in _CUTS.items():
         yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)
