@@ -24,11 +24,11 @@ FORMS = ("exact", "penalty")
 ENGINES = (
     "ddp", "ddp-checkpointed", "ddp-reentrant",
     "fsdp2", "fsdp2-kept", "fsdp2-root", "fsdp2-checkpointed", "fsdp2-reentrant", "fsdp2-callback",
-    "fsdp2-mixed",
+    "fsdp2-mixed", "fsdp2-offload",
 )  # fmt: skip
 # What is refused: FSDP1, processes whose gradients nobody reduces, NaN in one process, a weight
-# that is split before it gets an adapter, as by tensor parallelism, a merge into split weights.
-REFUSED = ("fsdp1-orig", "apart", "fsdp2-nan", "fsdp2-late", "fsdp2-merge")
+# that is split before it gets an adapter, by tensor parallelism or FSDP2, a merge into split weights.
+REFUSED = ("fsdp1-orig", "fsdp1", "apart", "fsdp2-nan", "tp", "fsdp2-late", "fsdp2-merge")
 # What is resumed by another number of processes.
 RESUMED = ("ddp", "fsdp2")
 # What `tests/engines` has installed.
