@@ -24,7 +24,6 @@ import torch.distributed as dist
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -36,7 +35,6 @@ from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     fully_shard,
 )
-from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     LlamaConfig,
@@ -45,6 +43,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.distributed import DistributedConfig
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import NumericalError, UserError
@@ -63,23 +62,31 @@ def base_model() -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def split_over_processes(base: LlamaForCausalLM, engine: str) -> None:
-    """Split the weights before they get an adapter, as `tp_plan` and a late adapter do."""
-    if engine == "tp":
-        plan = {"model.layers.*.self_attn.q_proj": ColwiseParallel()}
-        parallelize_module(base, init_device_mesh("cpu", (dist.get_world_size(),)), plan)
-    if engine == "fsdp2-late":
-        fully_shard(base)
+def tensor_parallel_model() -> LlamaForCausalLM:
+    """The base model, loaded by transformers with its weights split over the processes."""
+    with TemporaryDirectory() as folder:
+        # `save_pretrained` writes in the first process alone.
+        base = base_model()
+        base.config.save_pretrained(folder)
+        save_file(base.state_dict(), Path(folder) / "model.safetensors", {"format": "pt"})
+        config = DistributedConfig(tp_size=dist.get_world_size())
+        model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
+            folder, distributed_config=config
+        )
+        dist.barrier()
+    return model
 
 
 def adapted_model(form: str, engine: str = "one") -> PeftModel:
     """14 matrices with 4 singular values each, pruned to half of them."""
-    base = base_model()
-    split_over_processes(base, engine)
+    base = tensor_parallel_model() if engine.startswith("tp") else base_model()
+    if engine == "fsdp2-late":
+        fully_shard(base)
     torch.manual_seed(1)
     config = Lora2Config(
         task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
         k=4, init_r=4, target_r=2, tinit=2, tfinal=3, deltaT=2,
+        lora_dropout=0.1 if "dropout" in engine.split("-") else 0,
     )  # fmt: skip
     return get_peft_model(base, config).train()
 
@@ -124,6 +131,9 @@ class Training:
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.model = adapted_model(form, engine)
+        if engine.startswith("tp"):
+            # All processes of tensor parallelism have the whole batch.
+            self.processes = 1
         self.called = wrapped(engine, self.model)
         trained = [p for p in self.called.parameters() if p.requires_grad]
         # A forward pass without a backward pass leaves parameters whole there until the next one.
@@ -133,7 +143,7 @@ class Training:
 
     def run(self, first: int, last: int) -> Iterator[int]:
         for step in range(first, last):
-            mine = batch(step).chunk(self.processes)[self.rank]
+            mine = batch(step).chunk(self.processes)[self.rank % self.processes]
             if self.evaluates:
                 with torch.no_grad():
                     self.called(input_ids=mine)
@@ -182,7 +192,7 @@ class CallbackTraining(Training):
     def run(self, first: int, last: int) -> Iterator[int]:
         for step in range(first, last):
             self.state.global_step = step
-            mine = batch(step).chunk(self.processes)[self.rank]
+            mine = batch(step).chunk(self.processes)[self.rank % self.processes]
             loss = self.called(input_ids=mine, labels=mine, use_cache=False).loss
             if self.has_nan and step == MIDDLE and self.rank == 1:
                 loss = loss * float("nan")
@@ -217,7 +227,7 @@ def run_case(case: str, path: Path, start: Path | None) -> None:
     for step in training.run(first, STEPS):
         if step == MIDDLE:
             training.save(path)
-            if training.processes > 1:
+            if dist.is_initialized():
                 dist.barrier()
     save_file(training.adapter(), path / f"adapter-{training.rank}.safetensors")
     if start is not None:
@@ -225,7 +235,10 @@ def run_case(case: str, path: Path, start: Path | None) -> None:
     # DeepSpeed's `eval` returns nothing.
     training.called.eval()
     with torch.no_grad():
-        save_file({"logits": logits(training.called)}, path / "logits.safetensors")
+        before = logits(training.called)
+        save_file({"logits": before}, path / "logits.safetensors")
+    if engine == "tp":
+        check_merged(training, before)
     again = new_training(engine, form)
     again.load(path)
     list(again.run(MIDDLE, STEPS))
@@ -236,6 +249,15 @@ def run_case(case: str, path: Path, start: Path | None) -> None:
     training.model.save_pretrained(
         str(path / "saved"), is_main_process=training.rank == 0, save_embedding_layers=False
     )
+
+
+def check_merged(training: Training, before: Tensor) -> None:
+    """Check that the model computes the same while the adapter is in its split weights."""
+    with torch.no_grad():
+        training.model.merge_adapter()
+        torch.testing.assert_close(logits(training.called), before, atol=1e-5, rtol=1e-5)
+        training.model.unmerge_adapter()
+        torch.testing.assert_close(logits(training.called), before, atol=1e-5, rtol=1e-5)
 
 
 def logits(model: nn.Module) -> Tensor:

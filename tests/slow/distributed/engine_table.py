@@ -24,11 +24,12 @@ FORMS = ("exact", "penalty")
 ENGINES = (
     "ddp", "ddp-checkpointed", "ddp-reentrant",
     "fsdp2", "fsdp2-kept", "fsdp2-root", "fsdp2-checkpointed", "fsdp2-reentrant", "fsdp2-callback",
-    "fsdp2-mixed", "fsdp2-offload",
+    "fsdp2-mixed", "fsdp2-offload", "tp",
 )  # fmt: skip
 # What is refused: FSDP1, processes whose gradients nobody reduces, NaN in one process, a weight
-# that is split before it gets an adapter, by tensor parallelism or FSDP2, a merge into split weights.
-REFUSED = ("fsdp1-orig", "fsdp1", "apart", "fsdp2-nan", "tp", "fsdp2-late", "fsdp2-merge")
+# that FSDP2 has split before it gets an adapter, a merge into such weights, dropped inputs of which
+# each process has a part.
+REFUSED = ("fsdp1-orig", "fsdp1", "apart", "fsdp2-nan", "fsdp2-late", "fsdp2-merge", "tp-dropout")
 # What is resumed by another number of processes.
 RESUMED = ("ddp", "fsdp2")
 # What `tests/engines` has installed.

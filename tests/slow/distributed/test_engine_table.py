@@ -54,7 +54,7 @@ def test_one_process_prunes_to_the_target_and_learns(form: str, folder: Path) ->
         ("fsdp1-orig/exact", "this engine flattens parameters"),
         # torch's own: it flattens trained and frozen parameters together.
         ("fsdp1/exact", "Must flatten tensors with uniform `requires_grad`"),
-        ("tp/exact", "tensor parallelism is not supported; use FSDP2"),
+        ("tp-dropout/exact", "lora_dropout=0.1: the weight of model.layers.0.self_attn.q_proj"),
         ("apart/exact", "do not keep the same singular values of adapter 'default' at step 4"),
         ("fsdp2-nan/exact", "NaN or infinity in the gradient of"),
         (

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.base_attributes import BaseAttributes
-from lora2.tuners.base.distributed.whole import is_sharded
+from lora2.tuners.base.distributed.tensor_parallel import Split
+from lora2.tuners.base.distributed.whole import as_held, is_sharded
 from lora2.tuners.base.quantized import is_quantized, plain_linear, values_of_weight
 from lora2.tuners.base.scaling import ScaledLayer
 
@@ -38,6 +39,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
         # list its tensors as well as those of the merged one.
         self._replaced: tuple[nn.Module, ...] = ()
+        # How tensor parallelism has split the base weight over processes.
+        self.split: Split | None = None
         # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
         self.weight_owners = 0
         # The parameter of several modules that a merged one has replaced in this layer.
@@ -123,12 +126,16 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """Whether the base layer is quantized, or was before a merge."""
         return bool(self._replaced) or is_quantized(self.get_base_layer())
 
+    def tensors_of(self, adapter_name: str) -> list[nn.Parameter]:
+        """Return the tensors of one adapter in this layer."""
+        held: Any = (getattr(self, name) for name in self.adapter_layer_names)
+        return [tensors[adapter_name] for tensors in held]
+
     def trains(self, adapter_name: str) -> bool:
         """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
         if self.disable_adapters or adapter_name not in self.active_adapters:
             return False
-        held: Any = (getattr(self, name) for name in self.adapter_layer_names)
-        return any(tensors[adapter_name].requires_grad for tensors in held)
+        return any(tensor.requires_grad for tensor in self.tensors_of(adapter_name))
 
     def add_dropout(self, adapter_name: str, probability: float) -> None:
         """Drop inputs of the adapter with this probability, in training."""
@@ -243,7 +250,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     @torch.no_grad()
     def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
         base: Any = self.get_base_layer()
-        if is_sharded(base.weight):
+        if self.split is None and is_sharded(base.weight):
             raise UserError(
                 f"Adapter {name!r} cannot be merged into a weight that is split over several "
                 "processes: call save_pretrained in all of them, load the adapter on a base model "
@@ -263,7 +270,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
                 f"adapters are on, too ({type(self.base_layer).__name__}): unload those first."
             )
         # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-        merged = weight + delta.to(weight.device)
+        merged = weight + as_held(delta, weight)
         merged = merged.to(self.plain_dtype if quantized else weight.dtype)
         if check and not torch.isfinite(merged).all():
             raise ValueError(

@@ -20,6 +20,8 @@ class LinearLayer(AdaptedLayer):
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [..., d_in] → [..., d_out] by two thin products."""
+        if self.split is not None:
+            return self.split.thin_products(x, B, A)
         rows = x.reshape(-1, x.shape[-1])
         y = (rows @ A.mT) @ B.mT
         return y.view(*x.shape[:-1], y.shape[-1])

@@ -11,12 +11,14 @@ from peft.config import PeftConfig
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
+from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
+from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
 from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
-from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
+from lora2.tuners.base.tuner import PlacingTuner
 
 
 class AdaptedModel(PlacingTuner):
@@ -42,16 +44,28 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
-            self.add_to_layer(target, adapter_name, peft_config, current_key)
+            self._add_to_layer(target, adapter_name, peft_config, current_key)
             return
         layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
         layer.plain_dtype = activation_dtype_of(self.model)
-        self.add_to_layer(layer, adapter_name, peft_config, current_key)
+        self._add_to_layer(layer, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _add_to_layer(
+        self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
+    ) -> None:
+        layer.split = split_of(self.model, layer.get_base_layer(), module_name)
+        if layer.split is not None and config.lora_dropout:
+            raise UserError(
+                f"lora_dropout={config.lora_dropout}: the weight of {module_name} is split over "
+                "several processes, which would not drop the same inputs; leave lora_dropout out."
+            )
+        self.add_to_layer(layer, adapter_name, config, module_name)
+        if layer.split is not None:
+            share_start(layer.tensors_of(adapter_name), layer.split.group)
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

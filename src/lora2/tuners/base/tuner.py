@@ -62,9 +62,8 @@ def check_is_not_split(target: nn.Module, module_name: str) -> None:
     if isinstance(weight, Tensor) and is_dtensor(weight):
         raise UserError(
             f"The weight of {module_name} is split over several processes, and an adapter must be "
-            "added before that: load the base model without tp_plan (tensor parallelism is not "
-            "supported; use FSDP2 or DistributedDataParallel), and call fully_shard after "
-            "get_peft_model."
+            "added before that: load the base model without tensor parallelism, which this method "
+            "does not have, and call fully_shard after get_peft_model."
         )
 
 

@@ -81,6 +81,15 @@ def multiply(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     torch._foreach_mul_(list(tensors), list(factors))
 
 
+def as_held(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Return a whole matrix, which all processes have, as a weight of its size is held."""
+    return (
+        dtensors.as_held(matrix, weight)
+        if dtensors.is_dtensor(weight)
+        else matrix.to(weight.device)
+    )
+
+
 def is_fully_sharding() -> bool:
     """Whether `fully_shard` has been called in this process.
 
