@@ -31,7 +31,7 @@ ENGINES = (
 # each process has a part.
 REFUSED = ("fsdp1-orig", "fsdp1", "apart", "fsdp2-nan", "fsdp2-late", "fsdp2-merge", "tp-dropout")
 # What is resumed by another number of processes.
-RESUMED = ("ddp", "fsdp2")
+RESUMED = ("ddp", "fsdp2", "tp")
 # What `tests/engines` has installed.
 ZERO = ("zero1", "zero2", "zero2-accumulated", "zero3", "zero3-split")
 _TOLERANCE = 1e-4
