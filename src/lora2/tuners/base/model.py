@@ -11,7 +11,9 @@ from peft.config import PeftConfig
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
+from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
+from lora2.tuners.base.experts import ExpertMatrix, ExpertsLayer
 from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
@@ -24,6 +26,7 @@ class AdaptedModel(PlacingTuner):
 
     tuner_layer_cls: type[AdaptedLayer]
     layer_types: LayerTypes
+    expert_type: type[ExpertMatrix]
     target_module_mapping = DEFAULT_TARGET_MODULES
 
     def add_to_layer(
@@ -42,6 +45,11 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if parameter_name is not None:
+            self._adapt_parameter(
+                peft_config, adapter_name, target, target_name, parent, current_key
+            )
+            return
         check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
             self.add_to_layer(target, adapter_name, peft_config, current_key)
@@ -52,6 +60,30 @@ class AdaptedModel(PlacingTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _adapt_parameter(
+        self,
+        config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        key: str,
+    ) -> None:
+        """Add an adapter to each matrix of the parameter that has this full name."""
+        # PEFT names the experts themselves where an adapter is around them already.
+        around = next((each for each in (target, parent) if isinstance(each, ExpertsLayer)), None)
+        experts = ExpertsLayer(target) if around is None else around
+        name = key.rpartition(".")[-1]
+        matrices = experts.matrices_of(name, partial(self.expert_type, adapter_name=adapter_name))
+        module_name = f"{key.removesuffix(name)}matrices.{name}"
+        for index, matrix in enumerate(matrices):
+            assert isinstance(matrix, ExpertMatrix)
+            self.add_to_layer(matrix, adapter_name, config, f"{module_name}.{index}")
+            if adapter_name not in self.active_adapters:
+                matrix.requires_grad_(False)
+        if around is None:
+            setattr(parent, target_name, experts)
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
@@ -118,6 +150,12 @@ class AdaptedModel(PlacingTuner):
         if unknown:
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
+        if any(isinstance(module, ExpertsLayer) for module in self.modules()):
+            raise UserError(
+                "adapter_names: one batch cannot have several adapters where the weights of "
+                "experts are adapted, since all rows share them; call the model once for each "
+                "adapter, after set_adapter."
             )
 
 

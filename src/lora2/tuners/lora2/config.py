@@ -62,6 +62,15 @@ class Lora2Config(TargetConfig):
         "total_steps": "it is called total_step here, and only update_and_allocate needs it",
     }
 
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of parameters to adapt, such as 'experts.down_proj': the weights of "
+            "experts are parameters [experts, ., .] and not modules. Each expert's matrix gets an "
+            "adapter of its own. None: those that target_modules names, as PEFT's LoRA takes it "
+            "(w1, w2, w3, gate_proj, 'all-linear' of a mixture of experts); []: none."
+        },
+    )
     k: int = field(
         default=8,
         metadata={

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.base.experts import parameter_of
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
@@ -98,8 +99,16 @@ def pattern_for(
 
 
 def looked_up(pattern: Mapping[str, Size], name: str, default: Size) -> Size:
-    """Return what a pattern gives a module of this name: the first that matches counts."""
-    return pattern.get(get_pattern_key(list(pattern), name), default)
+    """Return what a pattern gives a module of this name: the first that matches counts.
+
+    What is given to a parameter holds for the matrices of all its experts, unless one of these has
+    an entry of its own.
+    """
+    key = get_pattern_key(list(pattern), name)
+    parameter = None if key in pattern else parameter_of(name)
+    if parameter is not None:
+        key = get_pattern_key(list(pattern), parameter)
+    return pattern.get(key, default)
 
 
 def without_pruned_modules(
