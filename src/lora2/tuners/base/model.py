@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
+from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.experts import ExpertMatrix, ExpertsLayer
 from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
@@ -50,6 +52,9 @@ class AdaptedModel(PlacingTuner):
                 peft_config, adapter_name, target, target_name, parent, current_key
             )
             return
+        if names_parameter(peft_config, f"{current_key}.weight"):
+            # A router, which is adapted by its parameter.
+            return
         check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
             self.add_to_layer(target, adapter_name, peft_config, current_key)
@@ -61,6 +66,12 @@ class AdaptedModel(PlacingTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> PeftConfig:
+        has_default = model_config.get("model_type") in self.target_module_mapping
+        if getattr(peft_config, "target_parameters", None) and not has_default:
+            return peft_config  # type: ignore[no-any-return]
+        return super()._prepare_adapter_config(peft_config, model_config)
+
     def _adapt_parameter(
         self,
         config: PeftConfig,
@@ -70,7 +81,20 @@ class AdaptedModel(PlacingTuner):
         parent: nn.Module,
         key: str,
     ) -> None:
-        """Add an adapter to each matrix of the parameter that has this full name."""
+        """Add an adapter to each matrix of the parameter that has this full name.
+
+        Raises:
+            UserError: the parameter is of a kind that cannot be adapted, or inputs are to be
+                dropped, which the change of a weight knows nothing of.
+        """
+        if not is_chosen(config, key):
+            return
+        if getattr(config, "lora_dropout", 0.0):
+            raise UserError(
+                f"lora_dropout={config.lora_dropout} drops inputs of the adapter, and the change "  # type: ignore[attr-defined]
+                f"of the parameter {key} is added to the weight: write lora_dropout=0, or "
+                "target_parameters=[] to adapt modules alone."
+            )
         # PEFT names the experts themselves where an adapter is around them already.
         around = next((each for each in (target, parent) if isinstance(each, ExpertsLayer)), None)
         experts = ExpertsLayer(target) if around is None else around
@@ -89,7 +113,14 @@ class AdaptedModel(PlacingTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config: Any = self.peft_config[adapter_name]
+        if hasattr(config, "target_parameters"):
+            choose_parameters(config, model, tuple(self.layer_types))
+        with warnings.catch_warnings():
+            if getattr(config, "target_parameters", None):
+                # PEFT compares the patterns with names of modules alone.
+                warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
         keep_layouts(model)
         count_weight_owners(model)
 

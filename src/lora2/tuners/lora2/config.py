@@ -183,6 +183,7 @@ class Lora2Config(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["LORA2"]
+        self._check_parameters()
         self._check_sizes()
         self._check_choices()
         self._check_schedule()
@@ -246,6 +247,21 @@ class Lora2Config(TargetConfig):
         """
         alpha = self.lora_alpha if alpha is None else alpha
         return alpha / (r if self.orthogonality == "penalty" else k)
+
+    def _check_parameters(self) -> None:
+        names = self.target_parameters
+        if isinstance(names, tuple | set):
+            self.target_parameters = names = sorted(names)
+        if names is None and self.inference_mode:
+            # A saved adapter has its parameters; older versions had none.
+            self.target_parameters = []
+        elif names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        ):
+            raise UserError(
+                f"target_parameters={names!r} must be a list of names of parameters, such as "
+                "['experts.gate_up_proj', 'experts.down_proj']."
+            )
 
     def _check_sizes(self) -> None:
         check_whole("k", self.k)
