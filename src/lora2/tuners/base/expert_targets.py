@@ -47,6 +47,17 @@ def choose_parameters(config: Any, model: nn.Module, kinds: tuple[type[nn.Module
     _warn_of_parameters_left_out(config, targets, model)
 
 
+def means_parameters(target: str, model: nn.Module) -> bool:
+    """Whether PEFT's LoRA takes a name in target_modules for parameters of experts."""
+    lora = LoraConfig(target_modules=[target])
+    try:
+        convert_peft_config_for_transformers(lora, model, None)
+    except ValueError:
+        # It is one of several matrices that have become one parameter.
+        return True
+    return target not in (lora.target_modules or ())
+
+
 def is_chosen(config: Any, parameter: str) -> bool:
     """Whether exclude_modules, modules_to_save and layers_to_transform leave a parameter in.
 
