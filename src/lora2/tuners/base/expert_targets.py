@@ -64,7 +64,8 @@ def is_chosen(config: Any, parameter: str) -> bool:
     PEFT's LoRA asks none of the three.
     """
     probe = copy.copy(config)
-    probe.target_modules = {parameter}
+    # The end of the name, since PEFT asks no further where a whole name is given.
+    probe.target_modules = {parameter.rpartition(".")[-1]}
     return bool(check_target_module_exists(probe, parameter))
 
 
