@@ -37,6 +37,17 @@ def stacked_lora(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+def factors_of_experts(lora: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return (B [d_out, r], A [r, d_in]) of each expert in float64, scaling in B.
+
+    lora: PEFT's module around the experts for one parameter: undoes `stacked_lora`.
+    """
+    first, second, scaling = lora.get_delta_factors("default")
+    if getattr(lora.get_base_layer(), "is_transposed", False):
+        first, second = second.mT, first.mT
+    return list(zip(scaling * first.double(), second.double(), strict=True))
+
+
 def wrapper_name(parameter: str, model: nn.Module, written: Collection[str]) -> str:
     """Return the name of the module that PEFT puts around the experts for this parameter.
 

@@ -169,10 +169,23 @@ class ExpertsLayer(nn.Module):
         return getattr(self.base_layer, name)
 
 
+def matrix_name(parameter: str, index: int) -> str:
+    """Return the name of the module of one matrix of a parameter."""
+    module_name, _, own = parameter.rpartition(".")
+    return f"{module_name}.matrices.{own}.{index}"
+
+
 def parameter_of(module_name: str) -> str | None:
     """Return the name of the parameter in which the module of this name is an expert's matrix."""
     found = _MATRIX.match(module_name)
     return None if found is None else ".".join(part for part in found.groups() if part)
+
+
+def split_targets(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return which of the names of layers are modules, and of which parameters the others are."""
+    parameters = {name: parameter_of(name) for name in names}
+    modules = [name for name, parameter in parameters.items() if parameter is None]
+    return modules, sorted({parameter for parameter in parameters.values() if parameter})
 
 
 def _with_changes(weight: Tensor, matrices: list[ExpertMatrix]) -> Tensor | None:

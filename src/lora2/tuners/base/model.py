@@ -15,7 +15,7 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
-from lora2.tuners.base.experts import ExpertMatrix, ExpertsLayer
+from lora2.tuners.base.experts import ExpertMatrix, ExpertsLayer, matrix_name
 from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
@@ -100,10 +100,9 @@ class AdaptedModel(PlacingTuner):
         experts = ExpertsLayer(target) if around is None else around
         name = key.rpartition(".")[-1]
         matrices = experts.matrices_of(name, partial(self.expert_type, adapter_name=adapter_name))
-        module_name = f"{key.removesuffix(name)}matrices.{name}"
         for index, matrix in enumerate(matrices):
             assert isinstance(matrix, ExpertMatrix)
-            self.add_to_layer(matrix, adapter_name, config, f"{module_name}.{index}")
+            self.add_to_layer(matrix, adapter_name, config, matrix_name(key, index))
             if adapter_name not in self.active_adapters:
                 matrix.requires_grad_(False)
         if around is None:
