@@ -25,7 +25,7 @@ from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.lora2.saving import pattern_for
+from lora2.tuners.base.patterns import pattern_for
 
 # Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
 _PLAIN: dict[str, tuple[Any, ...]] = {

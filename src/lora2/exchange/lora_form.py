@@ -23,7 +23,7 @@ from lora2.exchange.expert_form import stacked_lora, units_of, wrapper_name
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.expert_targets import means_parameters
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
-from lora2.tuners.lora2.saving import pattern_for
+from lora2.tuners.base.patterns import pattern_for
 
 PREFIX = "base_model.model."
 """What PEFT writes before the name of every module."""

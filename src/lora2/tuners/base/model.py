@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,8 +15,14 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
-from lora2.tuners.base.experts import ExpertMatrix, ExpertsLayer, matrix_name
-from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
+from lora2.tuners.base.experts import (
+    ExpertMatrix,
+    ExpertsLayer,
+    matrix_name,
+    parameter_of,
+)
+from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer, layers_with
+from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -116,10 +122,13 @@ class AdaptedModel(PlacingTuner):
         if hasattr(config, "target_parameters"):
             choose_parameters(config, model, tuple(self.layer_types))
         with warnings.catch_warnings():
-            if getattr(config, "target_parameters", None):
+            has_parameters = bool(getattr(config, "target_parameters", None))
+            if has_parameters:
                 # PEFT compares the patterns with names of modules alone.
                 warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if has_parameters:
+            _warn_of_unmatched_patterns(config, layers_with(model, adapter_name))
         keep_layouts(model)
         count_weight_owners(model)
 
@@ -186,6 +195,20 @@ class AdaptedModel(PlacingTuner):
                 "adapter_names: one batch cannot have several adapters where the weights of "
                 "experts are adapted, since all rows share them; call the model once for each "
                 "adapter, after set_adapter."
+            )
+
+
+def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
+    parameters = {parameter_of(name) or name for name in names}
+    for field in ("rank_pattern", "alpha_pattern"):
+        found = unmatched(getattr(config, field), {*names, *parameters})
+        if found:
+            # PEFT's own sentence.
+            warnings.warn(
+                f"The following {field} keys did not match any targeted module and were ignored: "
+                f"{found}.",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.patterns import looked_up
 from lora2.tuners.lora2 import training_hook
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
@@ -17,7 +18,6 @@ from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES, Lora2ExpertMatrix
 from lora2.tuners.lora2.saving import (
     compact_state_dict,
-    looked_up,
     remember_sizes,
     resize_for,
     without_pruned_modules,
