@@ -68,10 +68,11 @@ def change_of_experts(parameter: str, modules: Mapping[str, Any]) -> Tensor | No
     modules: of the model with the LoRA, by name.
     """
     module_name, _, own = parameter.rpartition(".")
-    wrapper = modules[module_name]
+    wrapper: Any = modules[module_name]
     while isinstance(wrapper, LoraLayer):
-        if getattr(wrapper, "parameter_name", None) == own:
-            change: Tensor = wrapper.get_delta_weight("default")
+        around: Any = wrapper
+        if getattr(around, "parameter_name", None) == own:
+            change: Tensor = around.get_delta_weight("default")
             return change
-        wrapper = wrapper.base_layer
+        wrapper = around.base_layer
     return None

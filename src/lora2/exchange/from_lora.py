@@ -21,11 +21,11 @@ from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
+from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.base.patterns import pattern_for
 
 # Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -68,8 +68,8 @@ def import_lora(
     }
     # Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, layer in layers.items():
-        pairs |= _pairs(name, layer)
+    for name, lora in layers.items():
+        pairs |= _pairs(name, lora)
     for name, pair in pairs.items():
         if not all(factor.isfinite().all() for factor in pair):
             raise NumericalError(

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -201,9 +201,10 @@ def check_changes(
         if parameter is not None:
             if parameter not in of_experts:
                 of_experts[parameter] = change_of_experts(parameter, modules)
-            whole, index = of_experts[parameter], layer.get_base_layer().index
+            whole, base = of_experts[parameter], cast(Any, layer.get_base_layer())
             if whole is not None:
-                found = (whole if index is None else whole[index]).to("cpu", expected.dtype)
+                matrix = whole if base.index is None else whole[base.index]
+                found = matrix.to("cpu", expected.dtype)
         elif isinstance(modules[name], LoraLayer):
             lora: Any = modules[name]
             found = lora.get_delta_weight("default").to("cpu", expected.dtype)

@@ -94,7 +94,9 @@ def _that_name_modules(
     }
 
 
-def _warn_of_parameters_left_out(config: Any, targets: Collection[str] | str, model: nn.Module) -> None:
+def _warn_of_parameters_left_out(
+    config: Any, targets: Collection[str] | str, model: nn.Module
+) -> None:
     left = [name for name in _expert_parameters(model) if not names_parameter(config, name)]
     if targets != _ALL_LINEAR:
         modules = [name for name, _ in model.named_modules()]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_sharded
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.offloading import execution_device
 
@@ -238,6 +239,10 @@ def _check_can_be_adapted(module: nn.Module, name: str) -> None:
         raise UserError(
             f"{what} has {parameter.dim()} dimensions; name a matrix [d_out, d_in] or the weights "
             "of experts, [experts, ., .]."
+        )
+    if is_sharded(parameter):
+        raise UserError(
+            f"{what} is split over several processes, and an adapter must be added before that."
         )
     if type(parameter) is not nn.Parameter or parameter.dtype not in _DTYPES:
         raise UserError(

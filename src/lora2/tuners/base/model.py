@@ -75,7 +75,8 @@ class AdaptedModel(PlacingTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> PeftConfig:
         has_default = model_config.get("model_type") in self.target_module_mapping
         if getattr(peft_config, "target_parameters", None) and not has_default:
-            return peft_config  # type: ignore[no-any-return]
+            prepared: PeftConfig = peft_config
+            return prepared
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _adapt_parameter(
@@ -90,17 +91,10 @@ class AdaptedModel(PlacingTuner):
         """Add an adapter to each matrix of the parameter that has this full name.
 
         Raises:
-            UserError: the parameter is of a kind that cannot be adapted, or inputs are to be
-                dropped, which the change of a weight knows nothing of.
+            UserError: the parameter is of a kind that cannot be adapted.
         """
         if not is_chosen(config, key):
             return
-        if getattr(config, "lora_dropout", 0.0):
-            raise UserError(
-                f"lora_dropout={config.lora_dropout} drops inputs of the adapter, and the change "  # type: ignore[attr-defined]
-                f"of the parameter {key} is added to the weight: write lora_dropout=0, or "
-                "target_parameters=[] to adapt modules alone."
-            )
         # PEFT names the experts themselves where an adapter is around them already.
         around = next((each for each in (target, parent) if isinstance(each, ExpertsLayer)), None)
         experts = ExpertsLayer(target) if around is None else around
@@ -121,6 +115,7 @@ class AdaptedModel(PlacingTuner):
         config: Any = self.peft_config[adapter_name]
         if hasattr(config, "target_parameters"):
             choose_parameters(config, model, tuple(self.layer_types))
+            _check_drops_nothing(config)
         with warnings.catch_warnings():
             has_parameters = bool(getattr(config, "target_parameters", None))
             if has_parameters:
@@ -128,6 +123,12 @@ class AdaptedModel(PlacingTuner):
                 warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         if has_parameters:
+            if not layers_with(model, adapter_name):
+                raise UserError(
+                    f"target_parameters={config.target_parameters}: exclude_modules, "
+                    "modules_to_save and layers_to_transform leave none of them: change one of "
+                    "these."
+                )
             _warn_of_unmatched_patterns(config, layers_with(model, adapter_name))
         keep_layouts(model)
         count_weight_owners(model)
@@ -196,6 +197,16 @@ class AdaptedModel(PlacingTuner):
                 "experts are adapted, since all rows share them; call the model once for each "
                 "adapter, after set_adapter."
             )
+
+
+def _check_drops_nothing(config: Any) -> None:
+    dropout = getattr(config, "lora_dropout", 0.0)
+    if dropout and config.target_parameters:
+        raise UserError(
+            f"lora_dropout={dropout} drops inputs of the adapter, and the change of a parameter is "
+            f"added to the weight (target_parameters={config.target_parameters}): write "
+            "lora_dropout=0, or target_parameters=[] to adapt modules alone."
+        )
 
 
 def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:

@@ -20,11 +20,11 @@ class PlacingTuner(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        # PEFT's own hands a weight on, which a head of several layers and experts do not have, and moves the
-        # adapter to the device of the weight: if that is offloaded, no values are there.
-        if isinstance(
-            child, AuxiliaryTrainingWrapper | ExpertsLayer
-        ) or _is_on_offloaded_weight(new_module):
+        # PEFT's own hands a weight on, which a head of several layers and experts do not have, and
+        # moves the adapter to the device of the weight: if that is offloaded, no values are there.
+        if isinstance(child, AuxiliaryTrainingWrapper | ExpertsLayer) or _is_on_offloaded_weight(
+            new_module
+        ):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

@@ -15,9 +15,9 @@ from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.layer import adapted_layers
-from lora2.tuners.base.patterns import pattern_for
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]

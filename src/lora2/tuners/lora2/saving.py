@@ -5,8 +5,6 @@ of r', which its change needs (`lora2.mathematics.compaction`), and one that kep
 saved config's patterns have these sizes, and the lora_alpha with which the scaling stays the same.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +14,6 @@ from lora2.tuners.base.patterns import looked_up, pattern_for
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
-
 
 
 def compact_state_dict(
