@@ -86,6 +86,20 @@ class ExpertMatrix(AdaptedLayer):
         """The module around the experts is called in place of their matrices."""
         raise NotImplementedError
 
+    def add_dropout(self, adapter_name: str, probability: float) -> None:
+        """Refuse to drop inputs, of which the change of a weight knows nothing.
+
+        Raises:
+            UserError: the probability is not 0.
+        """
+        if probability:
+            base: Any = self.get_base_layer()
+            raise UserError(
+                f"lora_dropout={probability} drops inputs of the adapter, and the change of the "
+                f"parameter {base.parameter_name} is added to the weight: write lora_dropout=0."
+            )
+        super().add_dropout(adapter_name, probability)
+
     def effective_adapters(self) -> list[str]:
         """Return the names of the adapters whose change a forward pass adds."""
         if self.disable_adapters and self.merged:
