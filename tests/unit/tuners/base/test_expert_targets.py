@@ -57,6 +57,13 @@ def test_dense_layers_of_the_same_name_are_adapted_too(mixture):
     assert any(name.endswith("layers.0.mlp.gate_proj") for name in layers_of(model))
 
 
+def test_an_expression_may_name_the_router_which_is_no_linear_layer():
+    model = MIXTRAL.adapted(target_modules=r".*\.(o_proj|gate)", target_parameters=None)
+    found = {parameter_of(name) for name in layers_of(model)} - {None}
+    assert all(name.endswith("mlp.gate.weight") for name in found)
+    assert len(found) == MIXTRAL.layers
+
+
 def test_a_loaded_adapter_has_the_parameters_that_it_was_saved_with(tmp_path: Path):
     targets = list(DEEPSEEK.old_names)
     for fields in ({"target_parameters": None}, {"target_parameters": []}):

@@ -45,6 +45,13 @@ def test_an_expert_has_its_own_entry_or_that_of_its_parameter(pattern, size):
     assert looked_up(pattern, EXPERT, 1) == size
 
 
+def test_a_name_that_ends_another_is_written_as_a_whole():
+    sizes = {"proj": 2, "layers.proj": 8, "other": 3}
+    pattern = pattern_for(sizes, {}, 8)
+    assert pattern == {"^proj": 2, "other": 3}
+    assert {name: looked_up(pattern, name, 8) for name in sizes} == sizes
+
+
 def test_entries_without_a_layer_are_found():
     pattern = ["q_proj", "w1", f"^{NAME}", "^q_proj", r"(k|v)_proj", r"layers\.1\..*"]
     assert unmatched(pattern, [NAME]) == [r"(k|v)_proj", "^q_proj", "w1"]

@@ -198,8 +198,13 @@ def test_several_adapters_are_added_up_and_each_can_go():
 
 
 def test_a_sum_of_adapters_is_saved_and_loaded(tmp_path: Path):
-    model = MIXTRAL.adapted()
-    model.add_weighted_adapter(["default"], [0.5], "a_half")
+    """The first of them adapts fewer parameters than the sum does."""
+    model = MIXTRAL.adapted(target_parameters=PARAMETERS[1:])
+    fields = {"k": 2, "init_r": 1, "init_weights": False}
+    model.add_adapter(
+        "other", Lora2Config(target_modules=[], target_parameters=PARAMETERS[:1], **fields)
+    )
+    model.add_weighted_adapter(["default", "other"], [0.5, 1.0], "a_half")
     model.set_adapter("a_half")
     model.save_pretrained(tmp_path, selected_adapters=["a_half"])
     loaded = PeftModel.from_pretrained(MIXTRAL.model(), tmp_path / "a_half").eval()
@@ -276,6 +281,21 @@ def test_inference_mode_can_merge_and_training_goes_on():
     train(model, 1)
 
 
+def test_a_weight_made_in_inference_mode_is_replaced_by_a_merge():
+    with torch.inference_mode():
+        base = TwoExperts()
+    made = base.experts.weight
+    config = Lora2Config(target_modules=[], target_parameters=["experts.weight"], k=2, init_r=2)
+    model = get_peft_model(base, config)
+    disturb(model)
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        expected = model(x)
+        model.merge_adapter()
+        assert difference(model(x), expected) < 1e-5
+        assert model.base_model.model.experts.weight is not made
+
+
 def test_update_and_allocate_prunes_experts():
     model = MIXTRAL.adapted(init_weights=True, target_r=1, total_step=STEPS)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
@@ -307,3 +327,21 @@ def test_trainable_parameters_are_those_of_lora_with_small_factors():
         model = get_peft_model(MIXTRAL.model(), config)
         counts[kind] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert counts["lora2"] - counts["lora"] == 2 * MIXTRAL.layers * EXPERTS * (2 * 3 * 3 + 3)
+
+
+def test_inputs_of_an_experts_matrix_cannot_be_dropped_later():
+    layer = next(iter(of_experts(MIXTRAL.adapted()).values()))
+    with pytest.raises(UserError, match=r"lora_dropout=0\.5 .* gate_up_proj is added"):
+        layer.add_dropout("default", 0.5)
+
+
+def test_half_precision_is_merged_with_one_rounding():
+    base = TwoExperts().to(torch.bfloat16)
+    config = Lora2Config(target_modules=[], target_parameters=["experts.weight"], k=2, init_r=2)
+    model = get_peft_model(base, config)
+    disturb(model)
+    before = base.experts.weight.float()
+    changes = [layer.get_delta_weight("default").float() for layer in layers_of(model).values()]
+    model.merge_adapter()
+    expected = (before + torch.stack(changes)).to(torch.bfloat16)
+    assert torch.equal(model.base_model.model.experts.weight, expected)
