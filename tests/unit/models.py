@@ -1,6 +1,7 @@
 """Tiny models as data: one for each kind of layer, and tiny random transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -303,6 +304,20 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def layers_of(model: nn.Module) -> dict[str, Lora2Layer]:
     """The adapted layers of a model by module name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Lora2Layer)}
+
+
+@contextmanager
+def gradient_checkpointing(model: Any, use_reentrant: bool) -> Iterator[None]:
+    """Recompute the activations of each block in the backward pass, for a while."""
+    # transformers before 5.20 knows them by their older names alone, which PEFT passes on.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    try:
+        yield
+    finally:
+        getattr(model, f"{name}_checkpointing_disable")()
+        model.disable_input_require_grads()
 
 
 @torch.no_grad()

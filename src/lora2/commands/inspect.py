@@ -10,7 +10,7 @@ from rich.console import Console
 from lora2.commands.parser import OptionParser
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
-from lora2.reports.kept import kept_grid, read_kept
+from lora2.reports.kept import kept_grid, read_kept, summed_over_experts
 from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
 from lora2.training.records import MetricsRecord, read_lines
@@ -61,8 +61,7 @@ def _kept(folder: RunFolder, kept: dict[str, int], initial: int, console: Consol
         console.print("There is no LoRA² adapter yet, so no kept singular values.")
         return []
     grid = kept_grid(kept, initial)
-    rows = dict(zip(grid.layers, grid.counts, strict=True))
-    print_table(console, kept_table(grid.matrices, rows))
+    print_table(console, kept_table(*summed_over_experts(grid)))
     path = folder.figures / "kept_singular_values.png"
     draw_kept(grid, path)
     return [path]

@@ -59,6 +59,9 @@ def objections(
         found.append(f"peft_type {config['peft_type']}")
     if config.get("bias", "none") != "none":
         found.append(f"bias {config['bias']!r}")
+    if config.get("target_parameters"):
+        # Engines have forms of their own for them, which were not read.
+        found.append("target_parameters, weights of experts")
     if config.get("use_dora"):
         found.append("DoRA")
     if config.get("use_rslora") and not engine.root_scaling:

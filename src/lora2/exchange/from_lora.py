@@ -15,22 +15,23 @@ from peft.utils import ModulesToSaveWrapper, PeftType
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
+from lora2.exchange.expert_form import factors_of_experts
 from lora2.exchange.verification import sharing_copy
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.tuners.base.dispatch import layer_type_of
+from lora2.tuners.base.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
+from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.lora2.saving import pattern_for
 
 # Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "lora_bias": (),
     "use_dora": (),
-    "target_parameters": (),
     "trainable_token_indices": (),
     "layer_replication": (),
     "alora_invocation_tokens": (),
@@ -66,7 +67,9 @@ def import_lora(
         if isinstance(module, LoraLayer) and module.r
     }
     # Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
-    pairs = {name: _factors(name, layer) for name, layer in layers.items()}
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, lora in layers.items():
+        pairs |= _pairs(name, lora)
     for name, pair in pairs.items():
         if not all(factor.isfinite().all() for factor in pair):
             raise NumericalError(
@@ -79,12 +82,14 @@ def import_lora(
     sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)
+    targets, parameters = split_targets(sizes)
     decided: dict[str, Any] = {
         "k": largest,
         "init_r": largest,
         "k_pattern": dict(pattern),
         "rank_pattern": dict(pattern),
-        "target_modules": exact_targets(sizes, [n for n, _ in model.named_modules()]),
+        "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
+        "target_parameters": parameters,
         "modules_to_save": config.modules_to_save,
         "task_type": config.task_type,
         "base_model_name_or_path": config.base_model_name_or_path,
@@ -130,6 +135,27 @@ def check_importable(path: Path | str) -> PeftConfig:
                 "something else; train it without."
             )
     return config
+
+
+def _pairs(name: str, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the factors of one layer of PEFT's, by name of the adapted layer that gets them."""
+    own = getattr(layer, "parameter_name", None)
+    if own is None:
+        return {name: _factors(name, layer)}
+    module_name = name
+    while module_name.endswith(".base_layer"):
+        module_name = module_name.removesuffix(".base_layer")
+    base = layer.get_base_layer()
+    if isinstance(base, nn.Linear) and own == "weight":
+        # A dense layer, which a LoRA for a mixture of experts may name by its weight.
+        return {module_name: _plain_factors(layer)}
+    pairs = factors_of_experts(layer) if layer.num_experts > 1 else [_plain_factors(layer)]
+    return {matrix_name(f"{module_name}.{own}", index): pair for index, pair in enumerate(pairs)}
+
+
+def _plain_factors(layer: Any) -> tuple[Tensor, Tensor]:
+    scaling, B = layer.scaling["default"], layer.lora_B["default"].weight
+    return scaling * B.double(), layer.lora_A["default"].weight.double()
 
 
 def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:

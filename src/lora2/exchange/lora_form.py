@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,11 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
+from lora2.exchange.expert_form import stacked_lora, units_of, wrapper_name
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
+from lora2.tuners.base.expert_targets import means_parameters
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
-from lora2.tuners.lora2.saving import pattern_for
+from lora2.tuners.base.patterns import pattern_for
 
 PREFIX = "base_model.model."
 """What PEFT writes before the name of every module."""
@@ -62,28 +65,39 @@ def lora_form(
         if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
             raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
     ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
-    sizes = _own_ranks(layers, ranks) if compact else _one_rank(layers, ranks)
+    units = units_of(layers)
+    sizes = _own_ranks(layers, ranks, units) if compact else _one_rank(layers, ranks, units)
     if not sizes:
         raise UserError(
             f"compact: adapter {adapter_name!r} changes nothing, and a LoRA without modules cannot "
             "be loaded; export it without compact."
         )
+    base = model.get_base_model()
     tensors = {}
-    for name, size in sizes.items():
-        # The forward pass's own factors, rounding and all: the change is what was trained with.
-        B, A = (factor.double() for factor in layers[name].factors(adapter_name))
-        B, A = of_rank(B, A, size // layers[name].lora_groups())
-        for key, tensor in layers[name].as_lora(B, A).items():
-            tensors[f"{PREFIX}{name}.{key}"] = tensor.to("cpu", dtype).contiguous()
+    for unit, size in sizes.items():
+        pairs = []
+        for name in units[unit]:
+            # The forward pass's own factors, rounding and all: the change is what was trained with.
+            B, A = (factor.double() for factor in layers[name].factors(adapter_name))
+            pairs.append(of_rank(B, A, size // layers[name].lora_groups()))
+        if unit in layers:
+            module, parts = unit, layers[unit].as_lora(*pairs[0])
+        else:
+            module, parts = wrapper_name(unit, base, sizes), stacked_lora(pairs)
+        for key, tensor in parts.items():
+            tensors[f"{PREFIX}{module}.{key}"] = tensor.to("cpu", dtype).contiguous()
     tensors |= _whole_modules(model, adapter_name)
+    modules, parameters = _as_peft_finds_them(sizes, layers, model)
+    by_target = {_target_name(unit, parameters): size for unit, size in sizes.items()}
     usual = Counter(sizes.values()).most_common(1)[0][0]
-    pattern = pattern_for(sizes, {}, usual)
+    pattern = pattern_for(by_target, {}, usual)
     lora = LoraConfig(
         r=usual,
         lora_alpha=usual,
         rank_pattern=dict(pattern),
         alpha_pattern=dict(pattern),
-        target_modules=shortest_names(set(sizes), _module_names(model)),
+        target_modules=modules,
+        target_parameters=shortest_names(parameters, _parameter_names(model)) or None,
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
@@ -133,15 +147,24 @@ def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
     return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
 
 
-def _one_rank(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
+def _one_rank(
+    layers: dict[str, AdaptedLayer], ranks: dict[str, int], units: dict[str, list[str]]
+) -> dict[str, int]:
     """The largest rank for all; of grouped convolutions, the next that their groups divide."""
     groups = math.lcm(*(layer.lora_groups() for layer in layers.values()))
     largest = max(1, *(_lora_rank(layers[name], ranks[name]) for name in layers))
-    return dict.fromkeys(layers, math.ceil(largest / groups) * groups)
+    return dict.fromkeys(units, math.ceil(largest / groups) * groups)
 
 
-def _own_ranks(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
-    return {name: _lora_rank(layers[name], size) for name, size in ranks.items() if size}
+def _own_ranks(
+    layers: dict[str, AdaptedLayer], ranks: dict[str, int], units: dict[str, list[str]]
+) -> dict[str, int]:
+    """The rank of each unit; PEFT's LoRA has one for all experts of a parameter."""
+    largest = {
+        unit: max(_lora_rank(layers[name], ranks[name]) for name in names)
+        for unit, names in units.items()
+    }
+    return {unit: size for unit, size in largest.items() if size}
 
 
 def _lora_rank(layer: AdaptedLayer, size: int) -> int:
@@ -155,6 +178,36 @@ def _whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
         for name, module in model.get_base_model().named_modules()
         if isinstance(module, ModulesToSaveWrapper)
         for key, tensor in module.adapter_state_dict(adapter_name, module.state_dict()).items()
+    }
+
+
+def _as_peft_finds_them(
+    units: Iterable[str], layers: Mapping[str, AdaptedLayer], model: PeftModel
+) -> tuple[list[str], set[str]]:
+    """Return target modules, and full names of target parameters, by which PEFT finds the units.
+
+    Of a mixture of experts PEFT takes some names of modules for parameters of the experts, and
+    leaves out dense layers that have them; these it finds by their weights, which are parameters.
+    """
+    modules = {unit for unit in units if unit in layers}
+    base, names = model.get_base_model(), _module_names(model)
+    targets = shortest_names(modules, names)
+    plain = [target for target in targets if not means_parameters(target, base)]
+    found = {name for target in plain for name in _chosen_by(target, names)}
+    weights = {f"{name}.weight" for name in modules - found}
+    return plain, {unit for unit in units if unit not in layers} | weights
+
+
+def _target_name(unit: str, parameters: set[str]) -> str:
+    """Return what PEFT matches patterns of ranks against."""
+    weight = f"{unit}.weight"
+    return weight if weight in parameters else unit
+
+
+def _parameter_names(model: PeftModel) -> set[str]:
+    """The names that the parameters have in the base model alone."""
+    return {
+        name.replace(".base_layer", "") for name, _ in model.get_base_model().named_parameters()
     }
 
 

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -18,7 +18,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.exchange.expert_form import change_of_experts
 from lora2.exchange.sample_batch import sample_batches
+from lora2.tuners.base.experts import parameter_of
 from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.quantized import activation_dtype_of
@@ -188,14 +190,23 @@ def check_changes(
         UserError: one differs.
     """
     modules = dict(exported.get_base_model().named_modules())
+    of_experts: dict[str, Tensor | None] = {}
     for name, layer in layers_with(model.get_base_model(), adapter_name).items():
         # PEFT cannot compute the change of grouped convolutions; their logits are compared.
         if layer.lora_groups() > 1:
             continue
         expected = layer.get_delta_weight(adapter_name).cpu()
         found: Tensor = torch.zeros(())
-        lora: Any = modules[name]
-        if isinstance(modules[name], LoraLayer):
+        parameter = parameter_of(name)
+        if parameter is not None:
+            if parameter not in of_experts:
+                of_experts[parameter] = change_of_experts(parameter, modules)
+            whole, base = of_experts[parameter], cast(Any, layer.get_base_layer())
+            if whole is not None:
+                matrix = whole if base.index is None else whole[base.index]
+                found = matrix.to("cpu", expected.dtype)
+        elif isinstance(modules[name], LoraLayer):
+            lora: Any = modules[name]
             found = lora.get_delta_weight("default").to("cpu", expected.dtype)
         if not (found - expected).norm() <= _CHANGE_TOLERANCES[dtype] * expected.norm():
             raise UserError(

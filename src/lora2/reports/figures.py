@@ -12,12 +12,16 @@ from lora2.support.files import write_atomically
 from lora2.training.records import MetricsRecord
 
 _SIZE = (6.4, 4.0)
+# Matrices that a layer without experts has at most.
+_FEW = 16
 
 
 def draw_kept(grid: KeptGrid, path: Path) -> None:
     """Draw kept singular values by layer and matrix, each with its number."""
     height, width = len(grid.layers), len(grid.matrices)
-    figure, (axes,) = new_figure(1, (1.8 + 1.1 * width, 1.8 + 0.36 * height))
+    # A column for each expert, with room for two digits.
+    column = 1.1 if width <= _FEW else 0.4
+    figure, (axes,) = new_figure(1, (1.8 + column * width, 1.8 + 0.36 * height))
     largest = max(grid.initial, *(count or 0 for row in grid.counts for count in row), 1)
     draw_counts(axes, grid.layers, grid.matrices, grid.counts, largest)
     there = sum(count is not None for row in grid.counts for count in row)

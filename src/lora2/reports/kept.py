@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,29 @@ def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:
     )
 
 
+def summed_over_experts(grid: KeptGrid) -> tuple[list[str], dict[str, list[int | None]]]:
+    """Return columns, and rows by layer, with one column for all experts of a parameter."""
+    places: dict[str, list[int]] = {}
+    for position, matrix in enumerate(grid.matrices):
+        places.setdefault(_of_expert(matrix)[0], []).append(position)
+    rows = {
+        layer: [_sum([counts[position] for position in each]) for each in places.values()]
+        for layer, counts in zip(grid.layers, grid.counts, strict=True)
+    }
+    return list(places), rows
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    there = [count for count in counts if count is not None]
+    return sum(there) if there else None
+
+
+def _of_expert(matrix: str) -> tuple[str, int]:
+    """Split a column's name at the number of its expert: ("gate_up_proj", 3)."""
+    name, _, index = matrix.rpartition(".")
+    return (name, int(index)) if index.isdigit() else (matrix, 0)
+
+
 def _place(module: str) -> tuple[str, str]:
     """Split a module's name at the number of its layer: ("3", "attention.self.query")."""
     parts = module.split(".")
@@ -84,16 +108,22 @@ _AFTER = ("attention", "attn", "out_lin", "o_proj")
 _FEED_FORWARD = ("intermediate", "lin1", "fc1", "gate", "up_", "c_fc")
 
 
-def _order(matrix: str) -> tuple[int, str]:
+def _order(matrix: str) -> tuple[int, str, int]:
     for rank, parts in enumerate((*((part,) for part in _COMPUTED), _AFTER, _FEED_FORWARD)):
         if any(part in matrix for part in parts):
-            return rank, matrix
-    return len(_COMPUTED) + 2, matrix
+            return rank, *_of_expert(matrix)
+    return len(_COMPUTED) + 2, *_of_expert(matrix)
 
 
 def _short(matrix: str) -> str:
-    """The last two parts at most: attention.self.query → query, attention.output.dense stays."""
-    parts = [part for part in matrix.split(".") if part not in ("self", "layer")]
+    """The last two parts at most: attention.self.query → query, attention.output.dense stays.
+
+    Of experts, mlp.experts.matrices.gate_up_proj.3 → gate_up_proj.3.
+    """
+    parts = [part for part in matrix.split(".") if part not in ("self", "layer", "matrices")]
+    if parts[-1].isdigit() and len(parts) > 2:
+        # An expert's matrix, or the only one of a router's weight.
+        return ".".join(parts[-3:-1] if parts[-2] == "weight" else parts[-2:])
     if parts[-1] in ("dense", "proj"):
         return ".".join(parts)
     return parts[-1]

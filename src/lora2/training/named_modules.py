@@ -7,14 +7,17 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, place
+from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, adapted_parameters, place
 from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.expert_targets import means_parameters
+from lora2.tuners.base.experts import matrix_name
+from lora2.tuners.base.patterns import unmatched
+from lora2.tuners.lora2.config import Lora2Config
 
 _ALL_LINEAR = "all-linear"
 _Kinds = tuple[type[nn.Module], ...]
@@ -41,9 +44,12 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
         # Raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
         _check_place(model, options, fields, kinds)
+    parameters: dict[str, tuple[int, ...]] = {}
+    if "target_parameters" in method.options:
+        parameters = _checked_parameters(model, options)
     for pattern in ("k_pattern", "rank_pattern", "alpha_pattern"):
         if pattern in method.options:
-            _check_pattern(model, options, pattern)
+            _check_pattern(model, options, pattern, parameters)
 
 
 def _chooses_here(method: Method, options: Options) -> bool:
@@ -66,6 +72,8 @@ def _check_place(
     for name in ("target_modules", "layers_to_transform"):
         for value in _each(options.get(name)):
             alone = fields[name] if isinstance(fields[name], str) else [value]
+            if name == "target_modules" and means_parameters(value, model):
+                continue
             if not _adapted(model, options, everything | {name: alone}, kinds):
                 raise _chooses_nothing(name, value, model)
     for value in _each(options.get("exclude_modules")):
@@ -79,12 +87,26 @@ def _check_place(
             )
 
 
-def _check_pattern(model: PreTrainedModel, options: Options, name: str) -> None:
-    adapted = _adapted(model, options, place(model, options))
-    for pattern in options.get(name) or ():
-        # PEFT looks sizes up in the same way.
-        if not any(get_pattern_key([pattern], module) == pattern for module in adapted):
-            raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
+def _checked_parameters(model: PreTrainedModel, options: Options) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters that are adapted, by name."""
+    for value in options.get("target_parameters") or ():
+        if not any(n == value or n.endswith(f".{value}") for n, _ in model.named_parameters()):
+            raise UserError(
+                f"target_parameters={value} chooses no parameter of this model "
+                f"({model.config.model_type}); correct it, or leave it out."
+            )
+    fields = {**place(model, options), "target_parameters": options.get("target_parameters")}
+    return adapted_parameters(model, Lora2Config(**fields))
+
+
+def _check_pattern(
+    model: PreTrainedModel, options: Options, name: str, parameters: dict[str, tuple[int, ...]]
+) -> None:
+    adapted = _adapted(model, options, place(model, options)) | parameters.keys()
+    for parameter, shape in parameters.items():
+        adapted |= {matrix_name(parameter, index) for index in range(shape[0])}
+    for pattern in unmatched(options.get(name) or (), adapted):
+        raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
 
 
 def _adapted(

@@ -103,6 +103,7 @@ EFFECTS: tuple[Effect, ...] = (
             "rank_pattern",
             "alpha_pattern",
             *PLACE,
+            "target_parameters",
             "modules_to_save",
             "init_weights",
             "init_std",

@@ -35,6 +35,7 @@ WITHOUT_EFFECT = [
     "--orthogonality_terms=uv --method=adalora", "--target_modules=query --method=bitfit",
     "--modules_to_save=pooler --method=full", "--k_pattern={\"query\":4} --method=lora",
     "--start_from=x --method=lora", "--k=4 --start_from=x", "--target_modules=query --start_from=x",
+    "--target_parameters=query --start_from=x",
     "--orth_reg_weight=0.2", "--orthogonality_terms=uv", "--init_std=0.1",
     "--tinit=0.2 --target_r=none", "--beta1=0.5 --target_r=none",
     "--max_threshold=0.1 --method=sora", "--layers_pattern=layer",

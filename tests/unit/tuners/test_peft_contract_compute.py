@@ -1,7 +1,5 @@
 """Dtypes, autocast, gradient checkpointing and torch.compile."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from unit.models import (
     Kind,
     bert_batch,
     disturb,
+    gradient_checkpointing,
     layers_of,
     tiny_bert,
     tiny_llama,
@@ -167,19 +166,6 @@ def test_training_in_this_dtype_reduces_the_loss(dtype: torch.dtype, form: str) 
 
 
 # Gradient checkpointing
-
-
-@contextmanager
-def gradient_checkpointing(model: Any, use_reentrant: bool) -> Iterator[None]:
-    # transformers before 5.20 knows them by their older names alone, which PEFT passes on.
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": use_reentrant})
-    model.enable_input_require_grads()
-    try:
-        yield
-    finally:
-        getattr(model, f"{name}_checkpointing_disable")()
-        model.disable_input_require_grads()
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

@@ -78,11 +78,17 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class BenchmarkMethod:
-    """A way to train: `prepare` takes model, workload, size and number of steps at most."""
+    """A way to train: `prepare` takes model, workload, size and number of steps at most.
+
+    Attributes:
+        adapts_parameters: whether it adapts weights of experts; where there are any, a method
+            that does not is left out.
+    """
 
     name: str
     label: str
     prepare: Callable[[PreTrainedModel, Workload, AdapterSize, int], TrainedModel]
+    adapts_parameters: bool = False
 
 
 def prepare_all(
@@ -91,6 +97,8 @@ def prepare_all(
     """Return every named method on a copy of the model; all copies share the frozen weights."""
     prepared = {}
     for name in names:
+        if workload.parameters and not BENCHMARK_METHODS[name].adapts_parameters:
+            continue
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
         prepared[name] = ALL_METHODS[name].prepare(shared_copy(base), workload, size, steps)
@@ -190,6 +198,7 @@ def _targets(workload: Workload, size: AdapterSize) -> dict[str, Any]:
     return {
         "target_modules": DEFAULT_TARGET_MODULES[workload.model_type],
         "layers_to_transform": layers,
+        **({"target_parameters": list(workload.parameters)} if workload.parameters else {}),
     }
 
 
@@ -231,12 +240,12 @@ def _of_peft(kind: PeftKind) -> BenchmarkMethod:
 
 _ALL = (
     BenchmarkMethod("floor", "no adapter", _floor),
-    BenchmarkMethod("lora", "PEFT LoRA", _lora),
+    BenchmarkMethod("lora", "PEFT LoRA", _lora, True),
     BenchmarkMethod("adalora", "PEFT AdaLoRA", _adalora),
-    BenchmarkMethod("lora2", "LoRA²", _lora2("exact", allocates=True)),
-    BenchmarkMethod("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True)),
-    BenchmarkMethod("lora2-bare", "LoRA² neither", _lora2("none", allocates=False)),
-    BenchmarkMethod("lora2-half", "LoRA² half empty", _half_empty),
+    BenchmarkMethod("lora2", "LoRA²", _lora2("exact", allocates=True), True),
+    BenchmarkMethod("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True), True),
+    BenchmarkMethod("lora2-bare", "LoRA² neither", _lora2("none", allocates=False), True),
+    BenchmarkMethod("lora2-half", "LoRA² half empty", _half_empty, True),
     BenchmarkMethod("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
 )
 

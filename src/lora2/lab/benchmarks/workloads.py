@@ -59,6 +59,7 @@ class Workload:
         matrices_per_layer: how many matrices of a layer are adapted, all there are.
         sizes: batch by "device dtype". On the CPU a step then takes one to three seconds on two
             cores; "slow" is for a CPU without matrix kernels for the dtype.
+        parameters: names of weights of experts that are adapted in addition to modules.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Workload:
     head: tuple[str, ...]
     matrices_per_layer: int
     sizes: Mapping[str, BatchSize] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -189,6 +191,23 @@ _ALL = (
         head=("model.norm",),
         matrices_per_layer=7,
         sizes=_sizes((4, 64), (1, 16), (16, 512)),
+    ),
+    Workload(
+        name="mixtral",
+        label="mixture of 8 experts, hidden size 768",
+        task="causal_lm",
+        # Two layers in the proportions of Mixtral 8x7B.
+        config={
+            **_llama(768, 2688, 2, 12, num_key_value_heads=3, vocab_size=8192),
+            "model_type": "mixtral",
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        head=("model.norm",),
+        # Four of the attention, and two of each expert.
+        matrices_per_layer=20,
+        sizes=_sizes((4, 64), (1, 16), (16, 512)),
+        parameters=("experts.gate_up_proj", "experts.down_proj"),
     ),
 )
 

@@ -19,6 +19,7 @@ from lora2.training.methods.wrapping import (
     ALL_KINDS,
     matrix_shapes,
     one_word,
+    parameter_shapes,
     place,
     with_head,
     wrap,
@@ -71,9 +72,13 @@ def _count(model: PreTrainedModel, options: Options) -> int:
         math.prod(
             factor.shape(d_in=d_in, d_out=d_out, k=min(adapter.k, d_in, d_out), r=adapter.init_r)
         )
-        for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS)
+        for d_in, d_out in _shapes(model, adapter)
         for factor in FACTORS.values()
     )
+
+
+def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int]]:
+    return matrix_shapes(model, adapter, ALL_KINDS, parameter_shapes(model, adapter))
 
 
 def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
@@ -84,7 +89,7 @@ def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
 def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:
     return [
         MatrixSize(d_in + d_out, min(adapter.k, d_in, d_out), adapter.init_r)
-        for d_in, d_out in matrix_shapes(model, adapter, ALL_KINDS)
+        for d_in, d_out in _shapes(model, adapter)
     ]
 
 

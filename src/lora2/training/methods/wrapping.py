@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,9 @@ from lora2.errors import UserError
 from lora2.training.methods.method import PLACE, Options
 from lora2.training.models import BaseModel
 from lora2.tuners.base.dispatch import layer_type_of
+from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
 HEADS = ("classifier", "score")
@@ -131,10 +135,38 @@ def one_word(options: Options) -> dict[str, Any]:
     return {**options, **names}
 
 
+def parameter_shapes(model: PreTrainedModel, config: Lora2Config) -> list[tuple[int, int]]:
+    """Return the two sizes of each expert's matrix that a config chooses, in any order."""
+    return [
+        (shape[-2], shape[-1])
+        for shape in adapted_parameters(model, config).values()
+        for _ in range(shape[0] if len(shape) == 3 else 1)
+    ]
+
+
+def adapted_parameters(model: PreTrainedModel, config: Lora2Config) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters that a config chooses, by their names."""
+    config = copy.copy(config)
+    with warnings.catch_warnings():
+        # What is left out is said when the adapter is made.
+        warnings.simplefilter("ignore")
+        choose_parameters(config, model, ALL_KINDS)
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if names_parameter(config, name) and is_chosen(config, name)
+    }
+
+
 def matrix_shapes(
-    model: PreTrainedModel, config: PeftConfig, kinds: tuple[type[nn.Module], ...] = LINEAR
+    model: PreTrainedModel,
+    config: PeftConfig,
+    kinds: tuple[type[nn.Module], ...] = LINEAR,
+    others: Sequence[tuple[int, int]] = (),
 ) -> list[tuple[int, int]]:
     """Return (d_in, d_out) of every layer of these kinds that a config chooses, heads left out.
+
+    others: sizes of what is chosen besides.
 
     Raises:
         UserError: there is none.
@@ -148,9 +180,9 @@ def matrix_shapes(
         and config.target_modules is not None
         and (all_linear or check_target_module_exists(config, name))
     ]
-    if not shapes:
+    if not shapes and not others:
         raise _nothing_chosen(model, config)
-    return shapes
+    return [*shapes, *others]
 
 
 def _shape(module: nn.Module, name: str) -> tuple[int, int]:

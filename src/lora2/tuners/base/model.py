@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +15,15 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
-from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
+from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
+from lora2.tuners.base.experts import (
+    ExpertMatrix,
+    ExpertsLayer,
+    matrix_name,
+    parameter_of,
+)
+from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer, layers_with
+from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -26,6 +35,7 @@ class AdaptedModel(PlacingTuner):
 
     tuner_layer_cls: type[AdaptedLayer]
     layer_types: LayerTypes
+    expert_type: type[ExpertMatrix]
     target_module_mapping = DEFAULT_TARGET_MODULES
 
     def add_to_layer(
@@ -44,6 +54,14 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if parameter_name is not None:
+            self._adapt_parameter(
+                peft_config, adapter_name, target, target_name, parent, current_key
+            )
+            return
+        if names_parameter(peft_config, f"{current_key}.weight"):
+            # A router, which is adapted by its parameter.
+            return
         if isinstance(target, self.tuner_layer_cls):
             self._add_to_layer(target, adapter_name, peft_config, current_key)
             return
@@ -67,11 +85,64 @@ class AdaptedModel(PlacingTuner):
         if layer.split is not None:
             share_start(layer.tensors_of(adapter_name), layer.split.group)
 
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> PeftConfig:
+        has_default = model_config.get("model_type") in self.target_module_mapping
+        if getattr(peft_config, "target_parameters", None) and not has_default:
+            prepared: PeftConfig = peft_config
+            return prepared
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _adapt_parameter(
+        self,
+        config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        key: str,
+    ) -> None:
+        """Add an adapter to each matrix of the parameter that has this full name.
+
+        Raises:
+            UserError: the parameter is of a kind that cannot be adapted.
+        """
+        if not is_chosen(config, key):
+            return
+        # PEFT names the experts themselves where an adapter is around them already.
+        around = next((each for each in (target, parent) if isinstance(each, ExpertsLayer)), None)
+        experts = ExpertsLayer(target) if around is None else around
+        name = key.rpartition(".")[-1]
+        matrices = experts.matrices_of(name, partial(self.expert_type, adapter_name=adapter_name))
+        for index, matrix in enumerate(matrices):
+            assert isinstance(matrix, ExpertMatrix)
+            self.add_to_layer(matrix, adapter_name, config, matrix_name(key, index))
+            if adapter_name not in self.active_adapters:
+                matrix.requires_grad_(False)
+        if around is None:
+            setattr(parent, target_name, experts)
+
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config: Any = self.peft_config[adapter_name]
+        if hasattr(config, "target_parameters"):
+            choose_parameters(config, model, tuple(self.layer_types))
+            _check_drops_nothing(config)
+        with warnings.catch_warnings():
+            has_parameters = bool(getattr(config, "target_parameters", None))
+            if has_parameters:
+                # PEFT compares the patterns with names of modules alone.
+                warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if has_parameters:
+            if not layers_with(model, adapter_name):
+                raise UserError(
+                    f"target_parameters={config.target_parameters}: exclude_modules, "
+                    "modules_to_save and layers_to_transform leave none of them: change one of "
+                    "these."
+                )
+            _warn_of_unmatched_patterns(config, layers_with(model, adapter_name))
         keep_layouts(model)
         count_weight_owners(model)
 
@@ -132,6 +203,36 @@ class AdaptedModel(PlacingTuner):
         if unknown:
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
+        if any(isinstance(module, ExpertsLayer) for module in self.modules()):
+            raise UserError(
+                "adapter_names: one batch cannot have several adapters where the weights of "
+                "experts are adapted, since all rows share them; call the model once for each "
+                "adapter, after set_adapter."
+            )
+
+
+def _check_drops_nothing(config: Any) -> None:
+    dropout = getattr(config, "lora_dropout", 0.0)
+    if dropout and config.target_parameters:
+        raise UserError(
+            f"lora_dropout={dropout} drops inputs of the adapter, and the change of a parameter is "
+            f"added to the weight (target_parameters={config.target_parameters}): write "
+            "lora_dropout=0, or target_parameters=[] to adapt modules alone."
+        )
+
+
+def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
+    parameters = {parameter_of(name) or name for name in names}
+    for field in ("rank_pattern", "alpha_pattern"):
+        found = unmatched(getattr(config, field), {*names, *parameters})
+        if found:
+            # PEFT's own sentence.
+            warnings.warn(
+                f"The following {field} keys did not match any targeted module and were ignored: "
+                f"{found}.",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
 

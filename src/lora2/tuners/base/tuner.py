@@ -12,6 +12,7 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import held_by_name
+from lora2.tuners.base.experts import ExpertsLayer
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 
 
@@ -21,9 +22,11 @@ class PlacingTuner(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        # PEFT's own hands a weight on, which a head of several layers does not have, and moves the
-        # adapter to the device of the weight: if that is offloaded, no values are there.
-        if isinstance(child, AuxiliaryTrainingWrapper) or _is_on_offloaded_weight(new_module):
+        # PEFT's own hands a weight on, which a head of several layers and experts do not have, and
+        # moves the adapter to the device of the weight: if that is offloaded, no values are there.
+        if isinstance(child, AuxiliaryTrainingWrapper | ExpertsLayer) or _is_on_offloaded_weight(
+            new_module
+        ):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

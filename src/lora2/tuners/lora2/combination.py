@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
+from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.lora2.layer import adapted_layers
-from lora2.tuners.lora2.saving import pattern_for
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]
@@ -62,6 +63,7 @@ def add_weighted_adapter(
     # A module of which all adapters kept nothing has rank 0, and k then says nothing.
     widths = {name: size or largest for name, size in sizes.items()}
     first = tuner.peft_config[adapters[0]]
+    targets, parameters = split_targets(sizes)
     tuner.peft_config[adapter_name] = replace(
         first,
         k=largest,
@@ -75,7 +77,8 @@ def add_weighted_adapter(
         lora_dropout=0.0,
         modules_to_save=_joint_heads(tuner, adapters),
         # Full names: fields such as layers_to_transform need no merging.
-        target_modules=exact_targets(sizes, [n for n, _ in tuner.model.named_modules()]),
+        target_modules=exact_targets(targets, [n for n, _ in tuner.model.named_modules()]),
+        target_parameters=parameters,
         exclude_modules=None,
         layers_to_transform=None,
         layers_pattern=None,

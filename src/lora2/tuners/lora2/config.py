@@ -67,6 +67,15 @@ class Lora2Config(TargetConfig):
         "total_steps": "it is called total_step here, and only update_and_allocate needs it",
     }
 
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of parameters to adapt, such as 'experts.down_proj': the weights of "
+            "experts are parameters [experts, ., .] and not modules. Each expert's matrix gets an "
+            "adapter of its own. None: those that target_modules names, as PEFT's LoRA takes it "
+            "(w1, w2, w3, gate_proj, 'all-linear' of a mixture of experts); []: none."
+        },
+    )
     k: int = field(
         default=8,
         metadata={
@@ -183,6 +192,7 @@ class Lora2Config(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["LORA2"]
+        self._check_parameters()
         self._check_sizes()
         self._check_choices()
         self._check_schedule()
@@ -257,6 +267,21 @@ class Lora2Config(TargetConfig):
         """
         alpha = self.lora_alpha if alpha is None else alpha
         return alpha / (r if self.orthogonality == "penalty" else k)
+
+    def _check_parameters(self) -> None:
+        names = self.target_parameters
+        if isinstance(names, tuple | set):
+            self.target_parameters = names = sorted(names)
+        if names is None and self.inference_mode:
+            # A saved adapter has its parameters; older versions had none.
+            self.target_parameters = []
+        elif names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        ):
+            raise UserError(
+                f"target_parameters={names!r} must be a list of names of parameters, such as "
+                "['experts.gate_up_proj', 'experts.down_proj']."
+            )
 
     def _check_sizes(self) -> None:
         check_whole("k", self.k)

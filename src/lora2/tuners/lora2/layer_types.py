@@ -6,6 +6,7 @@ from transformers.pytorch_utils import Conv1D
 from lora2.tuners.base.convolution import ConvolutionLayer
 from lora2.tuners.base.dispatch import LayerTypes
 from lora2.tuners.base.embedding import EmbeddingLayer
+from lora2.tuners.base.experts import ExpertMatrix
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.linear import Lora2Linear
 
@@ -16,6 +17,10 @@ class Lora2Conv2d(ConvolutionLayer, Lora2Layer):
 
 class Lora2Embedding(EmbeddingLayer, Lora2Layer):
     """An embedding with LoRA² adapters."""
+
+
+class Lora2ExpertMatrix(ExpertMatrix, Lora2Layer):
+    """The matrix of one expert with LoRA² adapters."""
 
 
 LAYER_TYPES: LayerTypes = {

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.patterns import looked_up
 from lora2.tuners.lora2 import training_hook
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.lora2.layer_types import LAYER_TYPES
+from lora2.tuners.lora2.layer_types import LAYER_TYPES, Lora2ExpertMatrix
 from lora2.tuners.lora2.saving import (
     compact_state_dict,
-    looked_up,
     remember_sizes,
     resize_for,
     without_pruned_modules,
@@ -30,6 +30,7 @@ class Lora2Model(AdaptedModel):
     prefix = "lora2_"
     tuner_layer_cls = Lora2Layer
     layer_types = LAYER_TYPES
+    expert_type = Lora2ExpertMatrix
 
     def add_to_layer(
         self, layer: AdaptedLayer, adapter_name: str, config: Lora2Config, module_name: str

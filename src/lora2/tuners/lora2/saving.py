@@ -5,20 +5,15 @@ of r', which its change needs (`lora2.mathematics.compaction`), and one that kep
 saved config's patterns have these sizes, and the lora_alpha with which the scaling stays the same.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
-
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.base.patterns import looked_up, pattern_for
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
-
-Size = TypeVar("Size", int, float)
 
 
 def compact_state_dict(
@@ -78,28 +73,6 @@ def _alpha_for(scaling: float, k: int, alpha: float, config: Lora2Config) -> flo
     if not k or config.scaling(k, config.init_r, alpha) == scaling:
         return alpha
     return scaling * k
-
-
-def pattern_for(
-    sizes: Mapping[str, Size], pattern: Mapping[str, Size], default: Size
-) -> dict[str, Size]:
-    """Return `pattern` if it gives these sizes even once it is saved, else one entry a module."""
-    # PEFT sorts what it saves, and the first pattern that matches counts.
-    reloaded = dict(sorted(pattern.items()))
-    if all(looked_up(reloaded, name, default) == size for name, size in sizes.items()):
-        return dict(pattern)
-    # A name would match every longer one that ends in it, too.
-    ambiguous = {name for name in sizes for other in sizes if other.endswith("." + name)}
-    return {
-        f"^{name}" if name in ambiguous else name: size
-        for name, size in sizes.items()
-        if size != default
-    }
-
-
-def looked_up(pattern: Mapping[str, Size], name: str, default: Size) -> Size:
-    """Return what a pattern gives a module of this name: the first that matches counts."""
-    return pattern.get(get_pattern_key(list(pattern), name), default)
 
 
 def without_pruned_modules(

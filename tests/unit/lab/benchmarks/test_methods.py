@@ -176,10 +176,22 @@ def test_users_models_have_head_and_adapted_matrices(name):
     assert any(p.requires_grad for p in model.parameters())
     targets = tuple(DEFAULT_TARGET_MODULES[workload.model_type])
     adapted = [n for n, _ in model.named_modules() if n.endswith(targets) and ".layer" in n]
-    assert len(adapted) == workload.layers * workload.matrices_per_layer
+    of_experts = sum(
+        parameter.shape[0]
+        for name, parameter in model.named_parameters()
+        if workload.parameters and name.endswith(workload.parameters)
+    )
+    assert len(adapted) + of_experts == workload.layers * workload.matrices_per_layer
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions == pytest.approx(
-        {"minilm": 22.7, "deberta": 184.4, "llama": 134.5, "decoder-504": 214.1}[name], rel=0.01
+        {
+            "minilm": 22.7,
+            "deberta": 184.4,
+            "llama": 134.5,
+            "decoder-504": 214.1,
+            "mixtral": 108.4,
+        }[name],
+        rel=0.01,
     )
 
 

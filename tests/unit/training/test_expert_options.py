@@ -1,0 +1,59 @@
+"""Weights of experts in the options of `lora2 train` and `lora2 params`."""
+
+import pytest
+from peft import get_peft_model
+
+from lora2 import Lora2Config, UserError
+from lora2.training.arguments import RunSettings
+from lora2.training.methods.registry import METHODS
+from lora2.training.named_modules import check_named_modules
+from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, PARAMETERS
+
+METHOD = METHODS["lora2"]
+
+
+def options_of(**given) -> dict:
+    return RunSettings.from_options({"k": 4, "init_r": 3, **given}).adapter
+
+
+@pytest.mark.parametrize(
+    ("mixture", "given"),
+    [
+        (MIXTRAL, {"target_modules": ["all-linear"]}),
+        (MIXTRAL, {"target_modules": ["w1", "w2", "w3"]}),
+        (DEEPSEEK, {"target_modules": ["o_proj", "gate_proj", "up_proj", "down_proj"]}),
+        (GPT_OSS, {"target_parameters": PARAMETERS}),
+        (MIXTRAL, {"target_modules": ["o_proj"], "target_parameters": PARAMETERS[:1]}),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else "-".join(value),
+)
+def test_params_counts_what_is_trained(mixture, given):
+    # Without the head, as `lora2 params` counts.
+    model = mixture.model().base_model
+    options = options_of(**given)
+    check_named_modules(model, METHOD, options)
+    targets = given.get("target_modules")
+    fields = given | {"target_modules": targets[0] if targets == ["all-linear"] else targets}
+    adapted = get_peft_model(mixture.model(), Lora2Config(k=4, init_r=3, **fields))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert METHOD.count(model, options) == trained
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"target_modules": ["o_proj", "w9"]}, "target_modules=w9 chooses no module"),
+        ({"target_parameters": ["experts.w9"]}, "target_parameters=experts.w9 chooses no param"),
+        ({"rank_pattern": {"down_proj": 2}}, "rank_pattern={'down_proj': 2} chooses no module"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_names_that_choose_nothing_are_refused(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_named_modules(MIXTRAL.model(), METHOD, options_of(**given))
+
+
+def test_a_pattern_may_name_a_parameter_or_an_expert():
+    pattern = {"experts.down_proj": 2, "gate_up_proj.3": 1}
+    given = options_of(target_modules=["all-linear"], rank_pattern=pattern)
+    check_named_modules(MIXTRAL.model(), METHOD, given)
