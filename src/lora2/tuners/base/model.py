@@ -42,16 +42,24 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if isinstance(parent, self.tuner_layer_cls):
+            # Another target is around it, and has adapted it.
+            return
         check_is_not_split(target, current_key)
         if isinstance(target, self.tuner_layer_cls):
-            self.add_to_layer(target, adapter_name, peft_config, current_key)
-            return
-        layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
-        layer.plain_dtype = activation_dtype_of(self.model)
-        self.add_to_layer(layer, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+            layer = target
+            self.add_to_layer(layer, adapter_name, peft_config, current_key)
+        else:
+            layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
+            layer.plain_dtype = activation_dtype_of(self.model)
+            self.add_to_layer(layer, adapter_name, peft_config, current_key)
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+        for inner_parent, name in layer.layers_inside():
+            inner = getattr(inner_parent, name)
+            key = f"{current_key}.base_layer.{name}"
+            self._create_and_replace(peft_config, adapter_name, inner, name, inner_parent, key)
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

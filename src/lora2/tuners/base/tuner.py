@@ -19,9 +19,10 @@ class PlacingTuner(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        # PEFT's own hands a weight on, which a head of several layers does not have, and moves the
-        # adapter to the device of the weight: if that is offloaded, no values are there.
-        if isinstance(child, AuxiliaryTrainingWrapper) or _is_on_offloaded_weight(new_module):
+        # PEFT's own hands a weight on when it unloads, which a head of several layers and attention
+        # do not have, and moves the adapter to the device of the weight: if that is offloaded, no
+        # values are there.
+        if not isinstance(new_module, BaseTunerLayer) or _is_on_offloaded_weight(new_module):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
@@ -66,10 +67,8 @@ def check_is_not_split(target: nn.Module, module_name: str) -> None:
         )
 
 
-def _is_on_offloaded_weight(module: nn.Module) -> bool:
-    return (
-        isinstance(module, BaseTunerLayer) and execution_device(module.get_base_layer()) is not None
-    )
+def _is_on_offloaded_weight(layer: BaseTunerLayer) -> bool:
+    return execution_device(layer.get_base_layer()) is not None
 
 
 def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
