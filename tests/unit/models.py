@@ -111,8 +111,9 @@ class AttentionModel(nn.Module):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        # An odd number of heads: the fast path of even ones, without gradients, rounds otherwise.
-        self.attn = nn.MultiheadAttention(6, 3, **options)
+        # torch rounds otherwise on its fast path, which an odd number of heads does not take, and
+        # where a weight needs a gradient.
+        self.attn = nn.MultiheadAttention(6, 3, **options).requires_grad_(False)
         self.head = nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from peft.utils import ModulesToSaveWrapper, PeftType
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
+from lora2.exchange.lora_form import target_of
 from lora2.exchange.verification import sharing_copy
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.tuners.base.dispatch import layer_type_of
@@ -84,7 +85,9 @@ def import_lora(
         "init_r": largest,
         "k_pattern": dict(pattern),
         "rank_pattern": dict(pattern),
-        "target_modules": exact_targets(sizes, [n for n, _ in model.named_modules()]),
+        "target_modules": exact_targets(
+            {target_of(name) for name in sizes}, [n for n, _ in model.named_modules()]
+        ),
         "modules_to_save": config.modules_to_save,
         "task_type": config.task_type,
         "base_model_name_or_path": config.base_model_name_or_path,

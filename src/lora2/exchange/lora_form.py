@@ -33,7 +33,7 @@ class LoraForm:
     Attributes:
         config: its PEFT config; lora_alpha is the rank, so that the scaling is 1 everywhere.
         tensors: its tensors by their names in a PEFT file, modules_to_save included.
-        ranks: the rank of the change by name of the module, before any padding.
+        ranks: the rank of the change by name of the layer, before any padding.
     """
 
     config: LoraConfig
@@ -61,6 +61,7 @@ def lora_form(
     for name, layer in layers.items():
         if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
             raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
+    targets = {name: target_of(name) for name in layers}
     ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
     sizes = _own_ranks(layers, ranks) if compact else _one_rank(layers, ranks)
     if not sizes:
@@ -69,11 +70,13 @@ def lora_form(
             "be loaded; export it without compact."
         )
     tensors = {}
-    for name, size in sizes.items():
+    for name, layer in layers.items():
+        if targets[name] not in sizes:
+            continue
         # The forward pass's own factors, rounding and all: the change is what was trained with.
-        B, A = (factor.double() for factor in layers[name].factors(adapter_name))
-        B, A = of_rank(B, A, size // layers[name].lora_groups())
-        for key, tensor in layers[name].as_lora(B, A).items():
+        B, A = (factor.double() for factor in layer.factors(adapter_name))
+        B, A = of_rank(B, A, sizes[targets[name]] // layer.lora_groups())
+        for key, tensor in layer.as_lora(B, A).items():
             tensors[f"{PREFIX}{name}.{key}"] = tensor.to("cpu", dtype).contiguous()
     tensors |= _whole_modules(model, adapter_name)
     usual = Counter(sizes.values()).most_common(1)[0][0]
@@ -133,15 +136,26 @@ def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
     return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
 
 
+def target_of(name: str) -> str:
+    """Return the target module of a layer, which may be inside of it: attn.base_layer.out_proj."""
+    return name.partition(".base_layer.")[0]
+
+
 def _one_rank(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
     """The largest rank for all; of grouped convolutions, the next that their groups divide."""
     groups = math.lcm(*(layer.lora_groups() for layer in layers.values()))
     largest = max(1, *(_lora_rank(layers[name], ranks[name]) for name in layers))
-    return dict.fromkeys(layers, math.ceil(largest / groups) * groups)
+    return {target_of(name): math.ceil(largest / groups) * groups for name in layers}
 
 
 def _own_ranks(layers: dict[str, AdaptedLayer], ranks: dict[str, int]) -> dict[str, int]:
-    return {name: _lora_rank(layers[name], size) for name, size in ranks.items() if size}
+    """The rank of each target module that changes something; PEFT has one for all inside it."""
+    sizes: dict[str, int] = {}
+    for name, size in ranks.items():
+        if size:
+            target = target_of(name)
+            sizes[target] = max(sizes.get(target, 0), _lora_rank(layers[name], size))
+    return sizes
 
 
 def _lora_rank(layer: AdaptedLayer, size: int) -> int:
