@@ -96,7 +96,8 @@ class PaddingConv2d(nn.Conv2d):
     """A convolution with a forward of its own, which pads below and on the right first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+        height, width = (size - 1 for size in self.kernel_size)
+        return super().forward(nn.functional.pad(x, (0, width, 0, height)))
 
 
 class NormalizingConv2d(nn.Conv2d):
@@ -192,6 +193,7 @@ LINEAR = Kind("linear", Mlp, rows, ["lin0", "lin1"])
 CONV1D = Kind("conv1d", GptModel, tokens, ["c_attn", "c_proj", "c_fc"])
 EMBEDDING = Kind("embedding", EmbeddingModel, tokens, ["emb"])
 CONV2D = Kind("conv2d", ConvolutionModel, images, ["conv"])
+ATTENTION = Kind("attention", AttentionModel, sequences, ["attn"])
 
 KINDS = (
     LINEAR,
@@ -222,7 +224,7 @@ KINDS = (
         lambda: signals(3, 4, 5),
         ["conv"],
     ),
-    Kind("attention", AttentionModel, sequences, ["attn"]),
+    ATTENTION,
     Kind("attention_batch_first", lambda: AttentionModel(batch_first=True), sequences, ["attn"]),
     Kind("attention_three_weights", lambda: AttentionModel(kdim=4, vdim=5), sequences, ["attn"]),
     Kind(

@@ -153,3 +153,20 @@ class AttentionLayer(AdaptedLayer):
                 "the merged model instead."
             )
         return super().as_lora(B, A)
+
+    @classmethod
+    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
+        """Refuse.
+
+        Raises:
+            UserError: PEFT's LoRA adds its change of out_proj twice (PEFT 0.21).
+        """
+        raise UserError(
+            f"{module_name} is an nn.MultiheadAttention, to whose out_proj PEFT's LoRA adds its "
+            "change twice, so that it computes something else than its factors say; leave it out "
+            "of target_modules."
+        )
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: PEFT's conversion does not look into the layer."""
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,11 @@ from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, k
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
+
+
+_ONLY_LAYERS_INSIDE = (
+    r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"
+)
 
 
 class AdaptedModel(PlacingTuner):
@@ -65,7 +71,10 @@ class AdaptedModel(PlacingTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        with warnings.catch_warnings():
+            # PEFT knows the target modules, not the layers inside them that have patterns too.
+            warnings.filterwarnings("ignore", _ONLY_LAYERS_INSIDE, RuntimeWarning)
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
         keep_layouts(model)
         count_weight_owners(model)
 
