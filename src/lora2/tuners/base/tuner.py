@@ -1,4 +1,4 @@
-"""What the tuners of this package do with tensors that are sharded, or offloaded by accelerate."""
+"""What all tuners of this package do about where tensors are, and which code reads them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,25 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
+from lora2.tuners.base.fast_path import leave_fast_path, restore
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 
 
 class PlacingTuner(BaseTuner):
     """A tuner that keeps new adapters in memory, and saves tensors wherever they are."""
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model, the first one or a later one."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
+        encoders += leave_fast_path(model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        restore(self.__dict__.pop("_nested_encoders", []))
+        return unloaded
 
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
