@@ -95,8 +95,8 @@ def export_lora(
 def _read_back(base: Any, folder: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()
-    except ValueError as error:
-        # PEFT's LoRA does not adapt some modules, such as projections of Mamba.
+    except (TypeError, ValueError) as error:
+        # PEFT makes convolutions of the base layer's class, which may take other arguments.
         text = " ".join(str(error).split())
         raise UserError(
             f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "

@@ -9,8 +9,8 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.utils.checkpoint import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from lora2 import Lora2Config
 from unit.models import (

@@ -1,4 +1,4 @@
-"""Convolutions, whose kernel [out, in/groups, *sizes] is a matrix [out, in/groups · prod(sizes)]."""
+"""Convolutions: a kernel [out, in/groups, *sizes] is a matrix [out, in/groups · prod(sizes)]."""
 
 from math import prod
 from typing import Any
@@ -9,7 +9,6 @@ from torch.func import functional_call
 
 from lora2.errors import UserError
 from lora2.tuners.base.layer import AdaptedLayer
-
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PLAIN_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
@@ -65,7 +64,7 @@ class ConvolutionLayer(AdaptedLayer):
         return base.groups
 
     def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-        """Two convolutions: A [k · groups, in, *sizes], zero outside a row's group, and B of size 1.
+        """Two convolutions: A [k · groups, in, *sizes], zero outside a row's group, and B.
 
         Raises:
             UserError: a dilated convolution, or padding other than by zeros, which PEFT's LoRA

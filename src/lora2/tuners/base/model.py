@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from peft import LoraConfig
 from peft.config import PeftConfig
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
+from lora2.errors import UserError
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
-
 
 _ONLY_LAYERS_INSIDE = (
     r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"
@@ -66,6 +67,20 @@ class AdaptedModel(PlacingTuner):
             inner = getattr(inner_parent, name)
             key = f"{current_key}.base_layer.{name}"
             self._create_and_replace(peft_config, adapter_name, inner, name, inner_parent, key)
+
+    def _check_target_module_compatiblity(
+        self, peft_config: PeftConfig, model: nn.Module, target_name: str
+    ) -> None:
+        """Refuse what PEFT's LoRA refuses: a module that is not called, only its weight is read."""
+        super()._check_target_module_compatiblity(peft_config, model, target_name)
+        try:
+            super()._check_target_module_compatiblity(LoraConfig(), model, target_name)
+        except ValueError as error:
+            raise UserError(
+                f"target_modules: {target_name!r} cannot be adapted in a {type(model).__name__}, "
+                "whose fused kernels read its weight and do not call it, so PEFT's LoRA refuses it "
+                f"too ({error}); name other modules, or add it to exclude_modules."
+            ) from error
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

@@ -14,9 +14,7 @@ from lora2 import BottleneckConfig, Lora2Config, SoraConfig
 FEED_FORWARD = {"target_modules": ["linear1", "linear2"], "init_weights": False}
 CONFIGS: dict[str, Any] = {
     "lora2": Lora2Config(k=4, init_r=4, **FEED_FORWARD),
-    "lora2_attention": Lora2Config(
-        k=4, init_r=4, target_modules=["self_attn"], init_weights=False
-    ),
+    "lora2_attention": Lora2Config(k=4, init_r=4, target_modules=["self_attn"], init_weights=False),
     "sora": SoraConfig(r=4, **FEED_FORWARD),
     "bottleneck": BottleneckConfig(target_modules=["linear2"], init_std=0.5),
 }
