@@ -6,7 +6,7 @@ fused function, and calls none of the parts. It does not do so if a part has a h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 
 def leave_fast_path(model: nn.Module) -> list[nn.TransformerEncoder]:
     """Make encoders call the adapted layers in them; return those that `restore` is for."""
-    changed = []
+    changed: list[nn.TransformerEncoder] = []
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             for layer in _adapted_in(module):
@@ -22,8 +22,7 @@ def leave_fast_path(model: nn.Module) -> list[nn.TransformerEncoder]:
                 if _do_nothing not in layer._forward_pre_hooks.values():
                     layer.register_forward_pre_hook(_do_nothing)
         # Only the fast path of its layers can read the nested tensors that it makes.
-        is_encoder = isinstance(module, nn.TransformerEncoder)
-        if is_encoder and module.use_nested_tensor and _adapted_in(module):
+        if _makes_nested_tensors(module) and _adapted_in(module):
             module.use_nested_tensor = False
             changed.append(module)
     return changed
@@ -33,6 +32,10 @@ def restore(encoders: list[nn.TransformerEncoder]) -> None:
     """Undo `leave_fast_path` in a model without adapters."""
     for encoder in encoders:
         encoder.use_nested_tensor = True
+
+
+def _makes_nested_tensors(module: nn.Module) -> TypeGuard[nn.TransformerEncoder]:
+    return isinstance(module, nn.TransformerEncoder) and bool(module.use_nested_tensor)
 
 
 def _adapted_in(module: nn.Module) -> list[Any]:
