@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lora2.errors import UserError
 from lora2.tuners.base.base_attributes import of_base_layer
+from lora2.tuners.base.changed_weights import call_with
 from lora2.tuners.base.layer import AdaptedLayer
 
 _ONE = ("in_proj_weight",)
@@ -127,7 +127,7 @@ class AttentionLayer(AdaptedLayer):
             weights |= {prefix + name: weight for name, weight in changed.items()}
         if not weights:
             return self.base_layer(x, *args, **kwargs)
-        return functional_call(self.base_layer, weights, (x, *args), kwargs)
+        return call_with(self.base_layer, weights, x, *args, **kwargs)
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None

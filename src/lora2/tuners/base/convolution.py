@@ -5,9 +5,9 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lora2.errors import UserError
+from lora2.tuners.base.changed_weights import call_with
 from lora2.tuners.base.layer import AdaptedLayer
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -34,7 +34,7 @@ class ConvolutionLayer(AdaptedLayer):
             and not any(map(self.drops_inputs, adapter_names))
         ):
             weights = self.changed_weights(adapter_names)
-            return functional_call(self.base_layer, weights, (x, *args), kwargs)
+            return call_with(self.base_layer, weights, x, *args, **kwargs)
         return super().adapted_output(x, adapter_names, *args, **kwargs)
 
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class ConvolutionLayer(AdaptedLayer):
         base: Any = self.get_base_layer()
         if self._has_own_forward:
             weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
-            with_change: Tensor = functional_call(base, {"weight": weight}, (x,))
+            with_change: Tensor = call_with(base, {"weight": weight}, x)
             return with_change - base(x)
         if base.groups > 1:
             # Each group reads other channels, so one thin kernel cannot serve all outputs.
