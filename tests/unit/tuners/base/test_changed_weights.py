@@ -1,4 +1,4 @@
-"""A layer is called with other weights, whatever holds its own, and has its own again afterwards."""
+"""A layer is called with other weights, whatever holds its own, and has its own afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lora2 import Lora2Config, UserError
 from lora2.tuners.base.changed_weights import call_with
-from unit.models import PaddingConv2d, images
+from unit.models import ConvolutionModel, PaddingConv2d, images
 
 
 def attention() -> nn.MultiheadAttention:
@@ -51,7 +51,8 @@ def test_error_in_the_call_leaves_the_layer_as_it_was() -> None:
 
 
 def test_parametrized_weight_of_a_layer_with_its_own_forward_is_refused() -> None:
-    base = nn.Sequential(weight_norm(PaddingConv2d(4, 8, 3)))
-    model = get_peft_model(base, Lora2Config(target_modules=["0"], k=2))
+    base = ConvolutionModel(PaddingConv2d)
+    weight_norm(base.conv)
+    model = get_peft_model(base, Lora2Config(target_modules=["conv"], k=2))
     with pytest.raises(UserError, match=r"weight of a \w*PaddingConv2d is parametrized"):
         model(images())
