@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.peft_suite.differences import FUNCTIONS, ROWS, TESTS, Difference
+from engines.peft_suite.differences import FUNCTIONS, TESTS, Difference
 
 pytestmark = pytest.mark.engines
 
@@ -62,7 +62,6 @@ def test_every_listed_difference_is_one_of_a_test(outcomes: dict[str, tuple[str,
     names = of_lora2(outcomes)
     assert TESTS.keys() <= names.keys()
     assert FUNCTIONS.keys() <= {name.partition("[")[0] for name in names}
-    assert ROWS.keys() <= {row_of(name) for name in names}
 
 
 def test_most_tests_were_run(outcomes: dict[str, tuple[str, str]]) -> None:
@@ -81,9 +80,4 @@ def of_lora2(outcomes: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]
 
 def expected_of(name: str) -> Difference | None:
     """The listed difference of a test."""
-    return TESTS.get(name) or FUNCTIONS.get(name.partition("[")[0]) or ROWS.get(row_of(name))
-
-
-def row_of(name: str) -> str:
-    """The row of a test's name."""
-    return name.partition("[")[2].rstrip("]").partition(",")[0]
+    return TESTS.get(name) or FUNCTIONS.get(name.partition("[")[0])

@@ -1,5 +1,6 @@
 """Tiny models as data: one for each kind of layer, and tiny random transformers."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,16 +81,47 @@ class EmbeddingModel(nn.Module):
         return self.head(self.emb(x)).log_softmax(-1)
 
 
-class Conv2dModel(nn.Module):
-    """Images [batch, 4, 7, 7] → log-probabilities [batch, 2], by a convolution of any form."""
+class ConvolutionModel(nn.Module):
+    """Signals [batch, 4, *sizes] → log-probabilities [batch, 2], by a convolution of any form."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, kind: type[nn.Module] = nn.Conv2d, **options: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(4, 8, 3, **options)
+        self.conv = kind(4, 8, 3, **options)
         self.head = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.conv(x)).mean((-1, -2))).log_softmax(-1)
+        return self.head(torch.tanh(self.conv(x)).flatten(2).mean(-1)).log_softmax(-1)
+
+
+class PaddingConv2d(nn.Conv2d):
+    """A convolution with a forward of its own, which pads below and on the right first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (size - 1 for size in self.kernel_size)
+        return super().forward(nn.functional.pad(x, (0, width, 0, height)))
+
+
+class NormalizingConv2d(nn.Conv2d):
+    """A convolution that computes with another kernel than its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / (self.weight.std() + 1), self.bias)
+
+
+class AttentionModel(nn.Module):
+    """x [3, length, 6] → log-probabilities [3, length, 2], by attention of any form."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        # torch rounds otherwise on its fast path, which an odd number of heads does not take, and
+        # where a weight needs a gradient.
+        self.attn = nn.MultiheadAttention(6, 3, **options).requires_grad_(False)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = x[..., : self.attn.kdim], x[..., : self.attn.vdim]
+        output, _ = self.attn(x, key, value)
+        return self.head(torch.tanh(output)).log_softmax(-1)
 
 
 class GptModel(nn.Module):
@@ -145,13 +177,24 @@ def tokens() -> Tensor:
 
 def images() -> Tensor:
     """[3, 4, 7, 7] floats."""
-    return torch.linspace(-1, 1, 3 * 4 * 49).view(3, 4, 7, 7)
+    return signals(7, 7)
+
+
+def signals(*sizes: int) -> Tensor:
+    """[3, 4, *sizes] floats."""
+    return torch.linspace(-1, 1, 12 * math.prod(sizes)).view(3, 4, *sizes)
+
+
+def sequences() -> Tensor:
+    """[3, 4, 6] floats."""
+    return torch.linspace(-1, 1, 72).view(3, 4, 6).sin()
 
 
 LINEAR = Kind("linear", Mlp, rows, ["lin0", "lin1"])
 CONV1D = Kind("conv1d", GptModel, tokens, ["c_attn", "c_proj", "c_fc"])
 EMBEDDING = Kind("embedding", EmbeddingModel, tokens, ["emb"])
-CONV2D = Kind("conv2d", Conv2dModel, images, ["conv"])
+CONV2D = Kind("conv2d", ConvolutionModel, images, ["conv"])
+ATTENTION = Kind("attention", AttentionModel, sequences, ["attn"])
 
 KINDS = (
     LINEAR,
@@ -161,11 +204,36 @@ KINDS = (
     CONV2D,
     Kind(
         "conv2d_strided",
-        lambda: Conv2dModel(stride=2, padding=1, dilation=2, padding_mode="reflect"),
+        lambda: ConvolutionModel(stride=2, padding=1, dilation=2, padding_mode="reflect"),
         images,
         ["conv"],
     ),
-    Kind("conv2d_grouped", lambda: Conv2dModel(groups=2, padding="same"), images, ["conv"]),
+    Kind("conv2d_grouped", lambda: ConvolutionModel(groups=2, padding="same"), images, ["conv"]),
+    Kind("conv2d_depthwise", lambda: ConvolutionModel(groups=4), images, ["conv"]),
+    Kind("conv2d_padding", lambda: ConvolutionModel(PaddingConv2d), images, ["conv"]),
+    Kind("conv2d_normalizing", lambda: ConvolutionModel(NormalizingConv2d), images, ["conv"]),
+    Kind("conv1d_of_torch", lambda: ConvolutionModel(nn.Conv1d), lambda: signals(9), ["conv"]),
+    Kind(
+        "conv1d_causal_depthwise",
+        lambda: ConvolutionModel(nn.Conv1d, groups=4, padding=2, bias=False),
+        lambda: signals(9),
+        ["conv"],
+    ),
+    Kind(
+        "conv3d",
+        lambda: ConvolutionModel(nn.Conv3d, stride=(1, 2, 1)),
+        lambda: signals(3, 4, 5),
+        ["conv"],
+    ),
+    ATTENTION,
+    Kind("attention_batch_first", lambda: AttentionModel(batch_first=True), sequences, ["attn"]),
+    Kind("attention_three_weights", lambda: AttentionModel(kdim=4, vdim=5), sequences, ["attn"]),
+    Kind(
+        "attention_three_weights_batch_first",
+        lambda: AttentionModel(kdim=4, batch_first=True, bias=False, add_bias_kv=True),
+        sequences,
+        ["attn"],
+    ),
 )
 KIND_IDS = tuple(kind.name for kind in KINDS)
 
@@ -318,6 +386,29 @@ def gradient_checkpointing(model: Any, use_reentrant: bool) -> Iterator[None]:
     finally:
         getattr(model, f"{name}_checkpointing_disable")()
         model.disable_input_require_grads()
+
+
+def base_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that adapters change, by their names in the base model."""
+    return {
+        f"{name_in_base(name)}.{weight}": getattr(layer.get_base_layer(), weight)
+        for name, layer in layers_of(model).items()
+        for weight in layer.weight_names()
+    }
+
+
+def changes(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
+    """The changes of these weights by one adapter."""
+    return {
+        f"{name_in_base(name)}.{weight}": change
+        for name, layer in layers_of(model).items()
+        for weight, change in layer.by_weight(layer.get_delta_weight(adapter_name)).items()
+    }
+
+
+def name_in_base(name: str) -> str:
+    """The name that an adapted layer's module has in the base model."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 @torch.no_grad()

@@ -14,16 +14,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lora2.tuners.base.experts import ExpertsLayer, parameter_of
-from lora2.tuners.base.layer import AdaptedLayer
-
-
-def units_of(layers: Mapping[str, AdaptedLayer]) -> dict[str, list[str]]:
-    """Return what has one LoRA each, by its name: a module, or all matrices of a parameter."""
-    units: dict[str, list[str]] = {}
-    for name in layers:
-        units.setdefault(parameter_of(name) or name, []).append(name)
-    return units
+from lora2.tuners.base.experts import ExpertsLayer
 
 
 def stacked_lora(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.expert_form import factors_of_experts
+from lora2.exchange.units import target_of
 from lora2.exchange.verification import sharing_copy
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.tuners.base.dispatch import layer_type_of
@@ -82,7 +83,7 @@ def import_lora(
     sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
     largest = max(sizes.values())
     pattern = pattern_for(sizes, {}, largest)
-    targets, parameters = split_targets(sizes)
+    targets, parameters = split_targets({target_of(name) for name in sizes})
     decided: dict[str, Any] = {
         "k": largest,
         "init_r": largest,

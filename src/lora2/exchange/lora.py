@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -15,6 +18,7 @@ from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
 from lora2.exchange.lora_form import LoraForm, lora_form
 from lora2.exchange.model_card.file import write_lora_card
+from lora2.exchange.units import target_of
 from lora2.exchange.verification import (
     Batch,
     adapter_logits,
@@ -24,6 +28,8 @@ from lora2.exchange.verification import (
     tolerance_of,
 )
 from lora2.support.files import check_is_new, new_folder
+from lora2.tuners.base.attention import AttentionLayer
+from lora2.tuners.base.layer import layers_with
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def export_lora(
             reloaded = _read_back(base, temporary)
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
-        difference = check_same(expected, logits(reloaded, batch), tolerance)
+        with _blaming_attention(model, adapter_name):
+            difference = check_same(expected, logits(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)
@@ -89,12 +96,29 @@ def export_lora(
 def _read_back(base: Any, folder: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()
-    except ValueError as error:
-        # PEFT's LoRA does not adapt some modules, such as projections of Mamba.
+    except (TypeError, ValueError) as error:
+        # PEFT makes convolutions of the base layer's class, which may take other arguments.
         text = " ".join(str(error).split())
         raise UserError(
             f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "
             f"({text}); export the merged model in place of a LoRA."
+        ) from error
+
+
+@contextmanager
+def _blaming_attention(model: PeftModel, adapter_name: str) -> Iterator[None]:
+    """Say of a LoRA that computes something else that it does because PEFT has a fault."""
+    try:
+        yield
+    except UserError as error:
+        layers = layers_with(model.get_base_model(), adapter_name)
+        attention = [name for name, layer in layers.items() if isinstance(layer, AttentionLayer)]
+        if not attention:
+            raise
+        raise UserError(
+            f"PEFT {peft.__version__} adds the change of an nn.MultiheadAttention's out_proj twice "
+            f"(pull request 3774 of PEFT), so a LoRA of {target_of(attention[0])} would compute "
+            "something else and was not kept; export the merged model instead."
         ) from error
 
 

@@ -19,7 +19,8 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
-from lora2.exchange.expert_form import stacked_lora, units_of, wrapper_name
+from lora2.exchange.expert_form import stacked_lora, wrapper_name
+from lora2.exchange.units import units_of
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.expert_targets import means_parameters
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
@@ -36,7 +37,7 @@ class LoraForm:
     Attributes:
         config: its PEFT config; lora_alpha is the rank, so that the scaling is 1 everywhere.
         tensors: its tensors by their names in a PEFT file, modules_to_save included.
-        ranks: the rank of the change by name of the module, before any padding.
+        ranks: the rank of the change by name of the layer, before any padding.
     """
 
     config: LoraConfig
@@ -75,17 +76,18 @@ def lora_form(
     base = model.get_base_model()
     tensors = {}
     for unit, size in sizes.items():
-        pairs = []
+        pairs = {}
         for name in units[unit]:
             # The forward pass's own factors, rounding and all: the change is what was trained with.
             B, A = (factor.double() for factor in layers[name].factors(adapter_name))
-            pairs.append(of_rank(B, A, size // layers[name].lora_groups()))
+            pairs[name] = of_rank(B, A, size // layers[name].lora_groups())
         if unit in layers:
-            module, parts = unit, layers[unit].as_lora(*pairs[0])
+            parts = {name: layers[name].as_lora(*pair) for name, pair in pairs.items()}
         else:
-            module, parts = wrapper_name(unit, base, sizes), stacked_lora(pairs)
-        for key, tensor in parts.items():
-            tensors[f"{PREFIX}{module}.{key}"] = tensor.to("cpu", dtype).contiguous()
+            parts = {wrapper_name(unit, base, sizes): stacked_lora(list(pairs.values()))}
+        for module, own in parts.items():
+            for key, tensor in own.items():
+                tensors[f"{PREFIX}{module}.{key}"] = tensor.to("cpu", dtype).contiguous()
     tensors |= _whole_modules(model, adapter_name)
     modules, parameters = _as_peft_finds_them(sizes, layers, model)
     by_target = {_target_name(unit, parameters): size for unit, size in sizes.items()}
@@ -159,7 +161,7 @@ def _one_rank(
 def _own_ranks(
     layers: dict[str, AdaptedLayer], ranks: dict[str, int], units: dict[str, list[str]]
 ) -> dict[str, int]:
-    """The rank of each unit; PEFT's LoRA has one for all experts of a parameter."""
+    """The rank of each unit that changes something; PEFT's LoRA has one for all in it."""
     largest = {
         unit: max(_lora_rank(layers[name], ranks[name]) for name in names)
         for unit, names in units.items()

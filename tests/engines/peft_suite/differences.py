@@ -18,21 +18,6 @@ class Difference:
     reason: str
 
 
-_NO_SUCH_LAYER = Difference(
-    "failed",
-    "which cannot be adapted",
-    "LoRA² adapts Linear, transformers' Conv1D, Embedding and Conv2d, and refuses other layers.",
-)
-
-# Of these rows every test that LoRA passes fails.
-ROWS = {
-    "Conv1d LoRA2": _NO_SUCH_LAYER,
-    "Conv3d 1 LoRA2": _NO_SUCH_LAYER,
-    "Conv3d 2 LoRA2": _NO_SUCH_LAYER,
-    "MHA 1 LoRA2": _NO_SUCH_LAYER,
-    "MHA 2 LoRA2": _NO_SUCH_LAYER,
-}
-
 _NO_BIAS = "Lora2Config has no `bias`: LoRA² changes weights only."
 
 # These are skipped in every row.
@@ -59,6 +44,12 @@ TESTS = {
     "test_parameters_after_loading_model[Conv2d 2 LoRA2]": _TOO_HIGH,
     "test_parameters_after_loading_model[Conv2d Groups2 LoRA2]": _TOO_HIGH,
     "test_disable_adapters[Conv2d Groups2 LoRA2]": _TOO_HIGH,
+    "test_parameters_after_loading_model[Conv3d 2 LoRA2]": _TOO_HIGH,
+    "test_safe_merge[Conv3d 2 LoRA2]": Difference(
+        "failed",
+        "AssertionError",
+        "A rounding: outputs of up to 12 differ by 1e-5 after a merge, and the test wants 1e-6.",
+    ),
     "test_only_params_are_updated[Embedding + transformers Conv1D 2 LoRA2]": Difference(
         "failed",
         "assert not True",

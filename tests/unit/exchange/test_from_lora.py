@@ -13,7 +13,7 @@ from unit.models import (
     CONV2D,
     EMBEDDING,
     LINEAR,
-    Conv2dModel,
+    ConvolutionModel,
     Kind,
     bert_batch,
     layers_of,
@@ -133,9 +133,9 @@ def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
 def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["conv"])
-    get_peft_model(Conv2dModel(**options), config).save_pretrained(str(tmp_path))
+    get_peft_model(ConvolutionModel(**options), config).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match="leave it out"):
-        import_lora(Conv2dModel(**options), tmp_path)
+        import_lora(ConvolutionModel(**options), tmp_path)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from unit.models import (
     CONV2D,
     KINDS,
     LINEAR,
-    Conv2dModel,
+    ConvolutionModel,
     DeepMlp,
     Kind,
     bert_batch,
@@ -34,8 +34,10 @@ from unit.models import (
 )
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
-# PEFT's LoRA repeats neither dilation nor padding by reflection.
-EXPORTABLE = [kind for kind in KINDS if kind.name != "conv2d_strided"]
+# PEFT's LoRA repeats neither dilation nor padding by reflection, changes a kernel that is not used
+# as it is in another way, and adds the change of attention's out_proj twice.
+NOT_EXPORTABLE = ("conv2d_strided", "conv2d_normalizing", "attention")
+EXPORTABLE = [kind for kind in KINDS if not kind.name.startswith(NOT_EXPORTABLE)]
 every_kind = pytest.mark.parametrize("kind", EXPORTABLE, ids=[kind.name for kind in EXPORTABLE])
 both_ways = pytest.mark.parametrize("compact", [False, True], ids=["padded", "compact"])
 
@@ -248,10 +250,44 @@ def test_layers_of_the_same_name_that_are_not_adapted_stay_so(tmp_path: Path) ->
 
 @pytest.mark.parametrize("options", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
 def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: Path) -> None:
-    kind = Kind("conv", lambda: Conv2dModel(**options), CONV2D.inputs, ["conv"])
+    kind = Kind("conv", lambda: ConvolutionModel(**options), CONV2D.inputs, ["conv"])
     with pytest.raises(UserError, match="merged model instead"):
         export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("attention", "out_proj twice .* a LoRA of attn .* merged model instead"),
+        ("attention_batch_first", "out_proj twice .* a LoRA of attn .* merged model instead"),
+        ("attention_three_weights", "kdim=4 or vdim=5 .*embed_dim=6; export the merged model"),
+        ("conv2d_normalizing", "computes something else"),
+    ],
+)
+def test_kind_that_peft_computes_otherwise_is_refused(
+    name: str, sentence: str, tmp_path: Path
+) -> None:
+    (kind,) = (kind for kind in KINDS if kind.name == name)
+    with pytest.raises(UserError, match=sentence):
+        export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
+    assert not list(tmp_path.iterdir())
+
+
+@both_ways
+@pytest.mark.parametrize("name", ["attention", "attention_batch_first"])
+def test_attention_is_exported_where_out_proj_does_not_change(
+    name: str, compact: bool, tmp_path: Path
+) -> None:
+    (kind,) = (kind for kind in KINDS if kind.name == name)
+    model, x = adapted(kind), kind.inputs()
+    with torch.no_grad():
+        model.get_base_model().attn.out_proj.lora2_lambda["default"].zero_()
+    export = export_lora(model, tmp_path / "lora", compact=compact, batch=x)
+    assert export.ranks == {"attn": 3, "attn.base_layer.out_proj": 0}
+    exported = PeftModel.from_pretrained(kind.model(), tmp_path / "lora").eval()
+    assert exported.peft_config["default"].target_modules == {"attn"}
+    assert difference(exported(x), model(x)) < 1e-5
 
 
 def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from unit.models import (
     CONV1D,
     CONV2D,
     LINEAR,
-    Conv2dModel,
+    ConvolutionModel,
     Kind,
     difference,
     disturb,
@@ -47,7 +47,7 @@ def test_peft_converts_without_a_decomposition_of_the_change(
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer:UserWarning")
 @pytest.mark.parametrize("rank", [6, 1.0])
 def test_peft_converts_a_grouped_convolution(rank: float, tmp_path: Path) -> None:
-    kind = Kind("grouped", lambda: Conv2dModel(groups=2), CONV2D.inputs, ["conv"])
+    kind = Kind("grouped", lambda: ConvolutionModel(groups=2), CONV2D.inputs, ["conv"])
     model, x = adapted(kind), kind.inputs()
     save_as_lora(tmp_path, model, rank=rank)
     exported = PeftModel.from_pretrained(kind.model(), tmp_path).eval()

@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import Lora2Config, SoraConfig
-from unit.models import KINDS, LINEAR, Kind, disturb, layers_of, tiny_llama
+from unit.models import KINDS, LINEAR, Kind, base_weights, disturb, layers_of, tiny_llama
 
 TOKENS = torch.arange(8)[None] + 3
 MODES: dict[str, Callable[[], Any]] = {
@@ -31,22 +31,22 @@ def adapted(kind: Kind) -> PeftModel:
     return model
 
 
-def base_weights(model: nn.Module) -> list[nn.Parameter]:
-    return [layer.get_base_layer().weight for layer in layers_of(model).values()]
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    return list(base_weights(model).values())
 
 
 @every_mode
 @every_kind
 def test_merging_keeps_the_parameter(kind: Kind, mode: str) -> None:
     model = adapted(kind)
-    before = base_weights(model)
+    before = weights_of(model)
     values = [weight.detach().clone() for weight in before]
     with MODES[mode]():
         model.merge_adapter()
-        assert all(a is b for a, b in zip(base_weights(model), before, strict=True))
+        assert all(a is b for a, b in zip(weights_of(model), before, strict=True))
         assert not any(map(torch.equal, before, values))
         model.unmerge_adapter()
-    assert all(a is b for a, b in zip(base_weights(model), before, strict=True))
+    assert all(a is b for a, b in zip(weights_of(model), before, strict=True))
     assert not any(weight.is_inference() for weight in before)
     for weight, old in zip(before, values, strict=True):
         torch.testing.assert_close(weight.detach(), old, atol=1e-6, rtol=1e-6)
@@ -91,17 +91,17 @@ def test_merge_is_seen_by_a_backward_pass_that_has_the_old_weight() -> None:
 @every_kind
 def test_error_of_many_merges_stays_at_the_rounding(kind: Kind) -> None:
     model = adapted(kind)
-    before = [weight.detach().clone() for weight in base_weights(model)]
+    before = [weight.detach().clone() for weight in weights_of(model)]
     for _ in range(50):
         model.merge_adapter()
         model.unmerge_adapter()
-    for weight, old in zip(base_weights(model), before, strict=True):
+    for weight, old in zip(weights_of(model), before, strict=True):
         torch.testing.assert_close(weight.detach(), old, atol=1e-5, rtol=0)
 
 
 def test_optimizer_of_base_parameters_stays_valid() -> None:
     model = adapted(LINEAR)
-    weight = base_weights(model)[0]
+    weight = weights_of(model)[0]
     weight.requires_grad_(True)
     optimizer = torch.optim.SGD([weight], lr=1.0)
     model.merge_adapter()
@@ -109,7 +109,7 @@ def test_optimizer_of_base_parameters_stays_valid() -> None:
     before = weight.detach().clone()
     model(LINEAR.inputs()).sum().backward()
     optimizer.step()
-    assert not torch.equal(base_weights(model)[0], before)
+    assert not torch.equal(weights_of(model)[0], before)
 
 
 # PEFT warns that merging tied layers may be wrong, which is tested here.
@@ -134,7 +134,7 @@ def logits(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
 def test_tied_weight_is_merged_for_one_module_and_comes_back(targets: list[str], mode: str) -> None:
     model = tied_llama(targets)
-    weights = base_weights(model)
+    weights = weights_of(model)
     before, values = logits(model), weights[0].detach().clone()
     with MODES[mode]():
         model.merge_adapter()
@@ -143,7 +143,7 @@ def test_tied_weight_is_merged_for_one_module_and_comes_back(targets: list[str],
     with MODES[mode]():
         model.unmerge_adapter()
     # The same parameter in both modules again, exactly as it was.
-    assert all(a is b for a, b in zip(base_weights(model), weights, strict=True))
+    assert all(a is b for a, b in zip(weights_of(model), weights, strict=True))
     assert torch.equal(weights[0], values)
     assert torch.equal(logits(model), before)
 
@@ -155,7 +155,7 @@ def test_tied_weight_that_two_merges_replace_comes_back() -> None:
     model.add_adapter("other", other)
     disturb(model, "other", seed=1)
     model.base_model.set_adapter(["default", "other"])
-    before, weights = logits(model), base_weights(model)
+    before, weights = logits(model), weights_of(model)
     values = weights[0].detach().clone()
     # The head alone has the weight in between, but the embedding's is to come back.
     model.merge_adapter(["default"])
@@ -166,7 +166,7 @@ def test_tied_weight_that_two_merges_replace_comes_back() -> None:
     for each in (model, copied):
         each.unmerge_adapter()
         assert torch.equal(logits(each), before)
-        assert len({id(weight) for weight in base_weights(each)}) == 1
+        assert len({id(weight) for weight in weights_of(each)}) == 1
     assert torch.equal(weights[0], values)
 
 
@@ -204,7 +204,7 @@ def test_weight_made_in_inference_mode_is_merged_outside_of_it() -> None:
 @every_kind
 def test_layers_merge_without_the_tuner(kind: Kind) -> None:
     model = adapted(kind)
-    before = base_weights(model)
+    before = weights_of(model)
     for layer in layers_of(model).values():
         layer.merge()
-    assert all(a is b for a, b in zip(base_weights(model), before, strict=True))
+    assert all(a is b for a, b in zip(weights_of(model), before, strict=True))

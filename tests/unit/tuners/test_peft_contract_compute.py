@@ -8,10 +8,12 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from lora2 import Lora2Config
 from unit.models import (
     ADAPTER_FORMS,
+    ATTENTION,
     CONV2D,
     EMBEDDING,
     KIND_IDS,
@@ -199,7 +201,38 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.testing.assert_close(actual[name], gradient, atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@every_kind
+def test_checkpointed_kind_has_the_same_gradients(kind: Kind, use_reentrant: bool) -> None:
+    model = get_peft_model(kind.model(), kind.config("k_above_r")).double()
+    disturb(model)
+    x = kind.inputs()
+    x = x.double() if x.is_floating_point() else x
+    held = dict(model.named_parameters())
+    trained = {name: parameter for name, parameter in held.items() if parameter.requires_grad}
+
+    def gradients(run_again: bool) -> dict[str, Tensor | None]:
+        model.zero_grad()
+        # A checkpoint with reentry wants an input with a gradient.
+        one = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+        def part(one: Tensor) -> Tensor:
+            return one * model(x)
+
+        output = checkpoint(part, one, use_reentrant=use_reentrant) if run_again else part(one)
+        output.square().sum().backward()
+        return {name: parameter.grad for name, parameter in trained.items()}
+
+    expected, found = gradients(False), gradients(True)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-12, rtol=1e-10)
+
+
 # torch.compile
+
+
+def first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 @dynamo
@@ -211,8 +244,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         (LINEAR, "eager", "k_is_one"),
         (EMBEDDING, "eager", "exact"),
         (CONV2D, "eager", "exact"),
+        (ATTENTION, "aot_eager", "exact"),
     ],
-    ids=["linear", "linear_penalty", "linear_k_is_one", "embedding", "conv2d"],
+    ids=["linear", "linear_penalty", "linear_k_is_one", "embedding", "conv2d", "attention"],
 )
 def test_compiled_layer_gives_the_same_output_and_gradients(
     kind: Kind, backend: str, form: str
@@ -222,10 +256,11 @@ def test_compiled_layer_gives_the_same_output_and_gradients(
     disturb(model)
     layer = next(iter(layers_of(model).values()))
     x = kind.inputs()
+    inputs = (x, x, x) if kind is ATTENTION else (x,)
     factors = list(layer.parameters_of("default").values())
-    expected = layer(x)
+    expected = first(layer(*inputs))
     expected_gradients = torch.autograd.grad(expected.square().sum(), factors)
-    compiled = torch.compile(layer, fullgraph=True, backend=backend)(x)
+    compiled = first(torch.compile(layer, fullgraph=True, backend=backend)(*inputs))
     torch.testing.assert_close(compiled, expected)
     gradients = torch.autograd.grad(compiled.square().sum(), factors)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):

@@ -107,7 +107,8 @@ def test_width_is_cut_to_the_smaller_side_of_the_matrix() -> None:
 
 def test_other_kinds_of_layers_are_refused_in_a_sentence() -> None:
     with pytest.raises(
-        UserError, match=r"'norm' is a LayerNorm.*Linear, Conv1D, Embedding, Conv2d"
+        UserError,
+        match=r"'norm' is a LayerNorm.*Linear, Conv1D, Embedding, Conv1d, Conv2d, Conv3d, M",
     ):
         get_peft_model(
             nn.ModuleDict({"norm": nn.LayerNorm(4)}), Lora2Config(target_modules=["norm"])

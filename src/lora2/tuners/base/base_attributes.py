@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from lora2.tuners.base.offloading import execution_device
 
 
-def _of_base_layer(*names: str) -> Any:
+def of_base_layer(*names: str) -> Any:
     """A property that reads and writes the first of these attributes that the base layer has."""
 
     def held(layer: BaseTunerLayer) -> tuple[Any, str]:
@@ -32,31 +32,31 @@ class BaseAttributes(BaseTunerLayer):
     """
 
     # nn.Linear, and for PEFT's code the other kinds by these names too
-    in_features = _of_base_layer("in_features", "nx", "in_channels", "num_embeddings")
-    out_features = _of_base_layer("out_features", "nf", "out_channels", "embedding_dim")
+    in_features = of_base_layer("in_features", "nx", "in_channels", "num_embeddings")
+    out_features = of_base_layer("out_features", "nf", "out_channels", "embedding_dim")
     # transformers' Conv1D
-    nf = _of_base_layer("nf")
-    nx = _of_base_layer("nx")
+    nf = of_base_layer("nf")
+    nx = of_base_layer("nx")
     # nn.Embedding
-    num_embeddings = _of_base_layer("num_embeddings")
-    embedding_dim = _of_base_layer("embedding_dim")
-    padding_idx = _of_base_layer("padding_idx")
-    max_norm = _of_base_layer("max_norm")
-    norm_type = _of_base_layer("norm_type")
-    scale_grad_by_freq = _of_base_layer("scale_grad_by_freq")
-    sparse = _of_base_layer("sparse")
-    embed_scale = _of_base_layer("embed_scale")
-    # nn.Conv2d
-    in_channels = _of_base_layer("in_channels")
-    out_channels = _of_base_layer("out_channels")
-    kernel_size = _of_base_layer("kernel_size")
-    stride = _of_base_layer("stride")
-    padding = _of_base_layer("padding")
-    padding_mode = _of_base_layer("padding_mode")
-    dilation = _of_base_layer("dilation")
-    groups = _of_base_layer("groups")
-    transposed = _of_base_layer("transposed")
-    output_padding = _of_base_layer("output_padding")
+    num_embeddings = of_base_layer("num_embeddings")
+    embedding_dim = of_base_layer("embedding_dim")
+    padding_idx = of_base_layer("padding_idx")
+    max_norm = of_base_layer("max_norm")
+    norm_type = of_base_layer("norm_type")
+    scale_grad_by_freq = of_base_layer("scale_grad_by_freq")
+    sparse = of_base_layer("sparse")
+    embed_scale = of_base_layer("embed_scale")
+    # nn.Conv1d, nn.Conv2d, nn.Conv3d
+    in_channels = of_base_layer("in_channels")
+    out_channels = of_base_layer("out_channels")
+    kernel_size = of_base_layer("kernel_size")
+    stride = of_base_layer("stride")
+    padding = of_base_layer("padding")
+    padding_mode = of_base_layer("padding_mode")
+    dilation = of_base_layer("dilation")
+    groups = of_base_layer("groups")
+    transposed = of_base_layer("transposed")
+    output_padding = of_base_layer("output_padding")
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         # PEFT would move it to the device of an offloaded weight, where no values are.

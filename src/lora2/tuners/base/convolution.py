@@ -1,17 +1,21 @@
-"""nn.Conv2d, whose kernel [out, in/groups, h, w] is a matrix [out, in/groups · h · w]."""
+"""Convolutions: a kernel [out, in/groups, *sizes] is a matrix [out, in/groups · prod(sizes)]."""
 
 from math import prod
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.changed_weights import call_with
 from lora2.tuners.base.layer import AdaptedLayer
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_PLAIN_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
 class ConvolutionLayer(AdaptedLayer):
-    """A convolution with adapters: A is a convolution to k channels, B one by one pixel."""
+    """A convolution with adapters: A is a convolution to k channels, B one of size 1."""
 
     @staticmethod
     def shape_of(base: Any) -> tuple[int, int]:
@@ -19,18 +23,40 @@ class ConvolutionLayer(AdaptedLayer):
         weight_shape = base.weight.shape
         return weight_shape[0], prod(weight_shape[1:])
 
+    def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
+        """Base output plus that of the adapters; of a forward of its own, with the sum as weight.
+
+        Such a forward may pad its input, or compute another kernel from the weight.
+        """
+        if (
+            adapter_names
+            and self._has_own_forward
+            and not any(map(self.drops_inputs, adapter_names))
+        ):
+            weights = self.changed_weights(adapter_names)
+            return call_with(self.base_layer, weights, x, *args, **kwargs)
+        return super().adapted_output(x, adapter_names, *args, **kwargs)
+
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
-        """x [batch, channels, height, width] → the base layer's output shape."""
+        """x [batch, channels, *sizes] → the base layer's output shape."""
         base: Any = self.get_base_layer()
+        if self._has_own_forward:
+            weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
+            with_change: Tensor = call_with(base, {"weight": weight}, x)
+            return with_change - base(x)
         if base.groups > 1:
             # Each group reads other channels, so one thin kernel cannot serve all outputs.
             return base._conv_forward(x, self.in_weight_layout(B @ A), None)
-        kernel = A.reshape(A.shape[0], *base.weight.shape[1:])
-        return F.conv2d(base._conv_forward(x, kernel, None), B[:, :, None, None])
+        thin = base._conv_forward(x, A.reshape(A.shape[0], *base.weight.shape[1:]), None)
+        return _CONVOLUTIONS[len(base.kernel_size)](thin, self._of_size_one(B))
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
-        """[out, in/groups, h, w]."""
+        """[out, in/groups, *sizes]."""
         return matrix.reshape(self.weight.shape)
+
+    @property
+    def _has_own_forward(self) -> bool:
+        return type(self.get_base_layer()).forward not in _PLAIN_FORWARDS
 
     def lora_groups(self) -> int:
         """PEFT's A reads all channels at once and its B is grouped: each group has its own rows."""
@@ -38,7 +64,7 @@ class ConvolutionLayer(AdaptedLayer):
         return base.groups
 
     def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-        """Two convolutions: A [k · groups, in, h, w], zero outside a row's group, and B by pixel.
+        """Two convolutions: A [k · groups, in, *sizes], zero outside a row's group, and B.
 
         Raises:
             UserError: a dilated convolution, or padding other than by zeros, which PEFT's LoRA
@@ -46,7 +72,7 @@ class ConvolutionLayer(AdaptedLayer):
         """
         base: Any = self.get_base_layer()
         # PEFT 0.21 hands its A the kernel, the stride and the padding, and nothing else.
-        if base.dilation != (1, 1) or base.padding_mode != "zeros":
+        if max(base.dilation) > 1 or base.padding_mode != "zeros":
             raise UserError(
                 f"PEFT's LoRA has no convolution with dilation={base.dilation} and "
                 f"padding_mode={base.padding_mode!r}; export the merged model instead."
@@ -57,8 +83,13 @@ class ConvolutionLayer(AdaptedLayer):
             rows[group, :, group] = kernel
         return {
             "lora_A.weight": rows.flatten(2, 3).flatten(0, 1),
-            "lora_B.weight": B[:, :, None, None],
+            "lora_B.weight": self._of_size_one(B),
         }
+
+    def _of_size_one(self, B: Tensor) -> Tensor:
+        """[out, k] as a kernel [out, k, 1, ...]."""
+        base: Any = self.get_base_layer()
+        return B[(..., *[None] * len(base.kernel_size))]
 
     @classmethod
     def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
@@ -69,7 +100,7 @@ class ConvolutionLayer(AdaptedLayer):
         """
         base: Any = lora.get_base_layer()
         form = (base.groups, base.dilation, base.padding_mode)
-        if form != (1, (1, 1), "zeros"):
+        if base.groups > 1 or max(base.dilation) > 1 or base.padding_mode != "zeros":
             raise UserError(
                 f"{module_name} is a convolution with groups, dilation and padding_mode {form}, on "
                 "which PEFT's LoRA computes something else than LoRA²; leave it out of "

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.base_attributes import BaseAttributes
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.distributed.whole import as_held, is_sharded
@@ -43,8 +44,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         self.split: Split | None = None
         # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
         self.weight_owners = 0
-        # The parameter of several modules that a merged one has replaced in this layer.
-        self.shared_weight: tuple[nn.Parameter, ...] = ()
+        # The parameters of several modules that merged ones have replaced in this layer, by name.
+        self.shared_weights: dict[str, nn.Parameter] = {}
 
     # What the kind of base layer defines
 
@@ -60,6 +61,18 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """A [d_out, d_in] matrix in the layout of the base layer's weight."""
         raise NotImplementedError
+
+    def weight_names(self) -> tuple[str, ...]:
+        """The names of the base layer's parameters that the change is of."""
+        return ("weight",)
+
+    def by_weight(self, change: Tensor) -> dict[str, Tensor]:
+        """A change in the layout of the base layer's weight, by the name of each parameter."""
+        return {"weight": change}
+
+    def layers_inside(self) -> tuple[tuple[nn.Module, str], ...]:
+        """Parents and names of layers in the base layer that are adapted with it."""
+        return ()
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
         """Dtype in which products with x are taken: autocast lowers all but float64."""
@@ -142,10 +155,31 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         dropout = nn.Dropout(probability) if probability else nn.Identity()
         self.adapter_dropout[adapter_name] = dropout
 
+    def drops_inputs(self, adapter_name: str) -> bool:
+        """Whether the next forward pass drops inputs of the adapter."""
+        dropout = self.adapter_dropout[adapter_name]
+        return type(dropout) is not nn.Identity and dropout.training
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return the change of the weight, in its layout and in float32 or wider."""
         B, A = self.factors(adapter)
         return self.in_weight_layout(B @ A)
+
+    def changed_weights(self, adapter_names: list[str]) -> dict[str, Tensor]:
+        """The base layer's weights with the change of these adapters, for one forward pass.
+
+        By name; empty without adapters.
+        """
+        base: Any = self.get_base_layer()
+        changed: dict[str, Tensor] = {}
+        for adapter_name in adapter_names:
+            with torch.autocast(self.weight.device.type, enabled=False):
+                B, A = self.forward_factors(adapter_name)
+                # Prepared factors may have been rounded to the dtype of the activations.
+                change = self.in_weight_layout(in_full_precision(B) @ in_full_precision(A))
+            for name, part in self.by_weight(change).items():
+                changed[name] = changed.get(name, getattr(base, name)) + part
+        return {name: weight.to(getattr(base, name).dtype) for name, weight in changed.items()}
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""
@@ -166,10 +200,13 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
-        if self.merged:
-            return self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if self.has_effect(name)]
-        return self.adapted_output(x, names, *args, **kwargs)
+        return self.adapted_output(x, self.effective_adapters(), *args, **kwargs)
+
+    def effective_adapters(self) -> list[str]:
+        """The active adapters that are not in the base weight; none if adapters are disabled."""
+        if self.disable_adapters or self.merged:
+            return []
+        return [name for name in self.active_adapters if self.has_effect(name)]
 
     def adapted_output(
         self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
@@ -240,8 +277,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             return
         if self._replaced:
             self._restore_quantized_layer()
-        elif self.shared_weight:
-            self._restore_shared_weight()
+        elif self.shared_weights:
+            self._restore_shared_weights()
         while self.merged_adapters:
             self._add_to_weight(self.merged_adapters.pop(), sign=-1, check=False)
 
@@ -250,18 +287,13 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     @torch.no_grad()
     def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
         base: Any = self.get_base_layer()
-        if self.split is None and is_sharded(base.weight):
+        if self.split is None and any(
+            is_sharded(getattr(base, each)) for each in self.weight_names()
+        ):
             raise UserError(
                 f"Adapter {name!r} cannot be merged into a weight that is split over several "
                 "processes: call save_pretrained in all of them, load the adapter on a base model "
                 "in one process, and merge there."
-            )
-        delta = sign * self.get_delta_weight(name)
-        weight = values_of_weight(base)
-        if weight is None:
-            raise UserError(
-                f"Adapter {name!r} cannot be merged into a {type(base.weight).__name__} of dtype "
-                f"{base.weight.dtype}: load the base model without quantization to merge."
             )
         quantized = is_quantized(base)
         if quantized and base is not self.base_layer:
@@ -269,33 +301,50 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
                 f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
                 f"adapters are on, too ({type(self.base_layer).__name__}): unload those first."
             )
-        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-        merged = weight + as_held(delta, weight)
-        merged = merged.to(self.plain_dtype if quantized else weight.dtype)
-        if check and not torch.isfinite(merged).all():
+        changes = self.by_weight(sign * self.get_delta_weight(name))
+        merged = {each: self._sum(name, each, change) for each, change in changes.items()}
+        if check and not all(torch.isfinite(values).all() for values in merged.values()):
             raise ValueError(
                 f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
             )
         if quantized:
-            self._replaced, self.base_layer = (base,), plain_linear(base, merged)
+            self._replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
         else:
-            self._write_weight(base, merged)
+            self._write_weights(base, merged)
 
-    def _write_weight(self, base: Any, values: Tensor) -> None:
-        weight = base.weight
-        is_own = self.weight_owners == 1 or bool(self.shared_weight or self._replaced)
-        # A parametrized weight is no parameter of the layer, and an inference tensor is read-only.
-        if is_own and base._parameters.get("weight") is weight and not weight.is_inference():
-            weight.copy_(values)
-            return
-        if self.weight_owners > 1 and not is_own:
-            self.shared_weight = (weight,)
-        base.weight = nn.Parameter(values, requires_grad=weight.requires_grad)
-
-    def _restore_shared_weight(self) -> None:
+    def _sum(self, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
         base: Any = self.get_base_layer()
-        (base.weight,) = self.shared_weight
-        self.shared_weight = ()
+        weight = values_of_weight(base, weight_name)
+        if weight is None:
+            stored = getattr(base, weight_name)
+            raise UserError(
+                f"Adapter {adapter_name!r} cannot be merged into a {type(stored).__name__} of "
+                f"dtype {stored.dtype}: load the base model without quantization to merge."
+            )
+        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
+        merged = weight + as_held(change, weight)
+        return merged.to(self.plain_dtype if is_quantized(base) else weight.dtype)
+
+    def _write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+        is_own = self.weight_owners == 1 or bool(self.shared_weights or self._replaced)
+        shared = {}
+        for name, new in values.items():
+            weight = getattr(base, name)
+            # A parametrized weight is no parameter of the layer, and an inference tensor is
+            # read-only.
+            if is_own and base._parameters.get(name) is weight and not weight.is_inference():
+                weight.copy_(new)
+                continue
+            if self.weight_owners > 1 and not is_own:
+                shared[name] = weight
+            setattr(base, name, nn.Parameter(new, requires_grad=weight.requires_grad))
+        self.shared_weights |= shared
+
+    def _restore_shared_weights(self) -> None:
+        base: Any = self.get_base_layer()
+        for name, weight in self.shared_weights.items():
+            setattr(base, name, weight)
+        self.shared_weights = {}
         self.merged_adapters.clear()
 
     @torch.inference_mode(False)

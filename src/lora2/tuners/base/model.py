@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from peft import LoraConfig
 from peft.config import PeftConfig
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
@@ -28,6 +29,10 @@ from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, k
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.tuner import PlacingTuner
+
+_ONLY_LAYERS_INSIDE = (
+    r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"
+)
 
 
 class AdaptedModel(PlacingTuner):
@@ -62,15 +67,37 @@ class AdaptedModel(PlacingTuner):
         if names_parameter(peft_config, f"{current_key}.weight"):
             # A router, which is adapted by its parameter.
             return
-        if isinstance(target, self.tuner_layer_cls):
-            self._add_to_layer(target, adapter_name, peft_config, current_key)
+        if isinstance(parent, self.tuner_layer_cls):
+            # Another target is around it, and has adapted it.
             return
-        layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
-        layer.plain_dtype = activation_dtype_of(self.model)
-        self._add_to_layer(layer, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        if isinstance(target, self.tuner_layer_cls):
+            layer = target
+            self._add_to_layer(layer, adapter_name, peft_config, current_key)
+        else:
+            layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
+            layer.plain_dtype = activation_dtype_of(self.model)
+            self._add_to_layer(layer, adapter_name, peft_config, current_key)
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+        for inner_parent, name in layer.layers_inside():
+            inner = getattr(inner_parent, name)
+            key = f"{current_key}.base_layer.{name}"
+            self._create_and_replace(peft_config, adapter_name, inner, name, inner_parent, key)
+
+    def _check_target_module_compatiblity(
+        self, peft_config: PeftConfig, model: nn.Module, target_name: str
+    ) -> None:
+        """Refuse what PEFT's LoRA refuses: a module that is not called, only its weight is read."""
+        super()._check_target_module_compatiblity(peft_config, model, target_name)
+        try:
+            super()._check_target_module_compatiblity(LoraConfig(), model, target_name)
+        except ValueError as error:
+            raise UserError(
+                f"target_modules: {target_name!r} cannot be adapted in a {type(model).__name__}, "
+                "whose fused kernels read its weight and do not call it, so PEFT's LoRA refuses it "
+                f"too ({error}); name other modules, or add it to exclude_modules."
+            ) from error
 
     def _add_to_layer(
         self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
@@ -129,8 +156,10 @@ class AdaptedModel(PlacingTuner):
         if hasattr(config, "target_parameters"):
             choose_parameters(config, model, tuple(self.layer_types))
             _check_drops_nothing(config)
+        has_parameters = bool(getattr(config, "target_parameters", None))
         with warnings.catch_warnings():
-            has_parameters = bool(getattr(config, "target_parameters", None))
+            # PEFT knows the target modules, not the layers inside them that have patterns too.
+            warnings.filterwarnings("ignore", _ONLY_LAYERS_INSIDE, RuntimeWarning)
             if has_parameters:
                 # PEFT compares the patterns with names of modules alone.
                 warnings.filterwarnings("ignore", r"The following \w+_pattern keys")

@@ -39,12 +39,12 @@ def is_quantized(layer: nn.Module) -> bool:
     return isinstance(weight, (_four_bit(), _eight_bit(), _torchao()))
 
 
-def values_of_weight(layer: nn.Module) -> Tensor | None:
-    """Return the values of the weight: in float32 if it is quantized, else itself.
+def values_of_weight(layer: nn.Module, name: str = "weight") -> Tensor | None:
+    """Return the values of a weight: in float32 if it is quantized, else itself.
 
     None for a weight that cannot be dequantized, or that is of a kind unknown here.
     """
-    weight: Any = layer.weight
+    weight: Any = getattr(layer, name)
     if isinstance(weight, _four_bit()):
         return _from_four_bits(layer)
     if isinstance(weight, _eight_bit()):

@@ -24,15 +24,17 @@ def count_weight_owners(model: nn.Module) -> None:
     )
     for layer in model.modules():
         if isinstance(layer, AdaptedLayer):
-            weight = layer.weight
-            layer.weight_owners = 0 if weight.is_meta else owners[_memory(weight)]
+            base = layer.get_base_layer()
+            weights = [getattr(base, name) for name in layer.weight_names()]
+            is_unknown = any(weight.is_meta for weight in weights)
+            layer.weight_owners = 0 if is_unknown else max(owners[_memory(w)] for w in weights)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     held = (*module._parameters.values(), *module._buffers.values())
     yield from (tensor for tensor in held if tensor is not None)
     if isinstance(module, AdaptedLayer):
-        yield from module.shared_weight
+        yield from module.shared_weights.values()
 
 
 def _memory(tensor: Tensor) -> Hashable:

@@ -1,4 +1,4 @@
-"""What the tuners of this package do with tensors that are sharded, or offloaded by accelerate."""
+"""What all tuners of this package do about where tensors are, and which code reads them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,33 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import held_by_name
-from lora2.tuners.base.experts import ExpertsLayer
+from lora2.tuners.base.fast_path import leave_fast_path, restore
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 
 
 class PlacingTuner(BaseTuner):
     """A tuner that keeps new adapters in memory, and saves tensors wherever they are."""
 
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model, the first one or a later one."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
+        encoders += leave_fast_path(model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        restore(self.__dict__.pop("_nested_encoders", []))
+        return unloaded
+
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        # PEFT's own hands a weight on, which a head of several layers and experts do not have, and
-        # moves the adapter to the device of the weight: if that is offloaded, no values are there.
-        if isinstance(child, AuxiliaryTrainingWrapper | ExpertsLayer) or _is_on_offloaded_weight(
-            new_module
-        ):
+        # PEFT's own hands a weight on when it unloads, which a head of several layers and attention
+        # do not have, and moves the adapter to the device of the weight: if that is offloaded, no
+        # values are there.
+        if not isinstance(new_module, BaseTunerLayer) or _is_on_offloaded_weight(new_module):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
@@ -70,10 +82,8 @@ def check_is_not_split(target: nn.Module, module_name: str) -> None:
         )
 
 
-def _is_on_offloaded_weight(module: nn.Module) -> bool:
-    return (
-        isinstance(module, BaseTunerLayer) and execution_device(module.get_base_layer()) is not None
-    )
+def _is_on_offloaded_weight(layer: BaseTunerLayer) -> bool:
+    return execution_device(layer.get_base_layer()) is not None
 
 
 def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

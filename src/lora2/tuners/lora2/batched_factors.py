@@ -73,6 +73,11 @@ def _prepare_group(
         graph = PrivateGraph(
             [*outer, *inner.values(), *right],
             make(outer, inner, right),
+            # v, u, λ and 𝒰 of a layer make its A, and 𝒱 its own cast.
+            [
+                *list(range(len(members))) * (1 + len(inner)),
+                *range(len(members), len(members) + len(order)),
+            ],
             partial(_results_of_parameters, symbols=tuple(held), layers=len(members), make=make),
         )
         handed = HandOut.apply(

@@ -3,6 +3,7 @@
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lora2.tuners.base.attention import AttentionLayer
 from lora2.tuners.base.convolution import ConvolutionLayer
 from lora2.tuners.base.dispatch import LayerTypes
 from lora2.tuners.base.embedding import EmbeddingLayer
@@ -11,7 +12,11 @@ from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.linear import Lora2Linear
 
 
-class Lora2Conv2d(ConvolutionLayer, Lora2Layer):
+class Lora2MultiheadAttention(AttentionLayer, Lora2Layer):
+    """An attention layer with LoRA² adapters."""
+
+
+class Lora2Convolution(ConvolutionLayer, Lora2Layer):
     """A convolution with LoRA² adapters."""
 
 
@@ -27,5 +32,8 @@ LAYER_TYPES: LayerTypes = {
     nn.Linear: Lora2Linear,
     Conv1D: Lora2Linear,
     nn.Embedding: Lora2Embedding,
-    nn.Conv2d: Lora2Conv2d,
+    nn.Conv1d: Lora2Convolution,
+    nn.Conv2d: Lora2Convolution,
+    nn.Conv3d: Lora2Convolution,
+    nn.MultiheadAttention: Lora2MultiheadAttention,
 }

@@ -46,12 +46,8 @@ class Lora2Linear(LinearLayer, Lora2Layer):
             and _has_frozen_weight(base)
             # The base layer reports a mismatch that autocast does not remove.
             and (base.weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
-            and not any(map(self._drops_inputs, adapter_names))
+            and not any(map(self.drops_inputs, adapter_names))
         )
-
-    def _drops_inputs(self, adapter_name: str) -> bool:
-        dropout = self.adapter_dropout[adapter_name]
-        return type(dropout) is not nn.Identity and dropout.training
 
 
 def _is_linear_map(base: Any) -> bool:

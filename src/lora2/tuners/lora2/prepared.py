@@ -58,11 +58,13 @@ class PrivateGraph:
     Attributes:
         leaves: stacks of parameters, [layers, ...] each.
         results: stacks of what was computed from them, [layers, ...] each.
+        rows: of each parameter, which row of all results it takes part in.
         make: computes such results from parameters, in the order in which `HandOut` has them.
     """
 
     leaves: list[Tensor]
     results: list[Tensor]
+    rows: list[int]
     make: Callable[[Sequence[Tensor]], list[Tensor]]
 
 
@@ -83,9 +85,12 @@ class HandOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the parameters."""
+        """Return the gradients of the parameters; None of a layer that the loss does not reach."""
         graph: PrivateGraph = ctx.graph
-        wanted = ctx.needs_input_grad[1:]
+        wanted = [
+            needed and gradients[row] is not None
+            for needed, row in zip(ctx.needs_input_grad[1:], graph.rows, strict=True)
+        ]
         if is_differentiated_again():
             return None, *_differentiable(graph, ctx.saved_tensors, wanted, gradients)
         rows = iter(gradients)

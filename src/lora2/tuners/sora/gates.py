@@ -10,6 +10,7 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
 from lora2.tuners.base.placement import adapters_named, prefix_of
+from lora2.tuners.base.use_watch import UseWatch
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.layer import SoraLayer
 
@@ -46,6 +47,7 @@ class GateThreshold:
             )
         self._layers = gated_layers(model, adapter_name)
         self.config: SoraConfig = found[0].config
+        self._use = UseWatch(self._layers, adapter_name, total_steps)
 
     @property
     def threshold(self) -> float:
@@ -72,6 +74,7 @@ class GateThreshold:
         for layer in self._all():
             gate = layer.sora_gate[self.adapter_name]
             gate.copy_(soft_threshold(gate, threshold))
+        self._use.end_step()
         self.completed_steps += 1
 
     def _all(self) -> list[SoraLayer]:

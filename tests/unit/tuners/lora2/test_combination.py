@@ -23,6 +23,7 @@ from unit.models import (
     tiny_llama,
 )
 
+ATTENTION = [kind for kind in KINDS if kind.name.startswith("attention")]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 
 
@@ -56,19 +57,20 @@ def test_weighted_sum_is_exact(kind: Kind, weights: list[float], combination_typ
     for module, total in deltas(model, "sum").items():
         expected = sum(w * part[module] for w, part in zip(weights, parts, strict=True))
         error = (total - expected).abs().max() / expected.abs().max()
-        assert error < 2e-6, module
+        assert error < 4e-6, module
 
 
 @every_kind
 def test_svd_combination_is_the_best_approximation(kind: Kind) -> None:
     model, rank = with_three_adapters(kind), 2
     model.add_weighted_adapter(["default", "wide"], [1.0, -0.5], "sum", "svd", svd_rank=rank)
-    first, second = deltas(model, "default"), deltas(model, "wide")
-    for module, total in deltas(model, "sum").items():
-        target = (first[module] - 0.5 * second[module]).flatten(1)
-        left, sigma, right = torch.linalg.svd(target, full_matrices=False)
+    for layer in layers_of(model).values():
+        first, second, total = (
+            torch.matmul(*layer.factors(name)).detach() for name in ("default", "wide", "sum")
+        )
+        left, sigma, right = torch.linalg.svd(first - 0.5 * second, full_matrices=False)
         best = (left[:, :rank] * sigma[:rank]) @ right[:rank]
-        torch.testing.assert_close(total.flatten(1), best, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(total, best, atol=1e-5, rtol=1e-4)
 
 
 @every_kind
@@ -78,7 +80,8 @@ def test_weighted_adapter_saves_and_reloads(kind: Kind, tmp_path: Path) -> None:
     model.set_adapter("sum")
     model.save_pretrained(tmp_path, selected_adapters=["sum"])
     reloaded = PeftModel.from_pretrained(kind.model(), tmp_path / "sum").eval()
-    assert torch.equal(reloaded(x), model(x))
+    with torch.no_grad():
+        assert torch.equal(reloaded(x), model(x))
 
 
 def test_combining_keeps_the_other_adapters_trainable() -> None:
@@ -193,7 +196,16 @@ def test_combination_takes_over_the_one_head_and_refuses_two(tmp_path: Path) -> 
 # Mixed batches
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ATTENTION, ids=lambda kind: kind.name)
+def test_mixed_batch_is_refused_by_attention(kind: Kind) -> None:
+    model, x = with_three_adapters(kind), kind.inputs()
+    with pytest.raises(UserError, match="batch of their own"):
+        model(x, adapter_names=["default", "wide", "thin"])
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind not in ATTENTION], ids=lambda kind: kind.name
+)
 def test_mixed_batch_equals_each_adapter_alone(kind: Kind) -> None:
     model, x = with_three_adapters(kind), kind.inputs()
     x = torch.cat([x, x])

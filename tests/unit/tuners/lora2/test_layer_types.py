@@ -1,12 +1,15 @@
 """Every kind of layer in the table answers what its adapted layer is asked."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
+from lora2 import RankAllocator
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from unit.models import KIND_IDS, KINDS, Kind, layers_of
+from unit.models import KIND_IDS, KINDS, Kind, adapter_state, layers_of
 
 of_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 
@@ -27,7 +30,8 @@ def test_the_contract_is_tested_on_each() -> None:
         for kind in KINDS
         for layer in layers_of(adapted(kind)).values()
     }
-    assert tested == set(LAYER_TYPES)
+    assert set(LAYER_TYPES) <= tested
+    assert all(issubclass(kind, tuple(LAYER_TYPES)) for kind in tested)
 
 
 @of_kind
@@ -37,3 +41,31 @@ def test_its_shape_is_that_of_the_matrix_in_its_weight(kind: Kind) -> None:
         stored = layer.in_weight_layout(matrix)
         assert stored.shape == layer.weight.shape
         assert layer.stores_transposed == torch.equal(stored, matrix.mT)
+
+
+@of_kind
+def test_it_trains_is_pruned_and_reloads(kind: Kind, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = kind.config(init_r=3, target_r=1, tinit=0, tfinal=0.25)
+    model = get_peft_model(kind.model(), config)
+    before = adapter_state(model)
+    allocator = RankAllocator(model, total_steps=8)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(8):
+        model(kind.inputs()).square().mean().backward()
+        optimizer.step()
+        allocator.step()
+        optimizer.zero_grad()
+    assert allocator.kept == allocator.budget == len(layers_of(model))
+    trained = {name.rpartition(".")[0] for name, value in before.items() if name.endswith(".V")}
+    for name in trained:
+        assert not torch.equal(adapter_state(model)[f"{name}.V"], before[f"{name}.V"])
+    model.save_pretrained(tmp_path)
+    reloaded = PeftModel.from_pretrained(kind.model(), tmp_path).eval()
+    assert sum(layer.sizes_of("default")[1] for layer in layers_of(reloaded).values()) == (
+        allocator.kept
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            reloaded(kind.inputs()), model.eval()(kind.inputs()), atol=1e-6, rtol=1e-6
+        )

@@ -14,6 +14,7 @@ from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
 from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
 from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
+from lora2.tuners.base.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
@@ -74,6 +75,7 @@ class RankAllocator:
         self._most = self.plan.initial
         self._is_overdue = False
         self._accumulation = AccumulationWatch(self._singular_values)
+        self._use = UseWatch(self._layers, adapter_name, self.plan.total_steps)
         self._groups = self._new_groups()
         self._recorded = self._record_gradients()
         self._order = self._order_of_groups()
@@ -131,6 +133,7 @@ class RankAllocator:
                 self._allocate(step)
             self._apply_mask()
         self.completed_steps = step
+        self._use.end_step()
         if self._recorded is not None:
             self._recorded.clear()
         self._accumulation.end_step()

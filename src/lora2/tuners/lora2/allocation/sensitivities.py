@@ -12,6 +12,7 @@ from lora2.mathematics.importance import ImportanceScore, sensitivity, update_av
 from lora2.tuners.base.distributed.whole import GradientsOf, check_size, whole
 from lora2.tuners.lora2.layer import Lora2Layer
 
+_BELOW_ALL = -1.0
 _AVERAGE, _UNCERTAINTY = "average", "uncertainty"
 
 
@@ -62,13 +63,15 @@ class SensitivityGroup:
         )
 
     def importance(self) -> Tensor:
-        """Importance of every singular value, [layers, r]."""
+        """Importance of every singular value, [layers, r]; -1 in a matrix never reached."""
         rows = sensitivity(self.state[_AVERAGE], self.state[_UNCERTAINTY])
         parts = rows.split([math.prod(shape) for shape in self._shapes], -1)
         scores = (
             part.unflatten(-1, shape) for shape, part in zip(self._shapes, parts, strict=True)
         )
-        return self._formula(*scores)
+        # A matrix that no loss has reached comes after all that one has, in ties at 0 too.
+        is_unused = ~self.state[_AVERAGE].any(-1, keepdim=True)
+        return self._formula(*scores).masked_fill(is_unused, _BELOW_ALL)
 
     def factors(self) -> list[nn.Parameter]:
         """Return the scored factors of all layers, one symbol after the other."""

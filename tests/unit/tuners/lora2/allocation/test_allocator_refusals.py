@@ -80,6 +80,7 @@ def test_state_of_another_adapter_is_refused() -> None:
         RankAllocator(pruned_model(), TOTAL).load_state_dict(state)
 
 
+@pytest.mark.filterwarnings("ignore:Adapter 'default' does nothing in 5 of its 6:UserWarning")
 def test_layers_without_a_gradient_are_no_error() -> None:
     model = pruned_model(tinit=0, deltaT=1)
     allocator = RankAllocator(model, TOTAL)
