@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.base_attributes import of_base_layer
-from lora2.tuners.base.changed_weights import call_with
+from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layer import AdaptedLayer
 
 _ONE = ("in_proj_weight",)
 _THREE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-_OUTPUT = "out_proj"
 
 
 class AttentionLayer(AdaptedLayer):
@@ -98,7 +97,7 @@ class AttentionLayer(AdaptedLayer):
 
     def layers_inside(self) -> tuple[tuple[nn.Module, str], ...]:
         """The output projection."""
-        return ((self.get_base_layer(), _OUTPUT),)
+        return ((self.get_base_layer(), "out_proj"),)
 
     def add_dropout(self, adapter_name: str, probability: float) -> None:
         """Warn that no input is dropped, for the adapter has none of its own."""
@@ -118,15 +117,11 @@ class AttentionLayer(AdaptedLayer):
                 "computes with one weight for all rows: give the rows of each adapter a batch of "
                 "their own, after set_adapter."
             )
-        output: Any = self.out_proj
-        weights: dict[str, Tensor] = {}
-        for layer, prefix in ((self, ""), (output, f"{_OUTPUT}.base_layer.")):
+        weights: list[ChangedWeight] = []
+        for layer in (self, self.out_proj):
             if layer.disable_adapters and layer.merged:
                 layer.unmerge()
-            changed = layer.changed_weights(layer.effective_adapters())
-            weights |= {prefix + name: weight for name, weight in changed.items()}
-        if not weights:
-            return self.base_layer(x, *args, **kwargs)
+            weights += layer.changed_weights(layer.effective_adapters())
         return call_with(self.base_layer, weights, x, *args, **kwargs)
 
     def unload_and_optionally_merge_module(

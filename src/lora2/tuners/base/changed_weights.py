@@ -1,7 +1,8 @@
 """Calls a base layer with other weights than its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,37 +10,46 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 
 
-def call_with(layer: nn.Module, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """Return the output of the layer with these tensors in the place of its own, by name.
+@dataclass(frozen=True)
+class ChangedWeight:
+    """A tensor for the place of a module's weight, for one forward pass.
 
     Raises:
-        UserError: a weight is parametrized, so that no tensor can take its place.
+        UserError: the weight is parametrized, and no tensor can take its place.
     """
-    with _in_place(layer, weights):
+
+    owner: nn.Module
+    name: str
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        kind = type(self.owner)
+        if isinstance(getattr(kind, self.name, None), property):
+            raise UserError(
+                f"The {self.name} of a {kind.__name__} is parametrized, and its layer cannot be "
+                "adapted then: call torch.nn.utils.parametrize.remove_parametrizations on it, or "
+                "leave the layer out of target_modules."
+            )
+
+
+def call_with(layer: nn.Module, weights: Sequence[ChangedWeight], *args: Any, **kwargs: Any) -> Any:
+    """Return the output of the layer with these weights of it, or of modules inside it."""
+    with _in_place(weights):
         return layer(*args, **kwargs)
 
 
 # `torch.func.functional_call` replaces parameters. FSDP1 and DataParallel have plain tensors in
 # front of them, as attributes, which would still be read.
 @contextmanager
-def _in_place(layer: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    replaced: list[tuple[nn.Module, str, Tensor | None]] = []
+def _in_place(weights: Sequence[ChangedWeight]) -> Iterator[None]:
+    own = [vars(weight.owner).get(weight.name) for weight in weights]
+    for weight in weights:
+        object.__setattr__(weight.owner, weight.name, weight.values)
     try:
-        for path, weight in weights.items():
-            inner, _, name = path.rpartition(".")
-            owner = layer.get_submodule(inner)
-            if isinstance(getattr(type(owner), name, None), property):
-                raise UserError(
-                    f"The {name} of a {type(owner).__name__} is parametrized, and its layer cannot "
-                    "be adapted then: call torch.nn.utils.parametrize.remove_parametrizations on "
-                    "it, or leave the layer out of target_modules."
-                )
-            replaced.append((owner, name, vars(owner).get(name)))
-            object.__setattr__(owner, name, weight)
         yield
     finally:
-        for owner, name, old in replaced:
-            if old is None:
-                del vars(owner)[name]
+        for weight, tensor in zip(weights, own, strict=True):
+            if tensor is None:
+                del vars(weight.owner)[weight.name]
             else:
-                object.__setattr__(owner, name, old)
+                object.__setattr__(weight.owner, weight.name, tensor)

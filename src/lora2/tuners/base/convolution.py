@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.changed_weights import call_with
+from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layer import AdaptedLayer
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -42,8 +42,8 @@ class ConvolutionLayer(AdaptedLayer):
         base: Any = self.get_base_layer()
         if self._has_own_forward:
             weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
-            with_change: Tensor = call_with(base, {"weight": weight}, x)
-            return with_change - base(x)
+            output: Tensor = call_with(base, [ChangedWeight(base, "weight", weight)], x)
+            return output - base(x)
         if base.groups > 1:
             # Each group reads other channels, so one thin kernel cannot serve all outputs.
             return base._conv_forward(x, self.in_weight_layout(B @ A), None)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.base_attributes import BaseAttributes
+from lora2.tuners.base.changed_weights import ChangedWeight
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.distributed.whole import as_held, is_sharded
+from lora2.tuners.base.offloading import loaded_weight
 from lora2.tuners.base.quantized import is_quantized, plain_linear, values_of_weight
 from lora2.tuners.base.scaling import ScaledLayer
 
@@ -165,21 +167,22 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         B, A = self.factors(adapter)
         return self.in_weight_layout(B @ A)
 
-    def changed_weights(self, adapter_names: list[str]) -> dict[str, Tensor]:
-        """The base layer's weights with the change of these adapters, for one forward pass.
-
-        By name; empty without adapters.
-        """
+    def changed_weights(self, adapter_names: list[str]) -> list[ChangedWeight]:
+        """The base layer's weights with the change of these adapters; none without adapters."""
         base: Any = self.get_base_layer()
         changed: dict[str, Tensor] = {}
         for adapter_name in adapter_names:
-            with torch.autocast(self.weight.device.type, enabled=False):
-                B, A = self.forward_factors(adapter_name)
+            B, A = self.forward_factors(adapter_name)
+            with torch.autocast(A.device.type, enabled=False):
                 # Prepared factors may have been rounded to the dtype of the activations.
                 change = self.in_weight_layout(in_full_precision(B) @ in_full_precision(A))
             for name, part in self.by_weight(change).items():
-                changed[name] = changed.get(name, getattr(base, name)) + part
-        return {name: weight.to(getattr(base, name).dtype) for name, weight in changed.items()}
+                own = loaded_weight(base, name)
+                changed[name] = changed.get(name, own) + part.to(own.device)
+        return [
+            ChangedWeight(base, name, weight.to(getattr(base, name).dtype))
+            for name, weight in changed.items()
+        ]
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""

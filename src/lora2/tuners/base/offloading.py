@@ -36,6 +36,13 @@ def loaded(held: Any, adapter_name: str) -> Tensor:
     return _read(hook, adapter_name)
 
 
+def loaded_weight(module: nn.Module, name: str) -> Tensor:
+    """Return a weight of a module, read from where it is offloaded to, if it is."""
+    weight: Tensor = getattr(module, name)
+    hook = _offloading_hook(module) if weight.is_meta else None
+    return weight if hook is None else _read(hook, name)
+
+
 def check_is_not_trained(module: nn.Module, parameter: Tensor, adapter_name: str) -> None:
     """Check that a parameter is not trained where it is offloaded: it would keep no gradient.
 
