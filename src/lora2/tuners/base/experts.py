@@ -112,13 +112,13 @@ class ExpertMatrix(AdaptedLayer):
         """False: PEFT's conversion knows modules alone; `lora2.export_lora` knows parameters."""
         return False
 
-    def _write_weight(self, base: Any, values: Tensor) -> None:
+    def _write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
         if self.weight_owners > 1:
             raise UserError(
                 f"{base.parameter_name} of a {type(base.module).__name__} is the weight of several "
                 "modules, and a change of one of them cannot be merged: leave the adapter unmerged."
             )
-        base.write(values)
+        base.write(values["weight"])
 
 
 class ExpertsLayer(nn.Module):
