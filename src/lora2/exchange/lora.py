@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
@@ -80,7 +81,7 @@ def export_lora(
             reloaded = _read_back(base, temporary)
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
-        difference = check_same(expected, logits(reloaded, batch), tolerance)
+        difference = check_same(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)
@@ -95,6 +96,18 @@ def _read_back(base: Any, folder: Path) -> PeftModel:
         raise UserError(
             f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "
             f"({text}); export the merged model in place of a LoRA."
+        ) from error
+
+
+def _computed(reloaded: PeftModel, batch: Batch) -> Tensor:
+    try:
+        return logits(reloaded, batch)
+    except AttributeError as error:
+        # Some models read attributes of a router, which PEFT 0.21.0 does not pass on.
+        raise UserError(
+            f"to: a {type(reloaded.get_base_model()).__name__} does not compute with PEFT's LoRA "
+            f"where this adapter is ({error}); export the merged model (--to merged) in place of a "
+            "LoRA."
         ) from error
 
 
