@@ -13,6 +13,7 @@ import peft
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
@@ -87,7 +88,7 @@ def export_lora(
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
         with _blaming_attention(model, adapter_name):
-            difference = check_same(expected, logits(reloaded, batch), tolerance)
+            difference = check_same(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)
@@ -119,6 +120,18 @@ def _blaming_attention(model: PeftModel, adapter_name: str) -> Iterator[None]:
             f"PEFT {peft.__version__} adds the change of an nn.MultiheadAttention's out_proj twice "
             f"(pull request 3774 of PEFT), so a LoRA of {target_of(attention[0])} would compute "
             "something else and was not kept; export the merged model instead."
+        ) from error
+
+
+def _computed(reloaded: PeftModel, batch: Batch) -> Tensor:
+    try:
+        return logits(reloaded, batch)
+    except AttributeError as error:
+        # Some models read attributes of a router, which PEFT 0.21.0 does not pass on.
+        raise UserError(
+            f"to: a {type(reloaded.get_base_model()).__name__} does not compute with PEFT's LoRA "
+            f"where this adapter is ({error}); export the merged model (--to merged) in place of a "
+            "LoRA."
         ) from error
 
 
