@@ -62,7 +62,8 @@ def field_names(config_type: type) -> frozenset[str]:
 
 def has_own_method(peft_type: str) -> bool:
     """Whether a method of PEFT's registry is trained here with more than its config."""
-    named = (each for each in PEFT_TYPE_TO_CONFIG_MAPPING if each.value == peft_type)
+    # A program may have registered a method of its own by a text.
+    named = (each for each in PEFT_TYPE_TO_CONFIG_MAPPING if each == peft_type)
     return any(
         ALL_KINDS[each].allocates if each in ALL_KINDS else _is_of_this_package(each)
         for each in named
