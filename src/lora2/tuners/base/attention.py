@@ -109,7 +109,8 @@ class AttentionLayer(AdaptedLayer):
             )
         super().add_dropout(adapter_name, 0.0)
 
-    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+    # By torch's name for it, which callers may use.
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Output of the base layer, with the changes of all active adapters in its weights."""
         if kwargs.pop("adapter_names", None) is not None:
             raise UserError(

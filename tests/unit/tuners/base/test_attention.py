@@ -62,7 +62,9 @@ def test_torchs_fast_path_computes_with_the_adapters(batch_first: bool) -> None:
 
 
 def test_out_proj_is_adapted_once_where_it_is_a_target_too() -> None:
-    model = adapted(target_modules=["attn", "out_proj"])
+    pattern = {"attn.base_layer.out_proj": 1}
+    model = adapted(target_modules=["attn", "out_proj"], k_pattern=pattern)
+    assert [layer.sizes_of("default")[0] for layer in layers_of(model).values()] == [2, 1]
     names = ["attn", "attn.base_layer.out_proj"]
     assert [name.removeprefix("base_model.model.") for name in layers_of(model)] == names
     model.add_adapter("other", Lora2Config(target_modules=["attn", "out_proj"], k=1))
