@@ -9,9 +9,7 @@ from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from lora2 import RankAllocator, UserError, import_lora
 from unit.models import (
-    CONV1D,
-    CONV2D,
-    EMBEDDING,
+    ATTENTION,
     LINEAR,
     ConvolutionModel,
     Kind,
@@ -21,6 +19,7 @@ from unit.models import (
     tiny_bert,
     tiny_llama,
 )
+from unit.models import KINDS as ALL_KINDS
 
 
 class Outer(torch.nn.Module):
@@ -34,7 +33,8 @@ class Outer(torch.nn.Module):
         return self.inner["lin"](torch.tanh(self.lin(x)))
 
 
-KINDS = (LINEAR, CONV1D, EMBEDDING, CONV2D)
+IMPORTED = ("linear", "conv1d", "embedding", "conv2d", "conv1d_of_torch", "conv3d")
+KINDS = tuple(kind for kind in ALL_KINDS if kind.name in IMPORTED)
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -136,6 +136,13 @@ def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: 
     get_peft_model(ConvolutionModel(**options), config).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match="leave it out"):
         import_lora(ConvolutionModel(**options), tmp_path)
+
+
+def test_attention_whose_out_proj_peft_changes_twice_is_refused(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["attn"])
+    get_peft_model(ATTENTION.model(), config).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r"attn is an nn.MultiheadAttention, .* change twice"):
+        import_lora(ATTENTION.model(), tmp_path)
 
 
 @torch.no_grad()

@@ -109,7 +109,8 @@ class AttentionLayer(AdaptedLayer):
             )
         super().add_dropout(adapter_name, 0.0)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    # By torch's name for it, which callers may use.
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Output of the base layer, with the changes of all active adapters in its weights."""
         if kwargs.pop("adapter_names", None) is not None:
             raise UserError(
@@ -122,7 +123,7 @@ class AttentionLayer(AdaptedLayer):
             if layer.disable_adapters and layer.merged:
                 layer.unmerge()
             weights += layer.changed_weights(layer.effective_adapters())
-        return call_with(self.base_layer, weights, x, *args, **kwargs)
+        return call_with(self.base_layer, weights, query, *args, **kwargs)
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
