@@ -18,8 +18,9 @@ from lora2.errors import UserError
 from lora2.lab.benchmarks.dense import make_dense
 from lora2.lab.benchmarks.sharing import shared_copy
 from lora2.lab.benchmarks.workloads import Batch, Workload
-from lora2.training.methods.peft_options import make_config, refused_by_peft
+from lora2.training.methods.peft_options import make_config
 from lora2.training.peft_registry import KINDS, PeftKind, field_names
+from lora2.tuners.base.loading import in_one_sentence
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
@@ -225,7 +226,7 @@ def _of_peft(kind: PeftKind) -> BenchmarkMethod:
         if missing := targets.keys() - known:
             raise UserError(f"methods: {kind.name} of PEFT has no {min(missing)}; leave it out.")
         options = targets | {"peft_config": fields}
-        with refused_by_peft(
+        with in_one_sentence(
             f"methods: PEFT cannot put {kind.name} on {workload.name}", "leave it out"
         ):
             adapted = _wrap(model, make_config(kind, options))

@@ -25,12 +25,12 @@ from lora2.training.methods.peft_options import (
     effective_options,
     kind_of,
     make_config,
-    refused_by_peft,
     shared_options,
 )
 from lora2.training.methods.wrapping import HEADS, ConfigRefusedError, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.training.peft_registry import ANY, KINDS, PeftKind
+from lora2.tuners.base.loading import in_one_sentence
 
 _KindOf = Callable[[Options], PeftKind]
 # What a new random weight is drawn with, where only its size matters.
@@ -54,7 +54,7 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
     """
     adapter = make_config(kind, options, base.model)
     model_type = base.model.config.model_type
-    with refused_by_peft(
+    with in_one_sentence(
         f"method: PEFT cannot put {kind.label} on this model ({model_type})",
         f"change --{OPTION} or --target_modules, or choose another method",
     ):
@@ -102,7 +102,7 @@ def _try_step(kind: PeftKind, adapted: nn.Module, base: PreTrainedModel) -> None
     # Some methods draw random numbers in training.
     with (
         torch.random.fork_rng(),
-        refused_by_peft(
+        in_one_sentence(
             f"method: {kind.label} of PEFT cannot train this model ({base.config.model_type}, "
             f"{dtype})",
             f"change --{OPTION} or --dtype, or choose another method",

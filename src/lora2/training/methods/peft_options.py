@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import types
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import Enum
 from functools import reduce
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,7 +13,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from peft import LoraConfig
 from peft.config import PeftConfig
 from peft.tuners.lora import LoraModel
-from torch import OutOfMemoryError
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
@@ -30,7 +28,7 @@ from lora2.training.peft_registry import (
     field_names,
     has_own_method,
 )
-from lora2.tuners.base.loading import FIELDS_OF_PEFT, reason_of
+from lora2.tuners.base.loading import FIELDS_OF_PEFT, in_one_sentence
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
 OPTION = "peft_config"
@@ -108,7 +106,7 @@ def make_config(kind: PeftKind, options: Options, model: PreTrainedModel | None 
     if model is not None and not fields.get("target_modules"):
         targets = default_targets(kind, model.config.model_type)
         fields |= {} if targets is None else {"target_modules": targets}
-    with refused_by_peft(f"{OPTION}: {kind.config_type.__name__} of PEFT refuses it", "correct it"):
+    with in_one_sentence(f"{OPTION}: {kind.config_type.__name__} of PEFT refuses it", "correct it"):
         return kind.config_type(**fields)
 
 
@@ -133,21 +131,6 @@ def default_targets(kind: PeftKind, model_type: str) -> list[str] | None:
         return None
     found = DEFAULT_TARGET_MODULES.get(model_type)
     return None if found is None else list(found)
-
-
-@contextmanager
-def refused_by_peft(what: str, advice: str) -> Iterator[None]:
-    """Say what PEFT does not do and why, in its own words, whatever it raises.
-
-    Raises:
-        UserError: in place of any error but one of memory, or one that is a UserError already.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UserError(f"{what} ({reason_of(error)}); {advice}.") from error
 
 
 def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -174,9 +174,18 @@ def find_adapter(path: Path, option: str) -> Path:
     return folder
 
 
-@contextmanager
-def blaming(what: str, advice: str) -> Iterator[None]:
+def blaming(what: str, advice: str) -> AbstractContextManager[None]:
     """Say that `what` cannot be loaded, whatever another library raises of a damaged file.
+
+    Raises:
+        UserError: as for `in_one_sentence`.
+    """
+    return in_one_sentence(f"{what} cannot be loaded", advice)
+
+
+@contextmanager
+def in_one_sentence(what: str, advice: str) -> Iterator[None]:
+    """Say `what`, why in the words of another library, whatever it raises, and what to do.
 
     Raises:
         UserError: in place of any error but one of memory, or one that is a UserError already.
@@ -186,7 +195,7 @@ def blaming(what: str, advice: str) -> Iterator[None]:
     except (UserError, MemoryError, OutOfMemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be loaded ({reason_of(error)}); {advice}.") from error
+        raise UserError(f"{what} ({reason_of(error)}); {advice}.") from error
 
 
 @contextmanager
