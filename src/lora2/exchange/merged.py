@@ -110,8 +110,8 @@ def _blame_peft(model: PeftModel, error: Exception) -> None:
         UserError: the method is PEFT's, and the error none that says already what is wrong.
     """
     config = model.peft_config[model.active_adapter]
-    told = isinstance(error, UserError | NumericalError | OutOfMemoryError)
-    if not told and not isinstance(config, TargetConfig):
+    is_one_sentence = isinstance(error, UserError | NumericalError | OutOfMemoryError)
+    if not is_one_sentence and not isinstance(config, TargetConfig):
         raise UserError(
             f"model: PEFT cannot merge {config.peft_type.value} into this model "
             f"({reason_of(error)}); load the adapter on its base model."

@@ -123,7 +123,7 @@ def _row(folder: Path, engine: str, form: str) -> Row:
     moves = [
         _differs(adapter(folder / processes / "resumed" / case, "adapter-0"), one)
         if engine in RESUMED
-        else ("DeepSpeed refuses" if engine in ZERO else "as fsdp2")
+        else ("not run" if engine in ZERO else "as fsdp2")
         for processes in ("4", "2")
     ]
     mixed = "mixed" in engine

@@ -71,7 +71,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(
 def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
     form: str, run: tuple[Path, str], model: Path, tmp_path: Path
 ) -> None:
-    # accelerate 1.15 takes the embeddings of BERT twice unless it is told the layers.
+    # accelerate 1.15 shards the embeddings of BERT twice unless the layers are named.
     config = {"transformer_layer_cls_to_wrap": ["BertLayer"], "state_dict_type": form}
     (tmp_path / "fsdp.json").write_text(json.dumps(config))
     options = [*small_options(save_total_limit=8), *SMALL, "--use_cpu=True"]

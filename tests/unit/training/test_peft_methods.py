@@ -278,7 +278,7 @@ def test_peft_loads_another_adapter_where_its_start_is_random(tmp_path: Path) ->
     assert not torch.allclose(logits(loaded), logits(model), atol=1e-4)
 
 
-# Where an adapter goes that is not told
+# The modules of an adapter for which none are named
 
 
 def adapted(name: str, **changed: Any) -> set[str]:

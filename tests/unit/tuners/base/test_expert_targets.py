@@ -15,7 +15,7 @@ from unit.models import difference, layers_of
 
 NAMED = [mixture for mixture in MIXTURES if mixture.old_names]
 
-# pytest warns again of what it was not told to expect: here PEFT's own call of a property.
+# pytest repeats every warning that a test does not expect: here PEFT's own call of a property.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )

@@ -223,7 +223,7 @@ def test_a_pattern_for_a_parameter_holds_for_all_its_experts_but_those_with_thei
     assert all(size == ((1, 1) if n.endswith(".2") else (2, 2)) for n, size in sizes.items())
 
 
-# pytest warns again of what it was not told to expect: here PEFT's own call of a property.
+# pytest repeats every warning that a test does not expect: here PEFT's own call of a property.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_pattern_that_no_layer_has_is_reported():
     with pytest.warns(RuntimeWarning, match=r"rank_pattern keys did not match.*\['w9'\]"):

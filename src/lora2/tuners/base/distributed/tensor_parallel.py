@@ -114,8 +114,14 @@ def split_of(model: nn.Module, target: nn.Module, module_name: str) -> Split | N
 
 
 def _plan_and_mesh(model: nn.Module, module_name: str) -> tuple[str | None, Any]:
-    from peft.tuners.lora.model import get_tp_plan_and_mesh
-
+    try:
+        from peft.tuners.lora.model import get_tp_plan_and_mesh
+    except ImportError as error:
+        raise UserError(
+            f"The weight of {module_name} is split over several processes by tensor parallelism, "
+            "for which adapters need PEFT 0.21.2 or newer: install it, or load the base model "
+            "without tensor parallelism."
+        ) from error
     found: tuple[str | None, Any] = get_tp_plan_and_mesh(model, module_name)
     return found
 

@@ -143,7 +143,7 @@ class RecordedGradients:
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self._sums: dict[int, Tensor] = {}
-        self.handles = [
+        self._handles = [
             parameter.register_hook(self._recorder_of(parameter)) for parameter in parameters
         ]
 
@@ -175,6 +175,11 @@ class RecordedGradients:
     def clear(self) -> None:
         """Begin another step."""
         self._sums.clear()
+
+    def stop(self) -> None:
+        """See no further gradient."""
+        for handle in self._handles:
+            handle.remove()
 
     def _recorder_of(self, parameter: Tensor) -> Any:
         def record(gradient: Tensor) -> None:

@@ -136,6 +136,8 @@ class RankAllocator:
         self._use.end_step()
         if self._recorded is not None:
             self._recorded.clear()
+            if self.finished:
+                self._recorded.stop()
         self._accumulation.end_step()
         if self.finished and not self.resumable:
             for layer in self._layers.values():

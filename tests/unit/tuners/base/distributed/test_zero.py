@@ -52,6 +52,9 @@ def test_recorded_gradients_are_sums_over_the_micro_batches() -> None:
     torch.testing.assert_close(means[1], torch.zeros(4))
     recorded.clear()
     assert recorded.is_empty
+    recorded.stop()
+    (first * batches[0]).sum().backward()
+    assert recorded.is_empty
 
 
 def test_multiplication_reaches_the_part_of_the_precise_copy() -> None:
