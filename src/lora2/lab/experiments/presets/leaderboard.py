@@ -17,6 +17,7 @@ from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
 from lora2.lab.experiments.presets.preset import Preset, Wanted
 from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
+    LONGER_WARMUP,
     LORA_SEARCH,
     SAME_HEAD_SETTINGS,
     pruned_to,
@@ -45,7 +46,7 @@ def _of_peft(
     method: str, label: str, text: str, search: Search, peft_config: dict[str, Any], **options: Any
 ) -> Setting:
     own = {"peft_config": peft_config, **options, **HEAD_RATE}
-    return Setting(f"{method}-peft", label, method, text, own, search)
+    return Setting(f"{method}-peft", label, method, text, own, search, by_task=LONGER_WARMUP)
 
 
 _OF_PEFT = (
