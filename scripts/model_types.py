@@ -66,7 +66,8 @@ _SMALL: Mapping[int, tuple[str, ...]] = {
         "head_dim", "d_kv", "d_head", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim",
         "kv_lora_rank", "q_lora_rank", "patch_size", "state_size", "mamba_d_state", "mamba_d_head",
         "linear_key_head_dim", "linear_value_head_dim", "num_mel_bins", "attention_head_size",
-        "kv_channels", "time_step_rank", "rotary_dim", "mamba_n_heads", "sliding_window", "attention_window",
+        "kv_channels", "time_step_rank", "rotary_dim", "mamba_n_heads", "sliding_window",
+        "attention_window",
     ),
     16: ("moe_intermediate_size", "shared_expert_intermediate_size", "num_conv_pos_embeddings"),
     32: (

@@ -17,11 +17,13 @@ class Search:
         low: smallest learning rate.
         first: the one tried first, the method's usual one.
         high: largest learning rate.
+        seeds: runs of each trial; what it reached is their mean.
     """
 
     low: float
     first: float
     high: float
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
