@@ -38,6 +38,17 @@ class TextArguments:
     max_new_tokens: int = field(
         default=32, metadata={"range": COUNT, "help": "Tokens at which such an answer is cut off."}
     )
+    new_tokens: list[str] | None = field(
+        default=None,
+        metadata={
+            "needs": Need(
+                "with --start_from, whose adapter brings its own",
+                lambda settings: settings.adapter["start_from"] is None,
+            ),
+            "help": "Tokens to add to the tokenizer, such as <tool>. Their rows of the embedding, "
+            "and of the head, start near the mean of the others and are trained whole.",
+        },
+    )
     completion_only_loss: bool | None = field(
         default=None,
         metadata={

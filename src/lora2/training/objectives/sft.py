@@ -24,6 +24,7 @@ from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, optio
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel, load_language_model
+from lora2.training.new_tokens import grow_as_saved
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.objectives.output import TEXTS
 from lora2.training.quiet import quiet_data_sets
@@ -95,7 +96,9 @@ class SupervisedFineTuning(Objective):
 
     def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
         """Return the model under a saved adapter."""
-        return load_language_model(name, dtype)
+        base = load_language_model(name, dtype)
+        grow_as_saved(base.model, config)
+        return base
 
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
         """Return the arguments of a trainer whose rows have been tokenized before."""

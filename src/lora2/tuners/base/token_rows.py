@@ -90,7 +90,7 @@ def check_rows(model: nn.Module, config: Any) -> None:
     Raises:
         UserError: an embedding or a row that is not there, or one that is adapted or trained whole.
     """
-    for name, ids in by_module(model, getattr(config, FIELD)).items():
+    for name, ids in by_module(model, getattr(config, FIELD, None)).items():
         base = _base_of(model.get_submodule(name))
         if isinstance(base, nn.Embedding):
             rows = base.num_embeddings
