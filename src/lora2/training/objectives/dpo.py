@@ -1,0 +1,196 @@
+"""Direct preference optimization of a causal language model, by TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from peft import LoraConfig
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lora2.data import Task, TextTask, load_preference_task
+from lora2.data.text_task import PREFERENCES
+from lora2.errors import UserError
+from lora2.exchange.verification import sharing_copy
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings
+from lora2.training.loaded_run import SavedRun
+from lora2.training.methods.registry import METHODS
+from lora2.training.models import BaseModel
+from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.writing import (
+    OF_TASK,
+    WritingObjective,
+    check_has_rows,
+    check_lengths,
+    check_template,
+    trl,
+    trl_arguments,
+)
+from lora2.training.quiet import printing_on_standard_error, quiet_data_sets
+from lora2.training.run_folder import RunFolder
+from lora2.training.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
+from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.token_rows import complete_wrappers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PreferenceOptimization(WritingObjective):
+    """Two answers to each prompt, of which one is better."""
+
+    name = "dpo"
+    options = PREFERENCE_OPTIONS | {"train_rows", "validation_rows", "max_new_tokens", "loss_type"}
+    forms = PREFERENCES
+    losses = get_args(PreferenceLoss)
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "loss_type": "sigmoid",
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    }
+
+    def load_data(self, settings: RunSettings) -> TextTask:
+        """Return the task that the data options name."""
+        return load_preference_task(
+            **{name: getattr(settings.data, name) for name in OF_TASK},
+            train_rows=settings.text.train_rows,
+            validation_rows=settings.text.validation_rows,
+            data_seed=settings.data.dataset_seed,
+        )
+
+    def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
+        """Return the trainer's arguments."""
+        return trl_arguments(
+            settings,
+            folder,
+            trl().DPOConfig,
+            beta=settings.text.beta,
+            loss_type=[settings.text.loss_type],
+        )
+
+    def tokenize(
+        self,
+        settings: RunSettings,
+        task: TextTask,
+        tokenizer: PreTrainedTokenizerBase,
+        base: BaseModel,
+    ) -> Sets:
+        """Return token ids of prompts and answers, as TRL makes them."""
+        check_lengths(settings.data.max_length, base)
+        check_template(settings, task, tokenizer)
+        (validation,) = task.validation
+        try:
+            # A trainer makes its folder, and nothing may be written yet.
+            with quiet_data_sets(), TemporaryDirectory() as folder:
+                made = _trainer(
+                    base.model,
+                    # The base model itself may not be the reference, which is not asked for here.
+                    sharing_copy(base.model),
+                    self.arguments(settings, RunFolder(Path(folder))),
+                    {"train": task.train, validation: task.validation[validation]},
+                    tokenizer,
+                )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"data: {' '.join(str(error).split())}") from error
+        sets = {"train": made.train_dataset, validation: made.eval_dataset}
+        check_has_rows(settings, sets)
+        return sets
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: TextTask,
+        tokenizer: PreTrainedTokenizerBase,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        """Return the trainer of a model that is ready to train, against what it computes now."""
+        # Imported here, because TRL is an extra.
+        from lora2.training.dpo_trainer import frozen_copy
+
+        try:
+            return _trainer(model, frozen_copy(model), arguments, sets, tokenizer, callbacks)
+        except ValueError as error:
+            raise UserError(f"training: {' '.join(str(error).split())}") from error
+
+    @printing_on_standard_error()
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return reward accuracy and margin, against what the run started from."""
+        complete_wrappers(run.model)
+        with quiet_data_sets(), TemporaryDirectory() as folder:
+            arguments = trl().DPOConfig(
+                output_dir=folder,
+                per_device_eval_batch_size=batch_size,
+                max_length=run.settings.data.max_length,
+                beta=run.settings.text.beta,
+                loss_type=[run.settings.text.loss_type],
+                bf16=False,
+                gradient_checkpointing=False,
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                report_to=[],
+            )
+            sets = {"train": rows, "validation": rows}
+            trainer = _trainer(run.model, self._reference(run), arguments, sets, run.tokenizer)
+            trainer.remove_callback(PrinterCallback)
+            found = trainer.evaluate()
+        return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
+
+    def _reference(self, run: SavedRun) -> Any:
+        """Return what the model of a run was before the run."""
+        from lora2.training.dpo_trainer import frozen_copy
+
+        settings, model, start = run.settings, run.model, run.settings.adapter["start_from"]
+        is_plain = isinstance(model.peft_config["default"], TargetConfig | LoraConfig) if (
+            hasattr(model, "peft_config")
+        ) else False  # fmt: skip
+        # PEFT's other methods may have changed the weights below their adapter.
+        if start is None and is_plain and not METHODS[settings.run.method].from_peft:
+            return sharing_copy(model).unload()
+        config = model.config if not is_plain else model.get_base_model().config
+        base = self.reload(settings.model.model, config, settings.model.dtype)
+        if start is None:
+            return base.model.to(model.device)
+        built = METHODS[settings.run.method].build(base, settings.adapter, 1)
+        return frozen_copy(built.to(model.device))
+
+    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
+        """Return the metrics of the validation set, which are known at once."""
+        return (("validation_loss", *task.metrics),)
+
+
+def _trainer(
+    model: Any,
+    reference: Any,
+    arguments: TrainingArguments,
+    sets: Sets,
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Any:
+    """Return a trainer; sets: "train", and one of validation."""
+    from lora2.training.dpo_trainer import RunDpoTrainer
+
+    (validation,) = (rows for name, rows in sets.items() if name != "train")
+    return RunDpoTrainer(
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=sets["train"],
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
