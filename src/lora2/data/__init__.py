@@ -1,4 +1,4 @@
-"""Tasks to train on: agreement, rewrite and preferences (generated), the GLUE tasks, the user's own data."""
+"""Tasks to train on: agreement, rewrite and preferences (generated), GLUE, the user's own data."""
 
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.load import TASK_NAMES, load_task

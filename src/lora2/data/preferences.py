@@ -52,7 +52,9 @@ def load_preference_task(
     given = [name for name, value in own.items() if value is not None]
     if task is None and given:
         loaded = load_text_task(
-            **own,
+            train_file=train_file,
+            validation_file=validation_file,
+            dataset=dataset,
             dataset_config=dataset_config,
             text_columns=text_columns,
             data_seed=data_seed,
@@ -75,7 +77,9 @@ def load_preference_task(
 def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:
     sizes = check_rows_of_rewrite(train_rows, validation_rows, "preferences")
     sets = {
-        split: rows_as_dataset([_row(*each) for each in rewrite_preferences(split, rows, data_seed)])
+        split: rows_as_dataset(
+            [_row(*each) for each in rewrite_preferences(split, rows, data_seed)]
+        )
         for split, rows in sizes.items()
     }
     return TextTask(

@@ -104,7 +104,9 @@ def _own_task(
         )
     rows = read_rows(train, form, columns)
     if validation is None:
-        train_set, validation_set = split_off_validation(rows_as_dataset(rows), train.source, data_seed)
+        train_set, validation_set = split_off_validation(
+            rows_as_dataset(rows), train.source, data_seed
+        )
     else:
         train_set = rows_as_dataset(rows)
         validation_set = rows_as_dataset(read_rows(validation, form, columns))
@@ -139,7 +141,9 @@ def _common_system(rows: Sequence[Mapping[str, Any]], form: Form) -> str | None:
 def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed: int) -> TextTask:
     sizes = check_rows_of_rewrite(train_rows, validation_rows, "rewrite")
     sets = {
-        split: rows_as_dataset([_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)])
+        split: rows_as_dataset(
+            [_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)]
+        )
         for split, rows in sizes.items()
     }
     return TextTask(

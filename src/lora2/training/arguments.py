@@ -95,7 +95,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
-            f"{', '.join(TEXT_TASK_NAMES)}; of --objective dpo, {', '.join(PREFERENCE_TASK_NAMES)}. "
+            f"{', '.join(TEXT_TASK_NAMES)}; of --objective dpo, "
+            f"{', '.join(PREFERENCE_TASK_NAMES)}. "
             "Without it and without data of your own: agreement, rewrite or preferences, which are "
             "generated."
         },
@@ -176,8 +177,8 @@ class DataArguments:
         metadata={
             "range": SEED,
             "needs": _DRAWN,
-            "help": "Generates agreement, rewrite or preferences and splits validation rows off. Apart from "
-            "--seed, so that runs with other seeds see the same data.",
+            "help": "Generates agreement, rewrite or preferences and splits validation rows off. "
+            "Apart from --seed, so that runs with other seeds see the same data.",
         },
     )
 

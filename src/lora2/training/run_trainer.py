@@ -41,7 +41,7 @@ class RunBase:
 
     def _save(self, *arguments: Any, **named: Any) -> None:
         # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
-        model = self.model  # type: ignore[attr-defined]
+        model: Any = self.model  # type: ignore[attr-defined]
         if not isinstance(model, PeftModel):
             super()._save(*arguments, **named)  # type: ignore[misc]
             return

@@ -32,7 +32,11 @@ class TextArguments:
 
     train_rows: int = field(
         default=1200,
-        metadata={"range": COUNT, "needs": _GENERATED, "help": "Training rows of rewrite or preferences."},
+        metadata={
+            "range": COUNT,
+            "needs": _GENERATED,
+            "help": "Training rows of rewrite or preferences.",
+        },
     )
     validation_rows: int = field(
         default=100,
@@ -94,8 +98,8 @@ class TextArguments:
     loss_type: LossType = field(
         default="nll",
         metadata={
-            "help": "Of sft nll, the usual loss, or dft, Dynamic Fine-Tuning; of dpo, where sigmoid "
-            "is the default, one of TRL's losses of preferences: all others."
+            "help": "Of sft nll, the usual loss, or dft, Dynamic Fine-Tuning. Of dpo all others, "
+            "TRL's losses of preferences; sigmoid unless given."
         },
     )
     beta: float = field(

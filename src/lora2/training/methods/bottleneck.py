@@ -47,10 +47,14 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     m = options["bottleneck_size"]
     adapters = sum(2 * m * d + m + d for _, d in matrix_shapes(model, config(model, options)))
-    return adapters + count_numbers(model, options.get(FIELD)) + sum(
-        parameter.numel()
-        for name in normalisations(model)
-        for parameter in model.get_submodule(name).parameters()
+    return (
+        adapters
+        + count_numbers(model, options.get(FIELD))
+        + sum(
+            parameter.numel()
+            for name in normalisations(model)
+            for parameter in model.get_submodule(name).parameters()
+        )
     )
 
 

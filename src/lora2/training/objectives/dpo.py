@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from peft import LoraConfig
+from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -22,7 +22,6 @@ from lora2.errors import UserError
 from lora2.exchange.verification import sharing_copy
 from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings
 from lora2.training.loaded_run import SavedRun
-from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
@@ -35,9 +34,14 @@ from lora2.training.objectives.writing import (
     trl_arguments,
 )
 from lora2.training.quiet import printing_on_standard_error, quiet_data_sets
+from lora2.training.reference import (
+    needs_base,
+    reference_at_start,
+    reference_of_run,
+    without_peft_model,
+)
 from lora2.training.run_folder import RunFolder
 from lora2.training.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
-from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.token_rows import complete_wrappers
 
 if TYPE_CHECKING:
@@ -119,11 +123,9 @@ class PreferenceOptimization(WritingObjective):
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         """Return the trainer of a model that is ready to train, against what it computes now."""
-        # Imported here, because TRL is an extra.
-        from lora2.training.dpo_trainer import frozen_copy
-
+        reference = reference_at_start(model, settings)
         try:
-            return _trainer(model, frozen_copy(model), arguments, sets, tokenizer, callbacks)
+            return _trainer(model, reference, arguments, sets, tokenizer, callbacks)
         except ValueError as error:
             raise UserError(f"training: {' '.join(str(error).split())}") from error
 
@@ -131,6 +133,7 @@ class PreferenceOptimization(WritingObjective):
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
+        reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
         with quiet_data_sets(), TemporaryDirectory() as folder:
             arguments = trl().DPOConfig(
                 output_dir=folder,
@@ -145,28 +148,17 @@ class PreferenceOptimization(WritingObjective):
                 report_to=[],
             )
             sets = {"train": rows, "validation": rows}
-            trainer = _trainer(run.model, self._reference(run), arguments, sets, run.tokenizer)
+            # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
+            model = without_peft_model(run.model)
+            trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
             trainer.remove_callback(PrinterCallback)
             found = trainer.evaluate()
         return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
 
-    def _reference(self, run: SavedRun) -> Any:
-        """Return what the model of a run was before the run."""
-        from lora2.training.dpo_trainer import frozen_copy
-
-        settings, model, start = run.settings, run.model, run.settings.adapter["start_from"]
-        is_plain = isinstance(model.peft_config["default"], TargetConfig | LoraConfig) if (
-            hasattr(model, "peft_config")
-        ) else False  # fmt: skip
-        # PEFT's other methods may have changed the weights below their adapter.
-        if start is None and is_plain and not METHODS[settings.run.method].from_peft:
-            return sharing_copy(model).unload()
-        config = model.config if not is_plain else model.get_base_model().config
-        base = self.reload(settings.model.model, config, settings.model.dtype)
-        if start is None:
-            return base.model.to(model.device)
-        built = METHODS[settings.run.method].build(base, settings.adapter, 1)
-        return frozen_copy(built.to(model.device))
+    def _base_of(self, run: SavedRun) -> BaseModel:
+        model: Any = run.model
+        config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
+        return self.reload(run.settings.model.model, config, run.settings.model.dtype)
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation set, which are known at once."""
@@ -182,6 +174,7 @@ def _trainer(
     callbacks: list[TrainerCallback] | None = None,
 ) -> Any:
     """Return a trainer; sets: "train", and one of validation."""
+    # Imported here, because TRL is an extra.
     from lora2.training.dpo_trainer import RunDpoTrainer
 
     (validation,) = (rows for name, rows in sets.items() if name != "train")

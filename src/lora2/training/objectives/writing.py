@@ -111,7 +111,9 @@ def check_lengths(max_length: int, base: BaseModel) -> None:
         raise UserError(f"max_length: got {max_length}; write at least 2.")
 
 
-def check_template(settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_template(
+    settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Check that a tokenizer can write the messages of a task.
 
     Raises:

@@ -31,9 +31,11 @@ class TokenRows(TrainableTokensWrapper):
     It passes on the attributes of its embedding or head, such as the bias that TRL reads.
     """
 
-    def adapter_state_dict(self, adapter_name: str, state_dict: dict[str, Tensor]) -> Any:
+    def adapter_state_dict(self, adapter_name: str, state_dict: Any = None) -> Any:
         """Return what is saved of an adapter."""
-        return super().adapter_state_dict(adapter_name, state_dict) if self._has(adapter_name) else {}
+        return (
+            super().adapter_state_dict(adapter_name, state_dict) if self._has(adapter_name) else {}
+        )
 
     def adapter_state_dict_load_map(self, adapter_name: str) -> Any:
         """Return the names in the model of what is saved of an adapter."""
@@ -122,7 +124,7 @@ def by_module(model: nn.Module, indices: Indices | None) -> dict[str, list[int]]
     names = [name for name, _ in model.named_modules()]
     if not isinstance(indices, dict):
         return {_embedding_name(model, names): indices}
-    found = {}
+    found: dict[str, list[int]] = {}
     for end, ids in indices.items():
         # As PEFT finds them.
         chosen = [name for name in names if name.endswith(end)]
@@ -137,13 +139,12 @@ def by_module(model: nn.Module, indices: Indices | None) -> dict[str, list[int]]
 
 def count_numbers(model: nn.Module, indices: Indices | None) -> int:
     """Return how many numbers the rows have, on a model without adapters."""
-    return sum(
-        len(ids) * model.get_submodule(name).weight.shape[1]
-        for name, ids in by_module(model, indices).items()
-    )
+    modules: dict[str, Any] = dict(model.named_modules())
+    rows = by_module(model, indices).items()
+    return sum(len(ids) * int(modules[name].weight.shape[1]) for name, ids in rows)
 
 
-def trained_rows(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, TokenRows]]:
+def trained_rows(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Any]]:
     """Yield the wrappers that have rows of an adapter, and their names; tied ones share them."""
     for name, module in model.named_modules():
         if isinstance(module, TrainableTokensWrapper):
@@ -152,7 +153,7 @@ def trained_rows(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Tok
                 yield name, module
 
 
-def rows_of(wrapper: TrainableTokensWrapper, adapter_name: str) -> Tensor:
+def rows_of(wrapper: Any, adapter_name: str) -> Tensor:
     """Return the trained rows [tokens, width] of an adapter."""
     rows: Tensor = wrapper.token_adapter.trainable_tokens_delta[adapter_name]
     return rows
@@ -186,7 +187,7 @@ def check_rows_merge(model: nn.Module) -> None:
 
 def _embedding_name(model: nn.Module, names: list[str]) -> str:
     if hasattr(model, "get_input_embeddings"):
-        embedding = model.get_input_embeddings()
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
         found = next((name for name, module in model.named_modules() if module is embedding), None)
         if found is not None:
             return found
@@ -218,9 +219,7 @@ def _sharing(model: nn.Module, weight: Tensor, name: str) -> list[str]:
 def _check_is_free(model: nn.Module, name: str, config: Any) -> None:
     whole = getattr(config, "modules_to_save", None) or ()
     if any(name.endswith(each) for each in whole):
-        raise UserError(
-            f"{FIELD}: modules_to_save trains all of {name}; leave one of the two out."
-        )
+        raise UserError(f"{FIELD}: modules_to_save trains all of {name}; leave one of the two out.")
     targets = config.target_modules
     is_named = targets not in (None, "all-linear") and check_target_module_exists(config, name)
     if is_named or isinstance(model.get_submodule(name), BaseTunerLayer):

@@ -173,7 +173,7 @@ def test_the_head_passes_on_its_other_attributes() -> None:
 
 @pytest.mark.parametrize("indices", [[-1], [1.0], [True], "ab", [3, 3], {"embed_tokens": 3}, (1,)])
 def test_indices_that_are_none_are_refused(indices: Any) -> None:
-    with pytest.raises(UserError, match="^trainable_token_indices"):
+    with pytest.raises(UserError, match=r"^trainable_token_indices"):
         config(trainable_token_indices=indices)
 
 
