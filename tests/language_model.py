@@ -92,7 +92,7 @@ TEXTS = {
 
 
 def text_options(more: Mapping[str, object] | None = None, **changed: object) -> list[str]:
-    """Options of a run of texts, of sft unless `objective` is given, that takes a second; None leaves one out.
+    """Options of a run of sft, or of another `objective`, that takes a second; None: left out.
 
     more: usual ones as those of TEXTS.
     """

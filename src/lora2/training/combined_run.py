@@ -13,8 +13,8 @@ from lora2.support.files import write_json_atomically
 from lora2.training.environment import versions
 from lora2.training.loaded_run import SavedRun
 from lora2.training.run_folder import RunFolder
-from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.loading import WEIGHTS
+from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 
 def write_combined_run(

@@ -42,7 +42,8 @@ class RunBase:
     def _save(self, *arguments: Any, **named: Any) -> None:
         # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
         model: Any = self.model  # type: ignore[attr-defined]
-        if not isinstance(model, PeftModel):
+        is_adapted = isinstance(model, PeftModel)
+        if not is_adapted:
             super()._save(*arguments, **named)  # type: ignore[misc]
             return
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)

@@ -16,7 +16,10 @@ from lora2.training.saved_run import load_saved_run, load_validation
 
 pytestmark = pytest.mark.slow
 
-SAVING = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 0.01}
+SAVING = {
+    "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.01, "num_train_epochs": 1,
+    "tinit": 1, "tfinal": 1,
+}  # fmt: skip
 
 
 def trained(model: Path, folder: Path, **options: object) -> int:
@@ -41,7 +44,7 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
     step = RunDpoTrainer.training_step
 
     def interrupted(self, *arguments, **named):
-        if self.state.global_step == 5:
+        if self.state.global_step == 3:
             raise KeyboardInterrupt
         return step(self, *arguments, **named)
 
@@ -92,7 +95,7 @@ PAIRS = {
 @pytest.mark.parametrize("case", PAIRS)
 def test_own_rows_are_learnt(case: str, language_model: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "mine.jsonl", *[PAIRS[case]] * 20)
-    own = {"train_file": file, "train_rows": None, "validation_rows": None, "target_r": "none"}
+    own = {"train_file": file, "train_rows": None, "validation_rows": None}
     folder = tmp_path / "run"
     assert trained(language_model, folder, **own, save_strategy="no", save_steps=None) == 0
     last = json.loads((folder / "summary.json").read_text())["last"]

@@ -17,7 +17,7 @@ from lora2.training.saved_run import load_saved_run
 from lora2.training.sft_trainer import RunSftTrainer
 
 NEW = ("--new_tokens", "<tool>", "</tool>")
-OWN = {"train_rows": None, "validation_rows": None, "num_train_epochs": 3, "learning_rate": 0.01}
+OWN = {"train_rows": None, "validation_rows": None, "learning_rate": 0.01}
 
 
 @pytest.fixture

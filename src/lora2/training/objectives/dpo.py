@@ -99,8 +99,8 @@ class PreferenceOptimization(WritingObjective):
             # A trainer makes its folder, and nothing may be written yet.
             with quiet_data_sets(), TemporaryDirectory() as folder:
                 made = _trainer(
-                    base.model,
-                    # The base model itself may not be the reference, which is not asked for here.
+                    # TRL replaces the forward of a model, and wants two different ones.
+                    sharing_copy(base.model),
                     sharing_copy(base.model),
                     self.arguments(settings, RunFolder(Path(folder))),
                     {"train": task.train, validation: task.validation[validation]},
