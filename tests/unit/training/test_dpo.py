@@ -64,6 +64,17 @@ def test_penalty_is_in_the_training_loss_alone(language_model: Path, tmp_path: P
     assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.item())
 
 
+def test_penalty_of_adalora_is_in_the_training_loss_alone(
+    language_model: Path, tmp_path: Path
+) -> None:
+    adalora = {"method": "adalora", "target_r": 2, "train_rows": 32}
+    trainer = prepared(language_model, tmp_path / "run", **adalora).trainer
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
+    plain = torch.log(torch.tensor(2.0))
+    assert trainer.compute_loss(trainer.model.train(), batch) > plain + 0.01
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.item())
+
+
 def test_reference_is_the_base_model_and_costs_no_memory(
     language_model: Path, tmp_path: Path
 ) -> None:
