@@ -58,6 +58,7 @@ BY_TASK: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 50,
         "num_train_epochs": 1.0,
+        "learning_rate": 5e-4,
     },
 }
 

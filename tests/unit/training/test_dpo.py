@@ -132,6 +132,7 @@ def test_defaults_are_those_of_trl() -> None:
         ({"max_length": 10}, "max_length=10 cuts off all"),
         ({"train_rows": 9000}, "train_rows: got 9000"),
         ({"method": "head"}, "trains nothing of"),
+        ({"fsdp": "full_shard"}, "fsdp=full_shard: --objective dpo has a reference"),
         ({"k": 0}, "k=0"),
         ({"tinit": 5, "tfinal": 5}, "tinit=5"),
     ],

@@ -20,7 +20,7 @@ from lora2.data import Task, TextTask, load_preference_task
 from lora2.data.text_task import PREFERENCES
 from lora2.errors import UserError
 from lora2.exchange.verification import sharing_copy
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings
+from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, as_typed
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
@@ -64,6 +64,17 @@ class PreferenceOptimization(WritingObjective):
         "num_train_epochs": 3.0,
         "learning_rate": 5e-4,
     }
+
+    def check(self, settings: RunSettings) -> None:
+        """Need TRL, a loss of this objective, and a model that one process holds whole."""
+        super().check(settings)
+        for name in ("fsdp", "deepspeed"):
+            if settings.training.get(name):
+                raise UserError(
+                    f"{name}={as_typed(settings.training[name])}: --objective dpo has a reference "
+                    "that shares the weights of the model, which may not be split over processes; "
+                    "leave it out."
+                )
 
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""

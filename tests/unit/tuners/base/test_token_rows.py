@@ -149,6 +149,19 @@ def test_an_adapter_without_rows_is_saved_and_loaded_next_to_one_with_some(tmp_p
     torch.testing.assert_close(mixed, torch.cat([expected, base, base]))
 
 
+def test_adapters_with_rows_are_loaded_without_memory_and_deleted(tmp_path: Path) -> None:
+    model = adapted()
+    disturb_rows(model)
+    expected = logits(model)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    other = tiny_llama(tie_word_embeddings=True)
+    reloaded = PeftModel.from_pretrained(other, tmp_path, low_cpu_mem_usage=True).eval()
+    assert torch.equal(logits(reloaded), expected)
+    reloaded.add_adapter("other", config(trainable_token_indices=[7, 8]))
+    reloaded.delete_adapter("other")
+    assert torch.equal(logits(reloaded), expected)
+
+
 def test_a_sum_takes_the_rows_of_the_one_adapter_that_has_some() -> None:
     model = adapted()
     disturb_rows(model)
