@@ -51,6 +51,12 @@ def test_a_lora_that_peft_trained_comes_with_its_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(ours), logits(model), atol=1e-5, rtol=1e-4)
 
 
+def test_a_base_model_without_the_rows_is_refused(tmp_path: Path) -> None:
+    export_lora(adapted(), tmp_path / "lora")
+    with pytest.raises(UserError, match="no token 5 among the 4 of model.embed_tokens"):
+        import_lora(tiny_llama(tie_word_embeddings=True, vocab_size=4), tmp_path / "lora")
+
+
 @pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 def test_a_merged_model_has_the_rows(tmp_path: Path) -> None:
     model = adapted()
