@@ -27,14 +27,16 @@ def with_new_tokens(
     _check(tokens, tokenizer, settings.model.model)
     # Not special: what the model writes is shown without special tokens.
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    had = _rows(model)
     grow_vocabulary(model, len(tokenizer))
-    added: list[int] = tokenizer.convert_tokens_to_ids(tokens)
+    # Every row that is new here would be another one when the run is loaded.
+    added = sorted({*tokenizer.convert_tokens_to_ids(tokens), *range(had, len(tokenizer))})
     return settings.adapter | {FIELD: _with_rows(model, settings.adapter[FIELD], added)}
 
 
 def grow_vocabulary(model: PreTrainedModel, tokens: int) -> None:
     """Give a model rows for this many tokens, if it has fewer, near the mean of those it has."""
-    if tokens > model.get_input_embeddings().weight.shape[0]:
+    if tokens > _rows(model):
         with quiet_loading():
             model.resize_token_embeddings(tokens)
 
@@ -42,6 +44,11 @@ def grow_vocabulary(model: PreTrainedModel, tokens: int) -> None:
 def grow_as_saved(model: PreTrainedModel, config: PretrainedConfig) -> None:
     """Give a base model rows for the tokens that its run has added; config: the run's."""
     grow_vocabulary(model, config.get_text_config().vocab_size)
+
+
+def _rows(model: PreTrainedModel) -> int:
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def _with_rows(model: PreTrainedModel, asked: Indices | None, added: list[int]) -> Indices:

@@ -51,14 +51,16 @@ def test_new_tokens_are_trained_resumed_and_exported(
 
     options = (f"--train_file={rows}", *NEW)
     assert train_texts(language_model, runs[0], *options, **chosen) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(RunSftTrainer, "training_step", interrupted)
-        assert train_texts(language_model, runs[1], *options, **chosen) == 130
-    assert lora2("train", "--output_dir", runs[1], "--resume") == 0
-    files = [load_file(run / "adapter" / "adapter_model.safetensors") for run in runs]
-    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
-    (name,) = (name for name in files[0] if "token" in name)
-    assert files[0][name].shape == (2, 16)
+    saved = load_file(runs[0] / "adapter" / "adapter_model.safetensors")
+    if method == "lora2":
+        with monkeypatch.context() as patch:
+            patch.setattr(RunSftTrainer, "training_step", interrupted)
+            assert train_texts(language_model, runs[1], *options, **chosen) == 130
+        assert lora2("train", "--output_dir", runs[1], "--resume") == 0
+        resumed = load_file(runs[1] / "adapter" / "adapter_model.safetensors")
+        assert all(torch.equal(resumed[name], saved[name]) for name in saved)
+    (name,) = (name for name in saved if "token" in name)
+    assert saved[name].shape == (2, 16)
 
     run, tokenizer = runs[0], AutoTokenizer.from_pretrained(runs[0] / "adapter")
     assert tokenizer.convert_ids_to_tokens([260, 261]) == ["<tool>", "</tool>"]
@@ -82,11 +84,11 @@ def test_new_tokens_are_trained_resumed_and_exported(
     )
     assert lora2("combine", *runs, "--heads=first", "--output", tmp_path / "sum") == 0
     found = load_saved_run(tmp_path / "sum").model
-    ((rows_name, saved),) = (
+    ((rows_name, of_sum),) = (
         (name, tensor) for name, tensor in load_file(
             tmp_path / "sum" / "adapter" / "adapter_model.safetensors").items() if "token" in name
     )  # fmt: skip
-    assert torch.equal(saved, files[0][rows_name])
+    assert torch.equal(of_sum, saved[rows_name])
     assert found.get_base_model().config.vocab_size == 262
 
 
@@ -117,6 +119,13 @@ def test_rows_start_near_the_mean_and_the_head_has_some_too(tied: bool, tmp_path
     assert model.model.embed_tokens.weight.shape == model.lm_head.weight.shape == (261, 16)
     torch.testing.assert_close(model.model.embed_tokens.weight[260], mean, atol=1e-3, rtol=0)
     assert tokenizer.decode(tokenizer("x<a>y").input_ids, skip_special_tokens=True) == "x<a>y"
+
+
+def test_rows_that_the_model_lacked_before_are_trained_too(language_model: Path) -> None:
+    model, tokenizer = model_and_tokenizer(language_model)
+    model.resize_token_embeddings(258)
+    options = with_new_tokens(Settings("<a>"), tokenizer, model)
+    assert options["trainable_token_indices"] == {"model.embed_tokens": [258, 259, 260]}
 
 
 @pytest.mark.parametrize(

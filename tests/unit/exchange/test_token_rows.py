@@ -53,7 +53,7 @@ def test_a_lora_that_peft_trained_comes_with_its_rows(tmp_path: Path) -> None:
 
 def test_a_base_model_without_the_rows_is_refused(tmp_path: Path) -> None:
     export_lora(adapted(), tmp_path / "lora")
-    with pytest.raises(UserError, match="no token 5 among the 4 of model.embed_tokens"):
+    with pytest.raises(UserError, match="no token 5 among the 4 of "):
         import_lora(tiny_llama(tie_word_embeddings=True, vocab_size=4), tmp_path / "lora")
 
 
