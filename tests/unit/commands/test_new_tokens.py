@@ -52,6 +52,8 @@ def test_new_tokens_are_trained_resumed_and_exported(
     options = (f"--train_file={rows}", *NEW)
     assert train_texts(language_model, runs[0], *options, **chosen) == 0
     saved = load_file(runs[0] / "adapter" / "adapter_model.safetensors")
+    checkpoint, *_ = (runs[0] / "checkpoints").glob("*/adapter_model.safetensors")
+    assert load_file(checkpoint).keys() == saved.keys()
     if method == "lora2":
         with monkeypatch.context() as patch:
             patch.setattr(RunSftTrainer, "training_step", interrupted)

@@ -169,7 +169,7 @@ class PreferenceOptimization(WritingObjective):
     def _base_of(self, run: SavedRun) -> BaseModel:
         model: Any = run.model
         config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
-        return self.reload(run.settings.model.model, config, run.settings.model.dtype)
+        return self.reload(run.base_model, config, run.settings.model.dtype)
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation set, which are known at once."""
