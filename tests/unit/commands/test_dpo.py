@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command_line import lora2
+from command_line import lora2, refused
 from language_model import train_texts, write_rows
 from lora2.training.dpo_trainer import RunDpoTrainer
 from lora2.training.objectives.registry import objective_of
@@ -81,6 +81,9 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
     capsys.readouterr()
     assert lora2("evaluate", whole, "--file", write_rows(tmp_path / "mine.jsonl", *pairs)) == 0
     assert "rewards/accuracies" in capsys.readouterr().out
+    long = [pairs[0] | {"prompt": [{"role": "user", "content": "a" * 99}]}] * 4
+    said = refused(capsys, "evaluate", whole, "--file", write_rows(tmp_path / "long.jsonl", *long))
+    assert "max_length=96 cuts off all" in said
 
 
 PAIRS = {

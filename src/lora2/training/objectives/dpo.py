@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
@@ -18,7 +21,7 @@ from transformers import (
 
 from lora2.data import Task, TextTask, load_preference_task
 from lora2.data.text_task import PREFERENCES
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import sharing_copy
 from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, as_typed
 from lora2.training.loaded_run import SavedRun
@@ -106,19 +109,16 @@ class PreferenceOptimization(WritingObjective):
         check_lengths(settings.data.max_length, base)
         check_template(settings, task, tokenizer)
         (validation,) = task.validation
-        try:
-            # A trainer makes its folder, and nothing may be written yet.
-            with quiet_data_sets(), TemporaryDirectory() as folder:
-                made = _trainer(
-                    # TRL replaces the forward of a model, and wants two different ones.
-                    sharing_copy(base.model),
-                    sharing_copy(base.model),
-                    self.arguments(settings, RunFolder(Path(folder))),
-                    {"train": task.train, validation: task.validation[validation]},
-                    tokenizer,
-                )
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"data: {' '.join(str(error).split())}") from error
+        # A trainer makes its folder, and nothing may be written yet.
+        with _blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
+            made = _trainer(
+                # TRL replaces the forward of a model, and wants two different ones.
+                sharing_copy(base.model),
+                sharing_copy(base.model),
+                self.arguments(settings, RunFolder(Path(folder))),
+                {"train": task.train, validation: task.validation[validation]},
+                tokenizer,
+            )
         sets = {"train": made.train_dataset, validation: made.eval_dataset}
         check_has_rows(settings, sets)
         return sets
@@ -135,10 +135,9 @@ class PreferenceOptimization(WritingObjective):
     ) -> Trainer:
         """Return the trainer of a model that is ready to train, against what it computes now."""
         reference = reference_at_start(model, settings)
-        try:
-            return _trainer(model, reference, arguments, sets, tokenizer, callbacks)
-        except ValueError as error:
-            raise UserError(f"training: {' '.join(str(error).split())}") from error
+        with _blaming("training"):
+            made: Trainer = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
+        return made
 
     @printing_on_standard_error()
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
@@ -161,9 +160,17 @@ class PreferenceOptimization(WritingObjective):
             sets = {"train": rows, "validation": rows}
             # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
             model = without_peft_model(run.model)
-            trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
+            with _blaming("data"):
+                trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
+            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)
             found = trainer.evaluate()
+        for name in run.task["metrics"]:
+            if not math.isfinite(found[f"eval_{name}"]):
+                raise NumericalError(
+                    f"{name} of {run.folder.path} is {found[f'eval_{name}']}: a weight or the "
+                    "adapter holds NaN, or a number too large; train it again, or in float32."
+                )
         return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
 
     def _base_of(self, run: SavedRun) -> BaseModel:
@@ -174,6 +181,21 @@ class PreferenceOptimization(WritingObjective):
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation set, which are known at once."""
         return (("validation_loss", *task.metrics),)
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Say in one sentence what TRL, or a chat template, refuses.
+
+    Raises:
+        UserError: in place of its error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, TemplateError) as error:
+        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def _trainer(

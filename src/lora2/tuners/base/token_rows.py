@@ -44,10 +44,12 @@ class TokenRows(TrainableTokensWrapper):
     def _has(self, adapter_name: str) -> bool:
         return adapter_name in self.token_adapter.trainable_tokens_delta
 
-    def _forward_wrapped_mixed_batch(self, x: Tensor, active_adapter: str, *args: Any) -> Any:
+    def _forward_wrapped_mixed_batch(
+        self, x: Tensor, active_adapter: str, *args: Any, **kwargs: Any
+    ) -> Any:
         if not self._has(active_adapter):
-            return self.original_module(x)
-        return super()._forward_wrapped_mixed_batch(x, active_adapter, *args)
+            return self.original_module(x, *args, **kwargs)
+        return super()._forward_wrapped_mixed_batch(x, active_adapter, *args, **kwargs)
 
     def _hasattr_wrapped(self, name: str, modules: Any) -> bool:
         return super()._hasattr_wrapped(name, modules) or hasattr(self.original_module, name)
