@@ -68,9 +68,9 @@ class TrainParser(OptionParser, HfArgumentParser):
             dataclass_types=[],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             description="Train a LoRA² adapter on a text task. Without options: the packaged "
-            "MiniLM on agreement; with --objective sft, the packaged SmolLM2 on rewrite. Defaults "
-            "are those of the general recipe; some tasks have their own, and the run folder's "
-            "config.yaml shows what held.",
+            "MiniLM on agreement; with --objective sft or dpo, the packaged SmolLM2 on rewrite or "
+            "preferences. Defaults are those of the general recipe; some tasks have their own, and "
+            "the run folder's config.yaml shows what held.",
         )
         self.add_argument(
             "--config", help="YAML file of options by name; the command line overrides it."

@@ -1,8 +1,9 @@
-"""Tasks to train on: agreement and rewrite (generated), the GLUE tasks, the user's own data."""
+"""Tasks to train on: agreement, rewrite and preferences (generated), GLUE, the user's own data."""
 
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.load import TASK_NAMES, load_task
 from lora2.data.own_data import load_labelled, load_texts, texts_of
+from lora2.data.preferences import PREFERENCE_TASK_NAMES, load_preference_task
 from lora2.data.table_files import read_table
 from lora2.data.table_writing import as_table_file, check_ending
 from lora2.data.task import Kind, Task, TaskData
@@ -12,6 +13,7 @@ from lora2.data.tokenization import tokenize, tokenize_dataset
 
 __all__ = [
     "GLUE_TASKS",
+    "PREFERENCE_TASK_NAMES",
     "TASK_NAMES",
     "TEXT_TASK_NAMES",
     "Kind",
@@ -21,6 +23,7 @@ __all__ = [
     "as_table_file",
     "check_ending",
     "load_labelled",
+    "load_preference_task",
     "load_task",
     "load_text_rows",
     "load_text_task",

@@ -27,7 +27,7 @@ from typing import (
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.data import GLUE_TASKS, TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.data import GLUE_TASKS, PREFERENCE_TASK_NAMES, TASK_NAMES, TEXT_TASK_NAMES, Kind
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE, Range
 from lora2.training.peft_registry import ANY, KINDS
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]
-ObjectiveName = Literal["classification", "sft"]
+ObjectiveName = Literal["classification", "sft", "dpo"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
@@ -58,6 +58,7 @@ class NamedTasks(NamedTuple):
 TASKS: dict[ObjectiveName, NamedTasks] = {
     "classification": NamedTasks(TASK_NAMES, "agreement"),
     "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
+    "dpo": NamedTasks(PREFERENCE_TASK_NAMES, "preferences"),
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""
 
@@ -80,7 +81,7 @@ _GLUE = Need(
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite")
+        settings.task in ("agreement", "rewrite", "preferences")
         or (settings.task is None and settings.data.validation_file is None)
     ),
 )
@@ -94,8 +95,10 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
-            f"{', '.join(TEXT_TASK_NAMES)}. Without it and without data of your own: agreement or "
-            "rewrite, which are generated."
+            f"{', '.join(TEXT_TASK_NAMES)}; of --objective dpo, "
+            f"{', '.join(PREFERENCE_TASK_NAMES)}. "
+            "Without it and without data of your own: agreement, rewrite or preferences, which are "
+            "generated."
         },
     )
     data_dir: str | None = field(
@@ -132,7 +135,8 @@ class DataArguments:
         metadata={
             "needs": _OWN_DATA,
             "help": "The one or two text columns of your data; of --objective sft: messages, or "
-            "prompt and completion, or one column of texts.",
+            "prompt and completion, or one column of texts; of --objective dpo: prompt, chosen and "
+            "rejected, or the last two.",
         },
     )
     label_column: str | None = field(
@@ -173,8 +177,8 @@ class DataArguments:
         metadata={
             "range": SEED,
             "needs": _DRAWN,
-            "help": "Generates agreement or rewrite and splits validation rows off. Apart from "
-            "--seed, so that runs with other seeds see the same data.",
+            "help": "Generates agreement, rewrite or preferences and splits validation rows off. "
+            "Apart from --seed, so that runs with other seeds see the same data.",
         },
     )
 
@@ -219,7 +223,8 @@ class RunArguments:
         default=None,
         metadata={
             "help": "classification (or regression), or sft: supervised fine-tuning of a causal "
-            "language model, by TRL. Unless given: sft for rewrite, classification for all else."
+            "language model, or dpo: direct preference optimization of one, both by TRL. Unless "
+            "given: sft for rewrite, dpo for preferences, classification for all else."
         },
     )
     method: MethodName = field(
@@ -443,7 +448,7 @@ OPTION_GROUPS: dict[str, type] = {
     "adapter of --method prompt": PromptArguments,
     "adapter of --method peft and PEFT's other methods": PeftArguments,
     "data": DataArguments,
-    "text, of --objective sft": TextArguments,
+    "text, of --objective sft and dpo": TextArguments,
     "model": ModelArguments,
     "run": RunArguments,
     "training (transformers.TrainingArguments)": TrainingOptions,

@@ -14,6 +14,7 @@ from lora2.training.environment import versions
 from lora2.training.loaded_run import SavedRun
 from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.loading import WEIGHTS
+from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 
 def write_combined_run(
@@ -68,6 +69,6 @@ def _sizes(weights: Path) -> dict[str, int]:
     sizes = {"adapter": 0, "head": 0}
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
-            part = "adapter" if ".lora2_" in name else "head"
+            part = "adapter" if ".lora2_" in name or name.endswith(ROWS) else "head"
             sizes[part] += math.prod(file.get_slice(name).get_shape())
     return sizes

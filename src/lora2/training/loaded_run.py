@@ -35,6 +35,7 @@ class SavedRun:
         task: what task.json holds: metrics; kind, text columns and names of the labels, or form
             and system message of texts.
         summary: what summary.json holds.
+        base_model: the name or folder that its base model was loaded from.
     """
 
     folder: RunFolder
@@ -43,6 +44,7 @@ class SavedRun:
     summary: dict[str, Any]
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    base_model: str
 
     def check_merges(self) -> None:
         """Check that what was trained can be put into the weights.

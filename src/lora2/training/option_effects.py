@@ -105,6 +105,7 @@ EFFECTS: tuple[Effect, ...] = (
             *PLACE,
             "target_parameters",
             "modules_to_save",
+            "trainable_token_indices",
             "init_weights",
             "init_std",
         ),
@@ -200,6 +201,16 @@ EFFECTS: tuple[Effect, ...] = (
         ("neftune_noise_alpha", "label_smoothing_factor"),
         "with --method prompt, in which transformers does not find the model",
         lambda settings: settings.run.method != "prompt",
+    ),
+    Effect(
+        ("new_tokens",),
+        "with a --method that trains no single tokens, as lora2, lora, sora and bottleneck do",
+        lambda settings: "trainable_token_indices" in METHODS[settings.run.method].options,
+    ),
+    Effect(
+        ("lora_dropout", "label_smoothing_factor"),
+        "with --objective dpo, of which TRL leaves all dropout out and takes losses of its own",
+        lambda settings: settings.objective != "dpo",
     ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )

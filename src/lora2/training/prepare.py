@@ -24,6 +24,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel, load_tokenizer
 from lora2.training.named_modules import check_named_modules
+from lora2.training.new_tokens import with_new_tokens
 from lora2.training.objectives.registry import objective_of
 from lora2.training.option_ranges import check_values
 from lora2.training.run_folder import RunFolder
@@ -112,12 +113,13 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     tokenizer = load_tokenizer(settings.model.model)
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
+    options = with_new_tokens(settings, tokenizer, base.model)
     _check_positions(chosen, settings, base)
-    check_named_modules(base.model, chosen, settings.adapter)
+    check_named_modules(base.model, chosen, options)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
-    model = chosen.build(base, settings.adapter, steps)
+    model = chosen.build(base, options, steps)
     if arguments.label_smoothing_factor and adds_penalty(model):
         raise UserError(
             f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "

@@ -52,6 +52,14 @@ BY_TASK: dict[str, dict[str, Any]] = {
         "num_train_epochs": 1.0,
         "learning_rate": 1e-3,
     },
+    "preferences": {
+        "max_length": 64,
+        "max_new_tokens": 16,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 50,
+        "num_train_epochs": 1.0,
+        "learning_rate": 5e-4,
+    },
 }
 
 

@@ -63,7 +63,7 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
-    return SavedRun(folder, settings, task, summary, adapted, tokenizer)
+    return SavedRun(folder, settings, task, summary, adapted, tokenizer, name)
 
 
 @printing_on_standard_error()

@@ -10,6 +10,7 @@ from lora2.training.methods import lora2
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import ALL_KINDS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.base.token_rows import FIELD, count_numbers
 
 
 def config(model: PreTrainedModel, options: Options) -> LoraConfig:
@@ -23,6 +24,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
         r=checked.k,
         lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=checked.lora_dropout,
+        trainable_token_indices=checked.trainable_token_indices,
         **place(model, options),
     )
 
@@ -33,7 +35,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     shapes = matrix_shapes(model, config(model, options), ALL_KINDS)
-    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes)
+    rows = count_numbers(model, options.get(FIELD))
+    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes) + rows
 
 
 METHOD = Method(

@@ -21,6 +21,7 @@ from lora2.training.models import BaseModel
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.token_rows import check_rows, complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
@@ -45,8 +46,10 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
         UserError: no module of those names in the model, or a config that does not suit it.
     """
     _leave_out_saved_modules(model, config)
+    check_rows(model, config)
     try:
         adapted: nn.Module = get_peft_model(model, config)
+        complete_wrappers(adapted)
         return adapted
     except UserError:
         raise

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.objectives.classification import Classification
+from lora2.training.objectives.dpo import PreferenceOptimization
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.sft import SupervisedFineTuning
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "classification": Classification(),
     "sft": SupervisedFineTuning(),
+    "dpo": PreferenceOptimization(),
 }
 
 
