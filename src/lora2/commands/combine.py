@@ -11,6 +11,7 @@ import torch
 
 from lora2.commands.parser import OptionParser
 from lora2.data.table_files import listed
+from lora2.data.tagged_task import KIND as TAGS
 from lora2.errors import UserError
 from lora2.support.files import check_is_new, new_folder
 from lora2.training.combined_run import write_combined_run
@@ -155,6 +156,8 @@ def _is_same_model(one: str, other: str) -> bool:
 
 
 def _learnt(task: dict[str, Any]) -> str:
+    if task.get("kind") == TAGS:
+        return "tags of words"
     kinds = {"classification": "classes", "regression": "numbers"}
     if task.get("kind") not in kinds:
         return "to write texts"

@@ -27,7 +27,7 @@ from typing import (
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.data import GLUE_TASKS, TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.data import GLUE_TASKS, TAGGED_TASK_NAMES, TASK_NAMES, TEXT_TASK_NAMES, Kind
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE, Range
 from lora2.training.peft_registry import ANY, KINDS
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]
-ObjectiveName = Literal["classification", "sft"]
+ObjectiveName = Literal["classification", "sft", "token-classification"]
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
@@ -58,6 +58,7 @@ class NamedTasks(NamedTuple):
 TASKS: dict[ObjectiveName, NamedTasks] = {
     "classification": NamedTasks(TASK_NAMES, "agreement"),
     "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
+    "token-classification": NamedTasks(TAGGED_TASK_NAMES, TAGGED_TASK_NAMES[0]),
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""
 
@@ -80,7 +81,7 @@ _GLUE = Need(
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite")
+        settings.task in ("agreement", "rewrite", "appointments")
         or (settings.task is None and settings.data.validation_file is None)
     ),
 )
@@ -94,8 +95,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
-            f"{', '.join(TEXT_TASK_NAMES)}. Without it and without data of your own: agreement or "
-            "rewrite, which are generated."
+            f"{', '.join(TEXT_TASK_NAMES)}; of --objective token-classification, "
+            f"{', '.join(TAGGED_TASK_NAMES)}. Without it and without data of your own: agreement, "
+            "rewrite or appointments, which are generated."
         },
     )
     data_dir: str | None = field(
@@ -132,14 +134,16 @@ class DataArguments:
         metadata={
             "needs": _OWN_DATA,
             "help": "The one or two text columns of your data; of --objective sft: messages, or "
-            "prompt and completion, or one column of texts.",
+            "prompt and completion, or one column of texts; of --objective token-classification: "
+            "the column of words, or of texts.",
         },
     )
     label_column: str | None = field(
         default=None,
         metadata={
             "needs": _OWN_DATA,
-            "help": "The label column of your data; 'label' unless given.",
+            "help": "The label column of your data; 'label' unless given. Of --objective "
+            "token-classification: the column of BIO tags, or of spans.",
         },
     )
     kind: Kind | None = field(
@@ -219,7 +223,8 @@ class RunArguments:
         default=None,
         metadata={
             "help": "classification (or regression), or sft: supervised fine-tuning of a causal "
-            "language model, by TRL. Unless given: sft for rewrite, classification for all else."
+            "language model, by TRL; token-classification: a tag for each word. Unless given: that "
+            "of the named task, classification for all else."
         },
     )
     method: MethodName = field(

@@ -154,9 +154,12 @@ def _no_such_head(text: str) -> str:
             "is of an architecture that cannot write texts; give a causal language model, or leave "
             "--objective sft out."
         )
+    labelled, read = ("words", "texts") if "TokenClassification" in text else ("texts", "texts")
+    if "ImageClassification" in text:
+        labelled, read = "images", "images"
     return (
-        "is of an architecture that transformers has no classifier of texts for; give a model that "
-        "reads texts."
+        f"is of an architecture that transformers has no classifier of {labelled} for; give a "
+        f"model that reads {read}."
     )
 
 

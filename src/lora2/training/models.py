@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -47,7 +48,23 @@ class BaseModel:
 
     model: PreTrainedModel
     new_modules: tuple[str, ...]
-    task_type: TaskType = TaskType.SEQ_CLS
+    task_type: TaskType | None = TaskType.SEQ_CLS
+
+
+class HeadKind(NamedTuple):
+    """A kind of head for labels.
+
+    Attributes:
+        auto_model: transformers' class that loads a model with one.
+        task_type: what PEFT calls its task, if it has a name.
+    """
+
+    auto_model: Any
+    task_type: TaskType | None
+
+
+TEXT_LABELS = HeadKind(AutoModelForSequenceClassification, TaskType.SEQ_CLS)
+WORD_LABELS = HeadKind(AutoModelForTokenClassification, TaskType.TOKEN_CLS)
 
 
 def load_config(name: str, **values: Any) -> PretrainedConfig:
@@ -95,8 +112,8 @@ def set_classifier_dropout(config: PretrainedConfig, probability: float | None) 
         )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, with a padding token.
+def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with a padding token; options: of its class.
 
     Raises:
         UserError: the model has no tokenizer that can be loaded.
@@ -104,7 +121,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     source = find_model(name)
     with quiet_loading(), as_user_error(name, source), naming_packages(name, source):
         tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **_OWN_CODE, **source.file_option
+            source.location, **_OWN_CODE, **source.file_option, **options
         )
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers makes an empty tokenizer where it finds no file, and reads all as
@@ -118,7 +135,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
+def load_base_model(
+    name: str, config: PretrainedConfig, dtype: str, kind: HeadKind = TEXT_LABELS
+) -> BaseModel:
     """Load a model with the head that `config` asks for; a head of another size is initialized.
 
     Raises:
@@ -133,7 +152,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
         )
     check_is_whole_model(source)
     with quiet_loading(), as_user_error(name, source):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = kind.auto_model.from_pretrained(
             source.location,
             config=config,
             dtype=getattr(torch, dtype),
@@ -151,7 +170,8 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             "of another size); give the folder of a complete model."
         )
     _check_finite(model, name)
-    return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
+    new_modules = tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    return BaseModel(model, new_modules, kind.task_type)
 
 
 def load_language_model(name: str, dtype: str) -> BaseModel:

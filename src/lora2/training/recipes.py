@@ -43,6 +43,7 @@ BY_TASK: dict[str, dict[str, Any]] = {
     "mnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qqp": {"max_length": 256, "num_train_epochs": 3.0},
+    "appointments": {"max_length": 64, "baseline": "head"},
     "rewrite": {
         "max_length": 64,
         "exact_match_rows": 100,

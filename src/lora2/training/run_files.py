@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lora2.data.tagged_task import KIND, RowsOf
 from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
@@ -35,6 +36,13 @@ _LABELS = {
     "label_column": str,
     "label_names": list[str],
 }
+_TAGS = {
+    "rows_of": RowsOf,
+    "text_columns": list[str],
+    "label_column": str,
+    "label_names": list[str],
+}
+_OF_KINDS: Mapping[str, Mapping[str, Any]] = {KIND: _TAGS}
 _TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
 
 _REACHED = {"best": dict | None, "last": dict | None}
@@ -80,9 +88,9 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: a key is missing or of another type.
     """
-    of_texts = "form" in task
-    check_fields(task, _TASK | (_TEXTS if of_texts else _LABELS), path, DAMAGED)
-    if of_texts:
+    fields = _TEXTS if "form" in task else _OF_KINDS.get(str(task.get("kind")), _LABELS)
+    check_fields(task, _TASK | fields, path, DAMAGED)
+    if fields is not _LABELS:
         return
     unknown = [name for name in task["metrics"] if name not in METRICS]
     if unknown:

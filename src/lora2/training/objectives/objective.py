@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from lora2.data import Task
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel
+from lora2.training.models import BaseModel, load_tokenizer
 from lora2.training.objectives.output import TEXTS, Output
 from lora2.training.run_folder import RunFolder
 
@@ -50,6 +50,14 @@ class Objective(ABC):
         Raises:
             UserError: one is missing.
         """
+
+    def load_preprocessor(self, name: str) -> Any:
+        """Return what makes inputs of rows, of a model or of a run's adapter: its tokenizer.
+
+        Raises:
+            UserError: there is none that can be loaded.
+        """
+        return load_tokenizer(name)
 
     @abstractmethod
     def load_data(self, settings: RunSettings) -> Any:

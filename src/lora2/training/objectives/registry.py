@@ -6,10 +6,12 @@ from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.objectives.classification import Classification
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.sft import SupervisedFineTuning
+from lora2.training.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "classification": Classification(),
     "sft": SupervisedFineTuning(),
+    "token-classification": TokenClassification(),
 }
 
 
