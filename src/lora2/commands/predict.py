@@ -33,7 +33,7 @@ def execute(arguments: Sequence[str]) -> int:
     objective = _objective(options)
     table = None if options.file is None else objective.read_table(options.file)
     if table is not None:
-        check_rows(table, options)
+        check_rows(table, options, objective.records(table))
     run = load_saved_run(options.run, options.model)
     if table is None:
         given = objective.from_text(run, options.text, options.text_pair)
@@ -86,6 +86,10 @@ def _parser() -> OptionParser:
     add_batch_size(parser)
     parser.add_argument("--text", help="one text")
     parser.add_argument("--text_pair", "--text-pair", help="its second text, for tasks on pairs")
-    parser.add_argument("--file", type=Path, help="a file with the text columns of the run's data")
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="a file with the columns of the run's data; of images also a folder, or one image",
+    )
     add_output(parser)
     return parser

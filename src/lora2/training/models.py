@@ -12,7 +12,9 @@ import transformers
 from peft import TaskType
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -65,6 +67,7 @@ class HeadKind(NamedTuple):
 
 TEXT_LABELS = HeadKind(AutoModelForSequenceClassification, TaskType.SEQ_CLS)
 WORD_LABELS = HeadKind(AutoModelForTokenClassification, TaskType.TOKEN_CLS)
+IMAGE_LABELS = HeadKind(AutoModelForImageClassification, None)
 
 
 def load_config(name: str, **values: Any) -> PretrainedConfig:
@@ -133,6 +136,17 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise UserError(f"model: the tokenizer of {name} has neither a padding nor an end token.")
     return tokenizer
+
+
+def load_image_processor(name: str) -> Any:
+    """Return the image processor of a model.
+
+    Raises:
+        UserError: the model has none that can be loaded.
+    """
+    source = find_model(name)
+    with quiet_loading(), as_user_error(name, source):
+        return AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
 
 
 def load_base_model(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lora2.data.tagged_task import KIND, RowsOf
+from lora2.data import image_task, tagged_task
+from lora2.data.tagged_task import RowsOf
 from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
@@ -42,7 +43,8 @@ _TAGS = {
     "label_column": str,
     "label_names": list[str],
 }
-_OF_KINDS: Mapping[str, Mapping[str, Any]] = {KIND: _TAGS}
+_IMAGES = {"image_column": str, "label_column": str, "label_names": list[str]}
+_OF_KINDS: Mapping[str, Mapping[str, Any]] = {tagged_task.KIND: _TAGS, image_task.KIND: _IMAGES}
 _TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
 
 _REACHED = {"best": dict | None, "last": dict | None}

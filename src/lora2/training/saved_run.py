@@ -49,7 +49,7 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
             f"{folder.task_file} is not of objective {settings.objective}, which "
             f"{folder.config_file} names; {DAMAGED}."
         )
-    name = model or settings.model.model
+    name = model or objective.base_location(folder, settings)
     config = _saved_config(folder, task)
     base_type = load_config(name).model_type
     if base_type != config.model_type:
@@ -75,8 +75,9 @@ def reload_base(run: SavedRun, model: str | None = None) -> PreTrainedModel:
         UserError: it is no longer there; `model` says where it is now, if it has moved.
     """
     config = _saved_config(run.folder, run.task)
-    name, dtype = model or run.settings.model.model, run.settings.model.dtype
-    return objective_of(run.settings).reload(name, config, dtype).model.eval()
+    objective, dtype = objective_of(run.settings), run.settings.model.dtype
+    name = model or objective.base_location(run.folder, run.settings)
+    return objective.reload(name, config, dtype).model.eval()
 
 
 def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
@@ -96,8 +97,8 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
 
 
 def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedTokenizerBase:
-    read_json(folder.adapter / "tokenizer_config.json", DAMAGED)
-    what = f"the tokenizer in {folder.adapter}"
+    read_json(folder.adapter / objective.preprocessor_file, DAMAGED)
+    what = f"the {objective.preprocessor} in {folder.adapter}"
     try:
         with blaming(what, DAMAGED):
             return objective.load_preprocessor(str(folder.adapter))

@@ -62,6 +62,18 @@ class Labelling(Objective):
     def check(self, settings: RunSettings) -> None:
         """Need no package other than those that every training needs."""
 
+    def refuse_prompts(self, settings: RunSettings) -> None:
+        """Refuse the method that puts vectors in front of a text.
+
+        Raises:
+            UserError: it was chosen.
+        """
+        if settings.run.method == "prompt":
+            raise UserError(
+                f"method: prompt tuning puts vectors in front of a text, which {self.name} has no "
+                "place for; choose another method."
+            )
+
     def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
         """Return the model under a saved adapter, with the adapter's head."""
         fields = ("problem_type", "id2label", "label2id")
@@ -109,6 +121,10 @@ class Labelling(Objective):
             UserError: it cannot be read.
         """
         return read_table(path)
+
+    def records(self, table: DataTable) -> list[OutputRow]:
+        """Return the rows of a table as they are written again."""
+        return table.records()
 
     @abstractmethod
     def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:

@@ -29,7 +29,7 @@ TAGS = Output(
     command="lora2 predict RUN --file texts.jsonl",
     instead="has learnt tags of words and cannot write texts; use `lora2 predict`",
 )
-IMAGE_LABELS = Output(
+IMAGES = Output(
     command="lora2 predict RUN --file images",
     instead="has learnt labels of images and cannot write texts; use `lora2 predict`",
 )

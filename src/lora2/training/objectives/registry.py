@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lora2.training.arguments import ObjectiveName, RunSettings
 from lora2.training.objectives.classification import Classification
+from lora2.training.objectives.image_classification import ImageClassification
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.sft import SupervisedFineTuning
 from lora2.training.objectives.token_classification import TokenClassification
@@ -12,6 +13,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "classification": Classification(),
     "sft": SupervisedFineTuning(),
     "token-classification": TokenClassification(),
+    "image-classification": ImageClassification(),
 }
 
 

@@ -69,8 +69,9 @@ class TokenClassification(Labelling):
     recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3, "num_train_epochs": 4.0}
 
     def check(self, settings: RunSettings) -> None:
-        """Need seqeval."""
+        """Need seqeval, and a method that leaves words where they are."""
         require("seqeval.metrics", extra=EXTRA)
+        self.refuse_prompts(settings)
 
     def load_preprocessor(self, name: str) -> PreTrainedTokenizerBase:
         """Return the tokenizer; one of bytes reads each word as it is after a blank."""
