@@ -7,6 +7,7 @@ its own: with the same seed on one machine, always the same.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ def digits_processor() -> Any:
             image_mean=[_MIDDLE] * 3,
             image_std=[_MIDDLE] * 3,
         )
+
+
+def save_digits_model(folder: Path) -> None:
+    """Save the model, which is trained first where this process has not done so yet."""
+    with quiet_loading():
+        pretrained_digits().save_pretrained(folder)
 
 
 @functools.cache

@@ -44,7 +44,12 @@ BY_TASK: dict[str, dict[str, Any]] = {
     "qnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qqp": {"max_length": 256, "num_train_epochs": 3.0},
     "appointments": {"max_length": 64, "baseline": "head"},
-    "digits": {"num_train_epochs": 10.0, "baseline": "head", "eval_on_start": True},
+    "digits": {
+        "num_train_epochs": 15.0,
+        "learning_rate": 3e-3,
+        "baseline": "head",
+        "eval_on_start": True,
+    },
     "rewrite": {
         "max_length": 64,
         "exact_match_rows": 100,

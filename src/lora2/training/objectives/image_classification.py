@@ -34,7 +34,7 @@ from lora2.data.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.arguments import DIGITS_MODEL, RunSettings
-from lora2.training.digits_model import digits_processor, pretrained_digits
+from lora2.training.digits_model import digits_processor, save_digits_model
 from lora2.training.head_start import start_head_at_shares
 from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
@@ -123,7 +123,7 @@ class ImageClassification(Labelling):
             base = self._load(str(folder.base), settings, task)
         else:
             with TemporaryDirectory() as temporary:
-                pretrained_digits().save_pretrained(temporary)
+                save_digits_model(Path(temporary))
                 base = self._load(temporary, settings, task)
             # Where it will be; adapter_config.json names it.
             base.model.name_or_path = base.model.config._name_or_path = str(folder.base)
@@ -143,7 +143,7 @@ class ImageClassification(Labelling):
     def write_base(self, folder: RunFolder, settings: RunSettings) -> None:
         """Write the base model into the folder of a run that has made it."""
         if settings.model.model == DIGITS_MODEL:
-            pretrained_digits().save_pretrained(folder.base)
+            save_digits_model(folder.base)
 
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
         """Return the trainer's arguments."""
