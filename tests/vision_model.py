@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from transformers import ViTConfig, ViTModel
 
 from lora2.training.digits_model import digits_processor
@@ -27,11 +27,12 @@ def save_vision_model(folder: Path) -> Path:
 
 
 def save_images(folder: Path, classes: Sequence[str] = ("blue", "red"), each: int = 10) -> Path:
-    """Save a folder of images for each class, which is the name of a colour."""
+    """Save a folder of images for each class; one that names a colour has images of it."""
     for name in classes:
         (folder / name).mkdir(parents=True)
         for number in range(each):
-            image = Image.new("RGB", (8 + number, 8), name)
+            colour = name if name in ImageColor.colormap else "white"
+            image = Image.new("RGB", (8 + number, 8), colour)
             image.putpixel((0, 0), (number, number, number))
             image.save(folder / name / f"{number}.png")
     return folder

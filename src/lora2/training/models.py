@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from lora2.errors import UserError
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.loading_errors import as_user_error
 from lora2.training.sentencepiece_files import naming_packages
-from lora2.training.sources import check_is_whole_model, find_model
+from lora2.training.sources import ModelSource, check_is_whole_model, find_model
 from lora2.tuners.base.finite_checks import check_weights
 
 if TYPE_CHECKING:
@@ -138,6 +139,20 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _check_reads_images(name: str, source: ModelSource) -> None:
+    """Check that the folder of a model says how it reads images; of a hub name there is no check.
+
+    Raises:
+        UserError: it does not.
+    """
+    folder, file = Path(source.location), "preprocessor_config.json"
+    if folder.is_dir() and not (folder / file).is_file():
+        raise UserError(
+            f"model: {name} has no {file}, so nothing says how it reads images; give the folder or "
+            "hub name of a model that reads images, such as google/vit-base-patch16-224."
+        )
+
+
 def load_image_processor(name: str) -> Any:
     """Return the image processor of a model.
 
@@ -145,6 +160,7 @@ def load_image_processor(name: str) -> Any:
         UserError: the model has none that can be loaded.
     """
     source = find_model(name)
+    _check_reads_images(name, source)
     with quiet_loading(), as_user_error(name, source):
         return AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
 
