@@ -202,11 +202,15 @@ def _spans(value: object, text: str, place: str) -> list[Span]:
 
 
 def _span(value: object, text: str, place: str) -> Span:
-    fields = value if isinstance(value, dict) else {}
+    fields: dict[str, object] = value if isinstance(value, dict) else {}
     start, end, label = (fields.get(name) for name in Span._fields)
     # bool is an int to Python.
-    is_place = type(start) is int and type(end) is int
-    if not is_place or not isinstance(label, str) or not is_tag(f"B-{label}"):
+    if (
+        type(start) is not int
+        or type(end) is not int
+        or not isinstance(label, str)
+        or not is_tag(f"B-{label}")
+    ):
         raise UserError(
             f"{_LABEL}: {place} holds the span {shortened(value)}; write start and end as numbers "
             "of characters, and label as a word."

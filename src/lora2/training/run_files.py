@@ -14,6 +14,7 @@ from lora2.data.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
 from lora2.training.arguments import OPTION_GROUPS, MethodName
+from lora2.training.entity_metrics import ENTITY_METRICS
 from lora2.training.metrics import METRICS
 
 DAMAGED = "restore it from a copy, or train the run again"
@@ -90,19 +91,23 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: a key is missing or of another type.
     """
+    fields: Mapping[str, Any]
     fields = _TEXTS if "form" in task else _OF_KINDS.get(str(task.get("kind")), _LABELS)
-    check_fields(task, _TASK | fields, path, DAMAGED)
-    if fields is not _LABELS:
+    check_fields(task, {**_TASK, **fields}, path, DAMAGED)
+    if fields is _TEXTS:
         return
-    unknown = [name for name in task["metrics"] if name not in METRICS]
+    known = ENTITY_METRICS if fields is _TAGS else METRICS
+    unknown = [name for name in task["metrics"] if name not in known]
     if unknown:
         raise UserError(
-            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(METRICS)}; "
+            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(known)}; "
             f"{DAMAGED}."
         )
-    if not 1 <= len(task["text_columns"]) <= 2:
-        raise UserError(f"{path}: text_columns must be a list of one or two names; {DAMAGED}.")
-    if task["kind"] == "classification" and not task["label_names"]:
+    most = 1 if fields is _TAGS else 2
+    if not 1 <= len(task.get("text_columns", ["none"])) <= most:
+        wanted = "one name" if most == 1 else "one or two names"
+        raise UserError(f"{path}: text_columns must be a list of {wanted}; {DAMAGED}.")
+    if task["kind"] != "regression" and not task["label_names"]:
         raise UserError(f"{path}: label_names must name the classes; {DAMAGED}.")
 
 

@@ -77,7 +77,8 @@ class Classification(Labelling):
     def load_data(self, settings: RunSettings) -> TaskData:
         """Return the task that the data options name."""
         options = dataclasses.asdict(settings.data)
-        del options["max_length"]
+        for name in ("max_length", "image_column"):
+            del options[name]
         options["data_seed"] = options.pop("dataset_seed")
         return load_task(options.pop("task"), **options)
 
