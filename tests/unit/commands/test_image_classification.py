@@ -66,12 +66,16 @@ def test_a_run_on_a_model_of_its_own(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_own_images_on_another_model(tmp_path):
+def test_own_images_on_another_model(tmp_path, capsys):
     model, images = save_vision_model(tmp_path / "vit"), save_images(tmp_path / "colours", each=20)
     options = [f"--model={model}", f"--train_file={images}", f"--output_dir={tmp_path / 'run'}"]
     small = [option for option in SMALL if "batch_size" not in option]
     assert lora2("train", IMAGES, *options, *small, "--per_device_train_batch_size=8") == 0
-    assert json.loads((tmp_path / "run/summary.json").read_text())["last"]["accuracy"] == 1
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["last"]["accuracy"] == 1
+    capsys.readouterr()
+    assert lora2("params", "--model", model, "--k=2", "--init_r=4") == 0
+    assert f"{summary['trainable_parameters']['adapter']:,}" in capsys.readouterr().out
     assert not (tmp_path / "run" / "base").exists()
 
 
