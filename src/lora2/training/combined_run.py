@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def write_combined_run(
     """
     folder = RunFolder(path)
     folder.start(_options(first, adapter_name), first.task)
+    if first.folder.base.is_dir():
+        shutil.copytree(first.folder.base, folder.base)
     _save_adapter(first, adapter_name, folder.adapter)
     summary = {
         "task": first.task["name"],

@@ -249,6 +249,8 @@ def reason_against(settings: Settings, name: str) -> str | None:
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         return f"with --method {settings.run.method}, only with {_readers_of(name)}"
     objective = objective_of(settings)
+    if name in objective.unread:
+        return f"with --objective {objective.name}, {objective.unread[name]}"
     readers = [each for each in OBJECTIVES.values() if name in each.options]
     if readers and objective not in readers:
         lacks = objective.output.lacks

@@ -22,7 +22,7 @@ from lora2.training.loss_check import LossCheck
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
-from lora2.training.models import BaseModel, load_tokenizer
+from lora2.training.models import BaseModel
 from lora2.training.named_modules import check_named_modules
 from lora2.training.new_tokens import with_new_tokens
 from lora2.training.objectives.registry import objective_of
@@ -110,7 +110,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"label_smoothing_factor={arguments.label_smoothing_factor} is for classes, and the "
             f"labels of {task.name} are numbers; leave it out."
         )
-    tokenizer = load_tokenizer(settings.model.model)
+    tokenizer = objective.load_preprocessor(settings.model.model)
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, tokenizer, base.model)
