@@ -18,7 +18,8 @@ from transformers import HfArgumentParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import FILE, OPTION_GROUPS, RULES
+from lora2.training.arguments import OPTION_GROUPS
+from lora2.training.derived_options import FILE, RULES
 from lora2.training.recipes import GENERAL
 
 _NOT_GIVEN = object()

@@ -17,7 +17,7 @@ from lora2.training.adapters import (
     count_parameters,
     trained_parameters_of,
 )
-from lora2.training.arguments import MethodName, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.loss_check import LossCheck
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
@@ -27,6 +27,7 @@ from lora2.training.named_modules import check_named_modules
 from lora2.training.new_tokens import with_new_tokens
 from lora2.training.objectives.registry import objective_of
 from lora2.training.option_ranges import check_values
+from lora2.training.run_arguments import MethodName
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import (
     check_learning_rate_schedule,

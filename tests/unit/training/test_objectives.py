@@ -8,7 +8,7 @@ from lora2.commands.main import COMMANDS
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
-from lora2.training.arguments import TASKS, NamedTasks, ObjectiveName
+from lora2.training.named_tasks import TASKS, NamedTasks, ObjectiveName
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.objectives.sft import SupervisedFineTuning

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.trainers.lora2_callback import Lora2Callback
-from lora2.training.arguments import AdapterArguments, option_names
+from lora2.training.arguments import option_names
+from lora2.training.method_arguments import AdapterArguments
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (

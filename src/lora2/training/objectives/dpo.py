@@ -23,8 +23,9 @@ from lora2.data import Task, TextTask, load_preference_task
 from lora2.data.text_task import PREFERENCES
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import sharing_copy
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, as_typed
+from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.loaded_run import SavedRun
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (

@@ -33,11 +33,12 @@ from lora2.data.table_writing import OutputRow
 from lora2.data.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.arguments import DIGITS_MODEL, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.digits_model import digits_processor, save_digits_model
 from lora2.training.head_start import start_head_at_shares
 from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
+from lora2.training.model_arguments import DIGITS_MODEL
 from lora2.training.models import (
     IMAGE_LABELS,
     BaseModel,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
-from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel, load_tokenizer
+from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.output import TEXTS, Output
 from lora2.training.run_folder import RunFolder
 

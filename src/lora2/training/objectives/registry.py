@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.arguments import RunSettings
+from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.classification import Classification
 from lora2.training.objectives.dpo import PreferenceOptimization
 from lora2.training.objectives.image_classification import ImageClassification

@@ -19,9 +19,10 @@ from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.text_task import TO_WRITE, prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, option_names
+from lora2.training.arguments import RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.loaded_run import SavedRun
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
