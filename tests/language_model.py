@@ -92,7 +92,7 @@ TEXTS = {
 
 
 def text_options(more: Mapping[str, object] | None = None, **changed: object) -> list[str]:
-    """Options of a run of --objective sft that takes a second; None leaves one out.
+    """Options of a run of sft, or of another `objective`, that takes a second; None: left out.
 
     more: usual ones as those of TEXTS.
     """
@@ -101,18 +101,22 @@ def text_options(more: Mapping[str, object] | None = None, **changed: object) ->
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
-def train_texts(model: Path, folder: Path, *more: str, **changed: object) -> int:
-    """Run `lora2 train --objective sft` and return the exit code."""
-    start = ("train", "--objective=sft", f"--model={model}", f"--output_dir={folder}")
-    return lora2(
-        *start, *text_options({"virtual_tokens": 3, "bottleneck_size": 3}, **changed), *more
-    )
+def train_texts(
+    model: Path, folder: Path, *more: str, objective: str = "sft", **changed: object
+) -> int:
+    """Run `lora2 train` with an objective of texts and return the exit code."""
+    start = ("train", f"--objective={objective}", f"--model={model}", f"--output_dir={folder}")
+    sizes = {"virtual_tokens": 3, "bottleneck_size": 3}
+    return lora2(*start, *text_options(sizes, objective=objective, **changed), *more)
 
 
-def prepared_run(model: Path, folder: Path, **changed: object) -> PreparedRun:
-    """Do all of `lora2 train --objective sft` but the training."""
-    options = [f"--model={model}", f"--output_dir={folder}", "--objective=sft"]
-    return prepare(resolve(TrainParser(), [*options, *text_options(**changed)]))
+def prepared_run(
+    model: Path, folder: Path, objective: str = "sft", **changed: object
+) -> PreparedRun:
+    """Do all of `lora2 train` with an objective of texts but the training."""
+    options = [f"--model={model}", f"--output_dir={folder}", f"--objective={objective}"]
+    chosen = text_options(objective=objective, **changed)
+    return prepare(resolve(TrainParser(), [*options, *chosen]))
 
 
 def write_rows(path: Path, *rows: dict) -> Path:

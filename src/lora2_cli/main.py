@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 
 from lora2_cli.commands import COMMANDS, unknown, usage
+from lora2_cli.launched import Ending, say, speaks
 from lora2_cli.standard_output import (
     drop_standard_output,
     drop_standard_output_if_broken,
@@ -17,8 +16,6 @@ from lora2_cli.standard_output import (
 from lora2_cli.start import import_command
 from lora2_cli.version import __version__
 
-# Seconds.
-_TIME_TO_SPEAK = 2.0
 NOT_READ, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 
 
@@ -30,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    ending = Ending()
+    return ending.with_code(_answer(words))
+
+
+def _answer(words: Sequence[str]) -> int:
+    """Run a subcommand, say in one sentence what is wrong, and return the exit code."""
     with printing_what_can_be_shown():
         try:
             code = _run(words)
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
             return code
         except KeyboardInterrupt as interrupt:
-            _say(str(interrupt) or "Interrupted.")
+            say(str(interrupt) or "Interrupted.", INTERRUPTED)
             return INTERRUPTED
         except BrokenPipeError:
             drop_standard_output()
@@ -50,22 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             if isinstance(error, OSError):
                 drop_standard_output_if_broken()
-            _say(f"lora2: {sentence}")
+            say(f"lora2: {sentence}", USER_MISTAKE)
             return USER_MISTAKE
-
-
-def _say(sentence: str) -> None:
-    """Print a sentence once, however many processes `torchrun` or `accelerate launch` started."""
-    if _speaks():
-        print(sentence, file=sys.stderr)
-    else:
-        # A launcher ends all processes as soon as one has ended: the first must have spoken.
-        time.sleep(_TIME_TO_SPEAK)
-
-
-def _speaks() -> bool:
-    # The first process on this machine: another machine may lack a file that the first one has.
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run(words: Sequence[str]) -> int:
@@ -77,7 +66,7 @@ def _run(words: Sequence[str]) -> int:
         print(f"lora2 {__version__}")
         return 0
     if name not in COMMANDS:
-        _say(f"lora2: {unknown(name)}")
+        say(f"lora2: {unknown(name)}", USER_MISTAKE)
         return USER_MISTAKE
     return _execute(name, rest)
 
@@ -87,7 +76,7 @@ def _execute(name: str, words: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
     # A GGUF file has none; the vocabulary is never changed here.
     warnings.filterwarnings("ignore", "Could not find a config file in")
-    if not _speaks():
+    if not speaks():
         warnings.simplefilter("ignore")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
     code: int = import_command(name).execute(words)

@@ -57,11 +57,14 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
     (tmp_path / "zero.json").write_text(json.dumps(settings))
-    options = [*small_options(save_total_limit=8), *SMALL, "--use_cpu=True"]
+    # Every step is clipped.
+    clipped = "--max_grad_norm=0.01"
+    options = [*small_options(save_total_limit=8), *SMALL, "--use_cpu=True", clipped]
     where = "--model", model, "--output_dir"
     program = (str(DEEPSPEED_ON_CPU),)
     folder = tmp_path / "zero"

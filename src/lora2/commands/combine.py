@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lora2.commands.parser import OptionParser
+from lora2.data import image_task, tagged_task
 from lora2.data.table_files import listed
 from lora2.errors import UserError
 from lora2.support.files import check_is_new, new_folder
@@ -23,8 +24,12 @@ from lora2.tuners.lora2.combination import Heads
 from lora2.tuners.lora2.model import Lora2Model
 
 _SUM = "sum"
+# Options of runs that trained weights whole.
+_WHOLE = ("modules_to_save", "trainable_token_indices", "new_tokens")
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
+
+_OF_OTHERS = {tagged_task.KIND: "tags of words", image_task.KIND: "classes of images"}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -105,7 +110,8 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
 def _has_head(path: Path) -> bool:
     """Whether a run trained modules whole, such as the head of a classifier."""
     folder = RunFolder(path)
-    return "kind" in folder.read_task() or bool(folder.read_options().get("modules_to_save"))
+    options = folder.read_options()
+    return "kind" in folder.read_task() or any(options.get(name) for name in _WHOLE)
 
 
 def _check_is_of_lora2(path: Path) -> None:
@@ -129,6 +135,12 @@ def _check_goes_with(first: Path, other: Path) -> None:
         raise UserError(
             f"runs: the base model of {first} is {models[0]} and that of {other} is {models[1]}; "
             "only adapters on one base model add up."
+        )
+    tokens = [folder.read_options().get("new_tokens") or [] for folder in folders]
+    if tokens[0] != tokens[1]:
+        raise UserError(
+            f"runs: the new_tokens of {first} are {_listed(tokens[0])} and those of {other} are "
+            f"{_listed(tokens[1])}; only runs with the same tokens add up."
         )
     tasks = [folder.read_task() for folder in folders]
     learnt = [_learnt(task) for task in tasks]
@@ -155,6 +167,8 @@ def _is_same_model(one: str, other: str) -> bool:
 
 
 def _learnt(task: dict[str, Any]) -> str:
+    if task.get("kind") in _OF_OTHERS:
+        return _OF_OTHERS[task["kind"]]
     kinds = {"classification": "classes", "regression": "numbers"}
     if task.get("kind") not in kinds:
         return "to write texts"
@@ -162,7 +176,7 @@ def _learnt(task: dict[str, Any]) -> str:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    shown = listed(labels[:5])
+    shown = listed(labels[:5]) or "none"
     return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
 
 

@@ -58,6 +58,11 @@ def _lora(
     export = export_lora(run.model, output, compact=compact, batch=batch, tokenizer=run.tokenizer)
     ranks = sorted(export.ranks.values())
     said = [f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}"]
+    if run.settings.text.new_tokens:
+        said.append(
+            "Before PEFT loads it, the base model needs rows for the tokens: "
+            f"resize_token_embeddings({len(run.tokenizer)}); AutoPeftModelForCausalLM does it"
+        )
     for engine, objections in export.objections.items():
         said.append(
             f"{engine}: " + (f"no, {'; '.join(objections)}" if objections else "will serve it")

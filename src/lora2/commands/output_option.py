@@ -45,14 +45,17 @@ def check_output_option(options: Any) -> None:
         check_ending(options.output)
 
 
-def check_rows(table: DataTable, options: Any) -> None:
+def check_rows(table: DataTable, options: Any, records: Sequence[OutputRow] | None = None) -> None:
     """Check, before any work, that the format of --output has a form for the rows of a file.
+
+    records: the rows, where some of their cells are written otherwise.
 
     Raises:
         UserError: it has none.
     """
     if options.output is not None:
-        as_table_file(table.records(), options.output, table.types)
+        rows = table.records() if records is None else records
+        as_table_file(rows, options.output, table.types)
 
 
 def print_records(records: Iterable[OutputRow]) -> None:

@@ -7,9 +7,11 @@ from typing import Any, get_args
 
 import torch
 from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -30,6 +32,10 @@ from lora2.training.option_ranges import RANGES
 from lora2.tuners.base.config import check_regular_expression
 from lora2.tuners.lora2.config import BudgetUnit
 
+_CLASSIFIERS = (
+    (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification),
+    (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification),
+)
 # Options of `lora2 train`; None leaves the method's default.
 _SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
 _BUDGET = ("target_r", "budget_unit")
@@ -107,9 +113,10 @@ def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
     """Return the pretrained model that a classifier has, without its head and without memory."""
     # Tensors on the meta device have a shape and no memory.
     with torch.device("meta"):
-        if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            # Not every classifier has the pooler of its plain model.
-            return AutoModelForSequenceClassification.from_config(config).base_model
+        for known, auto_model in _CLASSIFIERS:
+            if type(config) in known:
+                # Not every classifier has the pooler of its plain model.
+                return auto_model.from_config(config).base_model
         return AutoModel.from_config(config)
 
 

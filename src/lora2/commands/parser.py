@@ -18,7 +18,8 @@ from transformers import HfArgumentParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import FILE, OPTION_GROUPS, RULES
+from lora2.training.arguments import OPTION_GROUPS
+from lora2.training.derived_options import FILE, RULES
 from lora2.training.recipes import GENERAL
 
 _NOT_GIVEN = object()
@@ -67,10 +68,12 @@ class TrainParser(OptionParser, HfArgumentParser):
             usage="lora2 train [options]",
             dataclass_types=[],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            description="Train a LoRA² adapter on a text task. Without options: the packaged "
-            "MiniLM on agreement; with --objective sft, the packaged SmolLM2 on rewrite. Defaults "
-            "are those of the general recipe; some tasks have their own, and the run folder's "
-            "config.yaml shows what held.",
+            description="Train a LoRA² adapter on texts or images. Without options: the packaged "
+            "MiniLM on agreement; with --objective sft or dpo, the packaged SmolLM2 on rewrite or "
+            "preferences; with token-classification, MiniLM on appointments; with "
+            "image-classification, a small vision transformer that the run makes, on digits. "
+            "Defaults are those of the general recipe; some tasks have their own, and the run "
+            "folder's config.yaml shows what held.",
         )
         self.add_argument(
             "--config", help="YAML file of options by name; the command line overrides it."

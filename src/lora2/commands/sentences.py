@@ -41,6 +41,12 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
             f"A file could not be written to its end ({text}), because the disk is full or files "
             f"may not be larger (`ulimit -f`): free some space or raise the limit, then {again}."
         )
+    # DistributedDataParallel waits in each process for the gradients of all parameters.
+    if "Expected to have finished reduction" in text:
+        return (
+            "Some of the trained parameters had no gradient in a step, for which all processes "
+            "wait: give --ddp_find_unused_parameters true."
+        )
     if isinstance(error, SafetensorError):
         return f"A safetensors file is damaged ({text}): restore it from a copy."
     if isinstance(error, MemoryError | OutOfMemoryError):

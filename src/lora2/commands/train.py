@@ -71,6 +71,9 @@ def execute(arguments: Sequence[str]) -> int:
 def _train(settings: RunSettings, folder: RunFolder) -> int:
     started_with = _processes_at_start(settings, folder)
     settings = with_joint_batch(settings, started_with, processes_launched())
+    announcement = objective_of(settings).announcement(settings)
+    if announcement is not None:
+        new_console(quiet=not is_first_process()).print(announcement, soft_wrap=True)
     prepared = prepare(settings)
     console = new_console(quiet=not prepared.trainer.is_world_process_zero())
     print_table(console, plan_table(prepared))

@@ -42,7 +42,9 @@ class TuneArguments:
     preset: str = field(
         default="small", metadata={"help": f"Whose settings: {' or '.join(_TUNED)}."}
     )
-    trials: int = field(default=3, metadata={"help": "Runs for each setting and task."})
+    trials: int = field(
+        default=3, metadata={"help": "Learning rates to try for each setting and task."}
+    )
 
     def check(self) -> None:
         """Check the preset, the task and the number of trials.
@@ -106,7 +108,8 @@ def _tune_all(
     # Apart from the reported records, so that nobody takes one for the other.
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
-    with display(console, "trials", trials * len(chosen)) as shown:
+    runs = trials * sum(experiment.setting.search.seeds for experiment in chosen)
+    with display(console, "trials", runs) as shown:
         runner = where.runner(records, shown.step, shown.finish)
 
         def work(experiment: Experiment) -> Choice:
@@ -148,8 +151,8 @@ class _TuneParser(OptionParser, HfArgumentParser):
             usage="lora2 tune METHOD [options]",
             dataclass_types=[TuneArguments, PlaceArguments],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            description="Search the learning rate of a method in a preset on MiniLM, on a seed "
-            "that no table reports. A trial that has a record is not run again.",
+            description="Search the learning rate of a method in a preset on MiniLM, on one or "
+            "two seeds that no table reports. A trial that has a record is not run again.",
         )
         self.add_argument(
             "method",

@@ -51,18 +51,33 @@ def hub_tables(name: str, configuration: str | None) -> tuple[DataTable, DataTab
 def _hub_table(name: str, split: str, dataset: Any) -> DataTable:
     datasets = require("datasets", extra="train")
     class_names = {
-        column: tuple(feature.names)
+        column: names
         for column, feature in dataset.features.items()
-        if isinstance(feature, datasets.ClassLabel)
+        if (names := _names_of_classes(feature, datasets)) is not None
     }
 
     def read_column(column: str) -> list[object]:
+        if isinstance(dataset.features[column], datasets.Image):
+            # As it is stored: a picture takes far more memory once it is decoded.
+            stored = dataset.select_columns([column])
+            return list(stored.cast_column(column, datasets.Image(decode=False))[column])
         values = list(dataset[column])
         if column not in class_names:
             return values
-        # The hub marks a missing class by -1.
-        names = class_names[column]
-        return [None if value is None or value < 0 else names[value] for value in values]
+        return [_named(value, class_names[column]) for value in values]
 
     columns = tuple(dataset.column_names)
     return DataTable(f"{name} ({split})", columns, len(dataset), read_column, class_names)
+
+
+def _names_of_classes(feature: Any, datasets: Any) -> tuple[str, ...] | None:
+    """Return the names of a column's classes, or of those in its lists; None where it has none."""
+    feature = getattr(feature, "feature", feature)
+    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _named(value: Any, names: tuple[str, ...]) -> object:
+    if isinstance(value, list):
+        return [_named(each, names) for each in value]
+    # The hub marks a missing class by -1.
+    return None if value is None or value < 0 else names[value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lora2.data.agreement import LABEL_NAMES, Split, agreement_pairs
@@ -115,8 +115,11 @@ def own_tables(
     validation_file: Path | str | None,
     dataset: str | None,
     dataset_config: str | None,
+    read: Callable[[Path | str, str], DataTable] = read_table,
 ) -> tuple[str, DataTable, DataTable | None]:
     """Return the name, the training table and the validation table of the user's data.
+
+    read: reads a file, given its path and the option that named it.
 
     Raises:
         UserError: options that contradict each other, or a table that cannot be read.
@@ -137,8 +140,8 @@ def own_tables(
         raise UserError(
             f"dataset_config: {dataset_config!r} belongs to a hub dataset; leave it out for files."
         )
-    validation = None if validation_file is None else read_table(validation_file, "validation_file")
-    return Path(train_file).stem, read_table(train_file, "train_file"), validation
+    validation = None if validation_file is None else read(validation_file, "validation_file")
+    return Path(train_file).stem, read(train_file, "train_file"), validation
 
 
 def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> TaskData:

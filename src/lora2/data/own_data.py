@@ -53,7 +53,7 @@ def task_from_tables(
         )
     texts = read_texts(train, columns)
     labels = read_labels(train, label_column, kind)
-    label_names = _label_names(train, label_column, labels, kind)
+    label_names = label_names_of(train, label_column, labels, kind)
     train_set = _encoded(train, texts, label_column, labels, kind, label_names)
     if validation is None:
         train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
@@ -106,9 +106,14 @@ def texts_of(table: DataTable, text_columns: Sequence[str]) -> Dataset:
     return build_dataset(read_texts(table, text_columns), labels=None)
 
 
-def _label_names(
+def label_names_of(
     table: DataTable, column: str, labels: Sequence[str | float], kind: Kind
 ) -> tuple[str, ...]:
+    """Return the names of the classes that a column has; () for regression.
+
+    Raises:
+        UserError: all labels are the same.
+    """
     if len(set(labels)) < 2:
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the single value "

@@ -7,6 +7,7 @@ validation set is one of the training set: what is scored is the form, not a mem
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from typing import Literal
 
@@ -31,6 +32,8 @@ _DATES = (
     "{day} {short} {year}",
     "the {word} of {month}, {year}",
 )
+
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -77,6 +80,55 @@ def rewrite_pairs(split: Split, rows: int, seed: int = 0) -> list[tuple[str, str
     shuffled = list(pairs.items())
     generator.shuffle(shuffled)
     return shuffled
+
+
+def rewrite_preferences(split: Split, rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
+    """Return `rows` different texts of one split, each with its right answer and a wrong one.
+
+    The wrong one is an answer that somebody may well write: of another form, such as 3.5.1998, or
+    with a number that is not that of the text. Deterministic by (split, seed).
+
+    Raises:
+        ValueError: `rows` is not positive.
+    """
+    generator = random.Random(f"preferences-{split}-{seed}")
+    return [
+        (text, answer, generator.choice(wrong_forms(answer)))
+        for text, answer in rewrite_pairs(split, rows, seed)
+    ]
+
+
+def wrong_forms(answer: str) -> list[str]:
+    """Return answers that are near a right one, and wrong."""
+    date = _DATE.fullmatch(answer)
+    found = _wrong_dates(*date.groups()) if date else _wrong_quantities(*answer.split())
+    return [form for form in dict.fromkeys(found) if form != answer]
+
+
+def _wrong_dates(year: str, month: str, day: str) -> list[str]:
+    name, short = _MONTHS[int(month) - 1], f"{int(day)}"
+    return [
+        f"{year}/{month}/{day}",
+        f"{day}-{month}-{year}",
+        f"{short}.{int(month)}.{year}",
+        f"{year}-{day}-{month}",
+        f"{year}-{int(month)}-{short}",
+        f"{short} {name} {year}",
+        f"{year}-{month}-{int(day) % _DAYS + 1:02d}",
+        f"{year}-{int(month) % len(_MONTHS) + 1:02d}-{day}",
+    ]
+
+
+def _wrong_quantities(number: str, unit: str) -> list[str]:
+    said = next(word for word, short in _UNITS.items() if short == unit)
+    return [
+        f"{number}{unit}",
+        f"{number} {said}s",
+        f"{number.replace('.', ',')} {unit}",
+        f"{float(number):.2f} {unit}",
+        f"{float(number) * 10:g} {unit}",
+        f"{float(number) + 1:g} {unit}",
+    ]
 
 
 def _split_of(answer: str) -> Split:

@@ -84,7 +84,7 @@ def load_text_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
     Raises:
         UserError: a file, column or row that cannot be used.
     """
-    return _dataset(read_rows(read_table(path), task["form"], task["columns"]))
+    return rows_as_dataset(read_rows(read_table(path), task["form"], task["columns"]))
 
 
 def _own_task(
@@ -104,10 +104,12 @@ def _own_task(
         )
     rows = read_rows(train, form, columns)
     if validation is None:
-        train_set, validation_set = split_off_validation(_dataset(rows), train.source, data_seed)
+        train_set, validation_set = split_off_validation(
+            rows_as_dataset(rows), train.source, data_seed
+        )
     else:
-        train_set = _dataset(rows)
-        validation_set = _dataset(read_rows(validation, form, columns))
+        train_set = rows_as_dataset(rows)
+        validation_set = rows_as_dataset(read_rows(validation, form, columns))
     return TextTask(
         name=name,
         train=train_set,
@@ -137,15 +139,11 @@ def _common_system(rows: Sequence[Mapping[str, Any]], form: Form) -> str | None:
 
 
 def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed: int) -> TextTask:
-    sizes: dict[Split, int] = {"train": train_rows, "validation": validation_rows}
-    for split, rows in sizes.items():
-        if not 1 <= rows <= _LARGEST[split]:
-            raise UserError(
-                f"{split}_rows: got {rows}; write a number from 1 to {_LARGEST[split]:,}, the "
-                "different rows that rewrite has."
-            )
+    sizes = check_rows_of_rewrite(train_rows, validation_rows, "rewrite")
     sets = {
-        split: _dataset([_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)])
+        split: rows_as_dataset(
+            [_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)]
+        )
         for split, rows in sizes.items()
     }
     return TextTask(
@@ -161,6 +159,22 @@ def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed
     )
 
 
+def check_rows_of_rewrite(train: int, validation: int, task: str) -> dict[Split, int]:
+    """Return the numbers of rows by split, of a task that is made of `rewrite_pairs`.
+
+    Raises:
+        UserError: there are not as many.
+    """
+    sizes: dict[Split, int] = {"train": train, "validation": validation}
+    for split, rows in sizes.items():
+        if not 1 <= rows <= _LARGEST[split]:
+            raise UserError(
+                f"{split}_rows: got {rows}; write a number from 1 to {_LARGEST[split]:,}, the "
+                f"different rows that {task} has."
+            )
+    return sizes
+
+
 def _conversation(text: str, answer: str) -> dict[str, Any]:
     return {
         "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
@@ -168,6 +182,7 @@ def _conversation(text: str, answer: str) -> dict[str, Any]:
     }
 
 
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+def rows_as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Return rows as a dataset."""
     made: Dataset = require("datasets", extra="train").Dataset.from_list(rows)
     return made

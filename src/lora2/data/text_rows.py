@@ -7,7 +7,7 @@ from typing import Any
 
 from lora2.data.columns import shortened
 from lora2.data.table_files import DataTable, listed
-from lora2.data.text_task import FORMS, Form
+from lora2.data.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
 
 _ROLE = "text_columns"
@@ -34,8 +34,12 @@ def choose_form(
         if form is None:
             raise UserError(f"{_ROLE}: got {listed(named) or 'nothing'}; {advice}")
         return form, tuple(named)
+    there = [form for form in forms if {*FORMS[form].columns} <= {*table.column_names}]
+    # A form that has all columns of another one and more is meant.
     found = [
-        form for form in forms if all(name in table.column_names for name in FORMS[form].columns)
+        form
+        for form in there
+        if not any({*FORMS[form].columns} < {*FORMS[other].columns} for other in there)
     ]
     if len(found) != 1:
         has = "columns of several forms" if found else "no texts to learn from"
@@ -58,6 +62,11 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     for number, row in enumerate(rows, start=1):
         place = f"row {number} of {table.source}"
         kinds |= {_kind(value, name, place, form) for name, value in row.items()}
+        if form in PREFERENCES and row["chosen"] == row["rejected"]:
+            raise UserError(
+                f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
+                "prefer; change or remove the row."
+            )
         if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
             raise UserError(
                 f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
@@ -65,7 +74,7 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
             )
     if len(kinds) > 1:
         raise UserError(
-            f"{_ROLE}: some prompts or completions of {table.source} are text and some are "
+            f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
             "messages; write all of them in one way."
         )
     return [{name: _plain(value) for name, value in row.items()} for row in rows]

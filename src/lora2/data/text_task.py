@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from lora2.data.task import Task
 
-Form = Literal["chat", "prompt_completion", "text"]
+Form = Literal["chat", "prompt_completion", "text", "preference", "preference_pair"]
 
 
 class RowForm(NamedTuple):
@@ -35,10 +35,24 @@ FORMS: dict[Form, RowForm] = {
         "a text, or a list of messages with role and content",
     ),
     "text": RowForm(("text",), "one column of texts", "a text"),
+    "preference": RowForm(
+        ("prompt", "chosen", "rejected"),
+        "prompt, chosen and rejected",
+        "a text, or a list of messages with role and content",
+    ),
+    # The prompt is what both begin with.
+    "preference_pair": RowForm(
+        ("chosen", "rejected"),
+        "chosen and rejected",
+        "a text, or a list of messages with role and content",
+    ),
 }
 
 TO_WRITE: tuple[Form, ...] = ("chat", "prompt_completion", "text")
 """The forms with a text to write."""
+
+PREFERENCES: tuple[Form, ...] = ("preference", "preference_pair")
+"""The forms with two answers, of which one is better."""
 
 Message = Mapping[str, str]
 # Text unchanged, or what comes before in a conversation.
@@ -49,7 +63,8 @@ Prompt = str | Sequence[Message]
 class TextTask(Task):
     """A task of texts: sets with the columns that `FORMS` names for their form.
 
-    The metrics are "exact_match", where answers are generated, and "mean_token_accuracy".
+    The metrics are "exact_match", where answers are generated, and "mean_token_accuracy"; of
+    preferences "rewards/accuracies" and "rewards/margins".
 
     Attributes:
         form: how a row is written.

@@ -44,7 +44,7 @@ def tokenize_dataset(
     """
     datasets = require("datasets", extra="train")
     columns = [name for name in TEXT_COLUMNS if name in dataset.column_names]
-    _check_max_length(tokenizer, max_length, pairs=len(columns) == 2)
+    check_max_length(tokenizer, max_length, pairs=len(columns) == 2)
     # Dataset.map is not used: it hashes the tokenizer and keeps cache files, neither of use here.
     parts = []
     for start in range(0, len(dataset), _BATCH):
@@ -69,7 +69,12 @@ def by_length(dataset: Dataset) -> Dataset:
     return dataset.select(order)
 
 
-def _check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
+def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool) -> None:
+    """Check that rows can be cut off at `max_length` tokens; pairs: whether rows have two texts.
+
+    Raises:
+        UserError: it is more than the model reads, or leaves no room for a word.
+    """
     # Tokenizers without a limit state an astronomically large one, which passes here.
     if max_length > tokenizer.model_max_length:
         raise UserError(

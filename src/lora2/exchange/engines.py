@@ -66,6 +66,8 @@ def objections(
         found.append("DoRA")
     if config.get("use_rslora") and not engine.root_scaling:
         found.append("rsLoRA's scaling")
+    if config.get("trainable_token_indices"):
+        found.append("trainable_token_indices, rows of an embedding; export to merged for it")
     whole = set(config.get("modules_to_save") or ())
     if whole - engine.whole_modules:
         found.append(f"modules_to_save {', '.join(sorted(whole - engine.whole_modules))}")
@@ -79,6 +81,7 @@ def _objections_to_tensors(
     whole: set[str],
 ) -> list[str]:
     found = []
+    whole = whole | {"token_adapter"}
     parts = {name: shape for name, shape in shapes.items() if not _is_of(name, whole)}
     strange = [n for n, shape in parts.items() if not n.endswith(_ENDINGS) or len(shape) != 2]
     if strange:

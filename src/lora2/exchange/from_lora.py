@@ -24,6 +24,7 @@ from lora2.tuners.base.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
@@ -33,7 +34,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "lora_bias": (),
     "use_dora": (),
-    "trainable_token_indices": (),
     "layer_replication": (),
     "alora_invocation_tokens": (),
     "arrow_config": (),
@@ -92,6 +92,7 @@ def import_lora(
         "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
         "target_parameters": parameters,
         "modules_to_save": config.modules_to_save,
+        "trainable_token_indices": getattr(config, "trainable_token_indices", None),
         "task_type": config.task_type,
         "base_model_name_or_path": config.base_model_name_or_path,
     }
@@ -103,6 +104,10 @@ def import_lora(
     for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
     _take_over_whole_modules(taught, result, adapter_name)
+    for name, wrapper in trained_rows(result.get_base_model(), adapter_name):
+        rows_of(wrapper, adapter_name).copy_(
+            rows_of(taught.get_base_model().get_submodule(name), "default")
+        )
     return result
 
 

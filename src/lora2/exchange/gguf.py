@@ -25,6 +25,7 @@ from lora2.exchange.verification import (
 )
 from lora2.support.extras import require
 from lora2.support.files import flush_to_disk
+from lora2.tuners.base.token_rows import FIELD
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def export_gguf(
     if path.exists():
         raise UserError(f"output: {path} exists already; give another file.")
     form = lora_form(model, adapter_name)
+    if form.config.trainable_token_indices:
+        raise UserError(
+            f"to: the adapter trains rows of tokens ({FIELD}), which llama.cpp has no place for in "
+            "a LoRA; export to merged, and convert that to GGUF."
+        )
     places = _places(model.get_base_model(), form.tensors)
     expected, batch, base = adapter_logits(model, adapter_name, batch)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,13 @@ from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.expert_targets import means_parameters
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.patterns import pattern_for
+from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
+from lora2.tuners.base.token_rows import rows_of, trained_rows
 
 PREFIX = "base_model.model."
 """What PEFT writes before the name of every module."""
+# Where PEFT's wrapper of an embedding has it.
+_INSIDE_ROWS = ".token_adapter.base_layer"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class LoraForm:
 
     Attributes:
         config: its PEFT config; lora_alpha is the rank, so that the scaling is 1 everywhere.
-        tensors: its tensors by their names in a PEFT file, modules_to_save included.
+        tensors: its tensors by their names in a PEFT file, modules_to_save and rows of
+            tokens included.
         ranks: the rank of the change by name of the layer, before any padding.
     """
 
@@ -101,6 +106,7 @@ def lora_form(
         target_modules=modules,
         target_parameters=shortest_names(parameters, _parameter_names(model)) or None,
         modules_to_save=config.modules_to_save,
+        trainable_token_indices=config.trainable_token_indices,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
         # PEFT would find out by itself, and warn.
@@ -174,10 +180,15 @@ def _lora_rank(layer: AdaptedLayer, size: int) -> int:
 
 
 def _whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
-    """What the adapter trains and saves whole (modules_to_save), by PEFT's names."""
-    return {
+    """What the adapter trains and saves as it is, by PEFT's names: modules, and rows of tokens."""
+    base = model.get_base_model()
+    rows = {
+        f"{PREFIX}{name}.{ROWS}": rows_of(wrapper, adapter_name).detach().to("cpu", copy=True)
+        for name, wrapper in trained_rows(base, adapter_name)
+    }
+    return rows | {
         f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", copy=True)
-        for name, module in model.get_base_model().named_modules()
+        for name, module in base.named_modules()
         if isinstance(module, ModulesToSaveWrapper)
         for key, tensor in module.adapter_state_dict(adapter_name, module.state_dict()).items()
     }
@@ -209,14 +220,16 @@ def _target_name(unit: str, parameters: set[str]) -> str:
 def _parameter_names(model: PeftModel) -> set[str]:
     """The names that the parameters have in the base model alone."""
     return {
-        name.replace(".base_layer", "") for name, _ in model.get_base_model().named_parameters()
+        name.replace(_INSIDE_ROWS, "").replace(".base_layer", "")
+        for name, _ in model.get_base_model().named_parameters()
     }
 
 
 def _module_names(model: PeftModel) -> set[str]:
     """The names that the modules have in the base model alone."""
     return {
-        name.replace(".original_module", "") for name, _ in model.get_base_model().named_modules()
+        name.replace(".original_module", "").replace(_INSIDE_ROWS, "")
+        for name, _ in model.get_base_model().named_modules()
     }
 
 

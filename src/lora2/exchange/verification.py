@@ -88,6 +88,11 @@ def sharing_copy(model: nn.Module) -> Any:
         # Its own Parameter, for its own requires_grad. Of quantized ones the class matters more.
         plain = type(tensor) is nn.Parameter
         memo[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False) if plain else tensor
+    for module in model.modules():
+        for value in vars(module).values():
+            # What a recurrent module keeps of its last call has a graph, which cannot be copied.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
     return copy.deepcopy(model, memo).eval()
 
 

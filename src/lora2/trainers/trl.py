@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lora2.tuners.base.placement import PlacedAdapter
+from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.precision import make_precise
@@ -44,6 +45,8 @@ def fill_reference(adapter: PlacedAdapter[Lora2Config]) -> None:
         layer.resize_adapter(_REFERENCE, *layer.sizes_of(adapter.name))
         for symbol, parameter in layer.parameters_of(_REFERENCE).items():
             parameter.copy_(trained[symbol])
+    for _, wrapper in trained_rows(adapter.module, _REFERENCE):
+        rows_of(wrapper, _REFERENCE).copy_(rows_of(wrapper, adapter.name))
 
 
 def _changes_something(factors: Mapping[str, Tensor]) -> bool:

@@ -9,6 +9,8 @@ from torch import nn
 
 from lora2.training.methods.wrapping import HEADS
 from lora2.tuners.base.distributed.zero import numbers_of
+from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
+from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
@@ -43,7 +45,9 @@ def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str,
     if any(layer.lora2_finished for layer in adapted_layers(model, "default").values()):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
         counts["adapter"] = sum(
-            tensor.numel() for name, tensor in saved.items() if Lora2Model.prefix in name
+            tensor.numel()
+            for name, tensor in saved.items()
+            if Lora2Model.prefix in name or name.endswith(ROWS)
         )
     return counts
 
@@ -79,7 +83,9 @@ def final_size(model: nn.Module) -> tuple[int, int] | None:
     if not isinstance(config, Lora2Config) or not config.prunes:
         return None
     layers = adapted_layers(model, "default").values()
-    return final_sizes(config, [layer.matrix_size("default") for layer in layers])
+    rows = sum(rows_of(wrapper, "default").numel() for _, wrapper in trained_rows(model, "default"))
+    fewest, most = final_sizes(config, [layer.matrix_size("default") for layer in layers])
+    return fewest + rows, most + rows
 
 
 def check_schedule(model: nn.Module, steps: int) -> str:

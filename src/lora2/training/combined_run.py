@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lora2.training.environment import versions
 from lora2.training.loaded_run import SavedRun
 from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.loading import WEIGHTS
+from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 
 def write_combined_run(
@@ -25,6 +27,8 @@ def write_combined_run(
     """
     folder = RunFolder(path)
     folder.start(_options(first, adapter_name), first.task)
+    if first.folder.base.is_dir():
+        shutil.copytree(first.folder.base, folder.base)
     _save_adapter(first, adapter_name, folder.adapter)
     summary = {
         "task": first.task["name"],
@@ -68,6 +72,6 @@ def _sizes(weights: Path) -> dict[str, int]:
     sizes = {"adapter": 0, "head": 0}
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
-            part = "adapter" if ".lora2_" in name else "head"
+            part = "adapter" if ".lora2_" in name or name.endswith(ROWS) else "head"
             sizes[part] += math.prod(file.get_slice(name).get_shape())
     return sizes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lora2.errors import UserError
-from lora2.training.arguments import TASKS, RunSettings
+from lora2.training.arguments import RunSettings
+from lora2.training.named_tasks import TASKS
 from lora2.training.objectives.registry import objective_of
 
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")

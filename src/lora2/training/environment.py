@@ -25,6 +25,7 @@ _PACKAGES = (
     "datasets",
     "numpy",
     "trl",
+    "seqeval",
     "gguf",
 )
 

@@ -10,7 +10,7 @@ CoLA (70 % acceptable) that took an encoder of this size a thousand steps
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora2.data import TaskData
 from lora2.training.methods.wrapping import HEADS
@@ -23,17 +23,28 @@ def start_head_at_label_mean(base: BaseModel, task: TaskData) -> None:
 
     A head that came with the checkpoint, or one without bias, is left as it is.
     """
+    labels = torch.tensor(list(task.train["label"]))
+    if task.kind != "regression":
+        start_head_at_shares(base, labels)
+        return
+    output = _new_output_layer(base)
+    if output is not None and output.bias is not None:
+        with torch.no_grad(), writable([output.bias]):
+            output.bias.fill_(float(labels.mean()))
+
+
+def start_head_at_shares(base: BaseModel, labels: Tensor) -> None:
+    """Set the bias of a new output layer to the log shares of the classes; labels: [any].
+
+    A head that came with the checkpoint, or one without bias, is left as it is.
+    """
     output = _new_output_layer(base)
     if output is None or output.bias is None:
         return
-    labels = torch.tensor(list(task.train["label"]))
+    counts = torch.bincount(labels, minlength=output.out_features)
     with torch.no_grad(), writable([output.bias]):
-        if task.kind == "regression":
-            output.bias.fill_(float(labels.mean()))
-        else:
-            counts = torch.bincount(labels, minlength=output.out_features)
-            # One more of each, so that a class that does not occur is only unlikely.
-            output.bias.copy_(((counts + 1) / (len(labels) + len(counts))).log())
+        # One more of each, so that a class that does not occur is only unlikely.
+        output.bias.copy_(((counts + 1) / (len(labels) + len(counts))).log())
 
 
 def _new_output_layer(base: BaseModel) -> nn.Linear | None:

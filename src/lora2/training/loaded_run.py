@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import (
-    BatchEncoding,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora2.data import tokenize_dataset
 from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.training.arguments import RunSettings
@@ -35,6 +29,7 @@ class SavedRun:
         task: what task.json holds: metrics; kind, text columns and names of the labels, or form
             and system message of texts.
         summary: what summary.json holds.
+        base_model: the name or folder that its base model was loaded from.
     """
 
     folder: RunFolder
@@ -43,6 +38,7 @@ class SavedRun:
     summary: dict[str, Any]
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    base_model: str
 
     def check_merges(self) -> None:
         """Check that what was trained can be put into the weights.
@@ -68,24 +64,15 @@ class SavedRun:
 
     @printing_on_standard_error()
     @torch.no_grad()
-    def logits(self, dataset: Any, batch_size: int = 64) -> Tensor:
-        """Return the logits [rows, outputs] of texts, a Dataset as `lora2.data` makes them.
+    def logits(self, batches: Iterable[BatchEncoding]) -> list[Tensor]:
+        """Return the logits [rows, ...] of each batch, in float32.
 
         Raises:
             NumericalError: naming the layer that computes NaN or infinity.
         """
         parts = []
-        for batch in self.batches(dataset, batch_size):
+        for batch in batches:
             found = self.model(**batch).logits
             check_finite_output(found, self.model, partial(self.model, **batch))
             parts.append(found.float().cpu())
-        return torch.cat(parts)
-
-    def batches(self, dataset: Any, batch_size: int) -> Iterator[BatchEncoding]:
-        """Yield texts, a Dataset as `lora2.data` makes them, as inputs of the model."""
-        rows = tokenize_dataset(dataset, self.tokenizer, self.settings.data.max_length)
-        collate = DataCollatorWithPadding(self.tokenizer)
-        for start in range(0, len(rows), batch_size):
-            batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
-            batch.pop("labels", None)
-            yield batch.to(self.model.device)
+        return parts

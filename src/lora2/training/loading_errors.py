@@ -26,6 +26,11 @@ _OBJECTS = (
     "pytorch_model.bin.index.json",
 )
 _WEIGHTS = ("*.safetensors", "*.bin")
+# What a head of transformers labels, and what its model reads, by the end of its class's name.
+_CLASSIFIED = {
+    "TokenClassification": ("words", "texts"),
+    "ImageClassification": ("images", "images"),
+}
 _LFS = b"version https://git-lfs"
 _ANOTHER = "give the folder of a transformers model, or a hub name that can be reached."
 _AGAIN = "copy or download the model again."
@@ -154,9 +159,11 @@ def _no_such_head(text: str) -> str:
             "is of an architecture that cannot write texts; give a causal language model, or leave "
             "--objective sft out."
         )
+    auto_model = text.rpartition("AutoModelFor")[2]
+    labelled, read = _CLASSIFIED.get(auto_model, ("texts", "texts"))
     return (
-        "is of an architecture that transformers has no classifier of texts for; give a model that "
-        "reads texts."
+        f"is of an architecture that transformers has no classifier of {labelled} for; give a "
+        f"model that reads {read}."
     )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
 from peft import TaskType
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -23,7 +27,7 @@ from lora2.errors import UserError
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.loading_errors import as_user_error
 from lora2.training.sentencepiece_files import naming_packages
-from lora2.training.sources import check_is_whole_model, find_model
+from lora2.training.sources import ModelSource, check_is_whole_model, find_model
 from lora2.tuners.base.finite_checks import check_weights
 
 if TYPE_CHECKING:
@@ -47,7 +51,24 @@ class BaseModel:
 
     model: PreTrainedModel
     new_modules: tuple[str, ...]
-    task_type: TaskType = TaskType.SEQ_CLS
+    task_type: TaskType | None = TaskType.SEQ_CLS
+
+
+class HeadKind(NamedTuple):
+    """A kind of head for labels.
+
+    Attributes:
+        auto_model: transformers' class that loads a model with one.
+        task_type: what PEFT calls its task, if it has a name.
+    """
+
+    auto_model: Any
+    task_type: TaskType | None
+
+
+TEXT_LABELS = HeadKind(AutoModelForSequenceClassification, TaskType.SEQ_CLS)
+WORD_LABELS = HeadKind(AutoModelForTokenClassification, TaskType.TOKEN_CLS)
+IMAGE_LABELS = HeadKind(AutoModelForImageClassification, None)
 
 
 def load_config(name: str, **values: Any) -> PretrainedConfig:
@@ -95,8 +116,8 @@ def set_classifier_dropout(config: PretrainedConfig, probability: float | None) 
         )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, with a padding token.
+def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with a padding token; options: of its class.
 
     Raises:
         UserError: the model has no tokenizer that can be loaded.
@@ -104,7 +125,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     source = find_model(name)
     with quiet_loading(), as_user_error(name, source), naming_packages(name, source):
         tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **_OWN_CODE, **source.file_option
+            source.location, **_OWN_CODE, **source.file_option, **options
         )
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers makes an empty tokenizer where it finds no file, and reads all as
@@ -118,7 +139,35 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
+def _check_reads_images(name: str, source: ModelSource) -> None:
+    """Check that the folder of a model says how it reads images; of a hub name there is no check.
+
+    Raises:
+        UserError: it does not.
+    """
+    folder, file = Path(source.location), "preprocessor_config.json"
+    if folder.is_dir() and not (folder / file).is_file():
+        raise UserError(
+            f"model: {name} has no {file}, so nothing says how it reads images; give the folder or "
+            "hub name of a model that reads images, such as google/vit-base-patch16-224."
+        )
+
+
+def load_image_processor(name: str) -> Any:
+    """Return the image processor of a model.
+
+    Raises:
+        UserError: the model has none that can be loaded.
+    """
+    source = find_model(name)
+    _check_reads_images(name, source)
+    with quiet_loading(), as_user_error(name, source):
+        return AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
+
+
+def load_base_model(
+    name: str, config: PretrainedConfig, dtype: str, kind: HeadKind = TEXT_LABELS
+) -> BaseModel:
     """Load a model with the head that `config` asks for; a head of another size is initialized.
 
     Raises:
@@ -133,7 +182,7 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
         )
     check_is_whole_model(source)
     with quiet_loading(), as_user_error(name, source):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = kind.auto_model.from_pretrained(
             source.location,
             config=config,
             dtype=getattr(torch, dtype),
@@ -151,7 +200,8 @@ def load_base_model(name: str, config: PretrainedConfig, dtype: str) -> BaseMode
             "of another size); give the folder of a complete model."
         )
     _check_finite(model, name)
-    return BaseModel(model, tuple(sorted({key.rpartition(".")[0] for key in missing})))
+    new_modules = tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    return BaseModel(model, new_modules, kind.task_type)
 
 
 def load_language_model(name: str, dtype: str) -> BaseModel:

@@ -15,14 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2.support.needs import Need
-from lora2.training.arguments import (
-    METHOD_GROUPS,
-    OPTION_GROUPS,
-    RunSettings,
-    as_typed,
-    option_names,
-)
+from lora2.training.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
 from lora2.training.idle_options import refuse_idle
+from lora2.training.method_arguments import METHOD_GROUPS
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
@@ -105,6 +100,7 @@ EFFECTS: tuple[Effect, ...] = (
             *PLACE,
             "target_parameters",
             "modules_to_save",
+            "trainable_token_indices",
             "init_weights",
             "init_std",
         ),
@@ -201,6 +197,16 @@ EFFECTS: tuple[Effect, ...] = (
         "with --method prompt, in which transformers does not find the model",
         lambda settings: settings.run.method != "prompt",
     ),
+    Effect(
+        ("new_tokens",),
+        "with a --method that trains no single tokens, as lora2, lora, sora and bottleneck do",
+        lambda settings: "trainable_token_indices" in METHODS[settings.run.method].options,
+    ),
+    Effect(
+        ("lora_dropout", "label_smoothing_factor"),
+        "with --objective dpo, of which TRL leaves all dropout out and takes losses of its own",
+        lambda settings: settings.objective != "dpo",
+    ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )
 """Apart from whole methods and objectives, whose options `Method.options` and the like name."""
@@ -238,6 +244,8 @@ def reason_against(settings: Settings, name: str) -> str | None:
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         return f"with --method {settings.run.method}, only with {_readers_of(name)}"
     objective = objective_of(settings)
+    if name in objective.unread:
+        return f"with --objective {objective.name}, {objective.unread[name]}"
     readers = [each for each in OBJECTIVES.values() if name in each.options]
     if readers and objective not in readers:
         lacks = objective.output.lacks

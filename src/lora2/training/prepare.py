@@ -17,15 +17,17 @@ from lora2.training.adapters import (
     count_parameters,
     trained_parameters_of,
 )
-from lora2.training.arguments import MethodName, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.loss_check import LossCheck
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
-from lora2.training.models import BaseModel, load_tokenizer
+from lora2.training.models import BaseModel
 from lora2.training.named_modules import check_named_modules
+from lora2.training.new_tokens import with_new_tokens
 from lora2.training.objectives.registry import objective_of
 from lora2.training.option_ranges import check_values
+from lora2.training.run_arguments import MethodName
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import (
     check_learning_rate_schedule,
@@ -109,15 +111,16 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             f"label_smoothing_factor={arguments.label_smoothing_factor} is for classes, and the "
             f"labels of {task.name} are numbers; leave it out."
         )
-    tokenizer = load_tokenizer(settings.model.model)
+    tokenizer = objective.load_preprocessor(settings.model.model)
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
+    options = with_new_tokens(settings, tokenizer, base.model)
     _check_positions(chosen, settings, base)
-    check_named_modules(base.model, chosen, settings.adapter)
+    check_named_modules(base.model, chosen, options)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
-    model = chosen.build(base, settings.adapter, steps)
+    model = chosen.build(base, options, steps)
     if arguments.label_smoothing_factor and adds_penalty(model):
         raise UserError(
             f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "

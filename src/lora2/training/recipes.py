@@ -43,6 +43,13 @@ BY_TASK: dict[str, dict[str, Any]] = {
     "mnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qnli": {"max_length": 256, "num_train_epochs": 3.0},
     "qqp": {"max_length": 256, "num_train_epochs": 3.0},
+    "appointments": {"max_length": 64, "num_train_epochs": 4.0, "baseline": "head"},
+    "digits": {
+        "num_train_epochs": 15.0,
+        "learning_rate": 3e-3,
+        "baseline": "head",
+        "eval_on_start": True,
+    },
     "rewrite": {
         "max_length": 64,
         "exact_match_rows": 100,
@@ -51,6 +58,14 @@ BY_TASK: dict[str, dict[str, Any]] = {
         "per_device_eval_batch_size": 50,
         "num_train_epochs": 1.0,
         "learning_rate": 1e-3,
+    },
+    "preferences": {
+        "max_length": 64,
+        "max_new_tokens": 16,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 50,
+        "num_train_epochs": 1.0,
+        "learning_rate": 5e-4,
     },
 }
 

@@ -30,6 +30,7 @@ from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment, versions
 from lora2.training.methods.registry import METHODS
+from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.processes import in_first_process
 from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
@@ -103,6 +104,7 @@ def start_folder(prepared: PreparedRun) -> None:
         prepared.settings.to_options(),
         prepared.task.describe() | {"main_metric": prepared.main_metric},
     )
+    objective_of(prepared.settings).write_base(prepared.folder, prepared.settings)
     write_environment(prepared)
 
 

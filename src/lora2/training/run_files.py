@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lora2.data import image_task, tagged_task
+from lora2.data.tagged_task import RowsOf
 from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
-from lora2.training.arguments import OPTION_GROUPS, MethodName
+from lora2.training.arguments import OPTION_GROUPS
+from lora2.training.entity_metrics import ENTITY_METRICS
 from lora2.training.metrics import METRICS
+from lora2.training.run_arguments import MethodName
 
 DAMAGED = "restore it from a copy, or train the run again"
 """What to do about a file of a run that cannot be read."""
@@ -35,6 +39,14 @@ _LABELS = {
     "label_column": str,
     "label_names": list[str],
 }
+_TAGS = {
+    "rows_of": RowsOf,
+    "text_columns": list[str],
+    "label_column": str,
+    "label_names": list[str],
+}
+_IMAGES = {"image_column": str, "label_column": str, "label_names": list[str]}
+_OF_KINDS: Mapping[str, Mapping[str, Any]] = {tagged_task.KIND: _TAGS, image_task.KIND: _IMAGES}
 _TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
 
 _REACHED = {"best": dict | None, "last": dict | None}
@@ -80,19 +92,23 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: a key is missing or of another type.
     """
-    of_texts = "form" in task
-    check_fields(task, _TASK | (_TEXTS if of_texts else _LABELS), path, DAMAGED)
-    if of_texts:
+    fields: Mapping[str, Any]
+    fields = _TEXTS if "form" in task else _OF_KINDS.get(str(task.get("kind")), _LABELS)
+    check_fields(task, {**_TASK, **fields}, path, DAMAGED)
+    if fields is _TEXTS:
         return
-    unknown = [name for name in task["metrics"] if name not in METRICS]
+    known = ENTITY_METRICS if fields is _TAGS else METRICS
+    unknown = [name for name in task["metrics"] if name not in known]
     if unknown:
         raise UserError(
-            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(METRICS)}; "
+            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(known)}; "
             f"{DAMAGED}."
         )
-    if not 1 <= len(task["text_columns"]) <= 2:
-        raise UserError(f"{path}: text_columns must be a list of one or two names; {DAMAGED}.")
-    if task["kind"] == "classification" and not task["label_names"]:
+    most = 1 if fields is _TAGS else 2
+    if not 1 <= len(task.get("text_columns", ["none"])) <= most:
+        wanted = "one name" if most == 1 else "one or two names"
+        raise UserError(f"{path}: text_columns must be a list of {wanted}; {DAMAGED}.")
+    if task["kind"] != "regression" and not task["label_names"]:
         raise UserError(f"{path}: label_names must name the classes; {DAMAGED}.")
 
 

@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def base(self) -> Path:
+        """The base model, of a run that has made its own."""
+        return self.path / "base"
+
+    @property
     def checkpoints(self) -> Path:
         """The trainer's checkpoints."""
         return self.path / "checkpoints"
@@ -312,6 +317,7 @@ class RunFolder:
             self.baseline_file,
             self.divergence_file,
             self.adapter,
+            self.base,
             self.checkpoints,
             self.figures,
         )

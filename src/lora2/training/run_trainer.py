@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
@@ -37,6 +38,19 @@ class RunBase:
         if is_new and self.head_learning_rate is not None:
             give_own_rate(optimizer, self.head, self.head_learning_rate)
         return optimizer
+
+    def _save(self, *arguments: Any, **named: Any) -> None:
+        # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
+        model: Any = self.model  # type: ignore[attr-defined]
+        is_adapted = isinstance(model, PeftModel)
+        if not is_adapted:
+            super()._save(*arguments, **named)  # type: ignore[misc]
+            return
+        model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+        try:
+            super()._save(*arguments, **named)  # type: ignore[misc]
+        finally:
+            del model.save_pretrained
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # If a training had ended within an epoch and is resumed, transformers 5.23 does one

@@ -14,7 +14,8 @@ from lora2.support.checked_files import check_fields, read_json
 from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import load_config, load_tokenizer, quiet_loading
+from lora2.training.models import load_config, quiet_loading
+from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import load_data
@@ -48,7 +49,7 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
             f"{folder.task_file} is not of objective {settings.objective}, which "
             f"{folder.config_file} names; {DAMAGED}."
         )
-    name = model or settings.model.model
+    name = model or objective.base_location(folder, settings)
     config = _saved_config(folder, task)
     base_type = load_config(name).model_type
     if base_type != config.model_type:
@@ -56,14 +57,14 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
             f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
             f"is {base_type}; give the model that it was trained on."
         )
-    tokenizer = _saved_tokenizer(folder)
+    tokenizer = _saved_tokenizer(folder, objective)
     whole = METHODS[settings.run.method].whole
     base = objective.reload(str(folder.adapter) if whole else name, config, settings.model.dtype)
     adapted = base.model if whole else load_adapter(base.model, folder.adapter)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
-    return SavedRun(folder, settings, task, summary, adapted, tokenizer)
+    return SavedRun(folder, settings, task, summary, adapted, tokenizer, name)
 
 
 @printing_on_standard_error()
@@ -74,8 +75,9 @@ def reload_base(run: SavedRun, model: str | None = None) -> PreTrainedModel:
         UserError: it is no longer there; `model` says where it is now, if it has moved.
     """
     config = _saved_config(run.folder, run.task)
-    name, dtype = model or run.settings.model.model, run.settings.model.dtype
-    return objective_of(run.settings).reload(name, config, dtype).model.eval()
+    objective, dtype = objective_of(run.settings), run.settings.model.dtype
+    name = model or objective.base_location(run.folder, run.settings)
+    return objective.reload(name, config, dtype).model.eval()
 
 
 def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
@@ -94,12 +96,12 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
     return config
 
 
-def _saved_tokenizer(folder: RunFolder) -> PreTrainedTokenizerBase:
-    read_json(folder.adapter / "tokenizer_config.json", DAMAGED)
-    what = f"the tokenizer in {folder.adapter}"
+def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedTokenizerBase:
+    read_json(folder.adapter / objective.preprocessor_file, DAMAGED)
+    what = f"the {objective.preprocessor} in {folder.adapter}"
     try:
         with blaming(what, DAMAGED):
-            return load_tokenizer(str(folder.adapter))
+            return objective.load_preprocessor(str(folder.adapter))
     except UserError as error:
         file = folder.adapter / "tokenizer.json"
         # It is loaded only now, because the file may be large.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"
 _ADAPTER = "adapter_config.json"

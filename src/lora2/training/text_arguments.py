@@ -1,4 +1,4 @@
-"""The options of `lora2 train --objective sft` that nothing else has."""
+"""The options of `lora2 train` with `--objective sft` or `dpo` that nothing else has."""
 
 from __future__ import annotations
 
@@ -6,26 +6,45 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora2.support.needs import Need
-from lora2.support.ranges import COUNT, COUNT_OR_NONE
+from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE
 
-_REWRITE = Need("without --task rewrite", lambda settings: settings.task == "rewrite")
+_GENERATED = Need(
+    "without --task rewrite or preferences",
+    lambda settings: settings.task in ("rewrite", "preferences"),
+)
 _PACKING = Need(
     "without --packing True",
     lambda settings: bool(settings.text.packing or settings.text.eval_packing),
 )
 
 
+# TRL has more of them, which need further options: exo_pair and robust; its sft is that objective.
+PreferenceLoss = Literal[
+    "sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sigmoid_norm",
+]  # fmt: skip
+LossType = Literal["nll", "dft", PreferenceLoss]
+
+
 @dataclass
 class TextArguments:
-    """More options of training a language model; most are fields of trl.SFTConfig."""
+    """More options of training a language model; most are fields of trl.SFTConfig or DPOConfig."""
 
     train_rows: int = field(
         default=1200,
-        metadata={"range": COUNT, "needs": _REWRITE, "help": "Training rows of rewrite."},
+        metadata={
+            "range": COUNT,
+            "needs": _GENERATED,
+            "help": "Training rows of rewrite or preferences.",
+        },
     )
     validation_rows: int = field(
         default=100,
-        metadata={"range": COUNT, "needs": _REWRITE, "help": "Validation rows of rewrite."},
+        metadata={
+            "range": COUNT,
+            "needs": _GENERATED,
+            "help": "Validation rows of rewrite or preferences.",
+        },
     )
     exact_match_rows: int = field(
         default=0,
@@ -37,6 +56,17 @@ class TextArguments:
     )
     max_new_tokens: int = field(
         default=32, metadata={"range": COUNT, "help": "Tokens at which such an answer is cut off."}
+    )
+    new_tokens: list[str] | None = field(
+        default=None,
+        metadata={
+            "needs": Need(
+                "with --start_from, whose adapter brings its own",
+                lambda settings: settings.adapter["start_from"] is None,
+            ),
+            "help": "Tokens to add to the tokenizer, such as <tool>. Their rows of the embedding, "
+            "and of the head, start near the mean of the others and are trained whole.",
+        },
     )
     completion_only_loss: bool | None = field(
         default=None,
@@ -65,7 +95,21 @@ class TextArguments:
         default=None,
         metadata={"help": "Whether validation rows are packed; as packing unless given."},
     )
-    loss_type: Literal["nll", "dft"] = field(
+    loss_type: LossType = field(
         default="nll",
-        metadata={"help": "nll: the usual loss; dft: Dynamic Fine-Tuning."},
+        metadata={
+            "help": "Of sft nll, the usual loss, or dft, Dynamic Fine-Tuning. Of dpo all others, "
+            "TRL's losses of preferences; sigmoid unless given."
+        },
     )
+    beta: float = field(
+        default=0.1,
+        metadata={
+            "range": POSITIVE,
+            "help": "Of dpo: how much a departure from the reference costs; of ipo, τ.",
+        },
+    )
+
+
+PREFERENCE_OPTIONS = frozenset({"beta"})
+"""The options among these that rows of texts to write have no use for."""

@@ -71,9 +71,13 @@ def training_arguments(
     """
     # torch warns about pinned memory where there is no device to copy to.
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
-    # Without it, transformers would let each process of a launcher train for itself on a CPU.
-    if processes_launched() > 1 and not torch.accelerator.is_available():
-        defaults["use_cpu"] = True
+    if processes_launched() > 1:
+        # As for a model without an adapter: the search costs time in each step, and torch warns
+        # where it finds none. What happens to a model that has some, `sentences.py` says.
+        defaults["ddp_find_unused_parameters"] = False
+        # Without it, transformers would let each process train for itself on a CPU.
+        if not torch.accelerator.is_available():
+            defaults["use_cpu"] = True
 
     def make(options: Mapping[str, Any]) -> TrainingArguments:
         return kind(

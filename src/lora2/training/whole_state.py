@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor
 from transformers import Trainer
 
-from lora2.tuners.base.distributed.whole import whole_by_name
-from lora2.tuners.base.distributed.zero import held_by_name, is_partitioned
+from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
+from lora2.tuners.base.distributed.zero import held_by_name
 
 
 def whole_state(trainer: Trainer) -> dict[str, Tensor] | None:
@@ -16,14 +17,12 @@ def whole_state(trainer: Trainer) -> dict[str, Tensor] | None:
 
     All processes must take part, and each gets what it needs to write the files alone.
     """
-    accelerator = trainer.accelerator
-    model: Any = accelerator.unwrap_model(trainer.model)
-    if trainer.is_fsdp_enabled:
-        state: dict[str, Tensor] = accelerator.get_state_dict(trainer.model_wrapped)
-        return state
-    if not any(is_partitioned(each) for each in model.parameters()):
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not any(map(is_sharded, model.parameters())):
         return None
-    # Of what stage 3 has partitioned, the frozen weights are not wanted.
-    frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
-    state = {name: value for name, value in model.state_dict().items() if name not in frozen}
+    state = model.state_dict()
+    if isinstance(model, PeftModel):
+        # Its frozen weights are the base model's, of which nothing is saved.
+        frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
+        state = {name: value for name, value in state.items() if name not in frozen}
     return whole_by_name(held_by_name(model, state))

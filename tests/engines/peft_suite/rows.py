@@ -10,7 +10,9 @@ from lora2 import Lora2Config
 
 Row = tuple[Any, ...]
 
-_SAME_FIELDS = {"target_modules", "modules_to_save", "lora_alpha", "lora_dropout"}
+_SAME_FIELDS = {
+    "target_modules", "modules_to_save", "lora_alpha", "lora_dropout", "trainable_token_indices",
+}  # fmt: skip
 _RENAMED_FIELDS = {"r": "k", "init_lora_weights": "init_weights"}
 
 # Fields of LoRA's rows that Lora2Config does not have: such a row has no LoRA² row.
@@ -21,7 +23,6 @@ FIELDS_OF_LORA_ALONE = {
     "monteclora_config": "MonteCLoRA draws LoRA's factors at random.",
     "use_bdlora": "BD-LoRA makes LoRA's factors block-diagonal.",
     "lora_bias": "LoRA² changes weights only.",
-    "trainable_token_indices": "PEFT trains single tokens with LoRA alone.",
     "target_parameters": "LoRA² adapts modules, not bare parameters.",
 }
 

@@ -31,6 +31,7 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     options = small_options(save_total_limit=8)
     done = launched(2, "--model", model, "--output_dir", folder, *options, *SMALL)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "find_unused_parameters" not in done.stderr
     return folder, done.stdout
 
 

@@ -11,6 +11,8 @@ import pytest
 from unit.campaign.case import Case, read_cases
 
 _EITHER = "either"
+# One command of so many meets a damage in the slow tier; the others do in that of the engines.
+_SPREAD = 3
 _CODES = {"refuses": (2,), "ignores": (0,), _EITHER: (0, 2)}
 
 
@@ -26,8 +28,22 @@ class _Cell:
 def grid() -> list[Any]:
     """Return all cases as parameters of a test."""
     content = read_cases("damages")
-    cases = [_case(cell, content) for cell in _cells(content)]
-    return [pytest.param(case, id=case.name) for case in cases]
+    return [_parameter(cell, content) for cell in _cells(content)]
+
+
+def _parameter(cell: _Cell, content: dict[str, Any]) -> Any:
+    case = _case(cell, content)
+    is_slow = _is_exception(cell, content) or _is_of_the_spread(cell, content)
+    return pytest.param(
+        case, id=case.name, marks=pytest.mark.slow if is_slow else pytest.mark.engines
+    )
+
+
+def _is_of_the_spread(cell: _Cell, content: dict[str, Any]) -> bool:
+    # Along the diagonals: every command meets every file, and every damage meets some command.
+    damage = _damages(cell.file, content).index(cell.damage)
+    command = _commands_of(cell.file, content).index(cell.command)
+    return (damage + command) % _SPREAD == 0
 
 
 def _cells(content: dict[str, Any]) -> Iterator[_Cell]:
@@ -67,14 +83,23 @@ def _verdict(cell: _Cell, content: dict[str, Any]) -> dict[str, str]:
     says = cell.damage.removeprefix("without ") if cell.damage.startswith("without ") else None
     usual = {"says": says or file["says"]}
     for each in content["exceptions"]:
-        commands = content["commands"] if each["commands"] == "all" else each["commands"]
-        if (
-            each["file"] == cell.file
-            and cell.damage in each["damages"]
-            and cell.command in commands
-        ):
+        if _is_about(each, cell, content):
             return usual | each
     for verdict in ("refuses", "ignores"):
         if cell.command in file.get(verdict, []):
             return usual | {"verdict": verdict}
     return usual | {"verdict": _EITHER}
+
+
+def _is_exception(cell: _Cell, content: dict[str, Any]) -> bool:
+    return any(_is_about(each, cell, content) for each in content["exceptions"])
+
+
+def _is_about(exception: dict[str, Any], cell: _Cell, content: dict[str, Any]) -> bool:
+    named = exception["commands"]
+    commands = content["commands"] if named == "all" else named
+    return (
+        exception["file"] == cell.file
+        and cell.damage in exception["damages"]
+        and cell.command in commands
+    )

@@ -7,7 +7,6 @@ from unit.campaign.damage_grid import grid
 from unit.campaign.runs import Runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", grid())
 def test_each_damage_before_each_command(case: Case, runs: Runs, tmp_path):
     case.run(runs, tmp_path)

@@ -9,7 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from command_line import lora2
 from lora2.commands.sentences import as_sentence
@@ -90,6 +92,23 @@ def test_an_error_of_the_machine_says_what_helps_the_command(error, command, sai
     assert sentence is not None
     assert said in sentence
     assert not_said not in sentence
+
+
+def test_parameters_without_a_gradient_are_told_with_the_option_that_allows_them(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 's'}", rank=0, world_size=1)
+    try:
+        model = nn.Module()
+        model.used, model.unused = nn.Linear(1, 1), nn.Linear(1, 1)
+        model.forward = model.used.forward
+        parallel = nn.parallel.DistributedDataParallel(model)
+        parallel(torch.ones(1, 1)).sum().backward()
+        with pytest.raises(RuntimeError) as raised:
+            parallel(torch.ones(1, 1))
+    finally:
+        torch.distributed.destroy_process_group()
+    sentence = as_sentence(raised.value, "train")
+    assert sentence is not None
+    assert "--ddp_find_unused_parameters true" in sentence
 
 
 def test_an_error_of_ours_has_no_sentence():

@@ -73,6 +73,7 @@ def test_ctrl_c_during_the_imports_of_a_command_prints_one_line(content, tmp_pat
     assert done.returncode == INTERRUPTED
 
 
+@pytest.mark.slow
 def test_importing_the_package_alone_registers_its_methods_with_peft():
     done = python(
         "import lora2, peft\n"

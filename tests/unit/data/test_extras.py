@@ -7,6 +7,7 @@ import pytest
 from lora2.data import load_task
 from lora2.errors import UserError
 from lora2.support.extras import require
+from lora2.training.entity_metrics import compute_entity_metrics
 from lora2.training.metrics import compute_metrics
 
 
@@ -22,6 +23,12 @@ def test_metrics_without_their_packages_name_the_extra(monkeypatch, module):
     package = module.partition(".")[0]
     with pytest.raises(UserError, match=rf"'{package}'.*lora2\[train\]"):
         compute_metrics(["accuracy"])
+
+
+def test_tags_without_seqeval_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
+    with pytest.raises(UserError, match=r"'seqeval'.*lora2\[tags\]"):
+        compute_entity_metrics(["O", "B-x", "I-x"])
 
 
 def test_an_installed_package_that_is_broken_keeps_its_own_error(tmp_path, monkeypatch):

@@ -87,6 +87,14 @@ def test_one_of_several_adapters_is_exported_and_the_model_stays(tmp_path: Path)
     assert difference(exported(x), model(x)) < 1e-5
 
 
+def test_a_state_that_a_module_keeps_of_its_last_step_is_no_obstacle(tmp_path: Path) -> None:
+    """As RecurrentGemma has one; it belongs to a graph."""
+    model, x = adapted(LINEAR), rows()
+    model.base_model.model.state = model(x)
+    assert not model.base_model.model.state.is_leaf
+    assert export_lora(model, tmp_path / "lora", batch=x).difference < 1e-5
+
+
 def test_padded_form_has_one_rank_and_no_patterns(tmp_path: Path) -> None:
     model = adapted(LINEAR, "k_above_r")
     layers = model.get_base_model()

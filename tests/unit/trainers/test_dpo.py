@@ -9,6 +9,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora2 import Lora2Callback, Lora2Config
+from lora2.tuners.base.token_rows import rows_of, trained_rows
 from unit.models import disturb, layers_of
 
 pytest.importorskip("trl", reason="the extra `sft` installs TRL")
@@ -24,9 +25,14 @@ def test_dpo_trains_against_the_adapter_that_it_started_from(
 ) -> None:
     from trl import DPOConfig, DPOTrainer
 
-    config = Lora2Config(task_type="CAUSAL_LM", k=2, init_r=4)
+    rows = {"trainable_token_indices": [40, 41]}
+    config = Lora2Config(task_type="CAUSAL_LM", k=2, init_r=4, **rows)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(language_model), config)
     disturb(model)
+    ((_, wrapper),) = trained_rows(model, "default")
+    with torch.no_grad():
+        rows_of(wrapper, "default").add_(0.1)
+    start_rows = rows_of(wrapper, "default").detach().clone()
     start = {name: layer.get_delta_weight("default") for name, layer in layers_of(model).items()}
     arguments = DPOConfig(
         str(tmp_path), max_steps=8, per_device_train_batch_size=2, use_cpu=True, report_to=[],
@@ -44,3 +50,5 @@ def test_dpo_trains_against_the_adapter_that_it_started_from(
     assert logs[-1]["loss"] < logs[0]["loss"] - 1e-3
     for name, layer in layers_of(model).items():
         torch.testing.assert_close(layer.get_delta_weight("ref"), start[name])
+    assert torch.equal(rows_of(wrapper, "ref"), start_rows)
+    assert not torch.equal(rows_of(wrapper, "default"), start_rows)

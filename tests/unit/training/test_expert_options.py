@@ -5,6 +5,7 @@ from peft import get_peft_model
 
 from lora2 import Lora2Config, UserError
 from lora2.training.arguments import RunSettings
+from lora2.training.methods import lora
 from lora2.training.methods.registry import METHODS
 from lora2.training.named_modules import check_named_modules
 from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, PARAMETERS
@@ -16,17 +17,21 @@ def options_of(**given) -> dict:
     return RunSettings.from_options({"k": 4, "init_r": 3, **given}).adapter
 
 
-@pytest.mark.parametrize(
+CHOICES = [
+    (MIXTRAL, {"target_modules": ["all-linear"]}),
+    (MIXTRAL, {"target_modules": ["w1", "w2", "w3"]}),
+    (DEEPSEEK, {"target_modules": ["o_proj", "gate_proj", "up_proj", "down_proj"]}),
+    (GPT_OSS, {"target_parameters": PARAMETERS}),
+    (MIXTRAL, {"target_modules": ["o_proj"], "target_parameters": PARAMETERS[:1]}),
+]
+every_choice = pytest.mark.parametrize(
     ("mixture", "given"),
-    [
-        (MIXTRAL, {"target_modules": ["all-linear"]}),
-        (MIXTRAL, {"target_modules": ["w1", "w2", "w3"]}),
-        (DEEPSEEK, {"target_modules": ["o_proj", "gate_proj", "up_proj", "down_proj"]}),
-        (GPT_OSS, {"target_parameters": PARAMETERS}),
-        (MIXTRAL, {"target_modules": ["o_proj"], "target_parameters": PARAMETERS[:1]}),
-    ],
+    CHOICES,
     ids=lambda value: value.name if hasattr(value, "name") else "-".join(value),
 )
+
+
+@every_choice
 def test_params_counts_what_is_trained(mixture, given):
     # Without the head, as `lora2 params` counts.
     model = mixture.model().base_model
@@ -37,6 +42,17 @@ def test_params_counts_what_is_trained(mixture, given):
     adapted = get_peft_model(mixture.model(), Lora2Config(k=4, init_r=3, **fields))
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert METHOD.count(model, options) == trained
+
+
+@every_choice
+# PEFT's, of the patterns that it makes itself for fused matrices.
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_params_counts_what_lora_trains(mixture, given):
+    options = options_of(**given)
+    model = mixture.model().base_model
+    adapted = get_peft_model(mixture.model().base_model, lora.config(model, options))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert METHODS["lora"].count(model, options) == trained
 
 
 @pytest.mark.parametrize(

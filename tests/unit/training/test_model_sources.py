@@ -15,6 +15,7 @@ from language_model import byte_tokenizer, text_options, train_texts
 from lora2 import UserError
 from lora2.data.task import build_dataset
 from lora2.training.models import load_config, load_language_model, load_tokenizer
+from lora2.training.objectives.registry import objective_of
 from lora2.training.saved_run import load_saved_run
 from lora2.training.sources import ModelSource, find_model
 
@@ -205,5 +206,6 @@ def test_a_decoders_classifier_knows_the_padding_of_its_tokenizer(tmp_path):
     run = load_saved_run(tmp_path / "run")
     assert run.model.config.pad_token_id == run.tokenizer.pad_token_id
     rows = build_dataset([["the table is here", "a doctor"]], None)
-    alone = run.logits(rows.select([1]))
-    torch.testing.assert_close(run.logits(rows)[1:], alone)
+    read = objective_of(run.settings).batches
+    (both,), (alone,) = (run.logits(read(run, some, 2)) for some in (rows, rows.select([1])))
+    torch.testing.assert_close(both[1:], alone)

@@ -8,7 +8,7 @@ from lora2.commands.main import COMMANDS
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
-from lora2.training.arguments import TASKS, NamedTasks, ObjectiveName
+from lora2.training.named_tasks import TASKS, NamedTasks, ObjectiveName
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.objectives.sft import SupervisedFineTuning
@@ -66,7 +66,8 @@ def test_options_of_other_objectives_are_refused_for_what_the_model_gives(
     other = Other()
     other.name = "other"
     monkeypatch.setitem(OBJECTIVES, "other", other)
-    reason = "without --objective classification or other"
+    labelled = [each.name for each in OBJECTIVES.values() if "head_start" in each.options]
+    reason = f"without --objective {' or '.join(labelled)}"
     assert reason_against(texts, "head_start") == reason
 
 
@@ -78,7 +79,12 @@ def test_the_commands_for_its_runs_exist(objective: Objective) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "name"), [({"kind": "regression"}, "classification"), ({"form": "text"}, "sft")]
+    ("task", "name"),
+    [
+        ({"kind": "regression"}, "classification"),
+        ({"form": "text"}, "sft"),
+        ({"kind": "tags"}, "token-classification"),
+    ],
 )
 def test_a_task_is_of_one_objective(task: dict[str, str], name: str) -> None:
     assert [each.name for each in OBJECTIVES.values() if each.trains_on(task)] == [name]

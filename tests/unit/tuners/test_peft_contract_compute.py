@@ -279,6 +279,7 @@ def test_compiled_model_trains(form: str) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 @dynamo
 # Free factors ("none") are compiled as those of the penalty are.
 @pytest.mark.parametrize("orthogonality", ["exact", "penalty"])

@@ -236,6 +236,7 @@ def run_python(code: str, *arguments: object) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
 def test_another_process_imports_lora2_and_loads_the_adapter(saved: tuple) -> None:
     """Importing is all that is needed, and it writes nothing into PEFT's folder."""
     _, adapter, logits = saved

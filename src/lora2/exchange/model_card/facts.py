@@ -14,6 +14,7 @@ from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.token_rows import FIELD
 from lora2.tuners.bottleneck.config import BottleneckConfig
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -43,6 +44,7 @@ class AdapterFacts:
         base_class: name of the transformers class that loads it; None for other models.
         labels: number of outputs of a classification head, or None.
         task_type: PEFT's name of the task, or None.
+        vocabulary: rows of the base model's embedding, if the adapter trains some of them.
     """
 
     method: str
@@ -55,6 +57,7 @@ class AdapterFacts:
     base_class: str | None
     labels: int | None
     task_type: str | None
+    vocabulary: int | None = None
 
 
 # PEFT's names of tasks, and the class that loads a model for them with its pipeline on the hub.
@@ -81,6 +84,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     task_type = None if config.task_type is None else _word(config.task_type)
     is_transformers = isinstance(base, PreTrainedModel)
     loads_with = _TASKS.get(task_type or "", (type(base).__name__, None))[0]
+    trains_rows = is_transformers and bool(getattr(config, FIELD, None))
     has_labels = is_transformers and task_type in ("SEQ_CLS", "TOKEN_CLS")
     return AdapterFacts(
         method=_METHODS.get(type(config), _word(config.peft_type)),
@@ -93,6 +97,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
         base_class=loads_with if is_transformers else None,
         labels=base.config.num_labels if has_labels else None,
         task_type=task_type,
+        vocabulary=base.get_input_embeddings().num_embeddings if trains_rows else None,
     )
 
 

@@ -119,11 +119,13 @@ def _load_lines(facts: AdapterFacts, first: Sequence[str]) -> list[str]:
             f'model = PeftModel.from_pretrained(base, "{FOLDER}")',
         ]
     labels = "" if facts.labels is None else f", num_labels={facts.labels}"
+    rows = f"base.resize_token_embeddings({facts.vocabulary})  # with those of added tokens"
     return [
         *lines,
         f"from transformers import {facts.base_class}",
         "",
         f'base = {facts.base_class}.from_pretrained("{facts.base.to_load}"{labels})',
+        *([] if facts.vocabulary is None else [rows]),
         f'model = PeftModel.from_pretrained(base, "{FOLDER}")',
     ]
 

@@ -17,11 +17,13 @@ class Search:
         low: smallest learning rate.
         first: the one tried first, the method's usual one.
         high: largest learning rate.
+        seeds: runs of each trial; what it reached is their mean.
     """
 
     low: float
     first: float
     high: float
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Setting:
         options: the method's options.
         search: where its learning rate is searched.
         tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
+        by_task: options on one task alone, by its name; they come over the others.
         cuts: sizes to which its adapters are cut and scored again, in parameters of a LoRA.
         cut: the one of them that the row shows; None shows the adapter as it was trained.
     """
@@ -47,6 +50,7 @@ class Setting:
     options: Mapping[str, Any]
     search: Search
     tuned_as: str | None = None
+    by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cuts: tuple[int, ...] = ()
     cut: int | None = None
 
@@ -79,6 +83,7 @@ class Experiment:
 
     def run(self, learning_rate: float, seed: int) -> RunDescription:
         """Return the run with this learning rate and seed."""
-        options = {**self.options, **self.setting.options, "learning_rate": learning_rate}
         setting = self.setting
+        of_task = setting.by_task.get(self.task, {})
+        options = {**self.options, **setting.options, **of_task, "learning_rate": learning_rate}
         return RunDescription(self.model, self.task, setting.method, options, seed, setting.cuts)

@@ -29,8 +29,8 @@ class Choice:
         experiment: name of the experiment.
         learning_rate: the one with the highest metric; None if all trials diverged, or one of them
             has no result: it failed for another reason, or another process is making it.
-        trials: learning rates and what they reached (best evaluation), in the order of trials;
-            None for a run that diverged or has no result.
+        trials: learning rates and what they reached (best evaluation, the mean of the seeds), in
+            the order of trials; None where a run diverged or has no result.
     """
 
     experiment: str
@@ -48,9 +48,9 @@ def tune(
 
     Args:
         experiment: what is tuned.
-        trials: runs to make; the first has the method's usual learning rate, the next two have
+        trials: learning rates to try; the first is the method's usual one, the next two are
             a third and three times of it.
-        seed: of the runs, one that is not reported.
+        seed: of the runs of each trial, or of the first of them; none that is reported.
         run: makes a run, or finds its record.
     """
     optuna = require("optuna", extra="tune")
@@ -66,9 +66,9 @@ def tune(
         trial: Any = study.ask()
         asked = trial.suggest_float("learning_rate", search.low, search.high, log=True)
         rate = float(f"{asked:.{_DIGITS - 1}e}")
-        record = run(experiment.run(rate, seed))
-        value = best_value(record)
-        is_complete = is_complete and record.is_result
+        records = [run(experiment.run(rate, seed + more)) for more in range(search.seeds)]
+        value = _mean([best_value(record) for record in records])
+        is_complete = is_complete and all(record.is_result for record in records)
         state = optuna.trial.TrialState.FAIL if value is None else None
         study.tell(trial, value, state=state)
         reached.append((rate, value))
@@ -76,6 +76,11 @@ def tune(
     # The earlier of equals is taken, because the usual learning rate comes first.
     best = max(worked, key=lambda pair: pair[1] or 0.0, default=None)
     return Choice(experiment.name, best and best[0], tuple(reached))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    reached = [value for value in values if value is not None]
+    return sum(reached) / len(reached) if len(reached) == len(values) else None
 
 
 def best_value(record: RunRecord) -> float | None:

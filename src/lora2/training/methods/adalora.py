@@ -17,9 +17,10 @@ from transformers import (
 
 from lora2.errors import UserError
 from lora2.training.methods import lora, lora2
-from lora2.training.methods.method import PLACE, Method, Options
+from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.lora2.allocation.budget import steps_of
 
 
@@ -93,6 +94,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
         tfinal=tfinal,
         deltaT=max(1, steps_of(checked.deltaT, steps)),
         total_step=steps,
+        trainable_token_indices=checked.trainable_token_indices,
         **place(model, options),
     )
 
@@ -104,7 +106,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     # Sizes depend on init_r and the chosen modules, and on no other field of AdaLoRA's config.
     r, adapter = options["init_r"], lora.config(model, options)
-    return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter))
+    rows = count_numbers(model, options.get(FIELD))
+    return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter)) + rows
 
 
 METHOD = Method(
@@ -127,7 +130,7 @@ METHOD = Method(
         "tfinal",
         "deltaT",
         *PLACE,
-        "modules_to_save",
+        *AS_THEY_ARE,
     ),
     callbacks=lambda: [AdaLoraCallback()],
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.

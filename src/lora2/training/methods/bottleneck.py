@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.training.methods.method import PLACE, Method, Options
+from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.bottleneck import BottleneckConfig
 
 
@@ -21,6 +22,7 @@ def config(model: PreTrainedModel, options: Options) -> BottleneckConfig:
     return BottleneckConfig(
         bottleneck_size=options["bottleneck_size"],
         activation=options["activation"],
+        trainable_token_indices=options.get(FIELD),
         **place(model, options, SUBLAYER_OUTPUTS),
     )
 
@@ -45,10 +47,14 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     m = options["bottleneck_size"]
     adapters = sum(2 * m * d + m + d for _, d in matrix_shapes(model, config(model, options)))
-    return adapters + sum(
-        parameter.numel()
-        for name in normalisations(model)
-        for parameter in model.get_submodule(name).parameters()
+    return (
+        adapters
+        + count_numbers(model, options.get(FIELD))
+        + sum(
+            parameter.numel()
+            for name in normalisations(model)
+            for parameter in model.get_submodule(name).parameters()
+        )
     )
 
 
@@ -60,7 +66,7 @@ METHOD = Method(
     formula="2 m d + m + d a sub-layer, 2 d a normalisation",
     build=_build,
     count=_count,
-    options=("bottleneck_size", "activation", *PLACE, "modules_to_save"),
+    options=("bottleneck_size", "activation", *PLACE, *AS_THEY_ARE),
     start="near",
     merges=False,
 )

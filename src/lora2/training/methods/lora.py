@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.methods import lora2
 from lora2.training.methods.method import LOW_RANK, Method, Options
-from lora2.training.methods.wrapping import ALL_KINDS, matrix_shapes, place, wrap_with_head
+from lora2.training.methods.wrapping import (
+    ALL_KINDS,
+    HEADS,
+    matrix_shapes,
+    place,
+    wrap,
+    wrap_with_head,
+)
 from lora2.training.models import BaseModel
+from lora2.tuners.base.token_rows import FIELD, count_numbers
+
+# [experts, rows, columns]
+_STACK = 3
 
 
 def config(model: PreTrainedModel, options: Options) -> LoraConfig:
@@ -23,6 +37,8 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
         r=checked.k,
         lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=checked.lora_dropout,
+        trainable_token_indices=checked.trainable_token_indices,
+        target_parameters=checked.target_parameters,
         **place(model, options),
     )
 
@@ -32,8 +48,24 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
+    if any(parameter.ndim == _STACK for parameter in model.parameters()):
+        return _count_by_peft(model, options)
     shapes = matrix_shapes(model, config(model, options), ALL_KINDS)
-    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes)
+    rows = count_numbers(model, options.get(FIELD))
+    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes) + rows
+
+
+def _count_by_peft(model: PreTrainedModel, options: Options) -> int:
+    """Count what PEFT trains of a model with experts, whose ranks and layers it chooses itself."""
+    with warnings.catch_warnings():
+        # PEFT sets ranks of fused matrices, and warns that their names are those of no module.
+        warnings.simplefilter("ignore")
+        adapted = wrap(copy.deepcopy(model).to("meta"), config(model, options))
+    return sum(
+        parameter.numel()
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad and not set(name.split(".")) & set(HEADS)
+    )
 
 
 METHOD = Method(
@@ -44,6 +76,6 @@ METHOD = Method(
     formula="k (d_in + d_out)",
     build=_build,
     count=_count,
-    options=LOW_RANK,
+    options=(*LOW_RANK, "target_parameters"),
     defaults={"lora_alpha": 16.0, "learning_rate": 5e-4},
 )

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.trainers.lora2_callback import Lora2Callback
-from lora2.training.arguments import AdapterArguments, option_names
+from lora2.training.arguments import option_names
+from lora2.training.method_arguments import AdapterArguments
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (
@@ -25,6 +26,7 @@ from lora2.training.methods.wrapping import (
     wrap,
 )
 from lora2.training.models import BaseModel
+from lora2.tuners.base.token_rows import count_numbers
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
@@ -74,7 +76,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
         )
         for d_in, d_out in _shapes(model, adapter)
         for factor in FACTORS.values()
-    )
+    ) + count_numbers(model, adapter.trainable_token_indices)
 
 
 def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int]]:
@@ -83,7 +85,9 @@ def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int
 
 def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
     adapter = config(options, **place(model, options))
-    return final_sizes(adapter, _matrices(model, adapter))
+    rows = count_numbers(model, adapter.trainable_token_indices)
+    fewest, most = final_sizes(adapter, _matrices(model, adapter))
+    return fewest + rows, most + rows
 
 
 def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:

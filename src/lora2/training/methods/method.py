@@ -17,7 +17,10 @@ Options = Mapping[str, Any]
 PLACE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """The options that choose the modules to adapt."""
 
-LOW_RANK = ("k", "lora_alpha", "lora_dropout", *PLACE, "modules_to_save")
+AS_THEY_ARE = ("modules_to_save", "trainable_token_indices")
+"""The options that choose weights to train whole, without a change of low rank."""
+
+LOW_RANK = ("k", "lora_alpha", "lora_dropout", *PLACE, *AS_THEY_ARE)
 """The options of a product of two matrices of fixed rank k, without the head."""
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
-from lora2.training.methods.method import PLACE, Method, Options
+from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.peft_options import (
     OPTION,
     check,
@@ -172,7 +172,7 @@ _ANY_METHOD = Method(
     count=partial(_count, kind_of),
     check=lambda options: check(kind_of(options), options),
     resolve=lambda options: effective_options(kind_of(options), options),
-    options=(OPTION, *PLACE, "modules_to_save"),
+    options=(OPTION, *PLACE, *AS_THEY_ARE),
     from_peft=True,
 )
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.support.field_types import fits, in_words, shortened
 from lora2.training.idle_options import refuse_idle
-from lora2.training.methods.method import PLACE, Options
+from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
 from lora2.training.peft_registry import (
     ALL_KINDS,
@@ -35,7 +35,7 @@ OPTION = "peft_config"
 # What PEFT notes in adapter_config.json, and a run decides itself.
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
-_SHARED = (*PLACE, "modules_to_save")
+_SHARED = (*PLACE, *AS_THEY_ARE)
 _STARTS_OF_DATA = ("corda", "eva", "lora_ga")
 _RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))

@@ -10,6 +10,7 @@ from lora2.training.methods import lora2
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
+from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.sora import SoraConfig
 
 _OWN = ("threshold", "threshold_schedule", "max_threshold", "threshold_stages")
@@ -26,6 +27,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
         r=checked.k,
         lora_alpha=checked.lora_alpha,
         lora_dropout=checked.lora_dropout,
+        trainable_token_indices=checked.trainable_token_indices,
         **{name: options[name] for name in _OWN},
         **place(model, options),
     )
@@ -38,7 +40,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     k = options["k"]
     shapes = matrix_shapes(model, config(model, options))
-    return sum(k * (d_in + d_out) + k for d_in, d_out in shapes)
+    rows = count_numbers(model, options.get(FIELD))
+    return sum(k * (d_in + d_out) + k for d_in, d_out in shapes) + rows
 
 
 METHOD = Method(

@@ -35,9 +35,10 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     if not ours:
         check_importable(folder)
     if config.task_type != base.task_type:
+        wanted = "without a task type" if base.task_type is None else base.task_type.value
         raise UserError(
             f"start_from: the adapter in {folder} is for {config.task_type}, and this run is "
-            f"{base.task_type.value}; give one that was trained for the same."
+            f"{wanted}; give one that was trained for the same."
         )
     if not ours:
         return import_lora(base.model, folder, **fields, **{name: options[name] for name in _FORM})

@@ -21,11 +21,14 @@ from lora2.training.models import BaseModel
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.token_rows import check_rows, complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
 HEADS = ("classifier", "score")
-"""What PEFT always trains in addition to the adapter for sequence classification."""
+"""What PEFT always trains in addition to the adapter for classification of texts and of words."""
+
+_WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 """The kinds of layers that every method can adapt."""
@@ -45,8 +48,10 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
         UserError: no module of those names in the model, or a config that does not suit it.
     """
     _leave_out_saved_modules(model, config)
+    check_rows(model, config)
     try:
         adapted: nn.Module = get_peft_model(model, config)
+        complete_wrappers(adapted)
         return adapted
     except UserError:
         raise
@@ -76,7 +81,10 @@ def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
     """Return the fields by which PEFT trains and saves the head, if any, with any adapter."""
     # In this order, each once; what lacks weights is needed whatever else is asked for.
     asked, needed = options.get("modules_to_save") or [], modules_without_weights(base.new_modules)
-    saved = list(dict.fromkeys([*asked, *needed]))
+    # PEFT has no name for other tasks with a head, such as the classification of images.
+    heads = [name for name, _ in base.model.named_children() if name in HEADS]
+    others = [] if base.task_type is not None else heads
+    saved = list(dict.fromkeys([*asked, *needed, *others]))
     return {"task_type": base.task_type, "modules_to_save": saved or None}
 
 
@@ -96,7 +104,7 @@ def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
     excluded = getattr(adapter, "exclude_modules", None)
     if getattr(adapter, "target_modules", None) != "all-linear" or isinstance(excluded, str):
         return
-    heads = HEADS if adapter.task_type == TaskType.SEQ_CLS else ()
+    heads = HEADS if adapter.task_type in _WITH_HEADS else ()
     # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
     ends = (*(adapter.modules_to_save or ()), *heads)
     whole = {name for name, _ in model.named_modules() if ends and name.endswith(ends)}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+import torch
+from torch import Tensor
 from transformers import (
+    BatchEncoding,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedTokenizerBase,
@@ -15,7 +18,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TaskData, load_labelled, load_task, tokenize
+from lora2.data import (
+    Kind,
+    TaskData,
+    load_labelled,
+    load_task,
+    texts_of,
+    tokenize,
+    tokenize_dataset,
+)
+from lora2.data.table_files import DataTable
+from lora2.data.task import build_dataset
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
@@ -29,22 +42,17 @@ from lora2.training.models import (
     set_classifier_dropout,
     set_padding,
 )
-from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.class_results import class_cells, class_columns
+from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields, padded
+from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import LABELS
-from lora2.training.run_folder import RunFolder
 from lora2.training.run_trainer import RunTrainer
-from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
 
 
-# Rows to compare an export on.
-_SAMPLE = 2
-
-
-class Classification(Objective):
+class Classification(Labelling):
     """Classes, or values on a scale."""
 
     name = "classification"
@@ -66,13 +74,11 @@ class Classification(Objective):
     # heads.
     recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3}
 
-    def check(self, settings: RunSettings) -> None:
-        """Need no package other than those that every training needs."""
-
     def load_data(self, settings: RunSettings) -> TaskData:
         """Return the task that the data options name."""
         options = dataclasses.asdict(settings.data)
-        del options["max_length"]
+        for name in ("max_length", "image_column"):
+            del options[name]
         options["data_seed"] = options.pop("dataset_seed")
         return load_task(options.pop("task"), **options)
 
@@ -84,17 +90,6 @@ class Classification(Objective):
         if settings.model.head_start == "label_mean":
             start_head_at_label_mean(base, task)
         return base
-
-    def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
-        """Return the model under a saved adapter, with the adapter's head."""
-        head = {name: getattr(config, name) for name in ("problem_type", "id2label", "label2id")}
-        base = load_base_model(name, load_config(name, **head), dtype)
-        set_padding(base.model, getattr(config.get_text_config(), "pad_token_id", None))
-        return base
-
-    def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
-        """Return the trainer's arguments."""
-        return training_arguments(settings, folder)
 
     def tokenize(
         self,
@@ -136,31 +131,49 @@ class Classification(Objective):
         names = ("text_columns", "label_column", "kind", "label_names")
         return load_labelled(path, **{name: task[name] for name in names})
 
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task is one of classes or values of texts."""
+        return task.get("kind") in get_args(Kind)
+
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
-        logits = run.logits(rows, batch_size).numpy()
+        logits = self._logits(run, rows, batch_size).numpy()
         labels = rows.with_format("numpy")["label"][:]
         return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
 
-    def sample_batch(self, run: SavedRun) -> Any:
-        """Return rows that the run was validated on; None where they are no longer there."""
-        try:
-            validation = self.load_data(run.settings).validation
-        except (UserError, OSError):
-            return None
-        rows = next(iter(validation.values()))
-        return next(run.batches(rows.select(range(min(_SAMPLE, len(rows)))), _SAMPLE))
+    def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
+        """Yield texts as inputs of the model."""
+        tokenized = tokenize_dataset(rows, run.tokenizer, run.settings.data.max_length)
+        return padded(run, tokenized, DataCollatorWithPadding(run.tokenizer), batch_size)
 
-    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
-        """Return all metrics of all validation sets."""
-        sets = task.validation
-        return (
-            tuple(
-                f"{name}_{metric}" if len(sets) > 1 else metric
-                for name in sets
-                for metric in task.metrics
-            ),
-        )
+    def _logits(self, run: SavedRun, rows: Any, batch_size: int) -> Tensor:
+        return torch.cat(run.logits(self.batches(run, rows, batch_size)))
+
+    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+        """Return the texts of a table."""
+        return ToLabel(table.records(), texts_of(table, run.task["text_columns"]))
+
+    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+        """Return a text, or a pair of texts."""
+        columns = run.task["text_columns"]
+        texts = [text] if text_pair is None else [text, text_pair]
+        if len(texts) != len(columns):
+            advice = "add --text_pair" if len(columns) == 2 else "leave --text_pair out"
+            raise UserError(f"text_pair: the run was trained on {' and '.join(columns)}; {advice}.")
+        rows = build_dataset([[each] for each in texts], labels=None)
+        return ToLabel(rows.to_list(), rows)
+
+    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+        """Return label and probabilities, or value."""
+        names = run.task["label_names"]
+        return class_columns(names, flat) if names else ["value"]
+
+    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+        """Return the label and all probabilities of each row, or its value."""
+        logits, names = self._logits(run, given.rows, batch_size), run.task["label_names"]
+        if names:
+            return class_cells(logits, names, flat)
+        return [[round(float(row[0]), 6)] for row in logits]
 
 
 def _head_fields(task: TaskData) -> dict[str, Any]:
@@ -169,6 +182,5 @@ def _head_fields(task: TaskData) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
         "problem_type": "single_label_classification",
-        "id2label": dict(enumerate(task.label_names)),
-        "label2id": {name: index for index, name in enumerate(task.label_names)},
+        **class_fields(task.label_names),
     }

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
-from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel
+from lora2.training.models import BaseModel, load_tokenizer
+from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.output import TEXTS, Output
 from lora2.training.run_folder import RunFolder
 
@@ -36,12 +37,18 @@ class Objective(ABC):
         output: what its model gives.
         options: names of the options that it reads and not every objective does.
         recipe: options in which it differs from `lora2.training.recipes.GENERAL`, by name.
+        preprocessor: what makes inputs of rows.
+        preprocessor_file: the file that says so in the folder of a model.
+        unread: options that all other objectives read and this one does not, and why.
     """
 
     name: ClassVar[ObjectiveName]
     output: ClassVar[Output]
     options: ClassVar[frozenset[str]]
     recipe: ClassVar[Mapping[str, Any]]
+    preprocessor: ClassVar[str] = "tokenizer"
+    preprocessor_file: ClassVar[str] = "tokenizer_config.json"
+    unread: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
@@ -50,6 +57,14 @@ class Objective(ABC):
         Raises:
             UserError: one is missing.
         """
+
+    def load_preprocessor(self, name: str) -> Any:
+        """Return what makes inputs of rows, of a model or of a run's adapter: its tokenizer.
+
+        Raises:
+            UserError: there is none that can be loaded.
+        """
+        return load_tokenizer(name)
 
     @abstractmethod
     def load_data(self, settings: RunSettings) -> Any:
@@ -113,6 +128,20 @@ class Objective(ABC):
     @abstractmethod
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics to show while training, by what is known at the same time."""
+
+    # Of a base model that the run makes itself
+
+    def announcement(self, settings: RunSettings) -> str | None:
+        """Return what to say before a training that takes its time to begin."""
+        return None
+
+    def base_location(self, folder: RunFolder, settings: RunSettings) -> str:
+        """Return the name of a run's base model, or where it is."""
+        return settings.model.model
+
+    def write_base(self, folder: RunFolder, settings: RunSettings) -> None:
+        """Write the base model into the folder of a run that has made it."""
+        return
 
     # Of a finished run
 

@@ -1,4 +1,4 @@
-"""What a trained model gives: labels for texts, or texts."""
+"""What a trained model gives: labels or tags for texts, labels for images, or texts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ class Output:
 LABELS = Output(
     command="lora2 predict RUN --file texts.csv",
     instead="has learnt labels and cannot write texts; use `lora2 predict`",
+)
+TAGS = Output(
+    command="lora2 predict RUN --file texts.jsonl",
+    instead="has learnt tags of words and cannot write texts; use `lora2 predict`",
+)
+IMAGES = Output(
+    command="lora2 predict RUN --file images",
+    instead="has learnt labels of images and cannot write texts; use `lora2 predict`",
 )
 TEXTS = Output(
     command='lora2 generate RUN --prompt "..."',

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from lora2.training.arguments import ObjectiveName, RunSettings
+from lora2.training.arguments import RunSettings
+from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.classification import Classification
+from lora2.training.objectives.dpo import PreferenceOptimization
+from lora2.training.objectives.image_classification import ImageClassification
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.sft import SupervisedFineTuning
+from lora2.training.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "classification": Classification(),
     "sft": SupervisedFineTuning(),
+    "dpo": PreferenceOptimization(),
+    "token-classification": TokenClassification(),
+    "image-classification": ImageClassification(),
 }
 
 

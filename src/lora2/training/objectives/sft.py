@@ -14,29 +14,34 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TextTask, load_text_rows, load_text_task
+from lora2.data import Task, TextTask, load_text_task
 from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
-from lora2.data.text_task import prompt_and_answer
+from lora2.data.text_task import TO_WRITE, prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.support.extras import require
-from lora2.training.arguments import PACKAGED_LANGUAGE_MODEL, RunSettings, option_names
+from lora2.training.arguments import RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel, load_language_model
-from lora2.training.objectives.objective import Objective, Sets
-from lora2.training.objectives.output import TEXTS
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
+from lora2.training.models import BaseModel
+from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.writing import (
+    OF_TASK,
+    WritingObjective,
+    check_has_rows,
+    check_lengths,
+    check_template,
+    trl,
+    trl_arguments,
+)
 from lora2.training.quiet import quiet_data_sets
 from lora2.training.run_folder import RunFolder
-from lora2.training.text_arguments import TextArguments
-from lora2.training.trainer_arguments import training_arguments
+from lora2.training.text_arguments import PREFERENCE_OPTIONS, TextArguments
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
 
 
-_EXTRA = "sft"
 # Fields of SFTConfig, under the same names here.
 _CONFIG = (
     "completion_only_loss",
@@ -46,15 +51,15 @@ _CONFIG = (
     "eval_packing",
     "loss_type",
 )
-_OF_TASK = ("task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns")
 
 
-class SupervisedFineTuning(Objective):
+class SupervisedFineTuning(WritingObjective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
-    output = TEXTS
-    options = frozenset(option_names(TextArguments))
+    options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS
+    forms = TO_WRITE
+    losses = ("nll", "dft")
     recipe: ClassVar[Mapping[str, Any]] = {
         "model": PACKAGED_LANGUAGE_MODEL,
         "max_length": 1024,
@@ -64,14 +69,10 @@ class SupervisedFineTuning(Objective):
         "learning_rate": 5e-4,
     }
 
-    def check(self, settings: RunSettings) -> None:
-        """Need TRL."""
-        require("trl", extra=_EXTRA)
-
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""
         task = load_text_task(
-            **{name: getattr(settings.data, name) for name in _OF_TASK},
+            **{name: getattr(settings.data, name) for name in OF_TASK},
             train_rows=settings.text.train_rows,
             validation_rows=settings.text.validation_rows,
             exact_match=settings.text.exact_match_rows > 0,
@@ -89,14 +90,6 @@ class SupervisedFineTuning(Objective):
             )
         return task
 
-    def load_base(self, settings: RunSettings, task: TextTask) -> BaseModel:
-        """Return the pretrained model."""
-        return load_language_model(settings.model.model, settings.model.dtype)
-
-    def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
-        """Return the model under a saved adapter."""
-        return load_language_model(name, dtype)
-
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
         """Return the arguments of a trainer whose rows have been tokenized before."""
         return self._config(
@@ -108,16 +101,8 @@ class SupervisedFineTuning(Objective):
         )
 
     def _config(self, settings: RunSettings, folder: RunFolder, **fields: Any) -> TrainingArguments:
-        config: type[TrainingArguments] = require("trl", extra=_EXTRA).SFTConfig
         chosen = {name: getattr(settings.text, name) for name in _CONFIG}
-        # TRL's own defaults differ between machines, and from what other runs have.
-        usual = {"bf16": False, "gradient_checkpointing": False}
-        return training_arguments(
-            settings,
-            folder,
-            config,
-            **usual | chosen | {"max_length": settings.data.max_length} | fields,
-        )
+        return trl_arguments(settings, folder, trl().SFTConfig, **chosen | fields)
 
     def tokenize(
         self,
@@ -127,19 +112,14 @@ class SupervisedFineTuning(Objective):
         base: BaseModel,
     ) -> Sets:
         """Return token ids and labels, packed if asked for, as TRL makes them."""
-        _check_lengths(settings.data.max_length, base)
-        if task.conversational and tokenizer.chat_template is None:
-            raise UserError(
-                f"model: the tokenizer of {settings.model.model} has no chat template to write "
-                "messages with; give a model that was trained on conversations, or rows of text."
-            )
-        trl = require("trl", extra=_EXTRA)
+        check_lengths(settings.data.max_length, base)
+        check_template(settings, task, tokenizer)
         try:
             # A trainer makes its folder, and nothing may be written yet.
             with quiet_data_sets(), TemporaryDirectory() as folder:
                 # The rows must be counted before there is an adapter, whose schedule depends on
                 # their number. What TRL makes of rows is what a trainer of it has.
-                made = trl.SFTTrainer(
+                made = trl().SFTTrainer(
                     model=base.model,
                     args=self._config(settings, RunFolder(Path(folder))),
                     train_dataset=task.train,
@@ -150,12 +130,7 @@ class SupervisedFineTuning(Objective):
             option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
             raise UserError(f"{option}: {' '.join(str(error).split())}") from error
         sets = {"train": made.train_dataset, **made.eval_dataset}
-        for name, rows in sets.items():
-            if len(rows) == 0:
-                raise UserError(
-                    f"max_length={settings.data.max_length} cuts off all that is to be learnt, in "
-                    f"every {name} row; write a larger number."
-                )
+        check_has_rows(settings, sets)
         return sets
 
     def trainer(
@@ -194,10 +169,6 @@ class SupervisedFineTuning(Objective):
             )
         return trainer
 
-    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
-        """Return the rows of a file, of the form of the run's task."""
-        return load_text_rows(path, dict(task))
-
     def scored_rows(self, run: SavedRun, rows: Any) -> Any:
         """Return the first rows that have an answer, as many as the run was scored on."""
         answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
@@ -218,14 +189,3 @@ class SupervisedFineTuning(Objective):
         """Return the metrics of the validation loss, and the one of generated answers."""
         by_loss = ("validation_loss", TOKEN_ACCURACY)
         return (by_loss, (EXACT_MATCH,)) if EXACT_MATCH in task.metrics else (by_loss,)
-
-
-def _check_lengths(max_length: int, base: BaseModel) -> None:
-    longest = getattr(base.model.config, "max_position_embeddings", None)
-    if longest is not None and max_length > longest:
-        raise UserError(
-            f"max_length: got {max_length}, but the model reads {longest} tokens; write at most "
-            f"{longest}."
-        )
-    if max_length < 2:
-        raise UserError(f"max_length: got {max_length}; write at least 2.")

@@ -12,6 +12,7 @@ import torch
 from peft.config import PeftConfig
 
 from lora2.errors import UserError
+from lora2.tuners.base.token_rows import checked_indices
 from lora2.tuners.base.unknown_fields import check_known_fields
 
 
@@ -48,6 +49,13 @@ class TargetConfig(PeftConfig):
         default=None,
         metadata={"help": "Other modules to train and save whole, such as a new head."},
     )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={
+            "help": "Ids of tokens whose rows of the embedding are trained and saved whole, and "
+            "those of a head that shares its weight; or lists of ids by name of the module."
+        },
+    )
 
     def __new__(cls, *values: Any, **given: Any) -> Self:
         """Check the names of the fields, before `__init__` would refuse one without a reason."""
@@ -68,6 +76,7 @@ class TargetConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), str):
                 check_regular_expression(name, getattr(self, name))
+        self.trainable_token_indices = checked_indices(self.trainable_token_indices)
         patterns = self.layers_pattern or []
         for each_pattern in [patterns] if isinstance(patterns, str) else patterns:
             check_regular_expression("layers_pattern", each_pattern)

@@ -20,6 +20,7 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
+from lora2.tuners.base.token_rows import check_rows
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -41,6 +42,7 @@ FIELDS_OF_PEFT = {
     "target_modules": list[str] | str | None,
     "exclude_modules": list[str] | str | None,
     "modules_to_save": list[str] | None,
+    "trainable_token_indices": list[int] | dict[str, list[int]] | None,
     "layers_to_transform": list[int] | int | None,
 }
 """Types of fields that PEFT's methods have in common; it does not check them."""
@@ -56,6 +58,7 @@ def load_adapter(model: Any, path: Path, *, is_trainable: bool = False) -> PeftM
     """
     config = read_adapter_config(path)
     sizes = _sizes_of(model)
+    check_rows(model, config)
     with _refusing(path, sizes):
         adapted = PeftModel.from_pretrained(
             model, str(path), config=config, is_trainable=is_trainable
@@ -70,7 +73,7 @@ def add_adapter(model: PeftModel, path: Path, adapter_name: str) -> None:
     Raises:
         UserError: as for `load_adapter`.
     """
-    read_adapter_config(path)
+    check_rows(model.get_base_model(), read_adapter_config(path))
     with _refusing(path, _sizes_of(model.get_base_model())):
         model.load_adapter(str(path), adapter_name)
     check_loaded(model, path, adapter_name)

@@ -102,7 +102,8 @@ def keep_layouts(model: nn.Module) -> None:
     """
     module: Any
     for module in model.modules():
-        if isinstance(getattr(module, "weight", None), _four_bit()):
+        # Not by the attribute, which PEFT's wrapper of an embedding computes.
+        if isinstance(module._parameters.get("weight"), _four_bit()):
             module.support_avx512bf16_for_cpu = False
             _unpack(module)
 

@@ -14,6 +14,7 @@ from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import held_by_name
 from lora2.tuners.base.fast_path import leave_fast_path, restore
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
+from lora2.tuners.base.token_rows import check_rows, check_rows_merge, complete_wrappers
 
 
 class PlacingTuner(BaseTuner):
@@ -23,9 +24,15 @@ class PlacingTuner(BaseTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
+        check_rows(model, self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        complete_wrappers(model)
         encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
         encoders += leave_fast_path(model)
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        check_rows_merge(self.model)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         unloaded = super()._unload_and_optionally_merge(*args, **kwargs)

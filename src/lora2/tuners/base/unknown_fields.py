@@ -39,8 +39,6 @@ _LORA_FIELDS = {
     "runtime_config": "it has no settings of the run, so leave it out",
     "target_parameters": "modules are adapted and not parameters, so name modules in "
     "target_modules",
-    "trainable_token_indices": "single tokens cannot be trained, so name the embedding in "
-    "modules_to_save to train all of it",
     "use_bdlora": _NO_SUCH_FORM,
     "use_dora": "there is no form of it with DoRA's magnitudes, so leave it out",
     "use_qalora": _NO_SUCH_FORM,

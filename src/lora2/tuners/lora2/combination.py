@@ -17,6 +17,7 @@ from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
 from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.base.token_rows import Indices, rows_of, trained_rows
 from lora2.tuners.lora2.layer import adapted_layers
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
@@ -39,7 +40,8 @@ def add_weighted_adapter(
     "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
     heads: what becomes of modules_to_save that several adapters have, which are whole weights and
     not changes. "average" is their mean, weighted by weight / Σ weight; "first" takes those of the
-    first adapter that has them.
+    first adapter that has them. Rows of tokens (trainable_token_indices) are whole weights as well,
+    and have no mean: several adapters with some need "first".
 
     Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
 
@@ -53,6 +55,7 @@ def add_weighted_adapter(
         return 0.0
     _check(tuner, adapters, weights, combination_type)
     states = _head_states(tuner, adapters, weights, heads)
+    rows_from = _owner_of_rows(tuner, adapters, heads)
     limit = None
     if combination_type == "svd":
         limit = svd_rank or max(_width(tuner, name) for name in adapters)
@@ -76,6 +79,7 @@ def add_weighted_adapter(
         init_weights=True,
         lora_dropout=0.0,
         modules_to_save=_joint_heads(tuner, adapters),
+        trainable_token_indices=_indices(tuner, rows_from),
         # Full names: fields such as layers_to_transform need no merging.
         target_modules=exact_targets(targets, [n for n, _ in tuner.model.named_modules()]),
         target_parameters=parameters,
@@ -88,6 +92,8 @@ def add_weighted_adapter(
     tuner._cast_adapter_dtype(adapter_name)
     for wrapper, state in states.items():
         wrapper.modules_to_save[adapter_name].load_state_dict(state)
+    for _, rows in trained_rows(tuner.model, adapter_name):
+        rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
     kept = all_of_it = 0.0
     for name, layer in adapted_layers(tuner.model, adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
@@ -141,6 +147,25 @@ def _head_states(
         if owners:
             states[module] = _joint_state(module, owners, heads)
     return states
+
+
+def _owner_of_rows(tuner: AdaptedModel, adapters: list[str], heads: Heads) -> str | None:
+    """Return the adapter whose rows of tokens the sum takes over, if any has some."""
+    owners = [name for name in adapters if tuner.peft_config[name].trainable_token_indices]
+    if len(owners) > 1 and heads != "first":
+        raise UserError(
+            f"adapters={owners} each bring rows of tokens of their own (trainable_token_indices), "
+            "which are no changes that could be added up: combine adapters of which one at most "
+            "has some, or give heads='first'."
+        )
+    return owners[0] if owners else None
+
+
+def _indices(tuner: AdaptedModel, adapter: str | None) -> Indices | None:
+    if adapter is None:
+        return None
+    found: Indices | None = tuner.peft_config[adapter].trainable_token_indices
+    return found
 
 
 def _joint_state(

@@ -51,6 +51,26 @@ def test_the_usual_learning_rate_is_tried_first_then_a_third_and_three_times_of_
     assert runs.made == [EXPERIMENT.run(rate, SEED) for rate in (1e-3, 3.33e-4, 3e-3)]
 
 
+@pytest.mark.parametrize(
+    ("second", "chosen", "reached"),
+    [(0.2, 1e-3, 0.35), (0.9, 3e-3, 0.7), (None, 1e-3, None)],
+    ids=["worse", "better", "diverged"],
+)
+def test_a_trial_of_two_seeds_reaches_their_mean(second, chosen, reached):
+    search = Search(1e-4, 1e-3, 1e-1, seeds=2)
+    setting = Setting("lora-r1", "LoRA", "lora", "r=1", {"k": 1}, search)
+
+    def run(description):
+        if description.options["learning_rate"] != 3e-3:
+            return record(description, 0.4)
+        value = 0.5 if description.seed == SEED else second
+        return diverged(description) if value is None else record(description, value)
+
+    choice = tune(Experiment("tiny", "cola", setting, {}), 3, SEED, run)
+    assert choice.learning_rate == chosen
+    assert choice.trials[2] == (3e-3, pytest.approx(reached) if reached else None)
+
+
 @pytest.mark.parametrize("trials", [1, 2, 6])
 def test_every_search_makes_as_many_trials_as_were_asked_for(trials):
     for value in (peak_at(1e-2), lambda rate: None, lambda rate: math.nan, lambda rate: 0.5):

@@ -40,7 +40,6 @@ def test_every_field_of_lora_and_adalora_gets_a_sentence(config: type, field: st
         (Lora2Config, {"init_lora_weights": "pissa"}, "it is called init_weights here"),
         (Lora2Config, {"fan_in_fan_out": True}, "found out from its layer, so leave it out"),
         (SoraConfig, {"target_parameters": ["w"]}, "name modules in target_modules"),
-        (Lora2Config, {"trainable_token_indices": [1]}, "name the embedding in modules_to_save"),
         (Lora2Config, {"r": 8, "bias": "none"}, "r=8: .*; bias='none': "),
         (Lora2Config, {"lora_dropuot": 0.1}, "no such field, but there is lora_dropout"),
         (Lora2Config, {"colour": "red"}, "colour='red': there is no such field, so leave it out"),

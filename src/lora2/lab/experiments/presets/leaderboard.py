@@ -17,8 +17,10 @@ from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
 from lora2.lab.experiments.presets.preset import Preset, Wanted
 from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
+    LONGER_WARMUP,
     LORA_SEARCH,
     SAME_HEAD_SETTINGS,
+    SEEDS_OF_A_TRIAL,
     pruned_to,
     variant,
 )
@@ -45,7 +47,8 @@ def _of_peft(
     method: str, label: str, text: str, search: Search, peft_config: dict[str, Any], **options: Any
 ) -> Setting:
     own = {"peft_config": peft_config, **options, **HEAD_RATE}
-    return Setting(f"{method}-peft", label, method, text, own, search)
+    tried = replace(search, seeds=SEEDS_OF_A_TRIAL)
+    return Setting(f"{method}-peft", label, method, text, own, tried, by_task=LONGER_WARMUP)
 
 
 _OF_PEFT = (

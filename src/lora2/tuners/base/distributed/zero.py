@@ -6,6 +6,7 @@ Stages 1 and 2 split the optimizer's full-precision copy of the parameters over 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -136,9 +137,9 @@ class RecordedGradients:
     """Gradients of parameters, seen as they arise, since ZeRO keeps none.
 
     Costs the sum of each gradient over the micro-batches of a step. Called, it returns what
-    `whole_gradients` returns for other parameters: the gradients of the whole batch, but as they
-    are before the engine clips them. With float16 they hold its loss scale, which is the same for
-    all of them.
+    `whole_gradients` returns for other parameters: the gradients of the whole batch, clipped as
+    the engine has clipped them. With float16 they hold its loss scale, which is the same for all of
+    them.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -162,6 +163,7 @@ class RecordedGradients:
         if dist.is_initialized():
             dist.all_reduce(flat)
             flat /= dist.get_world_size()
+        flat *= _clipping_of(parameters[0])
         return [
             piece.view(shape)
             for piece, shape in zip(flat.split([s.numel() for s in shapes]), shapes, strict=True)
@@ -188,6 +190,19 @@ class RecordedGradients:
             self._sums[id(parameter)] = seen.clone() if before is None else before + seen
 
         return record
+
+
+def _clipping_of(parameter: Any) -> float:
+    """Return the factor by which ZeRO has clipped the gradients of this step.
+
+    NaN where the norm is not finite: ZeRO leaves such a step out, and so do the sensitivities.
+    """
+    optimizer = getattr(parameter, "_z3_optimizer", getattr(parameter, "_zero_optimizer", None))
+    most, norm = (getattr(optimizer, name, None) for name in ("clip_grad", "_global_grad_norm"))
+    if not most or norm is None:
+        return 1.0
+    # The rule of ZeRO and of torch's clip_grad_norm_.
+    return min(1.0, most / (float(norm) + 1e-6)) if math.isfinite(norm) else math.nan
 
 
 def _whole_shape(parameter: Any) -> torch.Size:

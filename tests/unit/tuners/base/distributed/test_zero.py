@@ -57,6 +57,30 @@ def test_recorded_gradients_are_sums_over_the_micro_batches() -> None:
     assert recorded.is_empty
 
 
+@pytest.mark.parametrize("mark", ["_zero_optimizer", "_z3_optimizer"])
+@pytest.mark.parametrize(
+    ("most", "norm", "factor"),
+    [
+        (0.5, torch.tensor(2.0), 0.25),
+        (0.5, 0.1, 1.0),
+        (0.0, 2.0, 1.0),
+        (0.5, None, 1.0),
+        (0.5, torch.tensor(torch.inf), torch.nan),
+    ],
+)
+def test_recorded_gradients_are_clipped_as_the_engine_clips(
+    mark: str, most: float, norm: Tensor | float | None, factor: float
+) -> None:
+    (parameter,) = parameters((3,))
+    recorded = zero.RecordedGradients([parameter])
+    parameter.sum().backward()
+    setattr(parameter, mark, SimpleNamespace(clip_grad=most, _global_grad_norm=norm))
+
+    (gradient,) = recorded([parameter])
+
+    torch.testing.assert_close(gradient, torch.full((3,), factor), equal_nan=True)
+
+
 def test_multiplication_reaches_the_part_of_the_precise_copy() -> None:
     (parameter,) = parameters((2, 3))
     before = parameter.detach().clone()

@@ -1,0 +1,140 @@
+"""One entry to all data of images: digits, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora2.data.columns import encode_labels, read_labels
+from lora2.data.digits import NEW, as_png, digits_of, split_rows
+from lora2.data.image_task import ImageTask, build_images
+from lora2.data.images import IMAGE_COLUMN, check_classes, read_image_table, read_images
+from lora2.data.load import own_tables
+from lora2.data.own_data import label_names_of, split_off_validation
+from lora2.data.table_files import DataTable
+from lora2.data.task import LABEL_COLUMN
+from lora2.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE_TASK_NAMES = ("digits",)
+METRICS = ("accuracy", "f1")
+"""The first is the main metric."""
+
+
+def load_image_task(
+    task: str | None = None,
+    *,
+    train_file: Path | str | None = None,
+    validation_file: Path | str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    data_seed: int = 0,
+) -> ImageTask:
+    """Load a named task, the user's images, or a hub dataset; digits if nothing is named.
+
+    Args:
+        task: one of `IMAGE_TASK_NAMES`.
+        train_file: a folder with one folder for each class, or a table with a column of images.
+        validation_file: likewise; without it a tenth of the training rows is split off.
+        dataset: name of a hub dataset, instead of files.
+        dataset_config: its configuration, if it has several.
+        image_column: of a table; "image" unless given.
+        label_column: of a table; "label" unless given.
+        data_seed: splits off validation rows.
+
+    Raises:
+        UserError: options that contradict each other, or data that cannot be used.
+    """
+    own = {
+        "train_file": train_file,
+        "validation_file": validation_file,
+        "dataset": dataset,
+        "image_column": image_column,
+        "label_column": label_column,
+    }
+    given = [name for name, value in own.items() if value is not None]
+    if task is not None or not given:
+        if task not in (None, *IMAGE_TASK_NAMES):
+            raise UserError(
+                f"task: got {task!r}, which is no task of images; write one of "
+                f"{', '.join(IMAGE_TASK_NAMES)}, or name data of your own."
+            )
+        if given:
+            raise UserError(
+                f"{given[0]}: it is for your own data and does not go with "
+                f"task={IMAGE_TASK_NAMES[0]}; leave one of the two out."
+            )
+        return _digits(data_seed)
+    name, train, validation = own_tables(
+        train_file, validation_file, dataset, dataset_config, read_image_table
+    )
+    columns = image_column or IMAGE_COLUMN, label_column or LABEL_COLUMN
+    check_classes(train, "train_file")
+    labels = [str(label) for label in read_labels(train, columns[1], "classification")]
+    label_names = label_names_of(train, columns[1], labels, "classification")
+    train_set = _encoded(train, columns, labels, label_names)
+    if validation is None:
+        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+    else:
+        validation_set = _labelled(validation, columns, label_names)
+    return _task(name, train_set, validation_set, columns, label_names)
+
+
+def load_image_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
+    """Read more images with classes for a task that is already known, by its description.
+
+    Raises:
+        UserError: a folder, file, image or class that cannot be used.
+    """
+    columns = task["image_column"], task["label_column"]
+    return _labelled(read_image_table(path), columns, task["label_names"])
+
+
+def _labelled(table: DataTable, columns: tuple[str, str], label_names: Sequence[str]) -> Dataset:
+    labels = [str(label) for label in read_labels(table, columns[1], "classification")]
+    return _encoded(table, columns, labels, label_names)
+
+
+def _encoded(
+    table: DataTable,
+    columns: tuple[str, str],
+    labels: Sequence[str],
+    label_names: Sequence[str],
+) -> Dataset:
+    # The classes first: images take their time.
+    encoded = encode_labels(table, columns[1], labels, label_names)
+    return build_images(read_images(table, columns[0]), encoded)
+
+
+def _digits(data_seed: int) -> ImageTask:
+    digits = digits_of(NEW)
+    images, labels = [as_png(each) for each in digits.values], [NEW.index(n) for n in digits.names]
+    train, validation = (
+        build_images([images[row] for row in rows], [labels[row] for row in rows])
+        for rows in split_rows(len(labels), data_seed)
+    )
+    return _task("digits", train, validation, (IMAGE_COLUMN, LABEL_COLUMN), NEW)
+
+
+def _task(
+    name: str,
+    train: Dataset,
+    validation: Dataset,
+    columns: tuple[str, str],
+    label_names: tuple[str, ...],
+) -> ImageTask:
+    return ImageTask(
+        name=name,
+        train=train,
+        validation={"validation": validation},
+        metrics=METRICS,
+        main_metric=METRICS[0],
+        image_column=columns[0],
+        label_column=columns[1],
+        label_names=label_names,
+    )

@@ -1,0 +1,103 @@
+"""One entry to all data of preferences: generated ones of rewrite, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lora2.data.rewrite import SYSTEM, rewrite_preferences
+from lora2.data.text_loading import check_rows_of_rewrite, load_text_task, rows_as_dataset
+from lora2.data.text_task import FORMS, PREFERENCES, TextTask
+from lora2.errors import UserError
+
+PREFERENCE_TASK_NAMES = ("preferences",)
+
+ACCURACY = "rewards/accuracies"
+"""Share of rows in which the chosen answer has the higher reward; TRL's name."""
+MARGIN = "rewards/margins"
+"""Mean of how much higher it is; TRL's name."""
+
+
+def load_preference_task(
+    task: str | None = None,
+    *,
+    train_file: Path | str | None = None,
+    validation_file: Path | str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    train_rows: int = 1200,
+    validation_rows: int = 100,
+    data_seed: int = 0,
+) -> TextTask:
+    """Load a named task, the user's files, or a hub dataset; preferences if nothing is named.
+
+    Args:
+        task: one of `PREFERENCE_TASK_NAMES`.
+        train_file: the user's JSON lines, Parquet, CSV or TSV file.
+        validation_file: likewise; without it a tenth of the training rows is split off.
+        dataset: name of a hub dataset, instead of files.
+        dataset_config: its configuration, if it has several.
+        text_columns: `prompt`, `chosen` and `rejected`, or the last two; guessed if obvious.
+        train_rows: of preferences.
+        validation_rows: of preferences.
+        data_seed: generates preferences and splits off validation rows.
+
+    Raises:
+        UserError: options that contradict each other, or data that cannot be used.
+    """
+    own = {"train_file": train_file, "validation_file": validation_file, "dataset": dataset}
+    given = [name for name, value in own.items() if value is not None]
+    if task is None and given:
+        loaded = load_text_task(
+            train_file=train_file,
+            validation_file=validation_file,
+            dataset=dataset,
+            dataset_config=dataset_config,
+            text_columns=text_columns,
+            data_seed=data_seed,
+            forms=PREFERENCES,
+        )
+        return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
+    if task not in (None, *PREFERENCE_TASK_NAMES):
+        raise UserError(
+            f"task: got {task!r}, which is no task of preferences; write "
+            f"{', '.join(PREFERENCE_TASK_NAMES)}, or name data of your own."
+        )
+    if given or text_columns is not None:
+        raise UserError(
+            f"{(*given, 'text_columns')[0]}: it is for your own data and does not go with "
+            f"task={task or PREFERENCE_TASK_NAMES[0]}; leave one of the two out."
+        )
+    return _generated(train_rows, validation_rows, data_seed)
+
+
+def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:
+    sizes = check_rows_of_rewrite(train_rows, validation_rows, "preferences")
+    sets = {
+        split: rows_as_dataset(
+            [_row(*each) for each in rewrite_preferences(split, rows, data_seed)]
+        )
+        for split, rows in sizes.items()
+    }
+    return TextTask(
+        name="preferences",
+        train=sets["train"],
+        validation={"validation": sets["validation"]},
+        metrics=(ACCURACY, MARGIN),
+        main_metric=ACCURACY,
+        form="preference",
+        conversational=True,
+        system=SYSTEM,
+        columns=FORMS["preference"].columns,
+    )
+
+
+def _row(text: str, right: str, wrong: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
+        "chosen": [{"role": "assistant", "content": right}],
+        "rejected": [{"role": "assistant", "content": wrong}],
+    }

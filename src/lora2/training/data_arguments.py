@@ -1,0 +1,142 @@
+"""The options of `lora2 train` that say on which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lora2.data import (
+    GLUE_TASKS,
+    IMAGE_TASK_NAMES,
+    PREFERENCE_TASK_NAMES,
+    TAGGED_TASK_NAMES,
+    TASK_NAMES,
+    TEXT_TASK_NAMES,
+    Kind,
+)
+from lora2.support.needs import Need
+from lora2.support.ranges import SEED, SIZE
+
+_OWN_DATA = Need(
+    "without your own data (--train_file or --dataset)", lambda settings: settings.task is None
+)
+_AGREEMENT = Need("without --task agreement", lambda settings: settings.task == "agreement")
+_GLUE = Need(
+    f"without a GLUE task (--task {', '.join(GLUE_TASKS)})",
+    lambda settings: settings.task in GLUE_TASKS,
+)
+_DRAWN = Need(
+    "on data that are neither generated nor split",
+    lambda settings: (
+        settings.task in ("agreement", "rewrite", "preferences", "appointments", "digits")
+        or (settings.task is None and settings.data.validation_file is None)
+    ),
+)
+
+
+@dataclass
+class DataArguments:
+    """Which task or data to train on."""
+
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
+            f"{', '.join(TEXT_TASK_NAMES)}; of dpo, {', '.join(PREFERENCE_TASK_NAMES)}; of "
+            f"token-classification, {', '.join(TAGGED_TASK_NAMES)}; of image-classification, "
+            f"{', '.join(IMAGE_TASK_NAMES)}. Without it and without data of your own: agreement, "
+            "rewrite, preferences, appointments or digits, which need no network."
+        },
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "needs": _GLUE,
+            "help": "Folder of the official GLUE files; without it they come from the hub.",
+        },
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own data: a CSV, TSV, JSON lines or Parquet file; of --objective "
+            "image-classification, also a folder with one folder for each class."
+        },
+    )
+    validation_file: str | None = field(
+        default=None,
+        metadata={
+            "needs": Need(
+                "without --train_file", lambda settings: settings.data.train_file is not None
+            ),
+            "help": "Validation data; without it a tenth of the training rows is split off.",
+        },
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Name of a hub dataset, instead of files."}
+    )
+    dataset_config: str | None = field(
+        default=None,
+        metadata={
+            "needs": Need("without --dataset", lambda settings: settings.data.dataset is not None),
+            "help": "Configuration of the hub dataset, if it has several.",
+        },
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The one or two text columns of your data; of --objective sft: messages, or "
+            "prompt and completion, or one column of texts; of dpo: prompt, chosen and rejected, "
+            "or the last two; of token-classification: the column of words, or of texts.",
+        },
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The label column of your data; 'label' unless given. Of --objective "
+            "token-classification: the column of BIO tags, or of spans.",
+        },
+    )
+    image_column: str | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "The column of your data with images or their paths, of --objective "
+            "image-classification; 'image' unless given.",
+        },
+    )
+    kind: Kind | None = field(
+        default=None,
+        metadata={
+            "needs": _OWN_DATA,
+            "help": "What the labels are; classification unless given.",
+        },
+    )
+    max_length: int = field(
+        default=128, metadata={"help": "Tokens at which a text (or pair) is cut off."}
+    )
+    train_sentences: int = field(
+        default=2000,
+        metadata={
+            "range": SIZE,
+            "needs": _AGREEMENT,
+            "help": "Training sentences of agreement, an even number.",
+        },
+    )
+    validation_sentences: int = field(
+        default=400,
+        metadata={
+            "range": SIZE,
+            "needs": _AGREEMENT,
+            "help": "Validation sentences of agreement, an even number.",
+        },
+    )
+    dataset_seed: int = field(
+        default=0,
+        metadata={
+            "range": SEED,
+            "needs": _DRAWN,
+            "help": "Generates agreement, rewrite or preferences and splits validation rows off. "
+            "Apart from --seed, so that runs with other seeds see the same data.",
+        },
+    )

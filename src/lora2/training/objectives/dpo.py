@@ -1,0 +1,223 @@
+"""Direct preference optimization of a causal language model, by TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from jinja2 import TemplateError
+from peft import PeftModel
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lora2.data import Task, TextTask, load_preference_task
+from lora2.data.text_task import PREFERENCES
+from lora2.errors import NumericalError, UserError
+from lora2.exchange.verification import sharing_copy
+from lora2.training.arguments import RunSettings, as_typed
+from lora2.training.loaded_run import SavedRun
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
+from lora2.training.models import BaseModel
+from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.writing import (
+    OF_TASK,
+    WritingObjective,
+    check_has_rows,
+    check_lengths,
+    check_template,
+    trl,
+    trl_arguments,
+)
+from lora2.training.quiet import printing_on_standard_error, quiet_data_sets
+from lora2.training.reference import (
+    needs_base,
+    reference_at_start,
+    reference_of_run,
+    without_peft_model,
+)
+from lora2.training.run_folder import RunFolder
+from lora2.training.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
+from lora2.tuners.base.token_rows import complete_wrappers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PreferenceOptimization(WritingObjective):
+    """Two answers to each prompt, of which one is better."""
+
+    name = "dpo"
+    options = PREFERENCE_OPTIONS | {"train_rows", "validation_rows", "max_new_tokens", "loss_type"}
+    forms = PREFERENCES
+    losses = get_args(PreferenceLoss)
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "loss_type": "sigmoid",
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    }
+
+    def check(self, settings: RunSettings) -> None:
+        """Need TRL, a loss of this objective, and a model that one process holds whole."""
+        super().check(settings)
+        for name in ("fsdp", "deepspeed"):
+            if settings.training.get(name):
+                raise UserError(
+                    f"{name}={as_typed(settings.training[name])}: --objective dpo has a reference "
+                    "that shares the weights of the model, which may not be split over processes; "
+                    "leave it out."
+                )
+
+    def load_data(self, settings: RunSettings) -> TextTask:
+        """Return the task that the data options name."""
+        return load_preference_task(
+            **{name: getattr(settings.data, name) for name in OF_TASK},
+            train_rows=settings.text.train_rows,
+            validation_rows=settings.text.validation_rows,
+            data_seed=settings.data.dataset_seed,
+        )
+
+    def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
+        """Return the trainer's arguments."""
+        return trl_arguments(
+            settings,
+            folder,
+            trl().DPOConfig,
+            beta=settings.text.beta,
+            loss_type=[settings.text.loss_type],
+        )
+
+    def tokenize(
+        self,
+        settings: RunSettings,
+        task: TextTask,
+        tokenizer: PreTrainedTokenizerBase,
+        base: BaseModel,
+    ) -> Sets:
+        """Return token ids of prompts and answers, as TRL makes them."""
+        check_lengths(settings.data.max_length, base)
+        check_template(settings, task, tokenizer)
+        (validation,) = task.validation
+        # A trainer makes its folder, and nothing may be written yet.
+        with _blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
+            made = _trainer(
+                # TRL replaces the forward of a model, and wants two different ones.
+                sharing_copy(base.model),
+                sharing_copy(base.model),
+                self.arguments(settings, RunFolder(Path(folder))),
+                {"train": task.train, validation: task.validation[validation]},
+                tokenizer,
+            )
+        sets = {"train": made.train_dataset, validation: made.eval_dataset}
+        check_has_rows(settings, sets)
+        return sets
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: TextTask,
+        tokenizer: PreTrainedTokenizerBase,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        """Return the trainer of a model that is ready to train, against what it computes now."""
+        reference = reference_at_start(model, settings)
+        with _blaming("training"):
+            made: Trainer = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
+        return made
+
+    @printing_on_standard_error()
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return reward accuracy and margin, against what the run started from."""
+        complete_wrappers(run.model)
+        reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
+        with quiet_data_sets(), TemporaryDirectory() as folder:
+            arguments = trl().DPOConfig(
+                output_dir=folder,
+                per_device_eval_batch_size=batch_size,
+                max_length=run.settings.data.max_length,
+                beta=run.settings.text.beta,
+                loss_type=[run.settings.text.loss_type],
+                bf16=False,
+                gradient_checkpointing=False,
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                report_to=[],
+            )
+            sets = {"train": rows, "validation": rows}
+            # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
+            model = without_peft_model(run.model)
+            with _blaming("data"):
+                trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
+            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
+            trainer.remove_callback(PrinterCallback)
+            found = trainer.evaluate()
+        for name in run.task["metrics"]:
+            if not math.isfinite(found[f"eval_{name}"]):
+                raise NumericalError(
+                    f"{name} of {run.folder.path} is {found[f'eval_{name}']}: a weight or the "
+                    "adapter holds NaN, or a number too large; train it again, or in float32."
+                )
+        return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
+
+    def _base_of(self, run: SavedRun) -> BaseModel:
+        model: Any = run.model
+        config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
+        return self.reload(run.base_model, config, run.settings.model.dtype)
+
+    def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
+        """Return the metrics of the validation set, which are known at once."""
+        return (("validation_loss", *task.metrics),)
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Say in one sentence what TRL, or a chat template, refuses.
+
+    Raises:
+        UserError: in place of its error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, TemplateError) as error:
+        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def _trainer(
+    model: Any,
+    reference: Any,
+    arguments: TrainingArguments,
+    sets: Sets,
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Any:
+    """Return a trainer; sets: "train", and one of validation."""
+    # Imported here, because TRL is an extra.
+    from lora2.training.dpo_trainer import RunDpoTrainer
+
+    (validation,) = (rows for name, rows in sets.items() if name != "train")
+    return RunDpoTrainer(
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=sets["train"],
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )

@@ -1,0 +1,253 @@
+"""Classes for images: a new head on a vision model, by transformers' Trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from transformers import (
+    BatchEncoding,
+    EvalPrediction,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from lora2.data.image_loading import IMAGE_TASK_NAMES, load_image_rows, load_image_task
+from lora2.data.image_task import KIND, ImageTask, build_images
+from lora2.data.images import (
+    EXTRA,
+    IMAGE_COLUMN,
+    decoded,
+    read_image_table,
+    read_images,
+    without_content,
+)
+from lora2.data.table_files import DataTable
+from lora2.data.table_writing import OutputRow
+from lora2.data.task import LABEL_COLUMN
+from lora2.errors import UserError
+from lora2.support.extras import require
+from lora2.training.arguments import RunSettings
+from lora2.training.digits_model import digits_processor, save_digits_model
+from lora2.training.head_start import start_head_at_shares
+from lora2.training.loaded_run import SavedRun
+from lora2.training.metrics import compute_metrics
+from lora2.training.model_arguments import DIGITS_MODEL
+from lora2.training.models import (
+    IMAGE_LABELS,
+    BaseModel,
+    load_base_model,
+    load_config,
+    load_image_processor,
+)
+from lora2.training.objectives.class_results import class_cells, class_columns
+from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields
+from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.output import IMAGES
+from lora2.training.run_folder import RunFolder
+from lora2.training.run_trainer import RunTrainer
+from lora2.training.trainer_arguments import training_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+
+_OF_TASK = (
+    "task", "train_file", "validation_file", "dataset", "dataset_config", "image_column",
+    "label_column",
+)  # fmt: skip
+
+
+class ImageClassification(Labelling):
+    """A class for each image."""
+
+    name = "image-classification"
+    output = IMAGES
+    head_kind = IMAGE_LABELS
+    preprocessor = "image processor"
+    preprocessor_file = "preprocessor_config.json"
+    options = frozenset(
+        {"image_column", "label_column", "head_start", "head_learning_rate", "baseline"}
+    )
+    unread: ClassVar[Mapping[str, str]] = {
+        "max_length": "which reads images",
+        "text_columns": "which reads images; --image_column names their column",
+    }
+    # The head's rate is that of classification.
+    recipe: ClassVar[Mapping[str, Any]] = {"model": DIGITS_MODEL, "head_learning_rate": 1e-3}
+
+    def check(self, settings: RunSettings) -> None:
+        """Need Pillow, a model that reads images, and a method that is not of texts."""
+        require("PIL.Image", extra=EXTRA)
+        self.refuse_prompts(settings)
+        if settings.training.get("train_sampling_strategy") == "group_by_length":
+            raise UserError(
+                "train_sampling_strategy=group_by_length: images have no length; leave it out."
+            )
+        if settings.model.model == DIGITS_MODEL and settings.task not in IMAGE_TASK_NAMES:
+            raise UserError(
+                f"model: {DIGITS_MODEL} reads digits of 8 × 8 pixels alone; add --model with the "
+                "folder or hub name of a model that reads images, such as "
+                "google/vit-base-patch16-224."
+            )
+
+    def load_preprocessor(self, name: str) -> Any:
+        """Return the image processor of a model."""
+        return digits_processor() if name == DIGITS_MODEL else load_image_processor(name)
+
+    def load_data(self, settings: RunSettings) -> ImageTask:
+        """Return the task that the data options name."""
+        options = {name: getattr(settings.data, name) for name in _OF_TASK}
+        return load_image_task(**options, data_seed=settings.data.dataset_seed)
+
+    def announcement(self, settings: RunSettings) -> str | None:
+        """Say that the model of digits is made first, which takes its time."""
+        if settings.model.model != DIGITS_MODEL or _has_base(settings):
+            return None
+        return (
+            "No pretrained vision weights are at hand: a small vision transformer is first trained "
+            "whole on the digits 0 to 4, which takes up to a minute; it is the base model."
+        )
+
+    def load_base(self, settings: RunSettings, task: ImageTask) -> BaseModel:
+        """Return the pretrained model with the head that its task needs."""
+        folder = RunFolder(settings.folder)
+        if settings.model.model != DIGITS_MODEL:
+            base = self._load(settings.model.model, settings, task)
+        elif _has_base(settings):
+            base = self._load(str(folder.base), settings, task)
+        else:
+            with TemporaryDirectory() as temporary:
+                save_digits_model(Path(temporary))
+                base = self._load(temporary, settings, task)
+            # Where it will be; adapter_config.json names it.
+            base.model.name_or_path = base.model.config._name_or_path = str(folder.base)
+        if settings.model.head_start == "label_mean":
+            start_head_at_shares(base, torch.tensor(list(task.train[LABEL_COLUMN])))
+        return base
+
+    def _load(self, name: str, settings: RunSettings, task: ImageTask) -> BaseModel:
+        config = load_config(name, **class_fields(task.label_names))
+        return load_base_model(name, config, settings.model.dtype, self.head_kind)
+
+    def base_location(self, folder: RunFolder, settings: RunSettings) -> str:
+        """Return where the base model of a run is: in its folder, if the run has made it."""
+        name = settings.model.model
+        return str(folder.base) if name == DIGITS_MODEL else name
+
+    def write_base(self, folder: RunFolder, settings: RunSettings) -> None:
+        """Write the base model into the folder of a run that has made it."""
+        if settings.model.model == DIGITS_MODEL:
+            save_digits_model(folder.base)
+
+    def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
+        """Return the trainer's arguments."""
+        # Images are read from columns that the model does not take.
+        return training_arguments(settings, folder, remove_unused_columns=False)
+
+    def tokenize(
+        self, settings: RunSettings, task: ImageTask, tokenizer: Any, base: BaseModel
+    ) -> Sets:
+        """Return rows that become pixels when they are asked for."""
+        channels = getattr(base.model.config, "num_channels", 3)
+        if channels != 3:
+            raise UserError(
+                f"model: {settings.model.model} reads images of {channels} channels; give one that "
+                "reads three, red, green and blue."
+            )
+        sets = {"train": task.train, **task.validation}
+        return {
+            name: rows.with_transform(partial(_inputs, tokenizer)) for name, rows in sets.items()
+        }
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: ImageTask,
+        tokenizer: Any,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> RunTrainer:
+        """Return the trainer of a model that is ready to train."""
+        (validation,) = task.validation
+        return RunTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=sets["train"],
+            eval_dataset=sets[validation],
+            data_collator=default_data_collator,
+            compute_metrics=compute_metrics(task.metrics),
+            callbacks=callbacks,
+        )
+
+    # Of a finished run
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task is one of images."""
+        return task.get("kind") == KIND
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the images of a folder or table, with the classes of the run's task."""
+        return load_image_rows(path, task)
+
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return the metrics of the task."""
+        logits = torch.cat(run.logits(self.batches(run, rows, batch_size))).numpy()
+        labels = rows.with_format("numpy")[LABEL_COLUMN][:]
+        return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
+
+    def batches(self, run: SavedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
+        """Yield images as inputs of the model."""
+        for start in range(0, len(rows), batch_size):
+            inputs = _inputs(run.tokenizer, rows[start : start + batch_size])
+            yield BatchEncoding({"pixel_values": inputs["pixel_values"]}).to(run.model.device)
+
+    def read_table(self, path: Path) -> DataTable:
+        """Return the images of a folder or table, or one image."""
+        # Where an image was content, there is a path in what is written, or nothing.
+        return dataclasses.replace(read_image_table(path), types={})
+
+    def records(self, table: DataTable) -> list[OutputRow]:
+        """Return the rows of a table, with the paths of images."""
+        return without_content(table)
+
+    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+        """Return the images of a folder or table."""
+        images = read_images(table, run.task["image_column"])
+        return ToLabel(self.records(table), build_images(images))
+
+    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+        """Refuse texts."""
+        raise UserError(
+            "text: the run labels images; give --file with an image, a folder or a table of them."
+        )
+
+    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+        """Return label and probabilities."""
+        return class_columns(run.task["label_names"], flat)
+
+    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+        """Return the label and all probabilities of each image."""
+        logits = torch.cat(run.logits(self.batches(run, given.rows, batch_size)))
+        return class_cells(logits, run.task["label_names"], flat)
+
+
+def _has_base(settings: RunSettings) -> bool:
+    """Whether the run is resumed and has its base model already."""
+    folder = RunFolder(settings.folder)
+    return settings.run.resume and (folder.base / "config.json").is_file()
+
+
+def _inputs(processor: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Return pixels [rows, 3, height, width] of images, and their classes where they are known."""
+    images = [decoded(image) for image in rows[IMAGE_COLUMN]]
+    inputs = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
+    return inputs | ({"labels": rows[LABEL_COLUMN]} if LABEL_COLUMN in rows else {})

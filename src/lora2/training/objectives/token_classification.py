@@ -1,0 +1,232 @@
+"""Tags for the words of texts: named entities, by transformers' Trainer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from transformers import (
+    BatchEncoding,
+    DataCollatorForTokenClassification,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lora2.data.bio import OUTSIDE, Span, spans_of, words_of
+from lora2.data.table_files import DataTable
+from lora2.data.tagged_loading import load_tagged_rows, load_tagged_task
+from lora2.data.tagged_rows import read_plain_texts, read_words
+from lora2.data.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask, build_tagged
+from lora2.data.tagged_tokenization import NO_PIECE, PIECES_COLUMN, tokenize_tagged
+from lora2.data.tokenization import by_length
+from lora2.errors import UserError
+from lora2.support.extras import require
+from lora2.training.arguments import RunSettings
+from lora2.training.entity_metrics import (
+    EXTRA,
+    chosen_tags,
+    compute_entity_metrics,
+    entity_metrics,
+)
+from lora2.training.head_start import start_head_at_shares
+from lora2.training.loaded_run import SavedRun
+from lora2.training.models import (
+    WORD_LABELS,
+    BaseModel,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+    set_classifier_dropout,
+)
+from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields, padded
+from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.output import TAGS
+from lora2.training.run_trainer import RunTrainer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OF_TASK = (
+    "task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns",
+    "label_column",
+)  # fmt: skip
+
+
+class TokenClassification(Labelling):
+    """A tag for each word."""
+
+    name = "token-classification"
+    output = TAGS
+    head_kind = WORD_LABELS
+    options = frozenset(
+        {"label_column", "classifier_dropout", "head_start", "head_learning_rate", "baseline"}
+    )
+    # The head's rate is that of classification.
+    recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3, "num_train_epochs": 4.0}
+
+    def check(self, settings: RunSettings) -> None:
+        """Need seqeval, and a method that leaves words where they are."""
+        require("seqeval.metrics", extra=EXTRA)
+        self.refuse_prompts(settings)
+
+    def load_preprocessor(self, name: str) -> PreTrainedTokenizerBase:
+        """Return the tokenizer; one of bytes reads each word as it is after a blank."""
+        tokenizer = load_tokenizer(name)
+        if getattr(tokenizer, "add_prefix_space", None) is False:
+            return load_tokenizer(name, add_prefix_space=True)
+        return tokenizer
+
+    def load_data(self, settings: RunSettings) -> TaggedTask:
+        """Return the task that the data options name."""
+        options = {name: getattr(settings.data, name) for name in _OF_TASK}
+        return load_tagged_task(**options, data_seed=settings.data.dataset_seed)
+
+    def load_base(self, settings: RunSettings, task: TaggedTask) -> BaseModel:
+        """Return the pretrained model with a head for the tags."""
+        config = load_config(settings.model.model, **class_fields(task.label_names))
+        set_classifier_dropout(config, settings.model.classifier_dropout)
+        base = load_base_model(settings.model.model, config, settings.model.dtype, self.head_kind)
+        if settings.model.head_start == "label_mean":
+            tags = [tag for row in task.train[TAGS_COLUMN] for tag in row]
+            start_head_at_shares(base, torch.tensor(tags))
+        return base
+
+    def tokenize(
+        self,
+        settings: RunSettings,
+        task: TaggedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        base: BaseModel,
+    ) -> Sets:
+        """Return token ids, and labels at the first piece of each word."""
+        sets = {"train": task.train, **task.validation}
+        return {
+            name: tokenize_tagged(rows, tokenizer, settings.data.max_length).remove_columns(
+                PIECES_COLUMN
+            )
+            for name, rows in sets.items()
+        }
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: TaggedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> RunTrainer:
+        """Return the trainer of a model that is ready to train."""
+        (validation,) = task.validation
+        return RunTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=sets["train"],
+            # Sorted by length: metrics do not depend on the order, and batches have less padding.
+            eval_dataset=by_length(sets[validation]),
+            data_collator=DataCollatorForTokenClassification(tokenizer),
+            compute_metrics=compute_entity_metrics(task.label_names),
+            preprocess_logits_for_metrics=chosen_tags,
+            callbacks=callbacks,
+        )
+
+    # Of a finished run
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task is one of tags."""
+        return task.get("kind") == KIND
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file, with tags of the run's task."""
+        return load_tagged_rows(path, task)
+
+    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        """Return the metrics of whole entities, and the accuracy of words."""
+        names = run.task["label_names"]
+        expected, found = [], []
+        for tags, read in zip(rows[TAGS_COLUMN], self._tags(run, rows, batch_size), strict=True):
+            # As in training: what is cut off is not counted.
+            kept = [place for place, tag in enumerate(read) if tag is not None]
+            expected.append([names[tags[place]] for place in kept])
+            found.append([str(read[place]) for place in kept])
+        return entity_metrics(expected, found)
+
+    def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
+        """Yield words as inputs of the model."""
+        tokenized = tokenize_tagged(rows, run.tokenizer, run.settings.data.max_length)
+        yield from self._batches(run, tokenized, batch_size)
+
+    def _batches(self, run: SavedRun, tokenized: Any, batch_size: int) -> Iterator[BatchEncoding]:
+        collate = DataCollatorForTokenClassification(run.tokenizer)
+        unlabelled = [PIECES_COLUMN, *({"labels"} & set(tokenized.column_names))]
+        yield from padded(run, tokenized.remove_columns(unlabelled), collate, batch_size)
+
+    def _tags(self, run: SavedRun, rows: Any, batch_size: int) -> list[list[str | None]]:
+        """Return the tag of each word, None of those that the model was not shown."""
+        tokenized = tokenize_tagged(rows, run.tokenizer, run.settings.data.max_length)
+        names: list[str] = run.task["label_names"]
+        chosen = [
+            tags
+            for logits in run.logits(self._batches(run, tokenized, batch_size))
+            for tags in chosen_tags(logits).tolist()
+        ]
+        return [
+            [None if piece == NO_PIECE else names[tags[piece]] for piece in pieces]
+            for tags, pieces in zip(chosen, tokenized[PIECES_COLUMN], strict=True)
+        ]
+
+    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+        """Return the words of a table, written as the run's own rows were."""
+        column, rows_of = run.task["text_columns"][0], run.task["rows_of"]
+        rows = build_tagged(read_words(table, rows_of, column))
+        texts = read_plain_texts(table, column) if rows_of == "spans" else None
+        return ToLabel(table.records(), rows, texts)
+
+    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+        """Return the words of a text."""
+        if text_pair is not None:
+            raise UserError("text_pair: the run tags the words of one text; leave it out.")
+        words = [text[start:end] for start, end in words_of(text)]
+        if not words:
+            raise UserError(f"text: {text!r} has no word; write one at least.")
+        return ToLabel([{"text": text}], build_tagged([words]), [text])
+
+    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+        """Return tags and entities, and the words where the row has a text."""
+        return ["tags", "entities"] if given.texts is None else ["tokens", "tags", "entities"]
+
+    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+        """Return the tags of each row's words, and its entities."""
+        read = self._tags(run, given.rows, batch_size)
+        cut = sum(None in tags for tags in read)
+        if cut:
+            print(
+                f"{cut:,} rows have words that the model was not shown, most likely after "
+                f"max_length={run.settings.data.max_length} tokens; their tag is O.",
+                file=sys.stderr,
+            )
+        texts = [None] * len(read) if given.texts is None else given.texts
+        return [
+            _cells(tokens, [tag or OUTSIDE for tag in tags], text)
+            for tokens, tags, text in zip(given.rows[TOKENS_COLUMN], read, texts, strict=True)
+        ]
+
+
+def _cells(tokens: list[str], tags: list[str], text: str | None) -> list[Any]:
+    if text is None:
+        found = [_entity(span, " ".join(tokens[span.start : span.end])) for span in spans_of(tags)]
+        return [tags, found]
+    places = words_of(text)
+    spans = [
+        Span(places[span.start][0], places[span.end - 1][1], span.label) for span in spans_of(tags)
+    ]
+    return [tokens, tags, [_entity(span, text[span.start : span.end]) for span in spans]]
+
+
+def _entity(span: Span, text: str) -> dict[str, Any]:
+    return {"label": span.label, "text": text, "start": span.start, "end": span.end}

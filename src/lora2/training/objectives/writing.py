@@ -1,0 +1,140 @@
+"""What all objectives share whose model writes texts, trained by TRL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from lora2.data import TextTask, load_text_rows
+from lora2.data.text_task import Form
+from lora2.errors import UserError
+from lora2.support.extras import require
+from lora2.training.arguments import RunSettings
+from lora2.training.models import BaseModel, load_language_model
+from lora2.training.new_tokens import grow_as_saved
+from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.output import TEXTS
+from lora2.training.run_folder import RunFolder
+from lora2.training.trainer_arguments import training_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import ClassVar
+
+    from transformers import PretrainedConfig
+
+OF_TASK = ("task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns")
+"""The options that name the data."""
+
+_EXTRA = "sft"
+
+
+class WritingObjective(Objective):
+    """Learns from texts, of some of the forms that `lora2.data.text_task` names.
+
+    Attributes:
+        forms: the forms of rows.
+        losses: the values of `loss_type`.
+    """
+
+    output = TEXTS
+    forms: ClassVar[Collection[Form]]
+    losses: ClassVar[Collection[str]]
+
+    def check(self, settings: RunSettings) -> None:
+        """Need TRL, and a loss of this objective."""
+        trl()
+        if settings.text.loss_type not in self.losses:
+            raise UserError(
+                f"loss_type={settings.text.loss_type}: of --objective {self.name} write one of "
+                f"{', '.join(self.losses)}."
+            )
+
+    def load_base(self, settings: RunSettings, task: TextTask) -> BaseModel:
+        """Return the pretrained model."""
+        return load_language_model(settings.model.model, settings.model.dtype)
+
+    def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
+        """Return the model under a saved adapter."""
+        base = load_language_model(name, dtype)
+        grow_as_saved(base.model, config)
+        return base
+
+    def trains_on(self, task: Mapping[str, Any]) -> bool:
+        """Whether a task of this description has rows of this objective."""
+        return task.get("form") in self.forms
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file, of the form of the run's task."""
+        return load_text_rows(path, dict(task))
+
+
+def trl() -> Any:
+    """Return TRL.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    return require("trl", extra=_EXTRA)
+
+
+def trl_arguments(
+    settings: RunSettings, folder: RunFolder, kind: type[TrainingArguments], **fields: Any
+) -> TrainingArguments:
+    """Return the arguments of a trainer of TRL's, with the defaults that other runs have.
+
+    Raises:
+        UserError: options that the trainer refuses.
+    """
+    # TRL's own differ between machines, and from those of other runs.
+    usual = {"bf16": False, "gradient_checkpointing": False}
+    length = {"max_length": settings.data.max_length}
+    return training_arguments(settings, folder, kind, **usual | length | fields)
+
+
+def check_lengths(max_length: int, base: BaseModel) -> None:
+    """Check that a model reads texts of this many tokens.
+
+    Raises:
+        UserError: it does not.
+    """
+    longest = getattr(base.model.config, "max_position_embeddings", None)
+    if longest is not None and max_length > longest:
+        raise UserError(
+            f"max_length: got {max_length}, but the model reads {longest} tokens; write at most "
+            f"{longest}."
+        )
+    if max_length < 2:
+        raise UserError(f"max_length: got {max_length}; write at least 2.")
+
+
+def check_template(
+    settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Check that a tokenizer can write the messages of a task.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if task.conversational and tokenizer.chat_template is None:
+        raise UserError(
+            f"model: the tokenizer of {settings.model.model} has no chat template to write "
+            "messages with; give a model that was trained on conversations, or rows of text."
+        )
+
+
+def check_has_rows(settings: RunSettings, sets: Sets) -> None:
+    """Check that something to learn is left of the rows.
+
+    Raises:
+        UserError: `max_length` has cut off all.
+    """
+    for name, rows in sets.items():
+        if len(rows) == 0:
+            raise UserError(
+                f"max_length={settings.data.max_length} cuts off all that is to be learnt, in "
+                f"every {name} row; write a larger number."
+            )

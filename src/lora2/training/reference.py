@@ -1,0 +1,75 @@
+"""The model that a training of preferences is compared with: what it was before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora2.exchange.verification import sharing_copy
+from lora2.training.arguments import RunSettings
+from lora2.training.loaded_run import SavedRun
+from lora2.training.methods.registry import METHODS
+from lora2.training.models import BaseModel
+from lora2.tuners.base.config import TargetConfig
+
+
+@torch.no_grad()
+def reference_at_start(model: nn.Module, settings: RunSettings) -> PreTrainedModel:
+    """Return the reference of a model that is ready to train; it shares what is not trained.
+
+    That is the base model without the adapter; or, where the training starts from an adapter, or
+    PEFT has taken the start of one out of the weights, the model with the adapter as it is now.
+    """
+    copied: Any = sharing_copy(model)
+    pairs = zip(model.named_parameters(), copied.named_parameters(), strict=True)
+    for (_, parameter), (_, own) in pairs:
+        if parameter.requires_grad:
+            own.data = parameter.detach().clone()
+    if _unloads(copied, settings):
+        unloaded: PreTrainedModel = copied.unload()
+        return unloaded
+    return _within(copied)
+
+
+def reference_of_run(run: SavedRun, base: BaseModel | None) -> PreTrainedModel:
+    """Return the reference of a finished run; base: its base model, where `needs_base` says so."""
+    model: Any = run.model
+    if base is None:
+        unloaded: PreTrainedModel = sharing_copy(model).unload()
+        return unloaded
+    base.model.to(model.device)
+    if run.settings.adapter["start_from"] is None:
+        return base.model
+    method = METHODS[run.settings.run.method]
+    return _within(method.build(base, run.settings.adapter, 1).eval())
+
+
+def needs_base(run: SavedRun) -> bool:
+    """Whether the reference of a run cannot be had by taking its adapter off."""
+    model: Any = run.model
+    # Taken off, modules that were trained whole stay as they were trained.
+    return not _unloads(model, run.settings) or bool(model.peft_config["default"].modules_to_save)
+
+
+def without_peft_model(model: Any) -> Any:
+    """Return the base model with the adapter's layers in it; a model with prompts as it is."""
+    return _within(model) if isinstance(getattr(model, "base_model", None), BaseTuner) else model
+
+
+def _within(model: Any) -> Any:
+    """Return the plain model in a PeftModel, which is what TRL takes for a reference."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _unloads(model: Any, settings: RunSettings) -> bool:
+    """Whether the base model is what is left when the adapter is taken off."""
+    # PEFT's other methods may have changed the weights below their adapter.
+    if settings.adapter["start_from"] is not None or METHODS[settings.run.method].from_peft:
+        return False
+    configs = getattr(model, "peft_config", {})
+    return isinstance(configs.get("default"), TargetConfig | LoraConfig)

@@ -1,0 +1,56 @@
+"""The options of `lora2 train` that are fields of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+from transformers import TrainingArguments
+
+from lora2.training.derived_options import derived
+
+# What lora2 decides itself, or what would break a run folder; some versions lack some of it.
+_TRAINING_LEFT_OUT = frozenset(
+    {
+        "output_dir",
+        "resume_from_checkpoint",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "local_rank",
+        "disable_tqdm",
+        "label_names",
+        "remove_unused_columns",
+        "prediction_loss_only",
+        "batch_eval_metrics",
+        "include_for_metrics",
+        "eval_do_concat_batches",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
+        "auto_find_batch_size",
+        "save_only_model",
+        "restore_callback_states_from_checkpoint",
+        "ignore_data_skip",
+        "push_to_hub",
+        "hub_token",
+        "hub_private_repo",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_always_push",
+        "hub_revision",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "parallelism_config",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
+        "use_cache",
+        # One of its two kinds is of TPUs, the other stops at the first mask of truth values.
+        "debug",
+    }
+)
+
+TrainingOptions = derived(
+    "TrainingOptions",
+    TrainingArguments,
+    _TRAINING_LEFT_OUT,
+    "The training: the fields of transformers.TrainingArguments.",
+)

@@ -1,0 +1,114 @@
+"""`lora2 train --objective image-classification`, and what other commands make of its run."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
+
+from command_line import interrupt_at, lora2, refused
+from lora2.training import digits_model
+from vision_model import save_images, save_vision_model
+
+IMAGES = "--objective=image-classification"
+SMALL = (
+    "--k=2", "--init_r=4", "--target_r=2", "--tinit=1", "--tfinal=3", "--baseline=none",
+    "--per_device_train_batch_size=128", "--num_train_epochs=2", "--learning_rate=1e-2",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_on_a_model_of_its_own(tmp_path, monkeypatch, capsys):
+    """Resumed, evaluated and exported from its folder alone, wherever that is."""
+    monkeypatch.setattr(digits_model, "EPOCHS", 1)
+    digits_model.pretrained_digits.cache_clear()
+    run, other, images = tmp_path / "run", tmp_path / "other", tmp_path / "images"
+    command = ["train", IMAGES, *SMALL, "--save_strategy=steps", "--save_steps=1"]
+    assert lora2(*command, f"--output_dir={run}") == 0
+    assert "No pretrained vision weights are at hand" in capsys.readouterr().out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["before"]["accuracy"] < 0.5
+
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        assert lora2(*command, f"--output_dir={other}") == 130
+    # What this process has trained is not there when another resumes the run.
+    digits_model.pretrained_digits.cache_clear()
+    monkeypatch.setattr(digits_model, "_train", None)
+    assert lora2("train", f"--output_dir={other}", "--resume") == 0
+    ours, theirs = (load_file(each / "adapter/adapter_model.safetensors") for each in (other, run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    moved = shutil.move(run, tmp_path / "moved")
+    capsys.readouterr()
+    assert lora2("evaluate", moved) == 0
+    assert f"{summary['last']['accuracy']:.4f}" in capsys.readouterr().out
+    save_images(images, ["5", "6"], each=2)
+    assert lora2("evaluate", moved, "--file", images) == 0
+    capsys.readouterr()
+    assert lora2("predict", moved, "--file", images) == 0
+    first, *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["image"].endswith("images/5/0.png")
+    assert (last["label"], last["predicted_label"]) == ("6", last["predicted_label"])
+    assert sum(last["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert lora2("predict", moved, "--file", images / "5" / "1.png") == 0
+    assert "the run labels images" in refused(capsys, "predict", moved, "--text=a")
+    assert lora2("combine", moved, other, "--output", tmp_path / "sum") == 0
+    assert lora2("evaluate", tmp_path / "sum") == 0
+    assert lora2("inspect", moved) == 0
+    assert lora2("export", moved, "--output", tmp_path / "lora") == 0
+    assert lora2("export", moved, "--to=merged", "--output", tmp_path / "merged") == 0
+    merged = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    assert merged.config.id2label == dict(enumerate("56789"))
+    assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_own_images_on_another_model(tmp_path, capsys):
+    model, images = save_vision_model(tmp_path / "vit"), save_images(tmp_path / "colours", each=20)
+    options = [f"--model={model}", f"--train_file={images}", f"--output_dir={tmp_path / 'run'}"]
+    small = [option for option in SMALL if "batch_size" not in option]
+    assert lora2("train", IMAGES, *options, *small, "--per_device_train_batch_size=8") == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["last"]["accuracy"] == 1
+    capsys.readouterr()
+    assert lora2("params", "--model", model, "--k=2", "--init_r=4") == 0
+    assert f"{summary['trainable_parameters']['adapter']:,}" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "base").exists()
+
+
+# Name: more options, what the sentence has.
+REFUSED = {
+    "a typo": (["--objective=images"], "image-classification"),
+    "length of texts": (["--max_length=64"], "max_length=64 has no effect"),
+    "columns of texts": (["--text_columns=a"], "--image_column names their column"),
+    "prompts": (["--method=prompt"], "method: prompt tuning"),
+    "groups by length": (["--train_sampling_strategy=group_by_length"], "images have no length"),
+    "numbers": (["--kind=regression"], "kind=regression has no effect"),
+    "the model of digits": (["--model=digits-vit"], "add --model with the folder"),
+    "a model of texts": (["--model=TEXTS"], "nothing says how it reads images"),
+    "a model without its processor": (["--model=BARE"], "BARE has no preprocessor_config.json"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_options_that_do_not_go_with_images(case, tiny_model, tmp_path, capsys):
+    more, said = REFUSED[case]
+    bare = save_vision_model(tmp_path / "bare")
+    (bare / "preprocessor_config.json").unlink()
+    places = {"TEXTS": str(tiny_model), "BARE": str(bare)}
+    for name, place in places.items():
+        more, said = [each.replace(name, place) for each in more], said.replace(name, place)
+    images, run = save_images(tmp_path / "colours", each=2), tmp_path / "run"
+    command = [IMAGES, f"--train_file={images}", f"--output_dir={run}"]
+    if not any(each.startswith("--model") for each in more):
+        command.append(f"--model={save_vision_model(tmp_path / 'vit')}")
+    assert said in refused(capsys, "train", *command, *more)
+    assert not run.exists()
+
+
+def test_an_option_of_images_is_not_of_texts(tmp_path, capsys):
+    said = refused(capsys, "train", "--image_column=a", "--train_file=x.csv")
+    assert "without --objective image-classification" in said
