@@ -56,11 +56,12 @@ _SMALL: Mapping[int, tuple[str, ...]] = {
         "num_experts_per_tok", "moe_topk", "top_k", "n_group", "topk_group",
         "num_feat_extract_layers", "num_kv_heads", "num_codebooks", "moe_top_k", "moe_k",
     ),
+    3: ("conv_depthwise_kernel_size",),
     4: (
         "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
         "decoder_attention_heads", "num_experts", "num_local_experts", "n_routed_experts",
         "moe_num_experts", "linear_num_value_heads", "linear_num_key_heads",
-        "num_image_tokens", "conv_kernel_size", "conv_depthwise_kernel_size",
+        "num_image_tokens", "conv_kernel_size",
     ),
     8: (
         "head_dim", "d_kv", "d_head", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim",
@@ -408,13 +409,7 @@ def page(outcomes: list[Outcome]) -> str:
     built = [outcome for outcome in outcomes if outcome.unbuilt is None]
     unbuilt = [outcome.model_type for outcome in outcomes if outcome.unbuilt is not None]
     behind = [o.model_type for o in built if _behind(o)]
-    sentences = [
-        f"* {o.model_type}, {method}, {check}: {said}"
-        for o in built
-        for method, cells in o.cells.items()
-        for check, said in cells.items()
-        if said not in ("yes", "–")
-    ]
+    sentences = [sentence for outcome in built for sentence in _sentences(outcome)]
     return "\n".join(
         [
             "# Model types",
@@ -428,7 +423,8 @@ def page(outcomes: list[Outcome]) -> str:
             f"* {len(built)} model types were built. LoRA² fails a check that PEFT's LoRA passes "
             f"on {', '.join(behind) or 'none'}.",
             "* A cell has LoRA's result, then LoRA²'s. – means that the model or the method has no "
-            "such thing. What is not a yes is below the table.",
+            "such thing. What is not a yes is below the table; where both fail, the model or PEFT "
+            "is the reason.",
             "",
             f"| model type | kind | {' | '.join(CHECKS)} |",
             f"|{'---|' * (len(CHECKS) + 2)}",
@@ -445,6 +441,18 @@ def page(outcomes: list[Outcome]) -> str:
             "",
         ]
     )
+
+
+def _sentences(outcome: Outcome) -> Iterator[str]:
+    """Yield what is no yes, each once, with the methods and checks that it is said of."""
+    said_of: dict[str, dict[str, list[str]]] = {}
+    for method, cells in outcome.cells.items():
+        for check, said in cells.items():
+            if said not in ("yes", "–"):
+                said_of.setdefault(said, {}).setdefault(method, []).append(check)
+    for said, methods in said_of.items():
+        where = "; ".join(f"{method}: {', '.join(checks)}" for method, checks in methods.items())
+        yield f"* {outcome.model_type} ({where}): {said}"
 
 
 def _cell(outcome: Outcome, check: str) -> str:

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lora2.training import arguments
+from lora2.training.derived_options import derived
+from lora2.training.trainer_options import TRAINING_LEFT_OUT
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -71,7 +72,7 @@ def test_the_pinned_environment_is_within_the_bounds():
 @pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="lacks some")
 def test_every_option_that_is_left_out_is_one_of_transformers():
     known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-    assert arguments._TRAINING_LEFT_OUT - known == set()
+    assert TRAINING_LEFT_OUT - known == set()
 
 
 def test_an_option_that_a_version_lacks_is_left_out_without_a_word():
@@ -80,8 +81,8 @@ def test_an_option_that_a_version_lacks_is_left_out_without_a_word():
         learning_rate: float = 1e-3
         do_train: bool = False
 
-    derived = arguments._derived("Options", Older, arguments._TRAINING_LEFT_OUT, "Options.")
-    assert [field.name for field in dataclasses.fields(derived)] == ["learning_rate"]
+    options = derived("Options", Older, TRAINING_LEFT_OUT, "Options.")
+    assert [field.name for field in dataclasses.fields(options)] == ["learning_rate"]
 
 
 @pytest.mark.parametrize(

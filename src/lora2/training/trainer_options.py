@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from lora2.training.derived_options import derived
 
 # What lora2 decides itself, or what would break a run folder; some versions lack some of it.
-_TRAINING_LEFT_OUT = frozenset(
+TRAINING_LEFT_OUT = frozenset(
     {
         "output_dir",
         "resume_from_checkpoint",
@@ -51,6 +51,6 @@ _TRAINING_LEFT_OUT = frozenset(
 TrainingOptions = derived(
     "TrainingOptions",
     TrainingArguments,
-    _TRAINING_LEFT_OUT,
+    TRAINING_LEFT_OUT,
     "The training: the fields of transformers.TrainingArguments.",
 )
