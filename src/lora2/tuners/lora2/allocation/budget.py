@@ -65,6 +65,9 @@ def plan_budget(
     """
     tinit, tfinal = config.window
     warmup, final = steps_of(tinit, total_steps), steps_of(tfinal, total_steps)
+    if tinit < 1 and tfinal < 1:
+        # Fractions leave a part of the steps to prune in; of few steps, rounding may not take it.
+        warmup = max(0, min(warmup, total_steps - final - 1))
     initial, target = config.initial_budget(matrices), config.target_budget(matrices)
     if target < initial and warmup + final >= total_steps:
         raise UserError(

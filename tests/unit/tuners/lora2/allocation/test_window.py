@@ -51,6 +51,20 @@ def test_schedule_prunes_within_the_default_window(
         assert plan.at((first + last) // 2) > plan.at(last) == plan.at(total) == plan.target
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("target", [4, 1])
+@pytest.mark.parametrize("window", [{}, {"tinit": 0.6, "tfinal": 0.3}], ids=["default", "own"])
+def test_fractions_of_few_steps_leave_one_to_prune_in(
+    window: dict[str, float], target: float, steps: int
+) -> None:
+    config = Lora2Config(k=8, init_r=8, target_r=target, **window)
+
+    plan = plan_budget(config, [MatrixSize(768, 8, 8)] * 36, steps)
+
+    assert plan.warmup_steps < plan.last_change <= steps
+    assert plan.at(steps) == plan.target < plan.initial
+
+
 def test_saved_config_holds_its_window(tmp_path) -> None:
     Lora2Config(k=8, init_r=8, target_r=1).save_pretrained(tmp_path)
 
