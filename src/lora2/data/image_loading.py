@@ -11,10 +11,10 @@ from lora2.data.digits import NEW, as_png, digits_of, split_rows
 from lora2.data.image_task import ImageTask, build_images
 from lora2.data.images import IMAGE_COLUMN, check_classes, read_image_table, read_images
 from lora2.data.load import own_tables
+from lora2.data.named_or_own import is_named
 from lora2.data.own_data import label_names_of, split_off_validation
 from lora2.data.table_files import DataTable
 from lora2.data.task import LABEL_COLUMN
-from lora2.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,18 +57,7 @@ def load_image_task(
         "image_column": image_column,
         "label_column": label_column,
     }
-    given = [name for name, value in own.items() if value is not None]
-    if task is not None or not given:
-        if task not in (None, *IMAGE_TASK_NAMES):
-            raise UserError(
-                f"task: got {task!r}, which is no task of images; write one of "
-                f"{', '.join(IMAGE_TASK_NAMES)}, or name data of your own."
-            )
-        if given:
-            raise UserError(
-                f"{given[0]}: it is for your own data and does not go with "
-                f"task={IMAGE_TASK_NAMES[0]}; leave one of the two out."
-            )
+    if is_named(task, IMAGE_TASK_NAMES, "images", own):
         return _digits(data_seed)
     name, train, validation = own_tables(
         train_file, validation_file, dataset, dataset_config, read_image_table

@@ -10,6 +10,7 @@ from lora2.data.appointments import Split, tagged_sentences
 from lora2.data.bio import is_tag, tag_names, type_of
 from lora2.data.columns import sorted_label_names
 from lora2.data.load import own_tables
+from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
 from lora2.data.table_files import DataTable, listed, read_table
 from lora2.data.tagged_rows import (
@@ -64,18 +65,7 @@ def load_tagged_task(
         "text_columns": text_columns,
         "label_column": label_column,
     }
-    given = [name for name, value in own.items() if value is not None]
-    if task is not None or not given:
-        if task not in (None, *TAGGED_TASK_NAMES):
-            raise UserError(
-                f"task: got {task!r}, which is no task of tags; write one of "
-                f"{', '.join(TAGGED_TASK_NAMES)}, or name data of your own."
-            )
-        if given:
-            raise UserError(
-                f"{given[0]}: it is for your own data and does not go with "
-                f"task={TAGGED_TASK_NAMES[0]}; leave one of the two out."
-            )
+    if is_named(task, TAGGED_TASK_NAMES, "tags", own):
         return _appointments(data_seed)
     name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
     text, label = choose_columns(train, text_columns, label_column)

@@ -42,8 +42,8 @@ def test_exit_functions_run_and_modules_are_not_taken_down() -> None:
     assert (printed, process.returncode) == ("an exit function\n", 3)
 
 
-@pytest.mark.parametrize(("rank", "told"), [(0, "A mistake.\n"), (1, "")])
-def test_a_mistake_is_told_once_and_ends_all_with_one_code(rank: int, told: str) -> None:
+@pytest.mark.parametrize(("rank", "printed"), [(0, "A mistake.\n"), (1, "")])
+def test_a_mistake_is_printed_once_and_ends_all_with_one_code(rank: int, printed: str) -> None:
     process = started(WAITS + "raise SystemExit(2)", rank)
     assert process.stdout is not None
     process.stdout.readline()
@@ -53,7 +53,7 @@ def test_a_mistake_is_told_once_and_ends_all_with_one_code(rank: int, told: str)
             assert process.poll() is None
         process.terminate()
     _, error = process.communicate(timeout=60)
-    assert (error, process.returncode) == (told, 2)
+    assert (error, process.returncode) == (printed, 2)
 
 
 def _heeds(process: int, number: int) -> bool:
