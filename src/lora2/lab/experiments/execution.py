@@ -34,6 +34,8 @@ Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
 
 _KIB = 1024
+GENERATED_TASKS = ("agreement", "rewrite")
+"""The tasks of presets that no folder has."""
 _MACHINE = (
     "platform", "processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators",
 )  # fmt: skip
@@ -77,7 +79,6 @@ def execute_run(description: RunDescription, place: Place, tick: Tick | None = N
 
 def settings_of(description: RunDescription, place: Place) -> RunSettings:
     """Return the options of `lora2 train` that a description means."""
-    needs_data = description.task != "agreement"
     return RunSettings.from_options(
         {
             **description.options,
@@ -85,7 +86,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "task": description.task,
             "method": description.method,
             "seed": description.seed,
-            "data_dir": place.data_dir if needs_data else None,
+            "data_dir": None if description.task in GENERATED_TASKS else place.data_dir,
             "output_dir": str(place.work / description.name),
             # A checkpoint at each evaluation, two of them: one may be cut short.
             "save_strategy": description.options.get("eval_strategy", "epoch"),

@@ -17,6 +17,7 @@ class Column:
         label: as tables print it.
         task: the task whose runs it is computed from.
         metric: key of the runs' evaluations.
+        scale: what a metric is multiplied by: 100 makes a percentage of a fraction.
         pair: columns with the same pair are averaged first when a row is averaged, as the paper
             does with QQP's accuracy and F1 and with MNLI's two sets; None for a column alone.
     """
@@ -25,6 +26,7 @@ class Column:
     label: str
     task: str
     metric: str
+    scale: float = 100
     pair: str | None = None
 
 

@@ -77,13 +77,13 @@ def _values(
     records: _Records,
     evaluation: Callable[[RunRecord], dict[str, Any] | None],
 ) -> _Values:
-    """Percentages by column and seed."""
+    """What is shown, by column and seed."""
     found: _Values = {column.name: {} for column in columns}
     for column in columns:
         for record in _finished(row.runs.get(column.task, ()), records):
             metrics = evaluation(record) or {}
             if column.metric in metrics:
-                found[column.name][record.description.seed] = 100 * metrics[column.metric]
+                found[column.name][record.description.seed] = column.scale * metrics[column.metric]
     return found
 
 

@@ -13,7 +13,7 @@ _TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a row; all are percentages.
+    """One number of a row, a percentage unless its column has another scale.
 
     Attributes:
         best: the best evaluation of each run, over seeds; None if no run has finished.

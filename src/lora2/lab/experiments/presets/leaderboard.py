@@ -12,8 +12,7 @@ from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.presets import minilm
-from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
+from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
 from lora2.lab.experiments.presets.preset import Preset, Wanted
 from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
@@ -24,6 +23,7 @@ from lora2.lab.experiments.presets.small import (
     pruned_to,
     variant,
 )
+from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.setting import Search, Setting
 
 NAME = "leaderboard"
@@ -98,7 +98,7 @@ def grid(wanted: Wanted) -> Grid:
     Raises:
         UserError: another model is asked for.
     """
-    return minilm.grid(NAME, _TABLE, wanted)
+    return MINILM.grid(NAME, _TABLE, wanted)
 
 
 def timed(model: str) -> list[RunDescription]:
@@ -107,16 +107,17 @@ def timed(model: str) -> list[RunDescription]:
     Raises:
         UserError: another model is asked for.
     """
-    return minilm.timed(NAME, _SHARED["lora2-k8"], model)
+    return MINILM.timed(NAME, _SHARED["lora2-k8"], model)
 
 
 PRESET = Preset(
     name=NAME,
     note="MiniLM on the same three tasks, LoRA² next to PEFT's methods at LoRA's size",
-    model=MODEL,
+    model=MINILM.model,
     seeds=SEEDS,
     tables=(NAME,),
     grid=grid,
     timed=timed,
+    suite=MINILM,
     tuned=TUNED_SETTINGS,
 )

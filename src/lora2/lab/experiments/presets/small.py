@@ -8,9 +8,9 @@ from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.presets import minilm
-from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
+from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
 from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.architectures import target_pattern
@@ -199,7 +199,7 @@ def grid(wanted: Wanted) -> Grid:
     Raises:
         UserError: another model is asked for.
     """
-    return minilm.grid(NAME, TABLES[wanted.table], wanted)
+    return MINILM.grid(NAME, TABLES[wanted.table], wanted)
 
 
 def timed(model: str) -> list[RunDescription]:
@@ -209,16 +209,17 @@ def timed(model: str) -> list[RunDescription]:
         UserError: another model is asked for.
     """
     chosen = next(setting for setting in SETTINGS if setting.key == "lora2-k8")
-    return minilm.timed(NAME, chosen, model)
+    return MINILM.timed(NAME, chosen, model)
 
 
 PRESET = Preset(
     name=NAME,
     note="MiniLM on three tasks, minutes a run",
-    model=MODEL,
+    model=MINILM.model,
     seeds=SEEDS,
     tables=tuple(TABLES),
     grid=grid,
     timed=timed,
+    suite=MINILM,
     tuned=TUNED_SETTINGS,
 )
