@@ -262,6 +262,19 @@ def test_a_row_of_small_that_changes_nothing_is_the_runs_of_table_1(table, label
     assert runs == {task: first[in_table1][task] for task in runs}
 
 
+def test_rates_are_multiples_of_the_usual_one_whatever_was_tuned():
+    choices = {"cola/lora2-k8-same-head": Choice("cola/lora2-k8-same-head", 3e-3, ())}
+    grid = PRESETS["small"].grid(Wanted("rates", MINILM.model, (0,), choices))
+    rates = {row.name: row.runs["cola"][0].options["learning_rate"] for row in grid.rows}
+    assert rates["LoRA² k=8, a third of the usual rate"] == 3.33e-4
+    assert rates["LoRA² k=8, the usual rate"] == 1e-3
+    assert rates["LoRA² k=8, three times"] == 3e-3
+    assert rates["LoRA r=1, the usual rate"] == 5e-4
+    assert {run.options["head_learning_rate"] for run in grid.descriptions()} == {1e-3}
+    assert len(grid.rows) == 3 * 8
+    assert not [note for note in grid.notes if "Not tuned" in note]
+
+
 def test_table_3_of_small_has_the_tasks_that_its_method_learns():
     grid = PRESETS["small"].grid(Wanted("table3", MINILM.model, (0,)))
     assert [column.task for column in grid.columns] == ["cola", "stsb"]

@@ -139,6 +139,19 @@ def _sizes() -> Iterator[Setting]:
         yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)
 
 
+# Significant digits, as those of the rates that are searched.
+_DIGITS = 3
+_FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
+
+
+def _rates() -> Iterator[Setting]:
+    """Yield every method at its usual learning rate, a third and three times of it."""
+    for setting in SAME_HEAD_SETTINGS:
+        for words, factor in _FACTORS.items():
+            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
+            yield replace(setting, text=f"{setting.text}, {words}", rate=rate)
+
+
 # What is a setting's default already is not said of it: those runs are table 1's.
 TABLES: Mapping[str, SettingsTable] = {
     "table1": SettingsTable("methods, tuned alike", SETTINGS),
@@ -172,6 +185,10 @@ TABLES: Mapping[str, SettingsTable] = {
         tuple(_sizes()),
         note="Cut: the last state of the adapters above, at one threshold on all singular values "
         "of the model (PARA, arXiv 2604.27796); best and last are the same there.",
+    ),
+    "rates": SettingsTable(
+        "the usual learning rate, a third and three times of it, the head's rate the same for all",
+        tuple(_rates()),
     ),
     "figure3": SettingsTable(
         "where the kept singular values are (LoRA²)",

@@ -105,7 +105,8 @@ class TaskSuite:
             )
 
     def _untuned_note(self, table: SettingsTable, wanted: Wanted) -> Iterator[str]:
-        names = {each.tuned_name for each in self.experiments(table.settings, table.tasks)}
+        searched = [setting for setting in table.settings if setting.rate is None]
+        names = {each.tuned_name for each in self.experiments(searched, table.tasks)}
         untuned = sorted(names - wanted.choices.keys())
         if untuned:
             yield f"Not tuned, at the usual learning rate: {', '.join(untuned)}."
@@ -113,8 +114,13 @@ class TaskSuite:
     def _row(self, setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
         runs = {}
         for each in self.experiments([setting], dict.fromkeys(column.task for column in columns)):
-            choice = wanted.choices.get(each.tuned_name)
-            chosen = None if choice is None else choice.learning_rate
-            rate = setting.search.first if chosen is None else chosen
+            rate = _rate(each, wanted)
             runs[each.task] = tuple(each.run(rate, seed) for seed in wanted.seeds)
         return Row(setting.label, setting.method, setting.text, runs, cut=setting.cut)
+
+
+def _rate(experiment: Experiment, wanted: Wanted) -> float:
+    setting = experiment.setting
+    choice = wanted.choices.get(experiment.tuned_name)
+    chosen = None if choice is None else choice.learning_rate
+    return setting.rate or chosen or setting.search.first
