@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from experiment_case import FIND, GRID, by_run
+from lora2.lab.experiments.grid import Measure
 from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import printout
@@ -60,6 +61,21 @@ def test_a_row_that_the_paper_lacks_has_no_line_for_it_and_missing_cells_are_das
         ("", "", "last", "", "55.00 (1)", "–", "–", "–"),
         ("", "", "not finished", "", "2 missing", "3 missing", "3 missing", ""),
     ]
+
+
+def test_measures_are_behind_the_average_and_written_once():
+    measures = (
+        Measure("file", "file, kB", lambda record: 1234.5),
+        Measure("lost", "lost", lambda record: record.forgotten.get("distance"), 2),
+    )
+    table = summarize(dataclasses.replace(GRID, measures=measures), FIND)
+    assert lines.heading(table)[-3:] == ("average", "file, kB", "lost")
+    found = lines.lines(table.rows[0], measures)
+    assert [line[-2:] for line in found] == [("1,234", "–"), *[("", "")] * 4]
+    assert {len(line) for line in found} == {len(lines.heading(table))}
+    rows = list(csv.DictReader(io.StringIO(comma_separated.render(table))))
+    (line,) = [line for line in rows if (line["label"], line["column"]) == ("LoRA", "file")]
+    assert (line["last_mean"], line["last_count"], line["best_mean"]) == ("1234.5", "1", "")
 
 
 def test_a_row_before_any_run_is_dashes_beside_the_paper():

@@ -12,6 +12,7 @@ from typing import Any
 
 from lora2.data.text_loading import EXACT_MATCH
 from lora2.lab.experiments.grid import Column, Grid
+from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
 from lora2.lab.experiments.presets.preset import Preset, Wanted
 from lora2.lab.experiments.presets.small import LORA_SEARCH, pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
@@ -82,7 +83,9 @@ TABLES: Mapping[str, SettingsTable] = {
     NAME: SettingsTable(
         "answers that are right to the letter, %",
         _ROWS,
-        note="Answers are scored at the end alone, so that best and last are the same.",
+        note="Answers are scored at the end alone, so that best and last are the same. More loss: "
+        "of texts of no task, after training as against before, nats a token.",
+        measures=(FILE, MEMORY, MORE_LOSS),
     ),
     f"{NAME}-loss": SettingsTable(
         "loss of validation rows, nats a token",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Row
+from lora2.lab.experiments.grid import Column, Grid, Measure, Row
 from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.setting import Experiment, Setting
@@ -26,6 +26,7 @@ class SettingsTable(NamedTuple):
         tasks: its columns; all tasks unless given.
         note: a sentence below it.
         columns: other columns than the suite's.
+        measures: more columns, behind the average.
     """
 
     title: str
@@ -33,6 +34,7 @@ class SettingsTable(NamedTuple):
     tasks: tuple[str, ...] | None = None
     note: str | None = None
     columns: tuple[Column, ...] | None = None
+    measures: tuple[Measure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class TaskSuite:
         notes = [self.note.format(seeds=seeds), *self._untuned_note(table, wanted)]
         if table.note:
             notes.append(table.note)
-        return Grid(wanted.table, f"{self.label}: {table.title}", columns, rows, tuple(notes))
+        title = f"{self.label}: {table.title}"
+        return Grid(wanted.table, title, columns, rows, tuple(notes), table.measures)
 
     def timed(self, preset: str, setting: Setting, model: str) -> list[RunDescription]:
         """Return one run of a setting for each of the tasks that the paper's Table 2 has too.
