@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,4 +135,6 @@ def _said_of(stopped: BaseException | None) -> str:
 
 
 if __name__ == "__main__":
+    # What PEFT and transformers tell each other's developers.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
     sys.exit(main())

@@ -1,19 +1,19 @@
 """Whole experiments of PEFT's comparison with a tiny random Llama."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
-import torch
+from peft import PeftConfig
 from safetensors.torch import load_file
+from torch import nn
 
-import lora2  # noqa: F401 (makes LORA2 known to PEFT)
 import peft_method_comparison
+from lora2 import Lora2Config
 from peft_comparison.experiment import read_experiment
 from peft_comparison.train_config import TrainConfig
+from peft_comparison.training import OptimizerStep
 
 RECIPES = Path(peft_method_comparison.__file__).parent / "peft_comparison" / "recipes"
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -136,3 +136,88 @@ def test_the_saved_adapter_is_trained_and_pruned(finished):
         assert kept == 2
     else:
         assert all(t.any() for name, t in tensors.items() if "lora_B" in name)
+
+
+ATTENTION = ["q_proj", "v_proj"]
+# What an experiment may ask for, each in a short training of its own.
+FIELDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
+    "all weights": (None, {}),
+    "gradient checkpointing": (ADAPTERS["lora"], {"use_gc": True}),
+    "mixed precision": (ADAPTERS["lora2"], {"use_amp": True}),
+    "no schedule": (ADAPTERS["lora"], {"lr_scheduler": None, "grad_norm_clip": 0}),
+    "LoRA+ on LoRA²": (
+        ADAPTERS["lora2"],
+        {"optimizer_type": "lora+", "optimizer_kwargs": {"lr": 1e-2, "loraplus_lr_ratio": 4}},
+    ),
+    "AdaLoRA": (
+        {
+            "peft_type": "ADALORA", "init_r": 4, "target_r": 1, "tinit": 0, "tfinal": 1,
+            "total_step": 2, "target_modules": ATTENTION,
+        },
+        {},
+    ),
+    "a prefix": (
+        {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3},
+        {"init_kv_cache_prefix": "Add the numbers."},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_experiment_is_trained_as_its_fields_say(name, language_model, data, tmp_path, capsys):
+    adapter, train = FIELDS[name]
+    short = {"max_steps": 2, "eval_steps": 2} | train
+    experiment = write_experiment(tmp_path / "experiments" / "any" / "tiny", adapter, **short)
+    assert run(experiment, language_model, data, tmp_path) == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "results" / "any--tiny.json").read_text())
+    assert at(content, "train_info.file_size") < 99999999
+    assert at(content, "train_info.metrics.-1.forgetting") != 0
+
+
+def test_an_interrupted_training_leaves_what_it_did(language_model, data, tmp_path, monkeypatch):
+    learn = OptimizerStep.learn
+
+    def interrupted(self, batch, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return learn(self, batch, step)
+
+    monkeypatch.setattr(OptimizerStep, "learn", interrupted)
+    experiment = write_experiment(tmp_path / "experiments" / "lora" / "tiny", ADAPTERS["lora"])
+    assert run(experiment, language_model, data, tmp_path) == 130
+    assert not list((tmp_path / "results").iterdir())
+    (path,) = (tmp_path / "cancelled_results").iterdir()
+    content = json.loads(path.read_text())
+    assert at(content, "train_info.status") == "canceled"
+    assert at(content, "run_info.error_msg") == "manually canceled"
+    assert [entry["step"] for entry in at(content, "train_info.metrics")] == [3]
+
+
+def test_a_compiled_model_is_compiled_with_sizes_that_may_change(
+    language_model, data, tmp_path, monkeypatch
+):
+    options = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: options.append(given))
+    short = {"max_steps": 1, "eval_steps": 1, "compile": True}
+    experiment = write_experiment(tmp_path / "lora" / "tiny", ADAPTERS["lora"], **short)
+    assert run(experiment, language_model, data, tmp_path) == 0
+    assert options == [{"dynamic": True}]
+
+
+LORA2_RECIPES = sorted(RECIPES.glob("lora2/*"))
+
+
+@pytest.mark.parametrize("folder", sorted(RECIPES.glob("*/*")), ids=lambda path: path.name)
+def test_a_recipe_is_an_experiment(folder):
+    experiment = read_experiment(folder)
+    assert experiment.name == f"{folder.parent.name}/{folder.name}"
+    assert isinstance(experiment.adapter, PeftConfig)
+
+
+@pytest.mark.parametrize("folder", LORA2_RECIPES, ids=lambda path: path.name)
+def test_a_recipe_of_lora2_has_its_usual_scale_and_rate(folder):
+    experiment = read_experiment(folder)
+    assert experiment.adapter.lora_alpha == Lora2Config().lora_alpha
+    assert experiment.train.optimizer_kwargs == {"lr": 1e-3, "weight_decay": 0.0}
+    if experiment.adapter.prunes:
+        assert experiment.adapter.total_step == experiment.train.max_steps
