@@ -29,7 +29,7 @@ from lora2.training.models import load_tokenizer
 from peft_comparison.experiment import Experiment, read_experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_model
-from peft_comparison.result import Status, now, peft_branch, result, result_path
+from peft_comparison.result import Status, now, result, result_path
 from peft_comparison.sizes import parameter_counts, saved_size
 from peft_comparison.task_data import TaskData, load_metamath, read_folder
 from peft_comparison.training import Progress, Training
@@ -68,14 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    clock, created_at, branch = time.perf_counter(), now(), peft_branch()
+    clock, created_at = time.perf_counter(), now()
     experiment = read_experiment(options.experiment, options.model)
-    path = result_path(options.output_dir, experiment.name, "success", branch, created_at)
-    check_may_be_folder("output_dir", path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_output(path, overwrite=options.overwrite)
-    if options.keep_adapter is not None:
-        check_is_new(options.keep_adapter)
+    _check_outputs(options, experiment.name)
     data = load_metamath() if options.data_dir is None else read_folder(options.data_dir)
     training = _prepared(experiment, data, options.verbose)
     progress = Progress(*parameter_counts(training.model))
@@ -87,26 +82,36 @@ def _run(options: argparse.Namespace) -> int:
         stopped = error
     progress.stop_clock()
     status: Status = "success" if stopped is None else "canceled"
-    path = result_path(options.output_dir, experiment.name, status, branch, created_at)
     content = result(
-        experiment,
+        training,
         progress,
-        training.memory,
         status=status,
         error=_said_of(stopped),
         created_at=created_at,
-        branch=branch,
         file_size=saved_size(training.model, options.keep_adapter if stopped is None else None),
         total_time=time.perf_counter() - clock,
-        model_sha=getattr(training.model.config, "_commit_hash", None),
-        data_info=data.info,
     )
+    path = result_path(options.output_dir, experiment.name, status, created_at)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(path, content)
     print(f"{status}: {path}")
     if stopped is not None:
         raise stopped
     return 0
+
+
+def _check_outputs(options: argparse.Namespace, name: str) -> None:
+    """Check that what a training ends with can be written.
+
+    Raises:
+        UserError: something is there, or nothing can be made there.
+    """
+    path = result_path(options.output_dir, name, "success", now())
+    check_may_be_folder("output_dir", path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(path, overwrite=options.overwrite)
+    if options.keep_adapter is not None:
+        check_is_new(options.keep_adapter)
 
 
 def _prepared(experiment: Experiment, data: TaskData, speaks: bool) -> Training:
@@ -136,5 +141,6 @@ def _said_of(stopped: BaseException | None) -> str:
 
 if __name__ == "__main__":
     # What PEFT and transformers tell each other's developers.
+    warnings.filterwarnings("ignore", "Could not find a config file in")
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
     sys.exit(main())

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+import peft
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 from peft.utils import CONFIG_NAME
 
 from lora2 import Lora2Config
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
+from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.unknown_fields import check_known_fields
 from peft_comparison.train_config import FILE, TrainConfig, read_train_config
 
 
@@ -68,18 +73,43 @@ def read_experiment(folder: Path, model: str | None = None) -> Experiment:
 
 
 def _read_adapter(path: Path, max_steps: int) -> PeftConfig:
-    if not isinstance(read_json(path, "write a config of PEFT there").get("peft_type"), str):
+    given = read_json(path, "write a config of PEFT there")
+    if not isinstance(given.get("peft_type"), str):
         raise UserError(f"{path} has no peft_type; write the name of a method, such as LORA.")
     try:
-        config: Any = PeftConfig.from_pretrained(str(path.parent))
+        _check_fields(given, path)
+        with warnings.catch_warnings():
+            # Those that are empty, as of a later PEFT's methods.
+            warnings.filterwarnings("ignore", "Unexpected keyword arguments")
+            config: Any = PeftConfig.from_pretrained(str(path.parent))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{path}: PEFT does not take it ({reason}); correct it.") from error
+        raise UserError(
+            f"{path}: PEFT does not take it ({reason_of(error)}); correct it."
+        ) from error
     if config.inference_mode:
         raise UserError(f"{path}: inference_mode is true, which trains nothing; write false.")
     return _with_total_step(config, path, max_steps)
+
+
+def _check_fields(given: Mapping[str, Any], path: Path) -> None:
+    """Check that a method has all fields that are not empty; PEFT would leave the others out."""
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING.get(given["peft_type"], PeftConfig)
+    known = [each.name for each in dataclasses.fields(kind)]
+    wrong = {name: value for name, value in given.items() if name not in known and value}
+    if issubclass(kind, TargetConfig):
+        check_known_fields(kind, wrong, known, kind.fields_of_others)
+    elif wrong and kind is not PeftConfig:
+        raise UserError(
+            f"{', '.join(wrong)} is no field of {kind.__name__} in PEFT {peft.__version__}; remove "
+            "it, or install a version that has it."
+        )
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a library says, as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _with_total_step(config: Any, path: Path, max_steps: int) -> PeftConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers
 from peft import get_peft_model, initialize_kv_prefix_from_text
 from peft.optimizers import (
     create_lorafa_optimizer,
@@ -15,7 +14,6 @@ from peft.optimizers import (
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
-    AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     get_constant_schedule,
@@ -25,12 +23,10 @@ from transformers import (
 import lora2
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.loading_errors import as_user_error
-from lora2.training.models import quiet_loading
-from lora2.training.sources import check_is_whole_model, find_model
+from lora2.training.models import load_language_model
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.layer import adapted_layers
-from peft_comparison.experiment import Experiment
+from peft_comparison.experiment import Experiment, reason_of
 from peft_comparison.train_config import TrainConfig
 
 _QUANTIZED = {"int8": {"load_in_8bit": True}, "int4": {"load_in_4bit": True}}
@@ -47,7 +43,9 @@ def build_model(experiment: Experiment, tokenizer: PreTrainedTokenizerBase, devi
     model: Any = load_base(config, device)
     if config.use_gc:
         model.enable_input_require_grads()
-        model.gradient_checkpointing_enable()
+        # transformers 5 has another name for it, and warns of the old one.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)()
     if experiment.adapter is not None:
         model = _adapted(model, experiment)
         if config.init_kv_cache_prefix is not None:
@@ -63,25 +61,13 @@ def load_base(config: TrainConfig, device: str) -> Any:
     Raises:
         UserError: there is no such model, or a package is missing.
     """
-    source = find_model(config.model_id)
-    check_is_whole_model(source)
     options: dict[str, Any] = {"attn_implementation": config.attn_implementation}
+    dtype: str = config.dtype
     if config.dtype in _QUANTIZED:
         require("bitsandbytes", extra="quantized")
         options["quantization_config"] = BitsAndBytesConfig(**_QUANTIZED[config.dtype])
-    else:
-        options["dtype"] = getattr(torch, config.dtype)
-        if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
-            # Otherwise transformers may keep the blocks, which cannot be trained.
-            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with quiet_loading(), as_user_error(config.model_id, source):
-        return AutoModelForCausalLM.from_pretrained(
-            source.location,
-            device_map=device,
-            trust_remote_code=False,
-            **source.file_option,
-            **options,
-        )
+        dtype = "auto"
+    return load_language_model(config.model_id, dtype, device_map=device, **options).model
 
 
 def _adapted(model: Any, experiment: Experiment) -> Any:
@@ -94,8 +80,8 @@ def _adapted(model: Any, experiment: Experiment) -> Any:
         raise UserError(f"adapter_config.json: {error}") from error
     except (KeyError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
-            f"adapter_config.json: this model does not take the adapter ({_reason(error)}); correct"
-            " it, or give another model."
+            f"adapter_config.json: this model does not take it ({reason_of(error)}); correct it, or "
+            "give another model."
         ) from error
     if isinstance(adapter, lora2.Lora2Config) and adapter.prunes:
         # A schedule that does not fit is found now rather than at the first step.
@@ -110,7 +96,7 @@ def _start_prefix(model: Any, tokenizer: PreTrainedTokenizerBase, text: str) -> 
         initialize_kv_prefix_from_text(model, tokenizer, text=text, use_chat_template=False)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"init_kv_cache_prefix: PEFT does not take it ({_reason(error)}); correct it."
+            f"init_kv_cache_prefix: PEFT does not take it ({reason_of(error)}); correct it."
         ) from error
 
 
@@ -129,7 +115,7 @@ def build_optimizer(model: Any, experiment: Experiment) -> tuple[Optimizer, LRSc
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"optimizer_kwargs: {config.optimizer_type} does not take {config.optimizer_kwargs} "
-            f"({_reason(error)}); correct them, or optimizer_type."
+            f"({reason_of(error)}); correct them, or optimizer_type."
         ) from error
     if config.lr_scheduler is None:
         return optimizer, get_constant_schedule(optimizer)
@@ -155,7 +141,3 @@ def _optimizer(model: Any, experiment: Experiment) -> Optimizer:
         return create_riemannian_optimizer(model, optimizer_cls=AdamW, **options)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return getattr(torch.optim, kind)(trained, **options)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 
 from peft_comparison.experiment import Experiment
-from peft_comparison.memory import Memory
-from peft_comparison.training import Progress
+from peft_comparison.training import Progress, Training
 
 Status = Literal["success", "canceled"]
 
@@ -37,12 +35,12 @@ def peft_branch() -> str:
     return "main" if folder is None else _git(folder, "--abbrev-ref") or "unknown"
 
 
-def result_path(output: Path, name: str, status: Status, branch: str, created_at: str) -> Path:
+def result_path(output: Path, name: str, status: Status, created_at: str) -> Path:
     """Return where a result goes; all but those of PEFT's main branch have the time in their name.
 
     name: the experiment's, with a stroke in it.
     """
-    kind = "canceled" if status == "canceled" else "main" if branch == "main" else "test"
+    kind = "canceled" if status == "canceled" else "main" if peft_branch() == "main" else "test"
     stem = name.replace("/", "--")
     if kind != "main":
         stem = f"{stem}--{created_at.replace(':', '-')}"
@@ -50,27 +48,35 @@ def result_path(output: Path, name: str, status: Status, branch: str, created_at
 
 
 def result(
-    experiment: Experiment,
+    training: Training,
     progress: Progress,
-    memory: Memory,
     *,
     status: Status,
     error: str,
     created_at: str,
     total_time: float,
-    branch: str,
     file_size: int,
-    model_sha: str | None,
-    data_info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what a result file holds; bytes and seconds."""
+    """Return what a result file holds.
+
+    Args:
+        training: finished or stopped.
+        progress: what it has come to.
+        status: which of the two.
+        error: why it stopped.
+        created_at: when it began.
+        total_time: seconds, with loading and saving.
+        file_size: bytes of the saved adapter.
+    """
+    experiment, memory = training.experiment, training.memory
+    commit = getattr(training.model.config, "_commit_hash", None)
     reserved = memory.reserved_log or [0]
     return {
         "run_info": {
             "created_at": created_at,
             "total_time": total_time,
             "experiment_name": experiment.name,
-            "peft_branch": branch,
+            "peft_branch": peft_branch(),
             "train_config": dataclasses.asdict(experiment.train),
             "peft_config": _adapter(experiment),
             "error_msg": error,
@@ -87,8 +93,8 @@ def result(
             "metrics": progress.metrics,
         },
         "meta_info": {
-            "model_info": {"sha": model_sha, "created_at": None},
-            "dataset_info": dict(data_info),
+            "model_info": {"sha": commit, "created_at": None},
+            "dataset_info": dict(training.data.info),
             "package_info": _package_info(),
             "system_info": {
                 "system": platform.system(),
@@ -106,9 +112,9 @@ def result(
 def _adapter(experiment: Experiment) -> dict[str, Any] | None:
     if experiment.adapter is None:
         return None
+    fields = experiment.adapter.to_dict() | {"base_model_name_or_path": experiment.train.model_id}
     return {
-        name: sorted(value) if isinstance(value, set) else value
-        for name, value in experiment.adapter.to_dict().items()
+        name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()
     }
 
 

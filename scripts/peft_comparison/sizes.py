@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from torch import nn
 
 from lora2.support.files import new_folder
 
@@ -27,18 +29,26 @@ def saved_size(model: Any, keep: Path | None) -> int:
 
     keep: a new folder in which the adapter, or the model, stays.
     """
-    if keep is not None:
-        with new_folder(keep) as folder:
-            model.save_pretrained(folder)
-    if not isinstance(model, PeftModel):
-        return sum(each.numel() * each.element_size() for each in model.parameters())
-    if keep is not None:
-        return (keep / SAFETENSORS_WEIGHTS_NAME).stat().st_size
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            return (Path(folder) / SAFETENSORS_WEIGHTS_NAME).stat().st_size
+        if keep is not None:
+            with new_folder(keep) as folder:
+                return _saved_into(folder, model)
+        if not isinstance(model, PeftModel):
+            return _weights_size(model)
+        with tempfile.TemporaryDirectory() as temporary:
+            return _saved_into(Path(temporary), model)
     # The training counts, even where PEFT or the disk refuses this.
     except Exception as error:
-        print(f"The adapter could not be saved: {error}")
+        print(f"The adapter could not be saved: {error}", file=sys.stderr)
         return _UNKNOWN
+
+
+def _saved_into(folder: Path, model: Any) -> int:
+    model.save_pretrained(folder)
+    if not isinstance(model, PeftModel):
+        return _weights_size(model)
+    return (folder / SAFETENSORS_WEIGHTS_NAME).stat().st_size
+
+
+def _weights_size(model: nn.Module) -> int:
+    return sum(each.numel() * each.element_size() for each in model.parameters())

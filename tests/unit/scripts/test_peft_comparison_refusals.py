@@ -82,6 +82,11 @@ ADAPTERS: dict[str, tuple[Any, Any, str]] = {
     "another method": ({"peft_type": "LORA9"}, None, "LORA9"),
     "what a method refuses": (LORA2 | {"target_r": 9}, None, "target_r=9"),
     "a field of another method": (LORA2 | {"r": 9}, None, "the rank of the change is called k"),
+    "a field of a later PEFT": (
+        LORA | {"use_new": True, "new": None},
+        None,
+        "use_new is no field of",
+    ),
     "an adapter that is not trained": (LORA | {"inference_mode": True}, None, "inference_mode"),
     "a schedule of another length": (LORA2 | {"total_step": 9}, SHORT, "total_step is 9"),
 }

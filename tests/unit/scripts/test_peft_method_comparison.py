@@ -138,7 +138,6 @@ def test_the_saved_adapter_is_trained_and_pruned(finished):
         assert all(t.any() for name, t in tensors.items() if "lora_B" in name)
 
 
-ATTENTION = ["q_proj", "v_proj"]
 # What an experiment may ask for, each in a short training of its own.
 FIELDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "all weights": (None, {}),
@@ -151,10 +150,10 @@ FIELDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     ),
     "AdaLoRA": (
         {
-            "peft_type": "ADALORA", "init_r": 4, "target_r": 1, "tinit": 0, "tfinal": 1,
-            "total_step": 2, "target_modules": ATTENTION,
+            "peft_type": "ADALORA", "init_r": 4, "target_r": 3, "tinit": 1, "tfinal": 1,
+            "total_step": 4, "target_modules": ["q_proj"],
         },
-        {},
+        {"max_steps": 4},
     ),
     "a prefix": (
         {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3},
@@ -172,6 +171,19 @@ def test_an_experiment_is_trained_as_its_fields_say(name, language_model, data, 
     content = json.loads((tmp_path / "results" / "any--tiny.json").read_text())
     assert at(content, "train_info.file_size") < 99999999
     assert at(content, "train_info.metrics.-1.forgetting") != 0
+
+
+def test_what_was_learnt_is_answered(language_model, tmp_path):
+    rows = [{"prompt": "a", "completion": "bc"}]
+    for name in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    write_rows(tmp_path / "other.jsonl", [{"text": "Once upon a time"}])
+    learns = {"max_steps": 40, "eval_steps": 40, "optimizer_kwargs": {"lr": 3e-2}}
+    experiment = write_experiment(tmp_path / "experiments" / "all" / "tiny", None, **learns)
+    assert run(experiment, language_model, tmp_path, tmp_path) == 0
+    content = json.loads((tmp_path / "results" / "all--tiny.json").read_text())
+    assert at(content, "train_info.metrics.0.valid accuracy") == 1
+    assert at(content, "train_info.metrics.-1.test accuracy") == 1
 
 
 def test_an_interrupted_training_leaves_what_it_did(language_model, data, tmp_path, monkeypatch):
