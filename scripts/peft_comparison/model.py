@@ -80,8 +80,8 @@ def _adapted(model: Any, experiment: Experiment) -> Any:
         raise UserError(f"adapter_config.json: {error}") from error
     except (KeyError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
-            f"adapter_config.json: this model does not take it ({reason_of(error)}); correct it, or "
-            "give another model."
+            f"adapter_config.json: this model does not take it ({reason_of(error)}); correct it, "
+            "or give another model."
         ) from error
     if isinstance(adapter, lora2.Lora2Config) and adapter.prunes:
         # A schedule that does not fit is found now rather than at the first step.

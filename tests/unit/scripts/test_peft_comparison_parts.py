@@ -12,6 +12,7 @@ from language_model import byte_tokenizer
 from peft_comparison.accuracy import answer_accuracy, parsed_answer
 from peft_comparison.batches import training_batches
 from peft_comparison.evaluation import accuracy_on, generation_config, loss_on_other_texts
+from peft_comparison.memory import Memory
 from peft_comparison.train_config import TrainConfig
 
 END = 2
@@ -133,3 +134,31 @@ def test_only_what_comes_after_the_prompt_is_an_answer():
     config = TrainConfig(query_template="{query}", batch_size_eval=2)
     assert accuracy_on(rows, model, tokenizer, config, accuracy) == 0.5
     assert seen == [(["b", "b", "b"], ["b", " b\n", "bb"])]
+
+
+def test_memory_is_counted_above_what_was_there_before(monkeypatch):
+    held = {"allocated": 5, "reserved": 10, "largest": 10}
+    counts = {
+        "reset_peak_memory_stats": lambda: None,
+        "empty_cache": lambda: None,
+        "memory_allocated": lambda: held["allocated"],
+        "memory_reserved": lambda: held["reserved"],
+        "max_memory_reserved": lambda: held["largest"],
+        "get_device_name": lambda _: "Abacus",
+    }
+    for name, count in counts.items():
+        monkeypatch.setattr(torch.cpu, name, count, raising=False)
+    memory = Memory("cpu")
+    held |= {"allocated": 20, "reserved": 30, "largest": 50}
+    memory.log_step()
+    assert (memory.allocated_log, memory.reserved_log, memory.largest) == ([10], [20], 40)
+    assert memory.name() == "Abacus"
+
+
+def test_where_torch_counts_no_memory_that_of_the_process_is_taken(monkeypatch):
+    resident = iter([100, 130, 120])
+    monkeypatch.setattr(Memory, "_resident", lambda _: next(resident))
+    memory = Memory("cpu")
+    memory.log_step()
+    memory.log_step()
+    assert (memory.reserved_log, memory.largest, memory.name()) == ([30, 20], 30, "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import PeftConfig
+from peft import AdaLoraModel, PeftConfig
 from safetensors.torch import load_file
 from torch import nn
 
@@ -148,13 +148,6 @@ FIELDS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
         ADAPTERS["lora2"],
         {"optimizer_type": "lora+", "optimizer_kwargs": {"lr": 1e-2, "loraplus_lr_ratio": 4}},
     ),
-    "AdaLoRA": (
-        {
-            "peft_type": "ADALORA", "init_r": 4, "target_r": 3, "tinit": 1, "tfinal": 1,
-            "total_step": 4, "target_modules": ["q_proj"],
-        },
-        {"max_steps": 4},
-    ),
     "a prefix": (
         {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3},
         {"init_kv_cache_prefix": "Add the numbers."},
@@ -171,6 +164,19 @@ def test_an_experiment_is_trained_as_its_fields_say(name, language_model, data, 
     content = json.loads((tmp_path / "results" / "any--tiny.json").read_text())
     assert at(content, "train_info.file_size") < 99999999
     assert at(content, "train_info.metrics.-1.forgetting") != 0
+
+
+def test_a_method_that_prunes_is_told_each_step_from_1(language_model, data, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(AdaLoraModel, "update_and_allocate", lambda _, step: steps.append(step))
+    adapter = {
+        "peft_type": "ADALORA", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1,
+        "total_step": 3, "target_modules": ["q_proj"],
+    }  # fmt: skip
+    short = {"max_steps": 3, "eval_steps": 3}
+    experiment = write_experiment(tmp_path / "adalora" / "tiny", adapter, **short)
+    assert run(experiment, language_model, data, tmp_path) == 0
+    assert steps == [1, 2, 3]
 
 
 def test_what_was_learnt_is_answered(language_model, tmp_path):
