@@ -53,9 +53,13 @@ def exact_match(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
+    return share_of_exact(list(written), [answer for _, answer in questions])
+
+
+def share_of_exact(written: Sequence[str], answers: Sequence[str]) -> float:
+    """Return the share of texts that are exactly the right answers, blanks around left aside."""
     right = [
-        answer.strip() == found.strip()
-        for (_, answer), found in zip(questions, written, strict=True)
+        answer.strip() == found.strip() for found, answer in zip(written, answers, strict=True)
     ]
     return sum(right) / len(right)
 

@@ -48,7 +48,7 @@ def generate(
                 top_p=None,
                 top_k=None if temperature == 0 else 0,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=_ends(model, tokenizer),
+                eos_token_id=end_tokens(model, tokenizer),
                 logits_processor=LogitsProcessorList([_ScoreCheck(model)]),
             )
         # Prompt tuning puts vectors in front, and returns new tokens after the same prompt.
@@ -89,7 +89,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any
     )
 
 
-def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an answer: those of the checkpoint, and the tokenizer's."""
     of_model = model.generation_config.eos_token_id
     ids = of_model if isinstance(of_model, list) else [of_model]
     return sorted({each for each in (*ids, tokenizer.eos_token_id) if each is not None})

@@ -204,8 +204,13 @@ def load_base_model(
     return BaseModel(model, new_modules, kind.task_type)
 
 
-def load_language_model(name: str, dtype: str) -> BaseModel:
+def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
     """Load a causal language model; one in a GGUF file is taken out of its blocks.
+
+    Args:
+        name: a folder, a hub name, a GGUF file or a package's name.
+        dtype: a floating point type of torch, or "auto" for the checkpoint's.
+        more: options of transformers' `from_pretrained`.
 
     Raises:
         UserError: there is no such model, or its weights do not fit its configuration.
@@ -213,14 +218,14 @@ def load_language_model(name: str, dtype: str) -> BaseModel:
     """
     source = find_model(name)
     check_is_whole_model(source)
-    options: dict[str, Any] = dict(source.file_option)
+    options: dict[str, Any] = {**source.file_option, **more}
     # Otherwise transformers may keep the blocks, which cannot be trained; older ones never do.
     if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with quiet_loading(), as_user_error(name, source):
         model, report = AutoModelForCausalLM.from_pretrained(
             source.location,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype, dtype),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **_OWN_CODE,
