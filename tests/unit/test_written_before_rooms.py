@@ -15,8 +15,8 @@ from transformers import BertForSequenceClassification, Trainer, TrainingArgumen
 from command_line import lora2
 from lora2 import Lora2Callback, Lora2Config
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RecordFolder
 from lora2.reports.kept import read_kept

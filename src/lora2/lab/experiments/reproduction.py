@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora2.errors import UserError
-from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.rates import read_choices
 from lora2.support.files import check_may_be_folder
 

@@ -8,8 +8,8 @@ import pytest
 from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.grid import Column, Grid, Row
 from lora2.lab.experiments.presets.minilm import MINILM
-from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.size_figure import size_figure, size_lines
 from lora2.lab.experiments.summary import summarize

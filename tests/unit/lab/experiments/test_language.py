@@ -8,9 +8,9 @@ from experiment_case import finished
 from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets import language
-from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.small import pruned_to
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.reproduction import tables_of
 from lora2.lab.experiments.summary import summarize
 

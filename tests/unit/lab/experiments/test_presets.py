@@ -10,9 +10,9 @@ from lora2.lab.experiments.execution import Place, settings_of
 from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.minilm import MINILM
-from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.summary import summarize
 from lora2.lab.experiments.tuning import Choice
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS

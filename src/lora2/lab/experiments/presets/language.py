@@ -13,9 +13,10 @@ from typing import Any
 from lora2.data.text_loading import EXACT_MATCH
 from lora2.lab.experiments.grid import Column, Grid
 from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
-from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.small import LORA_SEARCH, pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 

@@ -14,7 +14,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.presets.measures import DISTANCE, FILE, MEMORY
 from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
-from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
     LONGER_WARMUP,
@@ -25,6 +25,7 @@ from lora2.lab.experiments.presets.small import (
     variant,
 )
 from lora2.lab.experiments.presets.task_suite import SettingsTable
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Search, Setting
 
 NAME = "leaderboard"

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.presets.task_suite import TaskSuite
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Setting
-from lora2.lab.experiments.tuning import Choice
-
-if TYPE_CHECKING:
-    from lora2.lab.experiments.presets.task_suite import TaskSuite
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for.
-
-    Attributes:
-        table: one of the preset's tables.
-        model: as `lora2 train --model` takes it.
-        seeds: the seeds of each cell.
-        choices: learning rates that tuning chose, by experiment, for presets that have them tuned.
-    """
-
-    table: str
-    model: str
-    seeds: tuple[int, ...]
-    choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

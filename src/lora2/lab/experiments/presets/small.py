@@ -9,8 +9,9 @@ from typing import Any
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
-from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.task_suite import SettingsTable
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.architectures import target_pattern

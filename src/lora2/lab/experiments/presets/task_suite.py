@@ -10,7 +10,7 @@ from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Column, Grid, Measure, Row
 from lora2.lab.experiments.paper_numbers import paper_rows
-from lora2.lab.experiments.presets.preset import Wanted
+from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Experiment, Setting
 
 TUNING_SEED = 100
