@@ -21,6 +21,7 @@ SAVED_NAME = "token_adapter.trainable_tokens_delta"
 """The name of the rows in a file of PEFT's, after that of the embedding."""
 Indices = list[int] | dict[str, list[int]]
 
+_SHARED_WITH_EMBEDDING = "trainable_tokens_delta", "trainable_tokens_original"
 _USUAL_NAME = "embed_tokens"
 _EXAMPLE = "write a list of token ids, such as [49152, 49153], or lists by name of an embedding"
 
@@ -61,11 +62,25 @@ class TokenRows(TrainableTokensWrapper):
 
 
 def complete_wrappers(model: nn.Module) -> None:
-    """Make every wrapper of PEFT's in the model a `TokenRows`."""
-    for module in model.modules():
+    """Make every wrapper of PEFT's in the model a `TokenRows`, and register tied rows once."""
+    for module in list(model.modules()):
         # PEFT makes them of its own class, and has no place to name another.
         if type(module) is TrainableTokensWrapper:
             module.__class__ = TokenRows
+        if isinstance(module, TrainableTokensLayer) and module.tied_adapter is not None:
+            _register_elsewhere(module)
+
+
+def _register_elsewhere(layer: nn.Module) -> None:
+    """Leave the rows that a head shares with its embedding to the embedding alone.
+
+    PEFT registers them in both. torch.distributed.checkpoint loads a module that has two names
+    by one of them, and fails at the other.
+    """
+    for name in _SHARED_WITH_EMBEDDING:
+        shared = layer._modules.pop(name, None)
+        if shared is not None:
+            vars(layer)[name] = shared
 
 
 def checked_indices(indices: Any) -> Indices | None:
