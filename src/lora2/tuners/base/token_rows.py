@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
 
 FIELD = "trainable_token_indices"
 SAVED_NAME = "token_adapter.trainable_tokens_delta"
@@ -56,9 +58,21 @@ class TokenRows(TrainableTokensWrapper):
         return super()._hasattr_wrapped(name, modules) or hasattr(self.original_module, name)
 
     def _getattr_wrapped(self, name: str, modules: Any) -> Any:
+        if name == "weight" and is_sharded(self.original_module.weight):
+            return self._gathered_weight()
         if super()._hasattr_wrapped(name, modules):
             return super()._getattr_wrapped(name, modules)
         return getattr(self.original_module, name)
+
+    def _gathered_weight(self) -> Tensor:
+        """The weight with the rows as a whole, as TRL reads it from a head that is not called."""
+        layer, (weight,) = self.token_adapter, whole([self.original_module.weight])
+        for name in layer.active_adapters:
+            if self._has(name):
+                (rows,) = whole_in_graph([layer.trainable_tokens_delta[name]])
+                index = torch.tensor(layer.token_indices[name], device=weight.device)
+                weight = weight.index_copy(0, index, rows.to(weight))
+        return weight
 
 
 def complete_wrappers(model: nn.Module) -> None:
@@ -168,6 +182,14 @@ def trained_rows(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Any
             layer = module.token_adapter
             if layer.tied_adapter is None and adapter_name in layer.trainable_tokens_delta:
                 yield name, module
+
+
+def has_tied_rows(model: nn.Module) -> bool:
+    """Whether rows are trained of an embedding whose weight a head has, too."""
+    return any(
+        isinstance(module, TrainableTokensLayer) and module.tied_adapter is not None
+        for module in model.modules()
+    )
 
 
 def rows_of(wrapper: Any, adapter_name: str) -> Tensor:
