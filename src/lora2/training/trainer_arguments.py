@@ -189,8 +189,8 @@ def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
     if arguments.fsdp and has_tied_rows(model):
         raise UserError(
             f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {FIELD}), "
-            "and the head of this model shares the weight of its embedding, which accelerate cannot "
-            "shard then; leave fsdp out."
+            "and the head of this model shares the weight of its embedding, which accelerate "
+            "cannot shard then; leave fsdp out."
         )
 
 

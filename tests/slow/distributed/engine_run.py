@@ -56,6 +56,9 @@ from lora2.errors import NumericalError, UserError
 STEPS, MIDDLE, JOINT_BATCH, TARGET = 12, 6, 8, 28
 # Options of an engine that name what it trains, in place of a Llama.
 MODELS = ("mixtral", "qwen3moe", "tokens", "tied")
+_TRAINED_ROWS: dict[str, Any] = {
+    "tokens": {"embed_tokens": [3, 5], "lm_head": [4]}, "tied": [3, 5],
+}  # fmt: skip
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -108,7 +111,7 @@ def adapted_model(form: str, engine: str = "one") -> PeftModel:
         task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
         k=4, init_r=4, target_r=2, tinit=2, tfinal=3, deltaT=2,
         lora_dropout=0.1 if "dropout" in engine.split("-") else 0,
-        trainable_token_indices=[3, 5] if model_named(engine) in ("tokens", "tied") else None,
+        trainable_token_indices=_TRAINED_ROWS.get(model_named(engine)),
     )  # fmt: skip
     return get_peft_model(base, config).train()
 
@@ -142,6 +145,9 @@ def wrapped(engine: str, model: PeftModel) -> nn.Module:
             kept["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
         for layer in () if "root" in options else layers:
             fully_shard(layer, **kept)
+        if "tokens" in options:
+            # As accelerate shards it.
+            fully_shard(model.get_base_model().lm_head, **kept)
         fully_shard(model, **kept)
     return model
 
@@ -152,7 +158,7 @@ class Training:
     def __init__(self, engine: str, form: str) -> None:
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.model = adapted_model(form, engine)
+        self.engine, self.model = engine, adapted_model(form, engine)
         if engine.startswith("tp"):
             # All processes of tensor parallelism have the whole batch.
             self.processes = 1
@@ -169,11 +175,20 @@ class Training:
             if self.evaluates:
                 with torch.no_grad():
                     self.called(input_ids=mine)
-            self.called(input_ids=mine, labels=mine, use_cache=False).loss.backward()
+            extra = self._loss_of_head()
+            loss = self.called(input_ids=mine, labels=mine, use_cache=False).loss
+            (loss + extra).backward()
             self.optimizer.step()
             self.allocator.step()
             self.optimizer.zero_grad()
             yield step + 1
+
+    def _loss_of_head(self) -> Tensor | float:
+        """Return a loss of a head with rows of its own, read and not called, as TRL does it."""
+        if model_named(self.engine) != "tokens":
+            return 0.0
+        weight: Tensor = self.model.get_base_model().lm_head.weight
+        return weight[4].square().sum()
 
     def adapter(self) -> dict[str, Tensor]:
         """All factors as wholes."""

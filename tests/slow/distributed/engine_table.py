@@ -27,9 +27,7 @@ ENGINES = (
     "fsdp2-mixed", "fsdp2-offload", "tp",
 )  # fmt: skip
 # Weights of experts, and rows of tokens in an embedding that the head shares or not.
-OF_OTHER_MODELS = (
-    "ddp-mixtral", "ddp-tied", "fsdp2-mixtral", "fsdp2-qwen3moe", "fsdp2-tokens", "fsdp2-tied",
-)  # fmt: skip
+OF_OTHER_MODELS = ("ddp-qwen3moe", "fsdp2-mixtral", "ddp-tied", "fsdp2-tied", "fsdp2-tokens")
 # What is refused: FSDP1, processes whose gradients nobody reduces, NaN in one process, a weight
 # that FSDP2 has split before it gets an adapter, a merge into such weights, dropped inputs of which
 # each process has a part.
