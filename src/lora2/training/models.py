@@ -95,6 +95,15 @@ def config_of_sizes(name: str) -> PretrainedConfig:
     return load_config(name) if known is None else AutoConfig.for_model(**ARCHITECTURES[known])
 
 
+def without_teacher(config: PretrainedConfig) -> None:
+    """Let a distilled image model (DeiT, LeViT) have one head that can be trained.
+
+    Its checkpoint names a class with two heads, which returns no loss.
+    """
+    if config.architectures:
+        config.architectures = [name.removesuffix("WithTeacher") for name in config.architectures]
+
+
 def set_classifier_dropout(config: PretrainedConfig, probability: float | None) -> None:
     """Set the dropout before the classifier in a model's configuration; None leaves it as it is.
 
