@@ -95,15 +95,6 @@ def config_of_sizes(name: str) -> PretrainedConfig:
     return load_config(name) if known is None else AutoConfig.for_model(**ARCHITECTURES[known])
 
 
-def without_teacher(config: PretrainedConfig) -> None:
-    """Let a distilled image model (DeiT, LeViT) have one head that can be trained.
-
-    Its checkpoint names a class with two heads, which returns no loss.
-    """
-    if config.architectures:
-        config.architectures = [name.removesuffix("WithTeacher") for name in config.architectures]
-
-
 def set_classifier_dropout(config: PretrainedConfig, probability: float | None) -> None:
     """Set the dropout before the classifier in a model's configuration; None leaves it as it is.
 
@@ -190,6 +181,9 @@ def load_base_model(
             "labels; add --objective sft, or give the folder of a transformers model."
         )
     check_is_whole_model(source)
+    if config.architectures:
+        # A distilled image model's (DeiT, LeViT) class with two heads returns no loss.
+        config.architectures = [each.removesuffix("WithTeacher") for each in config.architectures]
     with quiet_loading(), as_user_error(name, source):
         model, report = kind.auto_model.from_pretrained(
             source.location,

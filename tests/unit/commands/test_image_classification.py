@@ -86,6 +86,7 @@ def test_own_images_on_another_model(tmp_path, capsys):
     assert not (tmp_path / "run" / "base").exists()
 
 
+@pytest.mark.slow
 def test_a_distilled_model_gets_one_head_and_is_reloaded_with_it(tmp_path):
     config = DeiTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1,
                         num_attention_heads=2, intermediate_size=32)  # fmt: skip
@@ -93,7 +94,17 @@ def test_a_distilled_model_gets_one_head_and_is_reloaded_with_it(tmp_path):
     digits_processor().save_pretrained(tmp_path / "deit")
     images, run = save_images(tmp_path / "colours", each=8), tmp_path / "run"
     options = [f"--model={tmp_path / 'deit'}", f"--train_file={images}", f"--output_dir={run}"]
-    assert lora2("train", IMAGES, *options, *SMALL[:6], "--per_device_train_batch_size=4") == 0
+    assert (
+        lora2(
+            "train",
+            IMAGES,
+            *options,
+            *SMALL[:6],
+            "--per_device_train_batch_size=4",
+            "--num_train_epochs=1",
+        )
+        == 0
+    )
     names = load_file(run / "adapter/adapter_model.safetensors")
     assert "base_model.model.classifier.weight" in names
     assert lora2("evaluate", run) == 0

@@ -45,7 +45,6 @@ from lora2.training.models import (
     load_base_model,
     load_config,
     load_image_processor,
-    without_teacher,
 )
 from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields
@@ -135,7 +134,6 @@ class ImageClassification(Labelling):
 
     def _load(self, name: str, settings: RunSettings, task: ImageTask) -> BaseModel:
         config = load_config(name, **class_fields(task.label_names))
-        without_teacher(config)
         return load_base_model(name, config, settings.model.dtype, self.head_kind)
 
     def base_location(self, folder: RunFolder, settings: RunSettings) -> str:
