@@ -94,17 +94,8 @@ def test_a_distilled_model_gets_one_head_and_is_reloaded_with_it(tmp_path):
     digits_processor().save_pretrained(tmp_path / "deit")
     images, run = save_images(tmp_path / "colours", each=8), tmp_path / "run"
     options = [f"--model={tmp_path / 'deit'}", f"--train_file={images}", f"--output_dir={run}"]
-    assert (
-        lora2(
-            "train",
-            IMAGES,
-            *options,
-            *SMALL[:6],
-            "--per_device_train_batch_size=4",
-            "--num_train_epochs=1",
-        )
-        == 0
-    )
+    sizes = ("--per_device_train_batch_size=4", "--num_train_epochs=3")
+    assert lora2("train", IMAGES, *options, *SMALL[:6], *sizes) == 0
     names = load_file(run / "adapter/adapter_model.safetensors")
     assert "base_model.model.classifier.weight" in names
     assert lora2("evaluate", run) == 0
