@@ -13,7 +13,7 @@ import peft
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
@@ -30,7 +30,9 @@ from lora2.exchange.verification import (
 )
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.attention import AttentionLayer
+from lora2.tuners.base.convolution import ConvolutionLayer
 from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.loading import reason_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def export_lora(
             reloaded = _read_back(base, temporary)
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
-        with _blaming_attention(model, adapter_name):
+        with _blaming_layers(model, adapter_name):
             difference = check_same(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
@@ -107,31 +109,46 @@ def _read_back(base: Any, folder: Path) -> PeftModel:
 
 
 @contextmanager
-def _blaming_attention(model: PeftModel, adapter_name: str) -> Iterator[None]:
-    """Say of a LoRA that computes something else that it does because PEFT has a fault."""
+def _blaming_layers(model: PeftModel, adapter_name: str) -> Iterator[None]:
+    """Say of a LoRA that computes something else which layers PEFT treats otherwise."""
     try:
         yield
     except UserError as error:
         layers = layers_with(model.get_base_model(), adapter_name)
         attention = [name for name, layer in layers.items() if isinstance(layer, AttentionLayer)]
-        if not attention:
-            raise
-        raise UserError(
-            f"PEFT {peft.__version__} adds the change of an nn.MultiheadAttention's out_proj twice "
-            f"(pull request 3774 of PEFT), so a LoRA of {target_of(attention[0])} would compute "
-            "something else and was not kept; export the merged model instead."
-        ) from error
+        own = {
+            name: type(layer.get_base_layer()).__name__
+            for name, layer in layers.items()
+            if isinstance(layer, ConvolutionLayer) and layer.has_own_forward
+        }
+        if attention:
+            raise UserError(
+                f"PEFT {peft.__version__} adds the change of an nn.MultiheadAttention's out_proj "
+                f"twice (pull request 3774 of PEFT), so a LoRA of {target_of(attention[0])} would "
+                "compute something else and was not kept; export the merged model instead."
+            ) from error
+        if own:
+            name, kind = next(iter(own.items()))
+            raise UserError(
+                f"A {kind} has a forward of its own, which PEFT's LoRA calls for A and for B "
+                f"alone, so a LoRA of {name} would compute something else and was not kept; export "
+                "the merged model instead."
+            ) from error
+        raise
 
 
 def _computed(reloaded: PeftModel, batch: Batch) -> Tensor:
     try:
         return logits(reloaded, batch)
-    except AttributeError as error:
-        # Some models read attributes of a router, which PEFT 0.21.0 does not pass on.
+    except (UserError, OutOfMemoryError):
+        raise
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        # Some models read attributes of a router, which PEFT 0.21.0 does not pass on; and a
+        # convolution with a forward of its own may give A and B outputs of other sizes.
         raise UserError(
             f"to: a {type(reloaded.get_base_model()).__name__} does not compute with PEFT's LoRA "
-            f"where this adapter is ({error}); export the merged model (--to merged) in place of a "
-            "LoRA."
+            f"where this adapter is ({reason_of(error)}); export the merged model (--to merged) in "
+            "place of a LoRA."
         ) from error
 
 

@@ -181,6 +181,9 @@ def load_base_model(
             "labels; add --objective sft, or give the folder of a transformers model."
         )
     check_is_whole_model(source)
+    if config.architectures:
+        # A distilled image model's (DeiT, LeViT) class with two heads returns no loss.
+        config.architectures = [each.removesuffix("WithTeacher") for each in config.architectures]
     with quiet_loading(), as_user_error(name, source):
         model, report = kind.auto_model.from_pretrained(
             source.location,

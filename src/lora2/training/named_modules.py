@@ -102,7 +102,10 @@ def _checked_parameters(model: PreTrainedModel, options: Options) -> dict[str, t
 def _check_pattern(
     model: PreTrainedModel, options: Options, name: str, parameters: dict[str, tuple[int, ...]]
 ) -> None:
-    adapted = _adapted(model, options, place(model, options)) | parameters.keys()
+    fields = place(model, options)
+    # Without defaults, as above.
+    modules = set() if fields["target_modules"] is None else _adapted(model, options, fields)
+    adapted = modules | parameters.keys()
     for parameter, shape in parameters.items():
         adapted |= {matrix_name(parameter, index) for index in range(shape[0])}
     for pattern in unmatched(options.get(name) or (), adapted):

@@ -32,6 +32,7 @@ from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import (
     check_learning_rate_schedule,
     check_optimizer,
+    check_sharding,
     optimizer_steps,
 )
 
@@ -135,6 +136,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
             "choose another method."
         )
     check_optimizer(arguments, model)
+    check_sharding(arguments, model)
     budget = check_schedule(model, steps)
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)

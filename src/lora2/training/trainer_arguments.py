@@ -22,6 +22,7 @@ from lora2.training.compilation import check_compilation
 from lora2.training.models import quiet_loading
 from lora2.training.processes import processes_launched
 from lora2.training.run_folder import RunFolder
+from lora2.tuners.base.token_rows import FIELD, has_tied_rows
 
 # What transformers, accelerate and the packages that they load raise for an option.
 _REFUSALS = (
@@ -176,6 +177,21 @@ def check_optimizer(arguments: TrainingArguments, model: nn.Module) -> None:
     except _REFUSALS as error:
         given = "" if arguments.optim_args is None else f" with optim_args={arguments.optim_args}"
         raise UserError(f"optim={as_typed(arguments.optim)}{given}: {_sentence(error)}") from error
+
+
+def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
+    """Check that accelerate will be able to shard the model, if it is to.
+
+    Raises:
+        UserError: accelerate 1.15 knows two modules of one weight by their attribute, which PEFT
+            computes anew where rows are trained; it then fails whatever the method.
+    """
+    if arguments.fsdp and has_tied_rows(model):
+        raise UserError(
+            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {FIELD}), "
+            "and the head of this model shares the weight of its embedding, which accelerate "
+            "cannot shard then; leave fsdp out."
+        )
 
 
 def _check_optimizer_arguments(arguments: TrainingArguments) -> None:

@@ -39,6 +39,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     TrainerControl,
     TrainerState,
     TrainingArguments,
@@ -49,17 +54,36 @@ from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import NumericalError, UserError
 
 STEPS, MIDDLE, JOINT_BATCH, TARGET = 12, 6, 8, 28
+# Options of an engine that name what it trains, in place of a Llama.
+MODELS = ("mixtral", "qwen3moe", "tokens", "tied")
+_TRAINED_ROWS: dict[str, Any] = {
+    "tokens": {"embed_tokens": [3, 5], "lm_head": [4]}, "tied": [3, 5],
+}  # fmt: skip
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}  # fmt: skip
+# A few of the experts get tokens in one process alone, or in none, in many a step.
+_EXPERTS: dict[str, Any] = {
+    "num_hidden_layers": 1, "num_experts_per_tok": 2, "num_key_value_heads": 2, "head_dim": 8,
+    "moe_intermediate_size": 16,
+}  # fmt: skip
 
 
-def base_model() -> LlamaForCausalLM:
+def model_named(engine: str) -> str:
+    """Return which of the models an engine is to train."""
+    return next((name for name in MODELS if name in engine.split("-")), "llama")
+
+
+def base_model(engine: str = "one") -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4,
-        )
-    )  # fmt: skip
+    name = model_named(engine)
+    if name == "mixtral":
+        return MixtralForCausalLM(MixtralConfig(**_SIZES | _EXPERTS, num_local_experts=16))
+    if name == "qwen3moe":
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_SIZES | _EXPERTS, num_experts=16))
+    return LlamaForCausalLM(LlamaConfig(**_SIZES, tie_word_embeddings=name == "tied"))
 
 
 def tensor_parallel_model() -> LlamaForCausalLM:
@@ -78,8 +102,8 @@ def tensor_parallel_model() -> LlamaForCausalLM:
 
 
 def adapted_model(form: str, engine: str = "one") -> PeftModel:
-    """14 matrices with 4 singular values each, pruned to half of them."""
-    base = tensor_parallel_model() if engine.startswith("tp") else base_model()
+    """A Llama of 14 matrices, or another model, with 4 singular values each; half are pruned."""
+    base = tensor_parallel_model() if engine.startswith("tp") else base_model(engine)
     if engine == "fsdp2-late":
         fully_shard(base)
     torch.manual_seed(1)
@@ -87,6 +111,7 @@ def adapted_model(form: str, engine: str = "one") -> PeftModel:
         task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
         k=4, init_r=4, target_r=2, tinit=2, tfinal=3, deltaT=2,
         lora_dropout=0.1 if "dropout" in engine.split("-") else 0,
+        trainable_token_indices=_TRAINED_ROWS.get(model_named(engine)),
     )  # fmt: skip
     return get_peft_model(base, config).train()
 
@@ -99,7 +124,7 @@ def batch(step: int) -> Tensor:
 def wrapped(engine: str, model: PeftModel) -> nn.Module:
     """Return the module to call, which an engine may have made of the model."""
     name, *options = engine.split("-")
-    layers = model.get_base_model().model.layers
+    layers: Any = model.get_base_model().model.layers
     if "checkpointed" in options or "reentrant" in options:
         reentrant = {"use_reentrant": "reentrant" in options}
         model.get_base_model().gradient_checkpointing_enable(reentrant)
@@ -120,6 +145,9 @@ def wrapped(engine: str, model: PeftModel) -> nn.Module:
             kept["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
         for layer in () if "root" in options else layers:
             fully_shard(layer, **kept)
+        if "tokens" in options:
+            # As accelerate shards it.
+            fully_shard(model.get_base_model().lm_head, **kept)
         fully_shard(model, **kept)
     return model
 
@@ -130,7 +158,7 @@ class Training:
     def __init__(self, engine: str, form: str) -> None:
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.model = adapted_model(form, engine)
+        self.engine, self.model = engine, adapted_model(form, engine)
         if engine.startswith("tp"):
             # All processes of tensor parallelism have the whole batch.
             self.processes = 1
@@ -147,11 +175,20 @@ class Training:
             if self.evaluates:
                 with torch.no_grad():
                     self.called(input_ids=mine)
-            self.called(input_ids=mine, labels=mine, use_cache=False).loss.backward()
+            extra = self._loss_of_head()
+            loss = self.called(input_ids=mine, labels=mine, use_cache=False).loss
+            (loss + extra).backward()
             self.optimizer.step()
             self.allocator.step()
             self.optimizer.zero_grad()
             yield step + 1
+
+    def _loss_of_head(self) -> Tensor | float:
+        """Return a loss of a head with rows of its own, read and not called, as TRL does it."""
+        if model_named(self.engine) != "tokens":
+            return 0.0
+        weight: Tensor = self.model.get_base_model().lm_head.weight
+        return weight[4].square().sum()
 
     def adapter(self) -> dict[str, Tensor]:
         """All factors as wholes."""

@@ -26,6 +26,8 @@ ENGINES = (
     "fsdp2", "fsdp2-kept", "fsdp2-root", "fsdp2-checkpointed", "fsdp2-reentrant", "fsdp2-callback",
     "fsdp2-mixed", "fsdp2-offload", "tp",
 )  # fmt: skip
+# Weights of experts, and rows of tokens in an embedding that the head shares or not.
+OF_OTHER_MODELS = ("ddp-qwen3moe", "fsdp2-mixtral", "ddp-tied", "fsdp2-tied", "fsdp2-tokens")
 # What is refused: FSDP1, processes whose gradients nobody reduces, NaN in one process, a weight
 # that FSDP2 has split before it gets an adapter, a merge into such weights, dropped inputs of which
 # each process has a part.
@@ -54,9 +56,11 @@ def run_all(folder: Path) -> None:
     """Train everything: one process, two, four, and resumed from two by four and back."""
     every = [f"{engine}/{form}" for engine in ENGINES for form in FORMS]
     refused = [f"{engine}/exact" for engine in REFUSED]
+    others = [f"{engine}/exact" for engine in OF_OTHER_MODELS]
     moved = [f"{engine}/{form}" for engine in RESUMED for form in FORMS]
-    _launch(1, folder / "1", [f"one/{form}" for form in FORMS])
-    _launch(2, folder / "2", [*every, *refused])
+    ones = dict.fromkeys(f"{_one(engine)}/exact" for engine in OF_OTHER_MODELS)
+    _launch(1, folder / "1", [*(f"one/{form}" for form in FORMS), *ones])
+    _launch(2, folder / "2", [*every, *others, *refused])
     _launch(4, folder / "4", [*moved, *(f"{case}@{folder / '2'}" for case in moved)])
     _launch(2, folder / "2", [f"{case}@{folder / '4'}" for case in moved])
 
@@ -76,7 +80,7 @@ def table(folder: Path) -> dict[str, Row]:
     """Return the rows of all cases, by engine and form."""
     return {
         f"{engine}/{form}": _row(folder, engine, form)
-        for engine in (*ENGINES, *REFUSED)
+        for engine in (*ENGINES, *OF_OTHER_MODELS, *REFUSED)
         for form in (FORMS if engine in ENGINES else FORMS[:1])
     }
 
@@ -115,7 +119,7 @@ def adapter(folder: Path, name: str) -> dict[str, Tensor]:
 
 def _row(folder: Path, engine: str, form: str) -> Row:
     case = f"{engine}/{form}"
-    own, one = folder / "2" / case, adapter(folder / "1" / "one" / form, "adapter-0")
+    own, one = folder / "2" / case, adapter(folder / "1" / _one(engine) / form, "adapter-0")
     sentence = refusal(folder, case)
     if sentence is not None:
         return Row(f"refused: {sentence}", *["refused"] * 7)
@@ -123,7 +127,7 @@ def _row(folder: Path, engine: str, form: str) -> Row:
     moves = [
         _differs(adapter(folder / processes / "resumed" / case, "adapter-0"), one)
         if engine in RESUMED
-        else ("not run" if engine in ZERO else "as fsdp2")
+        else ("not run" if engine in (*ZERO, *OF_OTHER_MODELS) else "as fsdp2")
         for processes in ("4", "2")
     ]
     mixed = "mixed" in engine
@@ -131,11 +135,17 @@ def _row(folder: Path, engine: str, form: str) -> Row:
         _yes(_equal(mine, adapter(own, "adapter-1")), "ranks differ"),
         _yes(_kept(mine) == _kept(one), "bfloat16" if mixed else "another set"),
         "bfloat16" if mixed else _differs(mine, one),
-        "bfloat16" if mixed else _differs_from_logits(own, merged=False),
-        "bfloat16" if mixed else _differs_from_logits(own, merged=True),
+        "bfloat16" if mixed else _differs_from_logits(own, engine, merged=False),
+        "bfloat16" if mixed else _differs_from_logits(own, engine, merged=True),
         _yes(_equal(mine, adapter(own, "again-0")), "differs"),
         *moves,
     )
+
+
+def _one(engine: str) -> str:
+    """Return the case of one process that trains the same model."""
+    name = engine_run.model_named(engine)
+    return "one" if name == "llama" else f"one-{name}"
 
 
 def _launch(processes: int, folder: Path, cases: list[str]) -> None:
@@ -175,8 +185,8 @@ def _differs(mine: dict[str, Tensor], one: dict[str, Tensor]) -> str:
 
 
 @cache
-def _differs_from_logits(own: Path, *, merged: bool) -> str:
-    model = PeftModel.from_pretrained(engine_run.base_model(), str(own / "saved")).eval()
+def _differs_from_logits(own: Path, engine: str, *, merged: bool) -> str:
+    model = PeftModel.from_pretrained(engine_run.base_model(engine), str(own / "saved")).eval()
     with torch.no_grad():
         actual = engine_run.logits(model.merge_and_unload() if merged else model)
     most = float((actual - adapter(own, "logits")["logits"]).abs().max())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import save_tiny_model, small_options
+from command_line import lora2, save_tiny_model, small_options
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launched_command import SMALL, launched, weights
@@ -94,3 +94,31 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
 
     assert again.returncode == 0, again.stderr[-3000:]
     assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
+
+
+def test_tags_are_learned_and_scored_as_in_one_process(model: Path, tmp_path: Path) -> None:
+    words = ["the table is here", "a doctor is away .", "the doctors have tables near the doctor"]
+    sentences = [words[number % 3].split() for number in range(39)]
+    rows = [{"tokens": s, "tags": ["B-thing" if len(w) > 4 else "O" for w in s]} for s in sentences]
+    # Seven rows to score, which two processes cannot share.
+    for name, some in (("train", rows[:32]), ("test", rows[32:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    options = [
+        "--objective=token-classification", f"--model={model}", "--use_cpu=True",
+        f"--train_file={tmp_path / 'train.jsonl'}", f"--validation_file={tmp_path / 'test.jsonl'}",
+        "--k=2", "--init_r=4", "--target_r=2", "--tinit=1", "--tfinal=3", "--max_length=32",
+        "--num_train_epochs=2", "--learning_rate=0.05", "--head_learning_rate=0.05",
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    sizes = "--per_device_train_batch_size=8", "--per_device_eval_batch_size=4"
+    assert lora2("train", *options, *sizes, f"--output_dir={one}") == 0
+    halves = "--per_device_train_batch_size=4", "--per_device_eval_batch_size=2"
+    done = launched(2, *options, *halves, f"--output_dir={two}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = weights(one)
+    for name, tensor in weights(two).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-4)
+    names = ("f1", "precision", "recall", "accuracy")
+    ends = [json.loads((run / "summary.json").read_text())["last"] for run in (one, two)]
+    assert 0 < ends[0]["f1"] < 1
+    assert [ends[0][name] for name in names] == [ends[1][name] for name in names]

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,8 @@ def test_the_table_has_no_other_no_than_these(
             else:
                 moves = ("yes",) * 2 if engine in engine_table.RESUMED else ("as fsdp2",) * 2
                 assert row == Row(*["yes"] * 6, *moves), (engine, form)
+    for engine in engine_table.OF_OTHER_MODELS:
+        assert rows[f"{engine}/exact"] == Row(*["yes"] * 6, "not run", "not run"), engine
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -45,6 +48,21 @@ def test_one_process_prunes_to_the_target_and_learns(form: str, folder: Path) ->
     start = engine_run.adapted_model(form).state_dict()
     moved = [(t - start[f"{name}.default"]).abs().max() for name, t in end.items()]
     assert min(moved) > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["one-mixtral", "one-qwen3moe"])
+def test_some_experts_get_tokens_in_one_of_two_processes_alone(engine: str) -> None:
+    model = engine_run.adapted_model("exact", engine).get_base_model()
+    chosen: list[set[int]] = []
+    experts: Any = model.model.layers[0].mlp.experts
+    experts.register_forward_pre_hook(
+        lambda module, args: chosen.append(set(args[1].flatten().tolist()))
+    )
+    for half in engine_run.batch(0).chunk(2):
+        model(input_ids=half)
+    first, second = chosen
+    assert first ^ second
+    assert len(first | second) < 16
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -6,10 +6,17 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+)
 
 from command_line import interrupt_at, lora2, refused
 from lora2.training import digits_model
+from lora2.training.digits_model import digits_processor
 from vision_model import save_images, save_vision_model
 
 IMAGES = "--objective=image-classification"
@@ -77,6 +84,31 @@ def test_own_images_on_another_model(tmp_path, capsys):
     assert lora2("params", "--model", model, "--k=2", "--init_r=4") == 0
     assert f"{summary['trainable_parameters']['adapter']:,}" in capsys.readouterr().out
     assert not (tmp_path / "run" / "base").exists()
+
+
+@pytest.mark.slow
+def test_a_distilled_model_gets_one_head_and_is_reloaded_with_it(tmp_path):
+    config = DeiTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1,
+                        num_attention_heads=2, intermediate_size=32)  # fmt: skip
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
+    digits_processor().save_pretrained(tmp_path / "deit")
+    images, run = save_images(tmp_path / "colours", each=8), tmp_path / "run"
+    options = [f"--model={tmp_path / 'deit'}", f"--train_file={images}", f"--output_dir={run}"]
+    sizes = ("--per_device_train_batch_size=4", "--num_train_epochs=3")
+    assert lora2("train", IMAGES, *options, *SMALL[:6], *sizes) == 0
+    names = load_file(run / "adapter/adapter_model.safetensors")
+    assert "base_model.model.classifier.weight" in names
+    assert lora2("evaluate", run) == 0
+
+
+def test_a_model_without_default_targets_needs_their_names(tmp_path, capsys):
+    config = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], image_size=8)
+    ConvNextModel(config).save_pretrained(tmp_path / "model")
+    digits_processor().save_pretrained(tmp_path / "model")
+    images = save_images(tmp_path / "colours", each=4)
+    options = [f"--model={tmp_path / 'model'}", f"--train_file={images}"]
+    said = refused(capsys, "train", IMAGES, *options, f"--output_dir={tmp_path / 'run'}")
+    assert "target_modules: there is no default for convnext" in said
 
 
 # Name: more options, what the sentence has.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 import lora2
@@ -270,7 +271,7 @@ def test_convolution_that_peft_computes_otherwise_is_refused(options, tmp_path: 
         ("attention", "out_proj twice .* a LoRA of attn .* merged model instead"),
         ("attention_batch_first", "out_proj twice .* a LoRA of attn .* merged model instead"),
         ("attention_three_weights", "kdim=4 or vdim=5 .*embed_dim=6; export the merged model"),
-        ("conv2d_normalizing", "computes something else"),
+        ("conv2d_normalizing", "A NormalizingConv2d has a forward of its own"),
     ],
 )
 def test_kind_that_peft_computes_otherwise_is_refused(
@@ -279,6 +280,35 @@ def test_kind_that_peft_computes_otherwise_is_refused(
     (kind,) = (kind for kind in KINDS if kind.name == name)
     with pytest.raises(UserError, match=sentence):
         export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
+    assert not list(tmp_path.iterdir())
+
+
+class _PaddedAlways(nn.Conv2d):
+    """Pads by the same number whatever its kernel is, so that PEFT's B pads once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (2, 0)))
+
+
+class _WithSizesOfItsOwn(nn.Conv2d):
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__(inputs, outputs, size)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        (_PaddedAlways, "A _PaddedAlways has a forward of its own"),
+        (_WithSizesOfItsOwn, "PEFT's LoRA cannot be put on a ConvolutionModel"),
+    ],
+)
+def test_convolution_on_which_pefts_lora_fails_is_refused_in_one_sentence(
+    layer: type[nn.Conv2d], sentence: str, tmp_path: Path
+) -> None:
+    kind = Kind("conv", lambda: ConvolutionModel(layer), CONV2D.inputs, ["conv"])
+    with pytest.raises(UserError, match=sentence) as raised:
+        export_lora(adapted(kind), tmp_path / "lora", batch=kind.inputs())
+    assert "merged model" in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 

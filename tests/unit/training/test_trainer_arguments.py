@@ -1,12 +1,22 @@
 """The trainer's arguments that `lora2 train` makes of its options."""
 
+import copy
 from pathlib import Path
 
+import pytest
+from peft import get_peft_model
 from transformers import TrainingArguments
 
+from lora2 import Lora2Config
+from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import optimizer_steps, training_arguments
+from lora2.training.trainer_arguments import (
+    check_sharding,
+    optimizer_steps,
+    training_arguments,
+)
+from unit.models import tiny_llama
 
 
 class _OnTwoGpus(TrainingArguments):
@@ -22,3 +32,17 @@ def test_the_batch_of_one_process_is_that_of_one_gpu_however_many_there_are(tmp_
     arguments = training_arguments(settings, RunFolder(tmp_path), _OnTwoGpus)
     assert arguments.train_batch_size == 8
     assert optimizer_steps(arguments, rows=80) == 30
+
+
+def test_rows_of_tokens_are_sharded_where_the_head_has_its_own_weight(tmp_path: Path) -> None:
+    arguments = copy.copy(training_arguments(RunSettings.from_options({}), RunFolder(tmp_path)))
+    rows = Lora2Config(task_type="CAUSAL_LM", trainable_token_indices=[3])
+    tied, untied = (
+        get_peft_model(tiny_llama(tie_word_embeddings=is_tied), rows) for is_tied in (True, False)
+    )
+    check_sharding(arguments, tied)
+    # Set here, since transformers makes a plugin of it where several processes are.
+    arguments.fsdp = True
+    check_sharding(arguments, untied)
+    with pytest.raises(UserError, match="fsdp=True: rows of tokens are trained"):
+        check_sharding(arguments, tied)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
 
-from lora2 import Lora2Config, SoraConfig
+from lora2 import Lora2Config, SoraConfig, UserError
 from unit.models import KINDS, LINEAR, Kind, base_weights, disturb, layers_of, tiny_llama
 
 TOKENS = torch.arange(8)[None] + 3
@@ -208,3 +209,18 @@ def test_layers_merge_without_the_tuner(kind: Kind) -> None:
     for layer in layers_of(model).values():
         layer.merge()
     assert all(a is b for a, b in zip(weights_of(model), before, strict=True))
+
+
+@pytest.mark.parametrize("computed", [parametrizations.weight_norm, weight_norm])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_merging_into_a_weight_that_is_computed_is_refused(computed: Callable[..., Any]) -> None:
+    base = nn.Sequential()
+    base.add_module("layer", computed(nn.Linear(6, 4)))
+    model = get_peft_model(base, Lora2Config(target_modules=["layer"], k=2, init_r=2))
+    disturb(model)
+    x = torch.randn(3, 6)
+    expected = model(x).detach()
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(UserError, match="which is computed from other parameters"):
+            merge()
+        torch.testing.assert_close(model(x), expected)

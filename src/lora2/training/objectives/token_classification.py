@@ -45,7 +45,7 @@ from lora2.training.models import (
 from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields, padded
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import TAGS
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.tag_trainer import TagTrainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,10 +120,10 @@ class TokenClassification(Labelling):
         arguments: TrainingArguments,
         sets: Sets,
         callbacks: list[TrainerCallback],
-    ) -> RunTrainer:
+    ) -> TagTrainer:
         """Return the trainer of a model that is ready to train."""
         (validation,) = task.validation
-        return RunTrainer(
+        return TagTrainer(
             model=model,
             args=arguments,
             train_dataset=sets["train"],

@@ -30,7 +30,7 @@ class ConvolutionLayer(AdaptedLayer):
         """
         if (
             adapter_names
-            and self._has_own_forward
+            and self.has_own_forward
             and not any(map(self.drops_inputs, adapter_names))
         ):
             weights = self.changed_weights(adapter_names)
@@ -40,7 +40,7 @@ class ConvolutionLayer(AdaptedLayer):
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [batch, channels, *sizes] → the base layer's output shape."""
         base: Any = self.get_base_layer()
-        if self._has_own_forward:
+        if self.has_own_forward:
             weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
             output: Tensor = call_with(base, [ChangedWeight(base, "weight", weight)], x)
             return output - base(x)
@@ -55,7 +55,8 @@ class ConvolutionLayer(AdaptedLayer):
         return matrix.reshape(self.weight.shape)
 
     @property
-    def _has_own_forward(self) -> bool:
+    def has_own_forward(self) -> bool:
+        """Whether the base layer computes something else, or more, than torch's convolution."""
         return type(self.get_base_layer()).forward not in _PLAIN_FORWARDS
 
     def lora_groups(self) -> int:

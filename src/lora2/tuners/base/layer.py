@@ -299,6 +299,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
                 "in one process, and merge there."
             )
         quantized = is_quantized(base)
+        if not quantized:
+            self._check_holds_weights(name, base)
         if quantized and base is not self.base_layer:
             raise UserError(
                 f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
@@ -314,6 +316,18 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             self._replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
         else:
             self._write_weights(base, merged)
+
+    def _check_holds_weights(self, adapter_name: str, base: Any) -> None:
+        """Check that the weights are what the layer holds, not what it computes of it."""
+        for each in self.weight_names():
+            held = getattr(base, "_parameters", None)
+            if held is not None and each not in held and each not in base._buffers:
+                raise UserError(
+                    f"Adapter {adapter_name!r} cannot be merged into the {each} of a "
+                    f"{type(base).__name__}, which is computed from other parameters: call "
+                    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) "
+                    "on the layer before the adapter is added, or leave the adapter unmerged."
+                )
 
     def _sum(self, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
         base: Any = self.get_base_layer()
@@ -333,8 +347,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         shared = {}
         for name, new in values.items():
             weight = getattr(base, name)
-            # A parametrized weight is no parameter of the layer, and an inference tensor is
-            # read-only.
+            # An inference tensor is read-only, and an engine may have put a tensor in front of the
+            # parameter.
             if is_own and base._parameters.get(name) is weight and not weight.is_inference():
                 weight.copy_(new)
                 continue

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
 
 FIELD = "trainable_token_indices"
 SAVED_NAME = "token_adapter.trainable_tokens_delta"
 """The name of the rows in a file of PEFT's, after that of the embedding."""
 Indices = list[int] | dict[str, list[int]]
 
+_SHARED_WITH_EMBEDDING = "trainable_tokens_delta", "trainable_tokens_original"
 _USUAL_NAME = "embed_tokens"
 _EXAMPLE = "write a list of token ids, such as [49152, 49153], or lists by name of an embedding"
 
@@ -55,17 +58,43 @@ class TokenRows(TrainableTokensWrapper):
         return super()._hasattr_wrapped(name, modules) or hasattr(self.original_module, name)
 
     def _getattr_wrapped(self, name: str, modules: Any) -> Any:
+        if name == "weight" and is_sharded(self.original_module.weight):
+            return self._gathered_weight()
         if super()._hasattr_wrapped(name, modules):
             return super()._getattr_wrapped(name, modules)
         return getattr(self.original_module, name)
 
+    def _gathered_weight(self) -> Tensor:
+        """The weight with the rows as a whole, as TRL reads it from a head that is not called."""
+        layer, (weight,) = self.token_adapter, whole([self.original_module.weight])
+        for name in layer.active_adapters:
+            if self._has(name):
+                (rows,) = whole_in_graph([layer.trainable_tokens_delta[name]])
+                index = torch.tensor(layer.token_indices[name], device=weight.device)
+                weight = weight.index_copy(0, index, rows.to(weight))
+        return weight
+
 
 def complete_wrappers(model: nn.Module) -> None:
-    """Make every wrapper of PEFT's in the model a `TokenRows`."""
-    for module in model.modules():
+    """Make every wrapper of PEFT's in the model a `TokenRows`, and register tied rows once."""
+    for module in list(model.modules()):
         # PEFT makes them of its own class, and has no place to name another.
         if type(module) is TrainableTokensWrapper:
             module.__class__ = TokenRows
+        if isinstance(module, TrainableTokensLayer) and module.tied_adapter is not None:
+            _register_elsewhere(module)
+
+
+def _register_elsewhere(layer: nn.Module) -> None:
+    """Leave the rows that a head shares with its embedding to the embedding alone.
+
+    PEFT registers them in both. torch.distributed.checkpoint loads a module that has two names
+    by one of them, and fails at the other.
+    """
+    for name in _SHARED_WITH_EMBEDDING:
+        shared = layer._modules.pop(name, None)
+        if shared is not None:
+            vars(layer)[name] = shared
 
 
 def checked_indices(indices: Any) -> Indices | None:
@@ -153,6 +182,14 @@ def trained_rows(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Any
             layer = module.token_adapter
             if layer.tied_adapter is None and adapter_name in layer.trainable_tokens_delta:
                 yield name, module
+
+
+def has_tied_rows(model: nn.Module) -> bool:
+    """Whether rows are trained of an embedding whose weight a head has, too."""
+    return any(
+        isinstance(module, TrainableTokensLayer) and module.tied_adapter is not None
+        for module in model.modules()
+    )
 
 
 def rows_of(wrapper: Any, adapter_name: str) -> Tensor:

@@ -178,6 +178,16 @@ def test_a_sum_takes_the_rows_of_the_one_adapter_that_has_some() -> None:
     assert model.peft_config["first"].trainable_token_indices == [7]
 
 
+def test_tied_rows_have_one_name() -> None:
+    """torch.distributed.checkpoint loads a module that has two by one of them alone."""
+    for model in (adapted(), adapted(trainable_token_indices=BOTH)):
+        model.add_adapter("other", config(trainable_token_indices=[7]))
+        names = [name for name in model.state_dict() if "trainable_tokens" in name]
+        rows = [name for name in names if "delta" in name]
+        assert [name.rpartition(".")[-1] for name in rows] == ["default", "other"]
+        assert all("embed_tokens" in name for name in names)
+
+
 def test_the_head_passes_on_its_other_attributes() -> None:
     model = adapted().get_base_model()
     assert model.lm_head.bias is None
