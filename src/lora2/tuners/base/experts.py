@@ -161,6 +161,7 @@ class ExpertsLayer(nn.Module):
                 changed[name] = weight
         if not changed:
             return self.base_layer(*args, **kwargs)
+        # Not `call_with`, which torch 2.8 does not compile without a graph break.
         return functional_call(self.base_layer, changed, args, kwargs)
 
     def unload_and_optionally_merge_module(
