@@ -35,7 +35,7 @@ class TextArguments:
         metadata={
             "range": COUNT,
             "needs": _GENERATED,
-            "help": "Training rows of rewrite or preferences.",
+            "help": "Training rows of rewrite, or of preferences, which has 160 unless given.",
         },
     )
     validation_rows: int = field(
