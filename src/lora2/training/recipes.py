@@ -62,7 +62,7 @@ BY_TASK: dict[str, dict[str, Any]] = {
     "preferences": {
         "max_length": 64,
         "max_new_tokens": 16,
-        # Model and reference read both answers of a pair: more pairs would take a quarter of an hour.
+        # Model and reference read both answers of a pair: 1,200 would take half an hour.
         "train_rows": 160,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 20,

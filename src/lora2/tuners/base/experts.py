@@ -112,7 +112,8 @@ class ExpertMatrix(AdaptedLayer):
         """False: PEFT's conversion knows modules alone; `lora2.export_lora` knows parameters."""
         return False
 
-    def _write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+        """Write the matrix, which must be of this module alone."""
         if self.weight_owners > 1:
             raise UserError(
                 f"{base.parameter_name} of a {type(base.module).__name__} is the weight of several "
