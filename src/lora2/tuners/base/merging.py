@@ -1,8 +1,11 @@
-"""The weights of a merged layer: what they become, how they are written, and what comes back."""
+"""The weights of a merged layer: what they become, how they are written, and what comes back.
+
+`layer` is an `AdaptedLayer` of layer.py, which imports this file: its type cannot be named here.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +14,15 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.whole import as_held, is_sharded
 from lora2.tuners.base.quantized import is_quantized, values_of_weight
 
-if TYPE_CHECKING:
-    from lora2.tuners.base.layer import AdaptedLayer
 
-
-def merged_values(layer: AdaptedLayer, adapter_name: str, sign: int) -> dict[str, Tensor]:
+def merged_values(layer: Any, adapter_name: str, sign: int) -> dict[str, Tensor]:
     """Return the base layer's weights by name, plus (sign 1) or minus (-1) an adapter's change.
 
     Raises:
         UserError: a weight is split over several processes, or quantized in a way that cannot be
             undone.
     """
-    base: Any = layer.get_base_layer()
+    base = layer.get_base_layer()
     if layer.split is None and any(
         is_sharded(getattr(base, name)) for name in layer.weight_names()
     ):
@@ -41,8 +41,8 @@ def merged_values(layer: AdaptedLayer, adapter_name: str, sign: int) -> dict[str
     return {name: _sum(layer, adapter_name, name, change) for name, change in changes.items()}
 
 
-def _sum(layer: AdaptedLayer, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
-    base: Any = layer.get_base_layer()
+def _sum(layer: Any, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
+    base = layer.get_base_layer()
     weight = values_of_weight(base, weight_name)
     if weight is None:
         stored = getattr(base, weight_name)
@@ -52,10 +52,11 @@ def _sum(layer: AdaptedLayer, adapter_name: str, weight_name: str, change: Tenso
         )
     # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
     merged = weight + as_held(change, weight)
-    return merged.to(layer.plain_dtype if is_quantized(base) else weight.dtype)
+    result: Tensor = merged.to(layer.plain_dtype if is_quantized(base) else weight.dtype)
+    return result
 
 
-def write_weights(layer: AdaptedLayer, base: Any, values: dict[str, Tensor]) -> None:
+def write_weights(layer: Any, base: Any, values: dict[str, Tensor]) -> None:
     """Write weights in place; one that other modules have too becomes a parameter of the layer."""
     is_own = layer.weight_owners == 1 or bool(layer.shared_weights or layer.replaced)
     shared = {}
@@ -73,7 +74,7 @@ def write_weights(layer: AdaptedLayer, base: Any, values: dict[str, Tensor]) -> 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def restore_replaced(layer: AdaptedLayer) -> None:
+def restore_replaced(layer: Any) -> None:
     """Put back what merges have replaced: the layer is then unmerged. Otherwise do nothing."""
     if layer.replaced:
         (quantized,) = layer.replaced
@@ -81,7 +82,7 @@ def restore_replaced(layer: AdaptedLayer) -> None:
         layer.base_layer = quantized.to(layer.weight.device).train(layer.training)
         layer.replaced = ()
     elif layer.shared_weights:
-        base: Any = layer.get_base_layer()
+        base = layer.get_base_layer()
         for name, weight in layer.shared_weights.items():
             setattr(base, name, weight)
         layer.shared_weights = {}
