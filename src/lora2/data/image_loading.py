@@ -54,6 +54,7 @@ def load_image_task(
         "train_file": train_file,
         "validation_file": validation_file,
         "dataset": dataset,
+        "dataset_config": dataset_config,
         "image_column": image_column,
         "label_column": label_column,
     }

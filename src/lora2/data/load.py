@@ -9,6 +9,7 @@ from lora2.data.agreement import LABEL_NAMES, Split, agreement_pairs
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.glue_loading import load_glue_folder, load_glue_from_hub
 from lora2.data.hub import hub_tables
+from lora2.data.named_or_own import is_named
 from lora2.data.own_data import task_from_tables
 from lora2.data.table_files import DataTable, read_table
 from lora2.data.task import LABEL_COLUMN, Kind, TaskData, build_dataset
@@ -61,14 +62,14 @@ def load_task(
         "label_column": label_column,
         "kind": kind,
     }
-    given = [name for name, value in own.items() if value is not None]
-    if task is not None or not given:
+    if is_named(task, TASK_NAMES, "texts to label", own):
         return _named_task(
-            task or "agreement", data_dir, given, train_sentences, validation_sentences, data_seed
+            task or "agreement", data_dir, train_sentences, validation_sentences, data_seed
         )
     if data_dir is not None:
+        given = next(name for name, value in own.items() if value is not None)
         raise UserError(
-            f"data_dir: it is the folder of the GLUE files and does not go with {given[0]}; "
+            f"data_dir: it is the folder of the GLUE files and does not go with {given}; "
             f"name a GLUE task, or leave it out."
         )
     if kind not in (None, "classification", "regression"):
@@ -88,18 +89,10 @@ def load_task(
 def _named_task(
     task: str,
     data_dir: Path | str | None,
-    given: Sequence[str],
     train_sentences: int,
     validation_sentences: int,
     data_seed: int,
 ) -> TaskData:
-    if task not in TASK_NAMES:
-        raise UserError(f"task: got {task!r}; write one of {', '.join(TASK_NAMES)}.")
-    if given:
-        raise UserError(
-            f"{given[0]}: it is for your own data and does not go with task={task}; leave one of "
-            f"the two out."
-        )
     if task in GLUE_TASKS:
         return load_glue_folder(task, Path(data_dir)) if data_dir else load_glue_from_hub(task)
     if data_dir is not None:

@@ -13,7 +13,7 @@ def is_named(task: str | None, names: Sequence[str], kind: str, own: Mapping[str
 
     Args:
         task: what was written as its name.
-        names: of the tasks there are; the first is the default.
+        names: of the tasks there are.
         kind: what the tasks are of, as in "a task of images".
         own: the options of the user's own data, by name.
 

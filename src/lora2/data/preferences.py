@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lora2.data.named_or_own import is_named
 from lora2.data.rewrite import SYSTEM, rewrite_preferences
 from lora2.data.text_loading import check_rows_of_rewrite, load_text_task, rows_as_dataset
 from lora2.data.text_task import FORMS, PREFERENCES, TextTask
-from lora2.errors import UserError
 
 PREFERENCE_TASK_NAMES = ("preferences",)
 
@@ -48,30 +48,25 @@ def load_preference_task(
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
-    own = {"train_file": train_file, "validation_file": validation_file, "dataset": dataset}
-    given = [name for name, value in own.items() if value is not None]
-    if task is None and given:
-        loaded = load_text_task(
-            train_file=train_file,
-            validation_file=validation_file,
-            dataset=dataset,
-            dataset_config=dataset_config,
-            text_columns=text_columns,
-            data_seed=data_seed,
-            forms=PREFERENCES,
-        )
-        return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
-    if task not in (None, *PREFERENCE_TASK_NAMES):
-        raise UserError(
-            f"task: got {task!r}, which is no task of preferences; write "
-            f"{', '.join(PREFERENCE_TASK_NAMES)}, or name data of your own."
-        )
-    if given or text_columns is not None:
-        raise UserError(
-            f"{(*given, 'text_columns')[0]}: it is for your own data and does not go with "
-            f"task={task or PREFERENCE_TASK_NAMES[0]}; leave one of the two out."
-        )
-    return _generated(train_rows, validation_rows, data_seed)
+    own = {
+        "train_file": train_file,
+        "validation_file": validation_file,
+        "dataset": dataset,
+        "dataset_config": dataset_config,
+        "text_columns": text_columns,
+    }
+    if is_named(task, PREFERENCE_TASK_NAMES, "preferences", own):
+        return _generated(train_rows, validation_rows, data_seed)
+    loaded = load_text_task(
+        train_file=train_file,
+        validation_file=validation_file,
+        dataset=dataset,
+        dataset_config=dataset_config,
+        text_columns=text_columns,
+        data_seed=data_seed,
+        forms=PREFERENCES,
+    )
+    return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
 
 
 def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:

@@ -62,6 +62,7 @@ def load_tagged_task(
         "train_file": train_file,
         "validation_file": validation_file,
         "dataset": dataset,
+        "dataset_config": dataset_config,
         "text_columns": text_columns,
         "label_column": label_column,
     }

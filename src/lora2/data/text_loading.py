@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora2.data import rewrite, snips
 from lora2.data.load import own_tables
+from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
 from lora2.data.rewrite import Split, rewrite_pairs
 from lora2.data.table_files import DataTable, read_table
@@ -63,25 +64,20 @@ def load_text_task(
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
-    own = {"train_file": train_file, "validation_file": validation_file, "dataset": dataset}
-    given = [name for name, value in own.items() if value is not None]
-    if task is not None or not given:
-        if task not in (None, *TEXT_TASK_NAMES):
-            raise UserError(
-                f"task: got {task!r}, which is no task of texts to write; write one of "
-                f"{', '.join(TEXT_TASK_NAMES)}, or name data of your own."
-            )
-        if given or text_columns is not None:
-            raise UserError(
-                f"{(*given, 'text_columns')[0]}: it is for your own data and does not go with "
-                f"task={task or TEXT_TASK_NAMES[0]}; leave one of the two out."
-            )
+    own = {
+        "train_file": train_file,
+        "validation_file": validation_file,
+        "dataset": dataset,
+        "dataset_config": dataset_config,
+        "text_columns": text_columns,
+    }
+    if is_named(task, TEXT_TASK_NAMES, "texts to write", own):
         wanted: dict[Split, int] = {"train": train_rows, "validation": validation_rows}
         return _named_task(task or TEXT_TASK_NAMES[0], data_dir, wanted, exact_match, data_seed)
     if data_dir is not None:
         raise UserError(
-            f"data_dir: it is the folder of SNIPS and does not go with {given[0]}; leave one of "
-            "the two out."
+            "data_dir: it is the folder of SNIPS and does not go with data of your own; leave one "
+            "of the two out."
         )
     name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
     return _own_task(name, train, validation, text_columns, exact_match, data_seed, forms)

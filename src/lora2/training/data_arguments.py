@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lora2.data import (
     GLUE_TASKS,
@@ -142,3 +143,12 @@ class DataArguments:
             "same data.",
         },
     )
+
+    def for_loader(self, *names: str) -> dict[str, Any]:
+        """Return the options that name the data, as the loaders of `lora2.data` take them.
+
+        names: of the columns, and of what else one loader reads and not all of them.
+        """
+        of_all = ("task", "train_file", "validation_file", "dataset", "dataset_config")
+        named = {name: getattr(self, name) for name in (*of_all, *names)}
+        return named | {"data_seed": self.dataset_seed}

@@ -12,39 +12,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lora2.data import TaskData
 from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel
 from lora2.tuners.base.distributed.zero import writable
 
 
-def start_head_at_label_mean(base: BaseModel, task: TaskData) -> None:
+def start_head_at_label_mean(base: BaseModel, labels: Tensor, is_scale: bool = False) -> None:
     """Set the bias of a new output layer to the log shares of the classes, or the mean label.
 
     A head that came with the checkpoint, or one without bias, is left as it is.
-    """
-    labels = torch.tensor(list(task.train["label"]))
-    if task.kind != "regression":
-        start_head_at_shares(base, labels)
-        return
-    output = _new_output_layer(base)
-    if output is not None and output.bias is not None:
-        with torch.no_grad(), writable([output.bias]):
-            output.bias.fill_(float(labels.mean()))
 
-
-def start_head_at_shares(base: BaseModel, labels: Tensor) -> None:
-    """Set the bias of a new output layer to the log shares of the classes; labels: [any].
-
-    A head that came with the checkpoint, or one without bias, is left as it is.
+    labels: [any], numbers of classes, or values if `is_scale`.
     """
     output = _new_output_layer(base)
     if output is None or output.bias is None:
         return
-    counts = torch.bincount(labels, minlength=output.out_features)
     with torch.no_grad(), writable([output.bias]):
-        # One more of each, so that a class that does not occur is only unlikely.
-        output.bias.copy_(((counts + 1) / (len(labels) + len(counts))).log())
+        output.bias.copy_(labels.mean() if is_scale else _log_shares(labels, output.out_features))
+
+
+def _log_shares(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels, minlength=classes)
+    # One more of each, so that a class that does not occur is only unlikely.
+    return ((counts + 1) / (len(labels) + len(counts))).log()
 
 
 def _new_output_layer(base: BaseModel) -> nn.Linear | None:

@@ -35,7 +35,8 @@ class TextArguments:
         metadata={
             "range": COUNT,
             "needs": _NAMED,
-            "help": "Training rows of rewrite, snips or preferences.",
+            "help": "Training rows of rewrite or snips, or of preferences, which has 160 unless "
+            "given.",
         },
     )
     validation_rows: int = field(

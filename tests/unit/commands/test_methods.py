@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import interrupt_at, lora2, refused, small_options
 from lora2.training.methods.registry import METHODS
 from lora2.training.records import read_lines
-from lora2.training.saved_run import load_saved_run
+from unit.method_runs import (
+    assert_evaluates_as_trained,
+    assert_is_shown,
+    assert_merged_stands_alone,
+    finished_runs,
+    resumed_run,
+    summary_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -38,23 +44,23 @@ OPTIONS = {
 }
 
 
-def train(method: str, model: Path, folder: Path, **changed: object) -> int:
-    options = small_options(OPTIONS, method=method, **changed)
-    return lora2("train", f"--model={model}", f"--output_dir={folder}", *options)
+@pytest.fixture(scope="module")
+def train(tiny_model: Path) -> Callable[..., int]:
+    """Trains a method in a folder, with options changed, and returns the exit code."""
+
+    def of(method: str, folder: Path, **changed: object) -> int:
+        options = small_options(OPTIONS, method=method, **changed)
+        return lora2("train", f"--model={tiny_model}", f"--output_dir={folder}", *options)
+
+    return of
 
 
 @pytest.fixture(scope="module")
-def run_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def run_of(
+    train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """The folder of a method's finished run; do not write into it."""
-    made: dict[str, Path] = {}
-
-    def of(method: str) -> Path:
-        if method not in made:
-            made[method] = tmp_path_factory.mktemp("methods") / method
-            assert train(method, tiny_model, made[method], save_strategy="no") == 0
-        return made[method]
-
-    return of
+    return finished_runs(train, tmp_path_factory)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +91,7 @@ TRAINED = {
 
 @every_method
 def test_a_run_says_what_it_trained(method, run_of):
-    summary = json.loads((run_of(method) / "summary.json").read_text())
+    summary = summary_of(run_of(method))
     assert summary["method"] == method
     assert summary["steps"] == STEPS
     assert summary["trainable_parameters"] == {"adapter": TRAINED[method], "head": 34}
@@ -94,9 +100,9 @@ def test_a_run_says_what_it_trained(method, run_of):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "lora2"])
-def test_a_run_that_diverges_stops_and_says_so(method, tiny_model, tmp_path, capsys):
+def test_a_run_that_diverges_stops_and_says_so(method, train, tmp_path, capsys):
     options = {"learning_rate": 1e30, "logging_steps": 1, "max_grad_norm": 0}
-    assert train(method, tiny_model, tmp_path / "run", **options) == 2
+    assert train(method, tmp_path / "run", **options) == 2
     assert re.search(
         r"(loss is|NaN or infinity in) .*: lower the learning rate", capsys.readouterr().err
     )
@@ -104,7 +110,7 @@ def test_a_run_that_diverges_stops_and_says_so(method, tiny_model, tmp_path, cap
 
 
 def test_gates_that_closed_are_gone_at_the_end(run_of):
-    summary = json.loads((run_of("sora") / "summary.json").read_text())
+    summary = summary_of(run_of("sora"))
     last = read_lines(run_of("sora") / "log.jsonl")[-1]
     assert 0 < last["open_gates"] < 24
     held = weights(run_of("sora"))
@@ -115,7 +121,7 @@ def test_gates_that_closed_are_gone_at_the_end(run_of):
 
 
 def test_what_adalora_pruned_is_gone_at_the_end(run_of):
-    summary = json.loads((run_of("adalora") / "summary.json").read_text())
+    summary = summary_of(run_of("adalora"))
     left = sum(
         tensor.numel() for name, tensor in weights(run_of("adalora")).items() if "lora_" in name
     )
@@ -126,9 +132,7 @@ def test_what_adalora_pruned_is_gone_at_the_end(run_of):
 
 @every_method
 def test_evaluate_gives_the_last_metrics_again(method, run_of, capsys):
-    summary = json.loads((run_of(method) / "summary.json").read_text())
-    assert lora2("evaluate", run_of(method)) == 0
-    assert f"{summary['last']['accuracy']:.4f}" in capsys.readouterr().out
+    assert_evaluates_as_trained(run_of(method), capsys)
 
 
 @every_method
@@ -144,22 +148,12 @@ def test_predict_gives_a_text_what_it_gets_beside_a_longer_one(method, run_of, t
 
 @pytest.mark.parametrize("method", ["full", "sora", "prompt"])
 def test_inspect_shows_a_run_without_singular_values(method, run_of, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(run_of(method), run)
-    assert lora2("inspect", run) == 0
-    assert (run / "figures" / "loss.png").is_file()
-    assert "no LoRA² adapter" in capsys.readouterr().out
+    assert_is_shown(run_of(method), tmp_path / "run", capsys)
 
 
 @pytest.mark.parametrize("method", [name for name, method in OWN.items() if method.merges])
 def test_merged_model_stands_alone(method, run_of, tmp_path):
-    output = tmp_path / "merged"
-    assert lora2("export", run_of(method), "--to=merged", "--output", output) == 0
-    merged = AutoModelForSequenceClassification.from_pretrained(output).eval()
-    batch = AutoTokenizer.from_pretrained(output)("The tables are here.", return_tensors="pt")
-    with torch.no_grad():
-        expected = load_saved_run(run_of(method)).model(**batch).logits
-        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    assert_merged_stands_alone(run_of(method), tmp_path / "merged")
 
 
 REFUSALS = {
@@ -184,40 +178,32 @@ def test_merging_what_cannot_be_merged_is_refused(method, said, run_of, tmp_path
 
 
 @pytest.mark.parametrize("method", ["full", "sora", "prompt"])
-def test_resumed_run_ends_as_the_uninterrupted_one(
-    method, run_of, tiny_model, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt_at(3, patch)
-        assert train(method, tiny_model, folder) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert lora2("train", "--output_dir", folder, "--resume") == 0
-    assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 3
-    assert_same_weights(folder, run_of(method))
+def test_resumed_run_ends_as_the_uninterrupted_one(method, train, run_of, tmp_path, monkeypatch):
+    resumed_run(train, method, tmp_path / "run", 3, monkeypatch)
+    assert_same_weights(tmp_path / "run", run_of(method))
 
 
-def test_a_run_that_was_trained_to_its_end_within_an_epoch_is_not_trained_on(tiny_model, tmp_path):
+def test_a_run_that_was_trained_to_its_end_within_an_epoch_is_not_trained_on(train, tmp_path):
     folder = tmp_path / "run"
     training = {"max_steps": 3, "lr_scheduler_type": "constant"}
-    assert train("full", tiny_model, folder, **training) == 0
+    assert train("full", folder, **training) == 0
     whole = tmp_path / "whole"
     shutil.copytree(folder, whole)
     # As if the disk had been full at the end.
     (folder / "summary.json").unlink()
     shutil.rmtree(folder / "adapter")
     assert lora2("train", "--output_dir", folder, "--resume") == 0
-    assert json.loads((folder / "summary.json").read_text())["steps"] == 3
+    assert summary_of(folder)["steps"] == 3
     assert_same_weights(folder, whole)
 
 
 def test_adalora_starts_over_rather_than_going_on_wrongly(
-    run_of, tiny_model, tmp_path, monkeypatch, capsys
+    train, run_of, tmp_path, monkeypatch, capsys
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)
-        assert train("adalora", tiny_model, folder) == 130
+        assert train("adalora", folder) == 130
     command = f"lora2 train --config {folder}/config.yaml --output_dir {folder} --overwrite"
     assert f"start over with `{command}`" in capsys.readouterr().err
     said = refused(capsys, "train", "--output_dir", folder, "--resume")

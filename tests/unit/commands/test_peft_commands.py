@@ -2,17 +2,21 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from command_line import interrupt_at, lora2, refused, small_options
+from command_line import lora2, refused, small_options
 from lora2.training.records import read_lines
-from lora2.training.saved_run import load_saved_run
+from unit.method_runs import (
+    assert_evaluates_as_trained,
+    assert_is_shown,
+    assert_merged_stands_alone,
+    finished_runs,
+    resumed_run,
+    summary_of,
+)
 
 # PEFT warns of what its methods do, such as to normalisations.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:peft")]
@@ -34,29 +38,29 @@ STEPS = 8
 every_method = pytest.mark.parametrize("method", CONFIGS)
 
 
-def train(method: str, model: Path, folder: Path, **changed: object) -> int:
-    options = small_options({"learning_rate": 1e-2}, method=method, **changed)
-    config = f"--peft_config={json.dumps(CONFIGS[method])}"
-    return lora2("train", f"--model={model}", f"--output_dir={folder}", *options, config)
-
-
 @pytest.fixture(scope="module")
-def run_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a method's finished run; do not write into it."""
-    made: dict[str, Path] = {}
+def train(tiny_model: Path) -> Callable[..., int]:
+    """Trains a method in a folder, with options changed, and returns the exit code."""
 
-    def of(method: str) -> Path:
-        if method not in made:
-            made[method] = tmp_path_factory.mktemp("methods") / method
-            assert train(method, tiny_model, made[method], save_strategy="no") == 0
-        return made[method]
+    def of(method: str, folder: Path, **changed: object) -> int:
+        options = small_options({"learning_rate": 1e-2}, method=method, **changed)
+        config = f"--peft_config={json.dumps(CONFIGS[method])}"
+        return lora2("train", f"--model={tiny_model}", f"--output_dir={folder}", *options, config)
 
     return of
 
 
+@pytest.fixture(scope="module")
+def run_of(
+    train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of a method's finished run; do not write into it."""
+    return finished_runs(train, tmp_path_factory)
+
+
 @every_method
 def test_a_run_says_its_method_and_config(method, run_of):
-    summary = json.loads((run_of(method) / "summary.json").read_text())
+    summary = summary_of(run_of(method))
     assert (summary["method"], summary["peft_config"]) == (method, CONFIGS[method])
     assert summary["steps"] == STEPS
     assert summary["trainable_parameters"]["adapter"] > 0
@@ -67,32 +71,19 @@ def test_a_run_says_its_method_and_config(method, run_of):
 
 @every_method
 def test_evaluate_gives_the_last_metrics_again(method, run_of, capsys):
-    summary = json.loads((run_of(method) / "summary.json").read_text())
-    assert lora2("evaluate", run_of(method)) == 0
-    assert f"{summary['last']['accuracy']:.4f}" in capsys.readouterr().out
+    assert_evaluates_as_trained(run_of(method), capsys)
     assert lora2("predict", run_of(method), "--text", "the tables are here") == 0
 
 
 @every_method
 def test_inspect_shows_the_run(method, run_of, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(run_of(method), run)
-    assert lora2("inspect", run) == 0
-    assert (run / "figures" / "loss.png").is_file()
-    shown = capsys.readouterr().out
-    assert "no LoRA² adapter" in shown
+    shown = assert_is_shown(run_of(method), tmp_path / "run", capsys)
     assert method != "peft" or "PEFT OFT" in shown
 
 
 @pytest.mark.parametrize("method", [name for name in CONFIGS if name not in ("lily", "ln_tuning")])
 def test_merged_model_stands_alone(method, run_of, tmp_path):
-    output = tmp_path / "merged"
-    assert lora2("export", run_of(method), "--to=merged", "--output", output) == 0
-    merged = AutoModelForSequenceClassification.from_pretrained(output).eval()
-    batch = AutoTokenizer.from_pretrained(output)("The tables are here.", return_tensors="pt")
-    with torch.no_grad():
-        expected = load_saved_run(run_of(method)).model(**batch).logits
-        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    assert_merged_stands_alone(run_of(method), tmp_path / "merged")
     assert "--to merged" in (run_of(method) / "adapter" / "README.md").read_text()
 
 
@@ -143,14 +134,9 @@ def test_a_lora_that_cannot_be_is_refused(method, more, said, run_of, tmp_path, 
 
 
 @pytest.mark.parametrize("method", ["miss", "vera", "loraplus"])
-def test_resumed_run_ends_as_the_uninterrupted_one(
-    method, tiny_model, run_of, tmp_path, monkeypatch
-):
+def test_resumed_run_ends_as_the_uninterrupted_one(method, train, run_of, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt_at(5, patch)
-        assert train(method, tiny_model, folder, save_strategy="steps", save_steps=1) == 130
-    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    resumed_run(train, method, folder, 5, monkeypatch)
     resumed, whole = (
         [record["validation_loss"] for record in read_lines(run / "metrics.jsonl")]
         for run in (folder, run_of(method))
@@ -164,16 +150,14 @@ def test_a_saved_config_trains_the_same_method_again(run_of, tiny_model, tmp_pat
     options = small_options({"learning_rate": 1e-2}, method="peft", save_strategy="no")
     command = ["train", f"--model={tiny_model}", f"--output_dir={folder}", *options]
     assert lora2(*command, f"--peft_config={config}") == 0
-    again, first = (
-        json.loads((run / "summary.json").read_text()) for run in (folder, run_of("dora"))
-    )
+    again, first = summary_of(folder), summary_of(run_of("dora"))
     assert again["last"]["validation_loss"] == first["last"]["validation_loss"]
     assert again["peft_config"]["use_dora"] is True
 
 
 def test_params_counts_what_is_trained(run_of, tiny_model, capsys):
     for method, config in CONFIGS.items():
-        summary = json.loads((run_of(method) / "summary.json").read_text())
+        summary = summary_of(run_of(method))
         capsys.readouterr()
         words = ["params", f"--model={tiny_model}", f"--method={method}"]
         assert lora2(*words, f"--peft_config={json.dumps(config)}") == 0

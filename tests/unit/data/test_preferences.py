@@ -86,7 +86,8 @@ def test_rows_that_are_no_preferences_are_refused(
     [
         ({"task": "rewrite"}, "task: got 'rewrite', which is no task of preferences"),
         ({"task": "preferences", "train_file": "mine.jsonl"}, "train_file: it is for your own"),
-        ({"text_columns": ["chosen"]}, "text_columns: it is for your own data"),
+        ({"text_columns": ["chosen"]}, "train_file: there is no training data"),
+        ({"task": "preferences", "text_columns": ["chosen"]}, "text_columns: it is for your own"),
         ({"train_rows": 9000}, "train_rows: got 9000; write a number from 1 to 6,000"),
         ({"validation_rows": 0}, "validation_rows: got 0; write a number"),
     ],

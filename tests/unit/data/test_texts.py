@@ -92,7 +92,9 @@ def test_rows_that_cannot_be_used(rows, named, tmp_path):
     [
         ({"task": "cola"}, "task: got 'cola'"),
         ({"task": "rewrite", "train_file": "mine.jsonl"}, "train_file"),
-        ({"text_columns": ["messages"]}, "text_columns"),
+        ({"text_columns": ["messages"]}, "train_file: there is no training data"),
+        ({"task": "rewrite", "text_columns": ["messages"]}, "text_columns: it is for your own"),
+        ({"task": "rewrite", "dataset_config": "en"}, "dataset_config: it is for your own data"),
         ({"train_rows": 0}, "train_rows: got 0"),
         ({"validation_rows": 10**6}, "validation_rows: got 1000000"),
         ({"validation_file": "mine.jsonl"}, "train_file"),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from lora2.data.task import build_dataset
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.models import BaseModel
 
@@ -21,9 +20,8 @@ class Model(nn.Module):
         self.classifier = nn.Linear(4, outputs) if head is None else head
 
 
-def start(model, labels, kind="classification", new=("classifier",)):
-    rows = build_dataset([["x"] * len(labels)], labels, kind)
-    start_head_at_label_mean(BaseModel(model, new), SimpleNamespace(train=rows, kind=kind))
+def start(model, labels, is_scale=False, new=("classifier",)):
+    start_head_at_label_mean(BaseModel(model, new), torch.tensor(labels), is_scale)
 
 
 def test_classes_start_at_the_log_of_their_shares():
@@ -36,7 +34,7 @@ def test_classes_start_at_the_log_of_their_shares():
 
 def test_a_scale_starts_at_its_mean():
     model = Model(1)
-    start(model, [1.0, 2.0, 4.5], kind="regression")
+    start(model, [1.0, 2.0, 4.5], is_scale=True)
     torch.testing.assert_close(model.classifier.bias.data, torch.tensor([2.5]))
 
 

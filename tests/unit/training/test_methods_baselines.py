@@ -10,12 +10,12 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.adalora.layer import AdaLoraLayer
 from torch import Tensor, nn
-from transformers import TrainingArguments
 
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
 from lora2.training.run_trainer import RunTrainer
+from unit.method_case import trainer_of
 from unit.models import Examples, bert_batch, tiny_bert
 
 STEPS, SIZE, RATE = 10, 4, 1e-2
@@ -65,26 +65,15 @@ def our_trainer(method: str, folder: Path, options: dict[str, Any], **training: 
     torch.manual_seed(3)
     model = chosen.build(base, settings.adapter, STEPS)
     rows = {name: torch.cat([batch[name] for batch in batches()]) for name in batches()[0]}
-    arguments = TrainingArguments(
-        str(folder),
-        **{
-            "max_steps": STEPS,
-            "per_device_train_batch_size": SIZE,
-            "train_sampling_strategy": "sequential",
-            "learning_rate": RATE,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "save_strategy": "no",
-            "report_to": [],
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-            **training,
-        },
-    )
-    trainer = LossTrainer(
-        model=model, args=arguments, train_dataset=Examples(rows), callbacks=chosen.callbacks()
-    )
+    usual = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": SIZE,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+    }
+    trainer = trainer_of(chosen, model, folder, rows, LossTrainer, **usual | training)
     trainer.losses = []
     return trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,6 @@ from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     PreTrainedModel,
-    TrainingArguments,
     XLNetConfig,
     XLNetForSequenceClassification,
 )
@@ -29,10 +29,11 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import wrap
 from lora2.training.models import BaseModel, load_base_model
 from lora2.training.run_arguments import MethodName
-from lora2.training.run_trainer import RunTrainer
 from lora2.tuners.base.loading import load_adapter
 from lora2.tuners.lora2.layer import adapted_layers
-from unit.models import Examples, bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
+from unit import method_case
+from unit.method_case import Trained
+from unit.models import bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
 
 STEPS = 3
 
@@ -96,12 +97,8 @@ def batch(size: int = 4, seed: int = 0) -> dict[str, Tensor]:
     return rows
 
 
-@torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
-    """In evaluation mode. AdaLoRA's penalty prevents labels once it is loaded."""
-    inputs = {name: tensor for name, tensor in batch().items() if name != "labels"}
-    output: Tensor = model.eval()(**inputs).logits
-    return output
+    return method_case.logits(model, batch())
 
 
 def options_of(method: Method, **changed: Any) -> Mapping[str, Any]:
@@ -114,61 +111,17 @@ def built(method: Method, architecture: Architecture, **changed: Any) -> nn.Modu
     return method.build(base, options_of(method, **changed), STEPS)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model after three optimizer steps, and the folder that it was saved in."""
-
-    model: nn.Module
-    folder: Path
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
     """Trains each method on each architecture once; do not change the model."""
 
-    made: dict[tuple[str, str], Trained] = {}
+    @cache
+    def of(name: str, architecture: Architecture) -> Trained:
+        method, folder = METHODS[name], tmp_path_factory.mktemp(name)
+        model = built(method, architecture)
+        return method_case.train(method, model, folder, batch(16), max_steps=STEPS)
 
-    def of(method: Method, architecture: Architecture) -> Trained:
-        key = method.name, architecture.name
-        if key not in made:
-            made[key] = make(method, architecture)
-        return made[key]
-
-    def make(method: Method, architecture: Architecture) -> Trained:
-        folder = tmp_path_factory.mktemp(method.name) / "adapter"
-        model = train(method, architecture, folder.parent)
-        if isinstance(model, PeftModel):
-            model.save_pretrained(str(folder), save_embedding_layers=False)
-        else:
-            model.save_pretrained(folder)
-        return Trained(model, folder)
-
-    return of
-
-
-def train(method: Method, architecture: Architecture, folder: Path) -> nn.Module:
-    """Train as a run does, with the trainer and the method's own callbacks."""
-    model = built(method, architecture)
-    arguments = TrainingArguments(
-        str(folder / "checkpoints"),
-        max_steps=STEPS,
-        learning_rate=1e-2,
-        per_device_train_batch_size=4,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    trainer = RunTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Examples(batch(16)),
-        callbacks=method.callbacks(),
-    )
-    trainer.train()
-    return model
+    return lambda method, architecture: of(method.name, architecture)
 
 
 def is_new(name: str, architecture: Architecture) -> bool:

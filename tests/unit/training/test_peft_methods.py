@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.miss.layer import MissLinear
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ from lora2.training.methods.peft_method import _try_step
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
 from lora2.training.peft_registry import ALL_KINDS, KINDS
-from lora2.training.run_trainer import RunTrainer
 from lora2.tuners.base.loading import load_adapter
-from unit.models import Examples, bert_batch, tiny_bert
+from unit import method_case
+from unit.method_case import Trained
+from unit.models import bert_batch, tiny_bert
 
 # PEFT warns of what its methods do, such as a merge that is done already.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -80,59 +81,21 @@ def built(method: Method, options: Mapping[str, Any]) -> nn.Module:
     return method.build(BaseModel(base(), HEAD), options, STEPS)
 
 
-@torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
-    inputs = {name: tensor for name, tensor in bert_batch(4).items() if name != "labels"}
-    output: Tensor = model.eval()(**inputs).logits
-    return output
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model after two optimizer steps, its start, and the folder that it was saved in."""
-
-    before: dict[str, Tensor]
-    model: PeftModel
-    folder: Path
+    return method_case.logits(model, bert_batch(4))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     """Trains each method once; do not change the model."""
-    made: dict[str, Trained] = {}
 
+    @cache
     def of(name: str) -> Trained:
-        if name not in made:
-            made[name] = train(METHODS[name], options_of(name), tmp_path_factory.mktemp(name))
-        return made[name]
+        method, folder = METHODS[name], tmp_path_factory.mktemp(name)
+        model = built(method, options_of(name))
+        return method_case.train(method, model, folder, bert_batch(8), max_steps=STEPS)
 
     return of
-
-
-def train(method: Method, options: Mapping[str, Any], folder: Path) -> Trained:
-    model: Any = built(method, options)
-    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    arguments = TrainingArguments(
-        str(folder / "checkpoints"),
-        max_steps=STEPS,
-        learning_rate=1e-2,
-        per_device_train_batch_size=4,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    trainer = RunTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Examples(bert_batch(8)),
-        callbacks=method.callbacks(),
-    )
-    trainer.train()
-    model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
-    return Trained(before, model, folder / "adapter")
 
 
 def test_every_method_of_the_registry_has_a_name() -> None:

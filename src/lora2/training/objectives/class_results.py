@@ -1,11 +1,18 @@
-"""What is found where each row has one class: its name, and the probabilities of all."""
+"""What is found where each row has one class: its name, the probabilities of all, and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from transformers import EvalPrediction
+
+from lora2.data.task import LABEL_COLUMN
+from lora2.training.metrics import compute_metrics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def class_columns(names: Sequence[str], flat: bool) -> list[str]:
@@ -22,3 +29,9 @@ def class_cells(logits: Tensor, names: Sequence[str], flat: bool) -> list[list[A
         probabilities = shares if flat else [dict(zip(names, shares, strict=True))]
         cells.append([names[int(row.argmax())], *probabilities])
     return cells
+
+
+def metrics_of_logits(names: Sequence[str], logits: Tensor, rows: Dataset) -> dict[str, float]:
+    """Return the metrics of these names, of logits [rows, classes] and the labels of the rows."""
+    labels = rows.with_format("numpy")[LABEL_COLUMN][:]
+    return compute_metrics(names)(EvalPrediction(logits.numpy(), labels))

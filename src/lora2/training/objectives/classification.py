@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 from transformers import (
     BatchEncoding,
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainingArguments,
 )
 
 from lora2.data import (
@@ -29,27 +25,27 @@ from lora2.data import (
 )
 from lora2.data.table_files import DataTable
 from lora2.data.task import build_dataset
-from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
-from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
 from lora2.training.models import (
     BaseModel,
-    load_base_model,
-    load_config,
-    set_classifier_dropout,
     set_padding,
 )
-from lora2.training.objectives.class_results import class_cells, class_columns
-from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields, padded
+from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
+from lora2.training.objectives.labelling import (
+    HEAD_OPTIONS,
+    HEAD_RECIPE,
+    Labelling,
+    ToLabel,
+    padded,
+)
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import LABELS
-from lora2.training.run_trainer import RunTrainer
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
 class Classification(Labelling):
@@ -57,39 +53,22 @@ class Classification(Labelling):
 
     name = "classification"
     output = LABELS
-    options = frozenset(
-        {
-            "label_column",
-            "kind",
-            "train_sentences",
-            "validation_sentences",
-            "data_dir",
-            "classifier_dropout",
-            "head_start",
-            "head_learning_rate",
-            "baseline",
-        }
-    )
-    # One for all methods: their own rates differ, and a comparison of adapters must not be one of
-    # heads.
-    recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3}
+    options = HEAD_OPTIONS | {
+        "kind", "train_sentences", "validation_sentences", "data_dir", "classifier_dropout",
+    }  # fmt: skip
+    recipe = HEAD_RECIPE
 
     def load_data(self, settings: RunSettings) -> TaskData:
         """Return the task that the data options name."""
-        options = dataclasses.asdict(settings.data)
-        for name in ("max_length", "image_column"):
-            del options[name]
-        options["data_seed"] = options.pop("dataset_seed")
-        return load_task(options.pop("task"), **options)
+        own = ("text_columns", "label_column", "kind")
+        named = ("data_dir", "train_sentences", "validation_sentences")
+        return load_task(**settings.data.for_loader(*own, *named))
 
-    def load_base(self, settings: RunSettings, task: TaskData) -> BaseModel:
-        """Return the pretrained model with the head that its task needs."""
-        config = load_config(settings.model.model, **_head_fields(task))
-        set_classifier_dropout(config, settings.model.classifier_dropout)
-        base = load_base_model(settings.model.model, config, settings.model.dtype)
-        if settings.model.head_start == "label_mean":
-            start_head_at_label_mean(base, task)
-        return base
+    def head_fields(self, task: TaskData) -> dict[str, Any]:
+        """Return what a model's configuration must say of the task."""
+        if task.kind == "regression":
+            return {"num_labels": 1, "problem_type": "regression"}
+        return {"problem_type": "single_label_classification", **super().head_fields(task)}
 
     def tokenize(
         self,
@@ -102,29 +81,14 @@ class Classification(Labelling):
         set_padding(base.model, int(tokenizer.pad_token_id))
         return tokenize(task, tokenizer, settings.data.max_length)
 
-    def trainer(
-        self,
-        settings: RunSettings,
-        task: TaskData,
-        tokenizer: PreTrainedTokenizerBase,
-        model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
-        callbacks: list[TrainerCallback],
-    ) -> RunTrainer:
-        """Return the trainer of a model that is ready to train."""
-        # Rows are sorted by length: metrics do not depend on the order, and a batch of equal
-        # lengths has no padding.
-        validation = {name: by_length(sets[name]) for name in task.validation}
-        return RunTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=sets["train"],
-            eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=compute_metrics(task.metrics),
-            callbacks=callbacks,
-        )
+    def batches_and_metrics(
+        self, task: TaskData, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Return what pads texts, and the task's metrics."""
+        return {
+            "data_collator": DataCollatorWithPadding(tokenizer),
+            "compute_metrics": compute_metrics(task.metrics),
+        }
 
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file, with the labels of the run's task."""
@@ -137,9 +101,7 @@ class Classification(Labelling):
 
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
-        logits = self._logits(run, rows, batch_size).numpy()
-        labels = rows.with_format("numpy")["label"][:]
-        return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
+        return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
 
     def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield texts as inputs of the model."""
@@ -174,13 +136,3 @@ class Classification(Labelling):
         if names:
             return class_cells(logits, names, flat)
         return [[round(float(row[0]), 6)] for row in logits]
-
-
-def _head_fields(task: TaskData) -> dict[str, Any]:
-    """Return what a model's configuration must say of the task."""
-    if task.kind == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {
-        "problem_type": "single_label_classification",
-        **class_fields(task.label_names),
-    }

@@ -29,7 +29,6 @@ from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
-    OF_TASK,
     WritingObjective,
     check_has_rows,
     check_lengths,
@@ -83,10 +82,9 @@ class PreferenceOptimization(WritingObjective):
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""
         return load_preference_task(
-            **{name: getattr(settings.data, name) for name in OF_TASK},
+            **settings.data.for_loader("text_columns"),
             train_rows=settings.text.train_rows,
             validation_rows=settings.text.validation_rows,
-            data_seed=settings.data.dataset_seed,
         )
 
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:

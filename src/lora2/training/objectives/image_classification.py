@@ -10,10 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 from transformers import (
     BatchEncoding,
-    EvalPrediction,
-    TrainerCallback,
     TrainingArguments,
     default_data_collator,
 )
@@ -35,33 +34,23 @@ from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
 from lora2.training.digits_model import digits_processor, save_digits_model
-from lora2.training.head_start import start_head_at_shares
 from lora2.training.loaded_run import SavedRun
 from lora2.training.metrics import compute_metrics
 from lora2.training.model_arguments import DIGITS_MODEL
 from lora2.training.models import (
     IMAGE_LABELS,
     BaseModel,
-    load_base_model,
-    load_config,
     load_image_processor,
 )
-from lora2.training.objectives.class_results import class_cells, class_columns
-from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields
+from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
+from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, Labelling, ToLabel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import IMAGES
 from lora2.training.run_folder import RunFolder
-from lora2.training.run_trainer import RunTrainer
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import nn
-
-_OF_TASK = (
-    "task", "train_file", "validation_file", "dataset", "dataset_config", "image_column",
-    "label_column",
-)  # fmt: skip
 
 
 class ImageClassification(Labelling):
@@ -72,15 +61,13 @@ class ImageClassification(Labelling):
     head_kind = IMAGE_LABELS
     preprocessor = "image processor"
     preprocessor_file = "preprocessor_config.json"
-    options = frozenset(
-        {"image_column", "label_column", "head_start", "head_learning_rate", "baseline"}
-    )
+    has_lengths = False
+    options = HEAD_OPTIONS | {"image_column"}
     unread: ClassVar[Mapping[str, str]] = {
         "max_length": "which reads images",
         "text_columns": "which reads images; --image_column names their column",
     }
-    # The head's rate is that of classification.
-    recipe: ClassVar[Mapping[str, Any]] = {"model": DIGITS_MODEL, "head_learning_rate": 1e-3}
+    recipe: ClassVar[Mapping[str, Any]] = {**HEAD_RECIPE, "model": DIGITS_MODEL}
 
     def check(self, settings: RunSettings) -> None:
         """Need Pillow, a model that reads images, and a method that is not of texts."""
@@ -103,8 +90,7 @@ class ImageClassification(Labelling):
 
     def load_data(self, settings: RunSettings) -> ImageTask:
         """Return the task that the data options name."""
-        options = {name: getattr(settings.data, name) for name in _OF_TASK}
-        return load_image_task(**options, data_seed=settings.data.dataset_seed)
+        return load_image_task(**settings.data.for_loader("image_column", "label_column"))
 
     def announcement(self, settings: RunSettings) -> str | None:
         """Say that the model of digits is made first, which takes its time."""
@@ -119,22 +105,15 @@ class ImageClassification(Labelling):
         """Return the pretrained model with the head that its task needs."""
         folder = RunFolder(settings.folder)
         if settings.model.model != DIGITS_MODEL:
-            base = self._load(settings.model.model, settings, task)
-        elif _has_base(settings):
-            base = self._load(str(folder.base), settings, task)
-        else:
-            with TemporaryDirectory() as temporary:
-                save_digits_model(Path(temporary))
-                base = self._load(temporary, settings, task)
-            # Where it will be; adapter_config.json names it.
-            base.model.name_or_path = base.model.config._name_or_path = str(folder.base)
-        if settings.model.head_start == "label_mean":
-            start_head_at_shares(base, torch.tensor(list(task.train[LABEL_COLUMN])))
+            return super().load_base(settings, task)
+        if _has_base(settings):
+            return self.load_with_head(str(folder.base), settings, task)
+        with TemporaryDirectory() as temporary:
+            save_digits_model(Path(temporary))
+            base = self.load_with_head(temporary, settings, task)
+        # Where it will be; adapter_config.json names it.
+        base.model.name_or_path = base.model.config._name_or_path = str(folder.base)
         return base
-
-    def _load(self, name: str, settings: RunSettings, task: ImageTask) -> BaseModel:
-        config = load_config(name, **class_fields(task.label_names))
-        return load_base_model(name, config, settings.model.dtype, self.head_kind)
 
     def base_location(self, folder: RunFolder, settings: RunSettings) -> str:
         """Return where the base model of a run is: in its folder, if the run has made it."""
@@ -166,27 +145,12 @@ class ImageClassification(Labelling):
             name: rows.with_transform(partial(_inputs, tokenizer)) for name, rows in sets.items()
         }
 
-    def trainer(
-        self,
-        settings: RunSettings,
-        task: ImageTask,
-        tokenizer: Any,
-        model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
-        callbacks: list[TrainerCallback],
-    ) -> RunTrainer:
-        """Return the trainer of a model that is ready to train."""
-        (validation,) = task.validation
-        return RunTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=sets["train"],
-            eval_dataset=sets[validation],
-            data_collator=default_data_collator,
-            compute_metrics=compute_metrics(task.metrics),
-            callbacks=callbacks,
-        )
+    def batches_and_metrics(self, task: ImageTask, tokenizer: Any) -> dict[str, Any]:
+        """Return what stacks pixels, and the task's metrics."""
+        return {
+            "data_collator": default_data_collator,
+            "compute_metrics": compute_metrics(task.metrics),
+        }
 
     # Of a finished run
 
@@ -200,9 +164,7 @@ class ImageClassification(Labelling):
 
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
-        logits = torch.cat(run.logits(self.batches(run, rows, batch_size))).numpy()
-        labels = rows.with_format("numpy")[LABEL_COLUMN][:]
-        return compute_metrics(run.task["metrics"])(EvalPrediction(logits, labels))
+        return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
 
     def batches(self, run: SavedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield images as inputs of the model."""
@@ -236,8 +198,11 @@ class ImageClassification(Labelling):
 
     def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the label and all probabilities of each image."""
-        logits = torch.cat(run.logits(self.batches(run, given.rows, batch_size)))
+        logits = self._logits(run, given.rows, batch_size)
         return class_cells(logits, run.task["label_names"], flat)
+
+    def _logits(self, run: SavedRun, rows: Dataset, batch_size: int) -> Tensor:
+        return torch.cat(run.logits(self.batches(run, rows, batch_size)))
 
 
 def _has_base(settings: RunSettings) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import BatchEncoding, TrainingArguments
+import torch
+from transformers import BatchEncoding, TrainerCallback, TrainingArguments
 
 from lora2.data import Task, read_table
 from lora2.data.table_files import DataTable
 from lora2.data.table_writing import OutputRow
+from lora2.data.task import LABEL_COLUMN
+from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
+from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import (
     TEXT_LABELS,
@@ -22,14 +26,22 @@ from lora2.training.models import (
     HeadKind,
     load_base_model,
     load_config,
+    set_classifier_dropout,
     set_padding,
 )
-from lora2.training.objectives.objective import Objective
+from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.run_folder import RunFolder
+from lora2.training.run_trainer import RunTrainer
 from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig
+
+HEAD_OPTIONS = frozenset({"label_column", "head_start", "head_learning_rate", "baseline"})
+"""The options of labels and of a new head."""
+HEAD_RECIPE: Mapping[str, Any] = {"head_learning_rate": 1e-3}
+"""One rate for all methods: a comparison of adapters must not be one of heads."""
 
 # Rows to compare an export on.
 _SAMPLE = 2
@@ -55,9 +67,13 @@ class Labelling(Objective):
 
     Attributes:
         head_kind: the kind of head that its models have.
+        has_lengths: whether a row of it may be longer than another.
+        trainer_class: the class of its trainer.
     """
 
     head_kind: ClassVar[HeadKind] = TEXT_LABELS
+    has_lengths: ClassVar[bool] = True
+    trainer_class: ClassVar[type[RunTrainer]] = RunTrainer
 
     def check(self, settings: RunSettings) -> None:
         """Need no package other than those that every training needs."""
@@ -74,6 +90,33 @@ class Labelling(Objective):
                 "place for; choose another method."
             )
 
+    def load_base(self, settings: RunSettings, task: Any) -> BaseModel:
+        """Return the pretrained model with the head that its task needs."""
+        return self.load_with_head(settings.model.model, settings, task)
+
+    def load_with_head(self, name: str, settings: RunSettings, task: Any) -> BaseModel:
+        """Return a model with the head that a task needs, started where its labels are."""
+        fields = self.head_fields(task)
+        config = load_config(name, **fields)
+        set_classifier_dropout(config, settings.model.classifier_dropout)
+        base = load_base_model(name, config, settings.model.dtype, self.head_kind)
+        if settings.model.head_start == "label_mean":
+            labels = torch.tensor(self.training_labels(task))
+            is_scale = fields.get("problem_type") == "regression"
+            start_head_at_label_mean(base, labels, is_scale)
+        return base
+
+    def head_fields(self, task: Any) -> dict[str, Any]:
+        """Return what a model's configuration must say of its classes."""
+        return {
+            "id2label": dict(enumerate(task.label_names)),
+            "label2id": {name: index for index, name in enumerate(task.label_names)},
+        }
+
+    def training_labels(self, task: Any) -> list[Any]:
+        """Return the labels of all training rows."""
+        return list(task.train[LABEL_COLUMN])
+
     def reload(self, name: str, config: PretrainedConfig, dtype: str) -> BaseModel:
         """Return the model under a saved adapter, with the adapter's head."""
         fields = ("problem_type", "id2label", "label2id")
@@ -85,6 +128,34 @@ class Labelling(Objective):
     def arguments(self, settings: RunSettings, folder: RunFolder) -> TrainingArguments:
         """Return the trainer's arguments."""
         return training_arguments(settings, folder)
+
+    def trainer(
+        self,
+        settings: RunSettings,
+        task: Any,
+        tokenizer: Any,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        sets: Sets,
+        callbacks: list[TrainerCallback],
+    ) -> RunTrainer:
+        """Return the trainer of a model that is ready to train."""
+        validation = {name: sets[name] for name in task.validation}
+        if self.has_lengths:
+            # Metrics do not depend on the order, and a batch of equal lengths has no padding.
+            validation = {name: by_length(rows) for name, rows in validation.items()}
+        return self.trainer_class(
+            model=model,
+            args=arguments,
+            train_dataset=sets["train"],
+            eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
+            callbacks=callbacks,
+            **self.batches_and_metrics(task, tokenizer),
+        )
+
+    @abstractmethod
+    def batches_and_metrics(self, task: Any, tokenizer: Any) -> dict[str, Any]:
+        """Return arguments of a trainer: what makes batches of rows, and metrics of logits."""
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return all metrics of all validation sets."""
@@ -159,11 +230,3 @@ def padded(
         batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
         batch.pop("labels", None)
         yield BatchEncoding(batch).to(run.model.device)
-
-
-def class_fields(label_names: Sequence[str]) -> dict[str, Any]:
-    """Return what a model's configuration must say of its classes."""
-    return {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }

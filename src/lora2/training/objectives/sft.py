@@ -26,7 +26,6 @@ from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
-    OF_TASK,
     WritingObjective,
     check_has_rows,
     check_lengths,
@@ -72,11 +71,10 @@ class SupervisedFineTuning(WritingObjective):
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""
         task = load_text_task(
-            **{name: getattr(settings.data, name) for name in (*OF_TASK, "data_dir")},
+            **settings.data.for_loader("text_columns", "data_dir"),
             train_rows=settings.text.train_rows,
             validation_rows=settings.text.validation_rows,
             exact_match=settings.text.exact_match_rows > 0,
-            data_seed=settings.data.dataset_seed,
         )
         if settings.text.assistant_only_loss and not task.conversational:
             raise UserError(

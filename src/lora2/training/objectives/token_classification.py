@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
 from transformers import (
     BatchEncoding,
     DataCollatorForTokenClassification,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainingArguments,
 )
 
 from lora2.data.bio import OUTSIDE, Span, spans_of, words_of
@@ -22,7 +19,6 @@ from lora2.data.tagged_loading import load_tagged_rows, load_tagged_task
 from lora2.data.tagged_rows import read_plain_texts, read_words
 from lora2.data.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask, build_tagged
 from lora2.data.tagged_tokenization import NO_PIECE, PIECES_COLUMN, tokenize_tagged
-from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
@@ -32,28 +28,22 @@ from lora2.training.entity_metrics import (
     compute_entity_metrics,
     entity_metrics,
 )
-from lora2.training.head_start import start_head_at_shares
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import (
     WORD_LABELS,
     BaseModel,
-    load_base_model,
-    load_config,
     load_tokenizer,
-    set_classifier_dropout,
 )
-from lora2.training.objectives.labelling import Labelling, ToLabel, class_fields, padded
+from lora2.training.objectives.labelling import (
+    HEAD_OPTIONS,
+    HEAD_RECIPE,
+    Labelling,
+    ToLabel,
+    padded,
+)
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import TAGS
 from lora2.training.tag_trainer import TagTrainer
-
-if TYPE_CHECKING:
-    from torch import nn
-
-_OF_TASK = (
-    "task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns",
-    "label_column",
-)  # fmt: skip
 
 
 class TokenClassification(Labelling):
@@ -62,11 +52,9 @@ class TokenClassification(Labelling):
     name = "token-classification"
     output = TAGS
     head_kind = WORD_LABELS
-    options = frozenset(
-        {"label_column", "classifier_dropout", "head_start", "head_learning_rate", "baseline"}
-    )
-    # The head's rate is that of classification.
-    recipe: ClassVar[Mapping[str, Any]] = {"head_learning_rate": 1e-3, "num_train_epochs": 4.0}
+    trainer_class = TagTrainer
+    options = HEAD_OPTIONS | {"classifier_dropout"}
+    recipe: ClassVar[Mapping[str, Any]] = {**HEAD_RECIPE, "num_train_epochs": 4.0}
 
     def check(self, settings: RunSettings) -> None:
         """Need seqeval, and a method that leaves words where they are."""
@@ -82,18 +70,11 @@ class TokenClassification(Labelling):
 
     def load_data(self, settings: RunSettings) -> TaggedTask:
         """Return the task that the data options name."""
-        options = {name: getattr(settings.data, name) for name in _OF_TASK}
-        return load_tagged_task(**options, data_seed=settings.data.dataset_seed)
+        return load_tagged_task(**settings.data.for_loader("text_columns", "label_column"))
 
-    def load_base(self, settings: RunSettings, task: TaggedTask) -> BaseModel:
-        """Return the pretrained model with a head for the tags."""
-        config = load_config(settings.model.model, **class_fields(task.label_names))
-        set_classifier_dropout(config, settings.model.classifier_dropout)
-        base = load_base_model(settings.model.model, config, settings.model.dtype, self.head_kind)
-        if settings.model.head_start == "label_mean":
-            tags = [tag for row in task.train[TAGS_COLUMN] for tag in row]
-            start_head_at_shares(base, torch.tensor(tags))
-        return base
+    def training_labels(self, task: TaggedTask) -> list[int]:
+        """Return the tags of all words of the training rows."""
+        return [tag for row in task.train[TAGS_COLUMN] for tag in row]
 
     def tokenize(
         self,
@@ -111,29 +92,15 @@ class TokenClassification(Labelling):
             for name, rows in sets.items()
         }
 
-    def trainer(
-        self,
-        settings: RunSettings,
-        task: TaggedTask,
-        tokenizer: PreTrainedTokenizerBase,
-        model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
-        callbacks: list[TrainerCallback],
-    ) -> TagTrainer:
-        """Return the trainer of a model that is ready to train."""
-        (validation,) = task.validation
-        return TagTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=sets["train"],
-            # Sorted by length: metrics do not depend on the order, and batches have less padding.
-            eval_dataset=by_length(sets[validation]),
-            data_collator=DataCollatorForTokenClassification(tokenizer),
-            compute_metrics=compute_entity_metrics(task.label_names),
-            preprocess_logits_for_metrics=chosen_tags,
-            callbacks=callbacks,
-        )
+    def batches_and_metrics(
+        self, task: TaggedTask, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Return what pads words with their tags, and the metrics of entities."""
+        return {
+            "data_collator": DataCollatorForTokenClassification(tokenizer),
+            "compute_metrics": compute_entity_metrics(task.label_names),
+            "preprocess_logits_for_metrics": chosen_tags,
+        }
 
     # Of a finished run
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig
 
-OF_TASK = ("task", "train_file", "validation_file", "dataset", "dataset_config", "text_columns")
-"""The options that name the data."""
-
 _EXTRA = "sft"
 
 

@@ -112,7 +112,8 @@ class ExpertMatrix(AdaptedLayer):
         """False: PEFT's conversion knows modules alone; `lora2.export_lora` knows parameters."""
         return False
 
-    def _write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+        """Write the matrix, which must be of this module alone."""
         if self.weight_owners > 1:
             raise UserError(
                 f"{base.parameter_name} of a {type(base.module).__name__} is the weight of several "
@@ -161,6 +162,7 @@ class ExpertsLayer(nn.Module):
                 changed[name] = weight
         if not changed:
             return self.base_layer(*args, **kwargs)
+        # Not `call_with`, which torch 2.8 does not compile without a graph break.
         return functional_call(self.base_layer, changed, args, kwargs)
 
     def unload_and_optionally_merge_module(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
+from lora2.tuners.base import merging
 from lora2.tuners.base.base_attributes import BaseAttributes
 from lora2.tuners.base.changed_weights import ChangedWeight
 from lora2.tuners.base.distributed.tensor_parallel import Split
-from lora2.tuners.base.distributed.whole import as_held, is_sharded
 from lora2.tuners.base.offloading import loaded_weight
-from lora2.tuners.base.quantized import is_quantized, plain_linear, values_of_weight
+from lora2.tuners.base.quantized import is_quantized, plain_linear
 from lora2.tuners.base.scaling import ScaledLayer
 
 BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
@@ -41,7 +41,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         self.plain_dtype = torch.get_default_dtype()
         # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
         # list its tensors as well as those of the merged one.
-        self._replaced: tuple[nn.Module, ...] = ()
+        self.replaced: tuple[nn.Module, ...] = ()
         # How tensor parallelism has split the base weight over processes.
         self.split: Split | None = None
         # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
@@ -139,7 +139,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     @property
     def is_quantized(self) -> bool:
         """Whether the base layer is quantized, or was before a merge."""
-        return bool(self._replaced) or is_quantized(self.get_base_layer())
+        return bool(self.replaced) or is_quantized(self.get_base_layer())
 
     def tensors_of(self, adapter_name: str) -> list[nn.Parameter]:
         """Return the tensors of one adapter in this layer."""
@@ -278,10 +278,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        if self._replaced:
-            self._restore_quantized_layer()
-        elif self.shared_weights:
-            self._restore_shared_weights()
+        merging.restore_replaced(self)
         while self.merged_adapters:
             self._add_to_weight(self.merged_adapters.pop(), sign=-1, check=False)
 
@@ -290,88 +287,19 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     @torch.no_grad()
     def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
         base: Any = self.get_base_layer()
-        if self.split is None and any(
-            is_sharded(getattr(base, each)) for each in self.weight_names()
-        ):
-            raise UserError(
-                f"Adapter {name!r} cannot be merged into a weight that is split over several "
-                "processes: call save_pretrained in all of them, load the adapter on a base model "
-                "in one process, and merge there."
-            )
-        quantized = is_quantized(base)
-        if not quantized:
-            self._check_holds_weights(name, base)
-        if quantized and base is not self.base_layer:
-            raise UserError(
-                f"Adapter {name!r} cannot be merged into a quantized weight that another method's "
-                f"adapters are on, too ({type(self.base_layer).__name__}): unload those first."
-            )
-        changes = self.by_weight(sign * self.get_delta_weight(name))
-        merged = {each: self._sum(name, each, change) for each, change in changes.items()}
+        merged = merging.merged_values(self, name, sign)
         if check and not all(torch.isfinite(values).all() for values in merged.values()):
             raise ValueError(
                 f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
             )
-        if quantized:
-            self._replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
+        if is_quantized(base):
+            self.replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
         else:
-            self._write_weights(base, merged)
+            self.write_weights(base, merged)
 
-    def _check_holds_weights(self, adapter_name: str, base: Any) -> None:
-        """Check that the weights are what the layer holds, not what it computes of it."""
-        for each in self.weight_names():
-            held = getattr(base, "_parameters", None)
-            if held is not None and each not in held and each not in base._buffers:
-                raise UserError(
-                    f"Adapter {adapter_name!r} cannot be merged into the {each} of a "
-                    f"{type(base).__name__}, which is computed from other parameters: call "
-                    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) "
-                    "on the layer before the adapter is added, or leave the adapter unmerged."
-                )
-
-    def _sum(self, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
-        base: Any = self.get_base_layer()
-        weight = values_of_weight(base, weight_name)
-        if weight is None:
-            stored = getattr(base, weight_name)
-            raise UserError(
-                f"Adapter {adapter_name!r} cannot be merged into a {type(stored).__name__} of "
-                f"dtype {stored.dtype}: load the base model without quantization to merge."
-            )
-        # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-        merged = weight + as_held(change, weight)
-        return merged.to(self.plain_dtype if is_quantized(base) else weight.dtype)
-
-    def _write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
-        is_own = self.weight_owners == 1 or bool(self.shared_weights or self._replaced)
-        shared = {}
-        for name, new in values.items():
-            weight = getattr(base, name)
-            # An inference tensor is read-only, and an engine may have put a tensor in front of the
-            # parameter.
-            if is_own and base._parameters.get(name) is weight and not weight.is_inference():
-                weight.copy_(new)
-                continue
-            if self.weight_owners > 1 and not is_own:
-                shared[name] = weight
-            setattr(base, name, nn.Parameter(new, requires_grad=weight.requires_grad))
-        self.shared_weights |= shared
-
-    def _restore_shared_weights(self) -> None:
-        base: Any = self.get_base_layer()
-        for name, weight in self.shared_weights.items():
-            setattr(base, name, weight)
-        self.shared_weights = {}
-        self.merged_adapters.clear()
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _restore_quantized_layer(self) -> None:
-        (quantized,) = self._replaced
-        # A `to` in between has not moved it.
-        self.base_layer = quantized.to(self.weight.device).train(self.training)
-        self._replaced = ()
-        self.merged_adapters.clear()
+    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+        """Write merged weights into the base layer, by name."""
+        merging.write_weights(self, base, values)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change is B A, a LoRA of rank k."""
