@@ -2,8 +2,8 @@
 
 While 𝒱 = 0 only 𝒱 has a gradient, and it learns from v x alone. The strongest direction of the mean
 gradient may be content that has to be unlearnt first: on agreement k = 1 stays at chance with it.
-The direction in which the mean stands out against the scatter over batches is another one, and leaves
-that plateau in half of the default start's steps. The ridge keeps it from directions in which hardly
+The direction in which the mean stands out against the scatter over batches is another one: with it
+that plateau is left in half of the steps. The ridge keeps v from directions in which hardly
 anything happens (docs/notebook/learning.md has what was tried).
 """
 
