@@ -18,6 +18,7 @@ from lora2.tuners.base.registration import register
 from lora2.tuners.bottleneck import BottleneckConfig, BottleneckModel
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.gradient_start import start_from_gradients
 from lora2.tuners.lora2.model import Lora2Model
 from lora2.tuners.lora2.saving import compact_adapter
 from lora2.tuners.lora2.training_hook import weighted_penalty
@@ -47,6 +48,7 @@ __all__ = [
     "export_merged",
     "import_lora",
     "loraplus_groups",
+    "start_from_gradients",
     "truncate_adapter",
     "weighted_penalty",
 ]

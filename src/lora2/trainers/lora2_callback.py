@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 
 from lora2.errors import UserError
 from lora2.trainers.divergence import GradientWatch, check_finite, check_loss
+from lora2.trainers.first_batches import shuffled_batches
 from lora2.trainers.logs import (
     add_to_log,
     advice_on_best_model,
@@ -28,6 +29,7 @@ from lora2.trainers.trl import fill_reference, keep_small_factors_precise
 from lora2.tuners.base.placement import PlacedAdapter
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.gradient_start import start_from_gradients
 from lora2.tuners.lora2.saving import compact_adapter
 from lora2.tuners.lora2.training_hook import (
     TrainingHook,
@@ -125,6 +127,11 @@ class Lora2Callback(TrainerCallback, ExportableState):
         }
         if state.global_step > 0:
             self._restore(state)
+        else:
+            for each in self._adapters.values():
+                if each.config.init_weights == "gradient":
+                    batches = shuffled_batches(kwargs.get("train_dataloader"), args)
+                    start_from_gradients(each.module, batches, each.name)
         self._hooks, self._was_penalty_checked = hooks_in(model), False
         self._outer_handles = [
             handle

@@ -133,6 +133,7 @@ def test_defaults_are_those_of_trl() -> None:
         ({"train_rows": 9000}, "train_rows: got 9000"),
         ({"method": "head"}, "trains nothing of"),
         ({"fsdp": "full_shard"}, "fsdp=full_shard: --objective dpo has a reference"),
+        ({"init_weights": "gradient"}, "init_weights=gradient: --objective dpo compares a model"),
         ({"k": 0}, "k=0"),
         ({"tinit": 5, "tfinal": 5}, "tinit=5"),
     ],

@@ -71,6 +71,12 @@ class PreferenceOptimization(WritingObjective):
     def check(self, settings: RunSettings) -> None:
         """Need TRL, a loss of this objective, and a model that one process holds whole."""
         super().check(settings)
+        if settings.adapter["init_weights"] == "gradient":
+            raise UserError(
+                "init_weights=gradient: --objective dpo compares a model with its reference, and "
+                "the model alone returns no loss whose gradients could start an adapter; leave it "
+                "out."
+            )
         for name in ("fsdp", "deepspeed"):
             if settings.training.get(name):
                 raise UserError(

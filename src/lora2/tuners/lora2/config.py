@@ -34,7 +34,7 @@ SCHEDULE_FIELDS = (
     "beta1", "beta2",
 )  # fmt: skip
 """What of the config says what is pruned and when; without `target_r` the others have no effect."""
-Start = Literal["lora", "orthonormal", "gaussian"]
+Start = Literal["lora", "gradient", "orthonormal", "gaussian"]
 
 _WINDOW = (0.3, 0.3)
 # Of eight values one was left: where a task was learnt late, the earlier window had taken what
@@ -181,6 +181,8 @@ class Lora2Config(TargetConfig):
         default=True,
         metadata={
             "help": "True: the start that suits the orthogonality. 'lora': Λ = 1 and 𝒱 = 0; "
+            "'gradient': the same, and before the first step v is turned towards what the "
+            "gradients of 16 batches have in common, by Lora2Callback or start_from_gradients; "
             "'orthonormal' and 'gaussian' (the paper's): Λ = 0. False: a random start that "
             "changes the model, for tests."
         },

@@ -58,6 +58,8 @@ class Lora2Layer(AdaptedLayer):
         self.lora2_allocated: set[str] = set()
         # Adapters of which this layer has no singular value: they cost nothing.
         self.lora2_empty: set[str] = set()
+        # Adapters whose v has been started from gradients.
+        self.lora2_started: set[str] = set()
         # Adapters whose k has become smaller: their scaling no longer follows from it.
         self.lora2_narrowed: set[str] = set()
         self.lora2_prepared = PreparedByAdapter()
@@ -107,7 +109,8 @@ class Lora2Layer(AdaptedLayer):
         """Remove one adapter from this layer."""
         super().delete_adapter(adapter_name)
         for names in (
-            self.lora2_finished, self.lora2_allocated, self.lora2_empty, self.lora2_narrowed
+            self.lora2_finished, self.lora2_allocated, self.lora2_empty, self.lora2_narrowed,
+            self.lora2_started,
         ):  # fmt: skip
             names.discard(adapter_name)
         self.lora2_prepared.pop(adapter_name, None)

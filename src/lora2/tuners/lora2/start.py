@@ -3,7 +3,8 @@
 At every start but `False` Δ is exactly 0. "gaussian" is the paper's: σ = 0.02 in all factors and
 Λ = 0; "orthonormal" starts on the constraint instead. While Λ = 0 only the λ have a gradient, and
 under Adam neither start learns as fast as LoRA; "lora" does (docs/notebook/learning.md): Λ = 1 and
-𝒱 = 0, so that 𝒱 has LoRA's full gradient from the first step.
+𝒱 = 0, so that 𝒱 has LoRA's full gradient from the first step. "gradient" is the same, until
+`lora2.tuners.lora2.gradient_start` turns v.
 """
 
 from typing import Literal
@@ -34,7 +35,7 @@ def initial_factors(
             "V": std * torch.randn(k, d_out),
         }
     u = _orthonormal(k, r)
-    if start == "lora":
+    if start in ("lora", "gradient"):
         # u Λ 𝒰 = u uᵀ is the identity for k ≤ r: the inner pair starts as if it were not there.
         return {
             "v": RAW_LENGTH * _orthonormal(d_in, k),

@@ -43,6 +43,7 @@ class TrainingHook:
         # Whether somebody has asked for the penalty, to add it to a loss of their own.
         self.was_asked = False
         self._has_warned = False
+        self._has_warned_of_start = False
         self._first_values: dict[str, Tensor] = {}
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
@@ -61,6 +62,7 @@ class TrainingHook:
         if trains and not getattr(model, "_is_replica", False):
             for name, config in _trained_among(layers, model):
                 self._warn_if_never_allocated(layers, name, config)
+                self._warn_if_not_started(layers, name, config)
 
     def after_forward(
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
@@ -131,6 +133,23 @@ class TrainingHook:
                 f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
                 "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
                 "after each optimizer step.",
+                stacklevel=2,
+            )
+
+    def _warn_if_not_started(
+        self, layers: list[Lora2Layer], name: str, config: Lora2Config
+    ) -> None:
+        """Once: an adapter that nobody has started from gradients learns from the default start."""
+        if config.init_weights != "gradient" or self._has_warned_of_start:
+            return
+        first = next(layer for layer in layers if layer.has_effect(name))
+        V = here(first.parameters_of(name)["V"].detach())
+        if name not in first.lora2_started and not V.any():
+            self._has_warned_of_start = True
+            warnings.warn(
+                f"Adapter {name!r} has init_weights='gradient', but nothing has started it: add "
+                "Lora2Callback() to the trainer's callbacks, or call lora2.start_from_gradients "
+                "before the first step.",
                 stacklevel=2,
             )
 

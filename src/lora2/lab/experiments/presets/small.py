@@ -140,6 +140,15 @@ def _sizes() -> Iterator[Setting]:
         yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)
 
 
+def _starts() -> Iterator[Setting]:
+    """Yield LoRA² with its default start and with the one from gradients."""
+    for k in (1, 8):
+        of = f"lora2-k{k}-same-head"
+        yield next(setting for setting in SAME_HEAD_SETTINGS if setting.key == of)
+        started = variant(f"lora2-k{k}-gradient", "LoRA²", of, init_weights="gradient")
+        yield replace(started, text=f"k={k}, from gradients")
+
+
 # Significant digits, as those of the rates that are searched.
 _DIGITS = 3
 _FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
@@ -186,6 +195,10 @@ TABLES: Mapping[str, SettingsTable] = {
         tuple(_sizes()),
         note="Cut: the last state of the adapters above, at one threshold on all singular values "
         "of the model (PARA, arXiv 2604.27796); best and last are the same there.",
+    ),
+    "starts": SettingsTable(
+        "v random, or turned towards what gradients have in common; one rate for the head",
+        tuple(_starts()),
     ),
     "rates": SettingsTable(
         "the usual learning rate, a third and three times of it, the head's rate the same for all",

@@ -24,6 +24,15 @@ def agree_on(tensor: Tensor) -> bool:
     return not bool(differs)
 
 
+def from_first_process(tensor: Tensor) -> Tensor:
+    """Return the tensor of process 0, of the same shape in all."""
+    if not are_several():
+        return tensor
+    first = tensor.to(_device(), copy=True)
+    dist.broadcast(first, src=0)
+    return first.to(tensor.device)
+
+
 def first_of_all(position: int | None) -> int | None:
     """Return the lowest position that a process has, None if none has one."""
     if not are_several():

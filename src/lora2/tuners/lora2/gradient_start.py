@@ -1,0 +1,230 @@
+"""A start that looks at the data: v reads what the loss asks for in the same way batch after batch.
+
+While 𝒱 = 0 only 𝒱 has a gradient, and it learns from v x alone. The strongest direction of the mean
+gradient may be content that has to be unlearnt first: on agreement k = 1 stays at chance with it.
+The direction in which the mean stands out against the scatter over batches is another one: with it
+that plateau is left in half of the steps. The ridge keeps v from directions in which hardly
+anything happens (docs/notebook/learning.md has what was tried).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.errors import NumericalError, UserError
+from lora2.mathematics.signal_directions import signal_directions
+from lora2.tuners.base.distributed.ranks import from_first_process
+from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.linear import Lora2Linear
+
+logger = logging.getLogger(__name__)
+
+BATCHES = 16
+"""How many are read."""
+
+_RIDGE = 1.0
+# Random mixtures of a gradient's rows that are kept, at least.
+_ROWS = 64
+_SEED = 0
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def start_from_gradients(
+    model: nn.Module,
+    batches: Iterable[Any],
+    adapter_name: str = "default",
+    *,
+    loss: Loss | None = None,
+) -> list[str]:
+    """Turn v of an untrained adapter towards what the loss asks for, and return the modules' names.
+
+    Linear layers are started, also quantized ones; other kinds keep their random v. Of each layer
+    64 random mixtures of the gradient's rows are kept for each batch, 64 · d_in numbers. It costs
+    one pass forward and backward over the batches, without dropout.
+
+    Args:
+        model: with an adapter that has the default start and has not been trained.
+        batches: the first 16 are read; what the training reads, shuffled and of its batch size.
+        adapter_name: the adapter.
+        loss: takes model and batch and returns the loss; `model(**batch).loss` unless given.
+
+    Raises:
+        UserError: there is no such adapter, it is trained already or split over processes, the
+            model returns no loss, or there are fewer than two batches.
+        NumericalError: a loss or gradient is NaN or infinite.
+    """
+    started = time.perf_counter()
+    layers = _layers(model, adapter_name)
+    seen = _gradients(model, islice(batches, BATCHES), layers, adapter_name, loss or _own_loss)
+    counts = [len(each) for each in seen.values()]
+    if max(counts) < 2:
+        raise UserError(
+            f"batches: got {max(counts)}; give two at least, since the start is what the gradients "
+            "of several have in common."
+        )
+    found = []
+    for name, layer in layers.items():
+        if len(seen[name]) > 1 and _start(layer, adapter_name, torch.stack(seen[name])):
+            found.append(name)
+    for layer in adapted_layers(model, adapter_name).values():
+        layer.lora2_started.add(adapter_name)
+    logger.info(
+        "v of %d of %d matrices started from the gradients of %d batches, in %.1f seconds.",
+        len(found), len(layers), max(counts), time.perf_counter() - started,
+    )  # fmt: skip
+    return found
+
+
+def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
+    layers: dict[str, Lora2Layer] = {
+        name: layer
+        for name, layer in adapted_layers(model, adapter_name).items()
+        if isinstance(layer, Lora2Linear) and layer.has_effect(adapter_name)
+    }
+    if not layers:
+        raise UserError(
+            f"The model has no linear layer with a LoRA² adapter {adapter_name!r}, so there is "
+            "nothing to start from gradients; leave init_weights at its default."
+        )
+    for name, layer in layers.items():
+        parameters = layer.parameters_of(adapter_name)
+        if not is_plain(parameters.values()):
+            raise UserError(
+                f"The adapter {adapter_name!r} is split over several processes, and its start "
+                "from gradients is not made there: call start_from_gradients before the model is "
+                "sharded, or leave init_weights at its default."
+            )
+        if bool(parameters["V"].any()):
+            raise UserError(
+                f"𝒱 of {name} is not zero, so the adapter {adapter_name!r} has been trained or has "
+                "another start: start from gradients with init_weights=True, before training."
+            )
+    return layers
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    outputs = model(**batch) if isinstance(batch, Mapping) else model(batch)
+    found = getattr(outputs, "loss", None)
+    if found is None:
+        raise UserError(
+            "The model returned no loss for a batch, so there are no gradients to start from: give "
+            "start_from_gradients a loss, and batches with labels."
+        )
+    loss: Tensor = found
+    return loss
+
+
+def _gradients(
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: dict[str, Lora2Layer],
+    adapter_name: str,
+    loss_of: Loss,
+) -> dict[str, list[Tensor]]:
+    """Return mixtures of the rows of each layer's gradient, [rows, d_in], one a batch."""
+    device = next(iter(layers.values())).parameters_of(adapter_name)["v"].device
+    mixtures = {name: _mixture(layer, adapter_name) for name, layer in layers.items()}
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with _in_evaluation(model), torch.enable_grad():
+        for batch in batches:
+            sums: dict[str, Tensor] = {}
+            with _seeing(layers, mixtures, sums):
+                loss = loss_of(model, _on(batch, device))
+                wanted = [
+                    parameter
+                    for layer in layers.values()
+                    for parameter in layer.parameters_of(adapter_name).values()
+                    if parameter.requires_grad
+                ]
+                torch.autograd.grad(loss, wanted, allow_unused=True)
+            for name, each in sums.items():
+                if not bool(each.isfinite().all()):
+                    raise NumericalError(
+                        f"NaN or infinity in the gradient of {name}, from which the adapter was to "
+                        "start: look for it in the data or the base model."
+                    )
+                found[name].append(each)
+    return found
+
+
+def _mixture(layer: Lora2Layer, adapter_name: str) -> Tensor:
+    """Random mixtures [d_out, rows] of the outputs, or all of them where they are few."""
+    d_out, _ = layer.matrix_shape()
+    k, _ = layer.sizes_of(adapter_name)
+    rows = max(_ROWS, 4 * k)
+    if d_out <= rows:
+        return torch.eye(d_out)
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randn(d_out, rows, generator=generator) / rows**0.5
+
+
+@contextmanager
+def _seeing(
+    layers: dict[str, Lora2Layer], mixtures: dict[str, Tensor], sums: dict[str, Tensor]
+) -> Iterator[None]:
+    """Within, add up each layer's mixtures of the gradient's rows as the gradients arise."""
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def after(module: nn.Module, args: Any, output: Tensor) -> None:
+            x = args[0].detach()
+
+            def take(gradient: Tensor) -> None:
+                mixture = mixtures[name] = mixtures[name].to(gradient.device)
+                mixed = gradient.reshape(-1, gradient.shape[-1]).float() @ mixture
+                part = mixed.mT @ x.reshape(-1, x.shape[-1]).float()
+                sums[name] = sums[name] + part if name in sums else part
+
+            if output.requires_grad:
+                output.register_hook(take)
+
+        return after
+
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Within, no module of the model is in training."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def _on(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: _on(value, device) for name, value in batch.items()}
+    return batch
+
+
+@torch.no_grad()
+def _start(layer: Lora2Layer, adapter_name: str, gradients: Tensor) -> bool:
+    """Give v the directions, and return whether there are any."""
+    v = layer.parameters_of(adapter_name)["v"]
+    length = v.norm(dim=1).mean()
+    found = signal_directions(gradients, len(v), ridge=_RIDGE).to(v)
+    # Where there are fewer directions, random ones remain, made orthogonal to them.
+    whole = torch.cat([found, v[len(found) :] / length])
+    started = length * torch.linalg.qr(whole.mT).Q.mT
+    v.copy_(from_first_process(started))
+    return len(found) > 0

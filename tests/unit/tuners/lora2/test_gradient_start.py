@@ -1,0 +1,260 @@
+"""The start of v from gradients, against the dense gradient of each weight."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lora2 import Lora2Config, UserError, start_from_gradients
+from lora2.errors import NumericalError
+from lora2.mathematics.signal_directions import signal_directions
+from lora2.tuners.lora2 import gradient_start
+from lora2.tuners.lora2.layer import adapted_layers
+from unit.models import bert_batch, disturb, tiny_bert
+from unit.training_case import bert_model, trainer_for
+
+BATCHES = [bert_batch(4, 6, seed=seed) for seed in range(5)]
+
+
+def adapted(k: int = 2, **fields: Any) -> PeftModel:
+    config = Lora2Config(k=k, init_r=4, target_modules=["query", "dense"], **fields)
+    return get_peft_model(tiny_bert(), config)
+
+
+def vs(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: layer.parameters_of("default")["v"].detach().clone()
+        for name, layer in adapted_layers(model, "default").items()
+    }
+
+
+def dense_gradients(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The gradient of each adapted weight, one a batch, by autograd."""
+    model.eval()
+    weights = {
+        name: layer.get_base_layer().weight
+        for name, layer in adapted_layers(model, "default").items()
+    }
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in weights}
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for batch in BATCHES:
+        for name, gradient in zip(
+            weights, torch.autograd.grad(model(**batch).loss, list(weights.values())), strict=True
+        ):
+            found[name].append(gradient)
+    for weight in weights.values():
+        weight.requires_grad_(False)
+    return {name: torch.stack(each) for name, each in found.items()}
+
+
+def test_v_is_the_direction_of_largest_signal_to_noise_of_the_weights_gradient():
+    model = adapted()
+    dense = dense_gradients(model)
+    before = vs(model)
+    started = start_from_gradients(model, BATCHES)
+    assert started == list(before)
+    for name, v in vs(model).items():
+        expected = signal_directions(dense[name], 2, ridge=1.0).float()
+        length = before[name].norm(dim=1).mean()
+        assert torch.allclose(v @ v.mT, length**2 * torch.eye(2), atol=1e-6)
+        cosines = torch.linalg.svdvals(v @ expected.mT) / length
+        assert cosines == pytest.approx(torch.ones(2), abs=1e-4)
+
+
+class Twice(nn.Module):
+    """One layer that is called two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(torch.tanh(self.proj(x)))
+
+
+def test_a_layer_that_is_called_twice_adds_both_gradients():
+    torch.manual_seed(0)
+    model = get_peft_model(Twice(), Lora2Config(k=1, init_r=1, target_modules=["proj"]))
+    data = [torch.randn(6, 4) + 1 for _ in range(4)]
+
+    def loss(model, batch):
+        return model(batch).square().mean()
+
+    weight = model.base_model.model.proj.get_base_layer().weight.requires_grad_(True)
+    dense = torch.stack([torch.autograd.grad(loss(model, batch), weight)[0] for batch in data])
+    weight.requires_grad_(False)
+    start_from_gradients(model, data, loss=loss)
+    ((v,),) = vs(model).values()
+    (expected,) = signal_directions(dense, 1, ridge=1.0).float()
+    assert torch.cosine_similarity(v, expected, dim=0).abs().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_mixtures_of_many_rows_find_nearly_the_same_direction(monkeypatch):
+    monkeypatch.setattr(gradient_start, "_ROWS", 24)
+    whole, mixed = adapted(k=1), adapted(k=1)
+    mixed.load_state_dict(whole.state_dict())
+    monkeypatch.setattr(gradient_start, "_ROWS", 10_000)
+    start_from_gradients(whole, BATCHES)
+    monkeypatch.setattr(gradient_start, "_ROWS", 24)
+    start_from_gradients(mixed, BATCHES)
+    cosines = [
+        float(torch.cosine_similarity(one, other).abs())
+        for one, other in zip(vs(whole).values(), vs(mixed).values(), strict=True)
+    ]
+    assert min(cosines) > 0.5
+    assert sum(cosines) / len(cosines) > 0.8
+
+
+def test_the_model_computes_what_it_did_and_is_left_as_it_was():
+    model = adapted(lora_dropout=0.5)
+    model.eval()
+    before = model(**BATCHES[0]).logits.detach()
+    model.train()
+    model.base_model.model.bert.embeddings.eval()
+    training = {name: module.training for name, module in model.named_modules()}
+    state = torch.get_rng_state()
+    start_from_gradients(model, BATCHES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: module.training for name, module in model.named_modules()} == training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(layer._forward_hooks for layer in adapted_layers(model, "default").values())
+    model.eval()
+    assert torch.equal(model(**BATCHES[0]).logits, before)
+
+
+def test_sixteen_batches_are_read_and_no_more():
+    read = []
+
+    def batches():
+        for number in range(100):
+            read.append(number)
+            yield BATCHES[number % len(BATCHES)]
+
+    start_from_gradients(adapted(), batches())
+    assert len(read) == gradient_start.BATCHES == 16
+
+
+def test_a_loss_of_ones_own_is_taken():
+    model = adapted(k=1)
+    seen = []
+
+    def loss(model, batch):
+        seen.append(batch)
+        return model(input_ids=batch).logits.square().mean()
+
+    start_from_gradients(model, [batch["input_ids"] for batch in BATCHES], loss=loss)
+    assert len(seen) == len(BATCHES)
+
+
+def test_a_conv1d_is_started_in_its_own_orientation():
+    torch.manual_seed(0)
+    model = nn.Sequential(Conv1D(3, 5))
+    peft_model = get_peft_model(model, Lora2Config(k=1, init_r=1, target_modules=["0"]))
+    # One input of the five carries all of the signal.
+    data = [torch.randn(6, 5) * torch.tensor([5.0, 0, 5, 5, 5]) + torch.tensor([0, 1.0, 0, 0, 0])
+            for _ in range(8)]  # fmt: skip
+    start_from_gradients(peft_model, data, loss=lambda model, batch: model(batch).sum(-1).mean())
+    ((v,),) = vs(peft_model).values()
+    assert v.abs().argmax() == 1
+
+
+def no_loss(model):
+    return [{"input_ids": batch["input_ids"]} for batch in BATCHES]
+
+
+def broken(model):
+    batch = dict(BATCHES[0])
+    with torch.no_grad():
+        model.base_model.model.classifier.bias.fill_(float("nan"))
+    return [batch] * 3
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "said"),
+    [
+        (lambda model: BATCHES[:1], UserError, "batches: got 1; give two at least"),
+        (lambda model: [], UserError, "batches: got 0"),
+        (no_loss, UserError, "returned no loss for a batch"),
+        (broken, NumericalError, "NaN or infinity in the gradient of base_model"),
+    ],
+)
+def test_batches_without_a_gradient_are_refused_and_v_stays(batches, error, said):
+    model = adapted()
+    before = vs(model)
+    with pytest.raises(error, match=said):
+        start_from_gradients(model, batches(model))
+    assert all(torch.equal(v, before[name]) for name, v in vs(model).items())
+
+
+def test_a_trained_adapter_is_refused():
+    model = adapted()
+    disturb(model)
+    with pytest.raises(UserError, match=r"𝒱 of base_model\.\S+ is not zero"):
+        start_from_gradients(model, BATCHES)
+
+
+def test_other_adapters_and_kinds_are_refused():
+    with pytest.raises(UserError, match="no linear layer with a LoRA² adapter 'other'"):
+        start_from_gradients(adapted(), BATCHES, "other")
+    config = Lora2Config(k=2, target_modules=["word_embeddings"])
+    with pytest.raises(UserError, match="no linear layer"):
+        start_from_gradients(get_peft_model(tiny_bert(), config), BATCHES)
+
+
+# With the trainer
+
+
+def test_the_callback_starts_the_adapter_once_and_training_goes_on(tmp_path: Path) -> None:
+    model = bert_model(init_weights="gradient")
+    before = vs(model)
+    trainer = trainer_for(model, tmp_path, bert_batch(24), save_steps=5, save_strategy="steps")
+    starts = []
+    original = gradient_start.start_from_gradients
+
+    def counted(*arguments, **named):
+        starts.append(vs(model))
+        return original(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora2.trainers.lora2_callback.start_from_gradients", counted)
+        trainer.train()
+    assert len(starts) == 1
+    assert all(torch.equal(starts[0][name], v) for name, v in before.items())
+    assert trainer.state.global_step > 5
+    again = trainer_for(
+        bert_model(init_weights="gradient"), tmp_path, bert_batch(24),
+        save_steps=5, save_strategy="steps",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lora2.trainers.lora2_callback.start_from_gradients", counted)
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert len(starts) == 1
+    whole, resumed = (
+        adapted_layers(each.model, "default") for each in (trainer, again)
+    )  # fmt: skip
+    for name, layer in whole.items():
+        for one, other in zip(
+            layer.tensors_of("default"), resumed[name].tensors_of("default"), strict=True
+        ):
+            assert torch.equal(one, other)
+
+
+def test_a_loop_that_starts_nothing_is_told_so_once():
+    model = adapted(init_weights="gradient")
+    model.train()
+    with pytest.warns(UserWarning, match="init_weights='gradient', but nothing has started it"):
+        model(**BATCHES[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**BATCHES[0])
+    started = adapted(init_weights="gradient")
+    start_from_gradients(started, BATCHES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        started.train()(**BATCHES[0])
