@@ -7,8 +7,10 @@ import pytest
 
 from command_line import SMALL
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets import minilm, small
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.setting import Setting
 
@@ -39,17 +41,19 @@ def shrink_small_preset(
 ) -> None:
     """Make the preset `small` one table of these settings, on some sentences, one seed each."""
     options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
-    patch.setattr(minilm, "MODEL", str(model))
-    patch.setattr(minilm, "TASKS", {"agreement": options})
+    suite = dataclasses.replace(
+        MINILM, model=str(model), tasks={"agreement": options}, columns=MINILM.columns[:1]
+    )
+    patch.setattr(small, "MINILM", suite)
     patch.setattr(small, "SETTINGS", settings)
-    patch.setattr(small, "TABLES", {"table1": minilm.SettingsTable("tiny", settings)})
-    patch.setattr(minilm, "COLUMNS", minilm.COLUMNS[:1])
+    patch.setattr(small, "TABLES", {"table1": SettingsTable("tiny", settings)})
     preset = dataclasses.replace(
         small.PRESET,
         model=str(model),
         seeds=1,
         tables=("table1",),
         timed=lambda model: [],
+        suite=suite,
         tuned=settings,
     )
     patch.setitem(PRESETS, "small", preset)

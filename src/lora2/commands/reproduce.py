@@ -18,6 +18,7 @@ from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.experiments.arguments import PlaceArguments
+from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.display import display
 from lora2.lab.experiments.dry_run import plan
 from lora2.lab.experiments.feasibility import check_feasible
@@ -102,7 +103,7 @@ def _make_times(
     options: ReproduceArguments, where: PlaceArguments, tables: Path, console: Console
 ) -> list[Path]:
     folder = where.records_of(options.preset)
-    runs = options.chosen.timed(options.model or options.chosen.model)
+    runs = _timed(options)
     missing = [run for run in runs if read_times(folder, run, options.rounds) is None]
     steps = (options.rounds + 1) * len(TIMED_METHODS) * len(missing)
     with watch_on(console)("steps of both methods", steps) as tick:
@@ -114,9 +115,13 @@ def _make_times(
 
 
 def _measured(options: ReproduceArguments, folder: Path) -> list[IterationTimes]:
-    runs = options.chosen.timed(options.model or options.chosen.model)
-    found = (read_times(folder, run) for run in runs)
+    found = (read_times(folder, run) for run in _timed(options))
     return [times for times in found if times is not None]
+
+
+def _timed(options: ReproduceArguments) -> list[RunDescription]:
+    timed = options.chosen.timed
+    return [] if timed is None else timed(options.model or options.chosen.model)
 
 
 def _list(grid: Grid, records: RecordFolder) -> None:

@@ -17,9 +17,10 @@ from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.display import display
+from lora2.lab.experiments.execution import GENERATED_TASKS
 from lora2.lab.experiments.feasibility import check_feasible
-from lora2.lab.experiments.presets import minilm
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.task_suite import TUNING_SEED, TaskSuite
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.setting import Experiment
@@ -29,7 +30,7 @@ from lora2.support.extras import require
 from lora2.training.idle_options import refuse_idle
 
 _ALL = "all"
-_TUNED = [preset.name for preset in PRESETS.values() if preset.tuned]
+_TUNED = [preset.name for preset in PRESETS.values() if preset.suite]
 
 
 @dataclass
@@ -37,7 +38,8 @@ class TuneArguments:
     """What is tuned."""
 
     task: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(minilm.TASKS)}; all unless given."}
+        default=None,
+        metadata={"help": "One of the preset's tasks, such as cola or rewrite; all unless given."},
     )
     preset: str = field(
         default="small", metadata={"help": f"Whose settings: {' or '.join(_TUNED)}."}
@@ -54,8 +56,11 @@ class TuneArguments:
         """
         if self.preset not in _TUNED:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(_TUNED)}.")
-        if self.task not in (None, *minilm.TASKS):
-            raise UserError(f"task: {self.task!r} is none of {', '.join(minilm.TASKS)}.")
+        tasks = suite_of(self.preset).tasks
+        if self.task not in (None, *tasks):
+            raise UserError(
+                f"task: {self.task!r} is none of {', '.join(tasks)} (of the preset {self.preset})."
+            )
         if self.trials < 1:
             raise UserError(f"trials={self.trials} must be at least 1.")
 
@@ -67,7 +72,7 @@ def execute(arguments: Sequence[str]) -> int:
     require("optuna", extra="tune")
     chosen = chosen_experiments(method, tuning.task, tuning.preset)
     check_feasible(
-        [each.run(each.setting.search.first, minilm.TUNING_SEED) for each in chosen],
+        [each.run(each.setting.search.first, TUNING_SEED) for each in chosen],
         where.place,
     )
     console = new_console()
@@ -99,7 +104,14 @@ def chosen_experiments(method: str, task: str | None, preset: str = "small") -> 
             *(s.key for s in tuned),
         ]
         raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
-    return [each for each in minilm.experiments(settings) if task in (None, each.task)]
+    return [each for each in suite_of(preset).experiments(settings) if task in (None, each.task)]
+
+
+def suite_of(preset: str) -> TaskSuite:
+    """Return the model and tasks of a preset with learning rates to search."""
+    suite = PRESETS[preset].suite
+    assert suite is not None
+    return suite
 
 
 def _tune_all(
@@ -118,7 +130,7 @@ def _tune_all(
                 shown.entitle(description, f"{experiment.name} at learning rate {rate:g}")
                 return runner.run(description)
 
-            return tune(experiment, trials, minilm.TUNING_SEED, run)
+            return tune(experiment, trials, TUNING_SEED, run)
 
         with runner:
             for choice in runner.each(work, chosen):
@@ -151,8 +163,8 @@ class _TuneParser(OptionParser, HfArgumentParser):
             usage="lora2 tune METHOD [options]",
             dataclass_types=[TuneArguments, PlaceArguments],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            description="Search the learning rate of a method in a preset on MiniLM, on one or "
-            "two seeds that no table reports. A trial that has a record is not run again.",
+            description="Search the learning rate of a method in a preset, on one or two "
+            "seeds that no table reports. A trial that has a record is not run again.",
         )
         self.add_argument(
             "method",
@@ -166,6 +178,6 @@ class _TuneParser(OptionParser, HfArgumentParser):
         where.check()
         typed = self.typed(arguments)
         where.check_effects(typed)
-        if tuning.task == "agreement":
-            refuse_idle(typed, ("data_dir",), "with --task agreement, which is generated")
+        if tuning.task in GENERATED_TASKS:
+            refuse_idle(typed, ("data_dir",), f"with --task {tuning.task}, which is generated")
         return rest.method, tuning, where

@@ -1,14 +1,15 @@
-"""One entry to all data for language models: rewrite, or the user's own."""
+"""One entry to all data for language models: rewrite, SNIPS, or the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora2.data import rewrite, snips
 from lora2.data.load import own_tables
 from lora2.data.own_data import split_off_validation
-from lora2.data.rewrite import SYSTEM, Split, rewrite_pairs
+from lora2.data.rewrite import Split, rewrite_pairs
 from lora2.data.table_files import DataTable, read_table
 from lora2.data.text_rows import choose_form, read_rows
 from lora2.data.text_task import FORMS, TO_WRITE, Form, TextTask
@@ -18,7 +19,7 @@ from lora2.support.extras import require
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TEXT_TASK_NAMES = ("rewrite",)
+TEXT_TASK_NAMES = ("rewrite", "snips")
 
 # There are some five thousand quantities, the scarcer half; four in five are for training.
 _LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
@@ -30,6 +31,7 @@ TOKEN_ACCURACY = "mean_token_accuracy"
 def load_text_task(
     task: str | None = None,
     *,
+    data_dir: Path | str | None = None,
     train_file: Path | str | None = None,
     validation_file: Path | str | None = None,
     dataset: str | None = None,
@@ -45,16 +47,17 @@ def load_text_task(
 
     Args:
         task: one of `TEXT_TASK_NAMES`.
+        data_dir: folder of the files of SNIPS.
         train_file: the user's JSON lines, Parquet, CSV or TSV file.
         validation_file: likewise; without it a tenth of the training rows is split off.
         dataset: name of a hub dataset, instead of files.
         dataset_config: its configuration, if it has several.
         text_columns: `messages`, `prompt` and `completion`, or one column of texts; guessed if
             obvious.
-        train_rows: of rewrite.
-        validation_rows: of rewrite.
+        train_rows: of a named task.
+        validation_rows: likewise.
         exact_match: whether answers are generated and compared with the right ones.
-        data_seed: generates rewrite and splits off validation rows.
+        data_seed: generates rewrite, draws the rows of SNIPS and splits off validation rows.
         forms: those that the user's rows may have.
 
     Raises:
@@ -73,7 +76,13 @@ def load_text_task(
                 f"{(*given, 'text_columns')[0]}: it is for your own data and does not go with "
                 f"task={task or TEXT_TASK_NAMES[0]}; leave one of the two out."
             )
-        return _rewrite(train_rows, validation_rows, exact_match, data_seed)
+        wanted: dict[Split, int] = {"train": train_rows, "validation": validation_rows}
+        return _named_task(task or TEXT_TASK_NAMES[0], data_dir, wanted, exact_match, data_seed)
+    if data_dir is not None:
+        raise UserError(
+            f"data_dir: it is the folder of SNIPS and does not go with {given[0]}; leave one of "
+            "the two out."
+        )
     name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
     return _own_task(name, train, validation, text_columns, exact_match, data_seed, forms)
 
@@ -138,25 +147,60 @@ def _common_system(rows: Sequence[Mapping[str, Any]], form: Form) -> str | None:
     return systems.pop() if len(systems) == 1 else None
 
 
-def _rewrite(train_rows: int, validation_rows: int, exact_match: bool, data_seed: int) -> TextTask:
-    sizes = check_rows_of_rewrite(train_rows, validation_rows, "rewrite")
+def _named_task(
+    name: str,
+    data_dir: Path | str | None,
+    wanted: Mapping[Split, int],
+    exact_match: bool,
+    data_seed: int,
+) -> TextTask:
+    pairs, system = _PAIRS[name](data_dir, wanted, data_seed)
     sets = {
-        split: rows_as_dataset(
-            [_conversation(*pair) for pair in rewrite_pairs(split, rows, data_seed)]
-        )
-        for split, rows in sizes.items()
+        split: rows_as_dataset([_conversation(system, *pair) for pair in of_split])
+        for split, of_split in pairs.items()
     }
     return TextTask(
-        name="rewrite",
+        name=name,
         train=sets["train"],
         validation={"validation": sets["validation"]},
         metrics=(metrics := _metrics(exact_match)),
         main_metric=metrics[0],
         form="prompt_completion",
         conversational=True,
-        system=SYSTEM,
+        system=system,
         columns=FORMS["prompt_completion"].columns,
     )
+
+
+def _rewrite(data_dir: Path | str | None, wanted: Mapping[Split, int], data_seed: int) -> _Pairs:
+    if data_dir is not None:
+        raise UserError(
+            f"data_dir: {data_dir} is of no use to the generated task rewrite; leave it out, or "
+            "write --task snips."
+        )
+    sizes = check_rows_of_rewrite(wanted["train"], wanted["validation"], "rewrite")
+    pairs = {split: rewrite_pairs(split, rows, data_seed) for split, rows in sizes.items()}
+    return pairs, rewrite.SYSTEM
+
+
+def _snips(data_dir: Path | str | None, wanted: Mapping[Split, int], data_seed: int) -> _Pairs:
+    if data_dir is None:
+        raise UserError(
+            "data_dir: the task snips is read from files; give the folder that holds its "
+            "train.jsonl and validation.jsonl."
+        )
+    pairs = {
+        split: snips.snips_pairs(data_dir, split, rows, data_seed) for split, rows in wanted.items()
+    }
+    return pairs, snips.SYSTEM
+
+
+_Pairs = tuple[dict[Split, list[tuple[str, str]]], str]
+_PAIRS: Mapping[str, Callable[[Path | str | None, Mapping[Split, int], int], _Pairs]] = {
+    "rewrite": _rewrite,
+    "snips": _snips,
+}
+"""What makes the texts of a named task, each with its right answer, and its system message."""
 
 
 def check_rows_of_rewrite(train: int, validation: int, task: str) -> dict[Split, int]:
@@ -175,9 +219,9 @@ def check_rows_of_rewrite(train: int, validation: int, task: str) -> dict[Split,
     return sizes
 
 
-def _conversation(text: str, answer: str) -> dict[str, Any]:
+def _conversation(system: str, text: str, answer: str) -> dict[str, Any]:
     return {
-        "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
+        "prompt": [{"role": "system", "content": system}, {"role": "user", "content": text}],
         "completion": [{"role": "assistant", "content": answer}],
     }
 

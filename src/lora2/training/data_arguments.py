@@ -20,14 +20,14 @@ _OWN_DATA = Need(
     "without your own data (--train_file or --dataset)", lambda settings: settings.task is None
 )
 _AGREEMENT = Need("without --task agreement", lambda settings: settings.task == "agreement")
-_GLUE = Need(
-    f"without a GLUE task (--task {', '.join(GLUE_TASKS)})",
-    lambda settings: settings.task in GLUE_TASKS,
+_IN_FILES = Need(
+    f"without a task of files (--task {', '.join(GLUE_TASKS)}, snips)",
+    lambda settings: settings.task in (*GLUE_TASKS, "snips"),
 )
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite", "preferences", "appointments", "digits")
+        settings.task in ("agreement", "rewrite", "snips", "preferences", "appointments", "digits")
         or (settings.task is None and settings.data.validation_file is None)
     ),
 )
@@ -50,8 +50,9 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "needs": _GLUE,
-            "help": "Folder of the official GLUE files; without it they come from the hub.",
+            "needs": _IN_FILES,
+            "help": "Folder of the official GLUE files, without which they come from the hub; of "
+            "--task snips, of its train.jsonl and validation.jsonl.",
         },
     )
     train_file: str | None = field(
@@ -136,7 +137,8 @@ class DataArguments:
         metadata={
             "range": SEED,
             "needs": _DRAWN,
-            "help": "Generates agreement, rewrite or preferences and splits validation rows off. "
-            "Apart from --seed, so that runs with other seeds see the same data.",
+            "help": "Generates agreement, rewrite or preferences, draws the rows of snips, and "
+            "splits validation rows off. Apart from --seed, so that runs with other seeds see the "
+            "same data.",
         },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings
 from lora2.training.named_tasks import TASKS
@@ -10,6 +12,7 @@ from lora2.training.objectives.registry import objective_of
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
 # Other checks say of some objectives that they have no labels.
 _OF_LABELS = ("label_column", "kind")
+_IN_FILES: Mapping[str, str] = {"classification": "rte", "sft": "snips"}
 
 
 def check_default_task(settings: RunSettings) -> None:
@@ -33,8 +36,8 @@ def check_default_task(settings: RunSettings) -> None:
             )
     if data.data_dir is not None and "data_dir" in read:
         raise UserError(
-            f"data_dir: {data.data_dir} is the folder of GLUE files, and no task is named; add "
-            "--task with the GLUE task to read from it, such as rte."
+            f"data_dir: {data.data_dir} is the folder of a task's files, and no task is named; add "
+            f"--task with the task to read from it, such as {_IN_FILES[settings.objective]}."
         )
     if TASKS[settings.objective].default is None:
         raise UserError(

@@ -59,6 +59,15 @@ BY_TASK: dict[str, dict[str, Any]] = {
         "num_train_epochs": 1.0,
         "learning_rate": 1e-3,
     },
+    "snips": {
+        "max_length": 192,
+        "exact_match_rows": 100,
+        "max_new_tokens": 96,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 50,
+        "num_train_epochs": 1.0,
+        "learning_rate": 1e-3,
+    },
     "preferences": {
         "max_length": 64,
         "max_new_tokens": 16,

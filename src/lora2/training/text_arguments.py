@@ -8,9 +8,9 @@ from typing import Literal
 from lora2.support.needs import Need
 from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE
 
-_GENERATED = Need(
-    "without --task rewrite or preferences",
-    lambda settings: settings.task in ("rewrite", "preferences"),
+_NAMED = Need(
+    "without --task rewrite, snips or preferences",
+    lambda settings: settings.task in ("rewrite", "snips", "preferences"),
 )
 _PACKING = Need(
     "without --packing True",
@@ -34,16 +34,16 @@ class TextArguments:
         default=1200,
         metadata={
             "range": COUNT,
-            "needs": _GENERATED,
-            "help": "Training rows of rewrite or preferences.",
+            "needs": _NAMED,
+            "help": "Training rows of rewrite, snips or preferences.",
         },
     )
     validation_rows: int = field(
         default=100,
         metadata={
             "range": COUNT,
-            "needs": _GENERATED,
-            "help": "Validation rows of rewrite or preferences.",
+            "needs": _NAMED,
+            "help": "Validation rows of rewrite, snips or preferences.",
         },
     )
     exact_match_rows: int = field(

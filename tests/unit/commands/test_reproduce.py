@@ -11,8 +11,9 @@ from command_line import lora2, refused
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.jobs import LocalRunner
-from lora2.lab.experiments.presets import minilm, small
+from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.task_suite import TUNING_SEED, SettingsTable
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.setting import Search, Setting
@@ -160,7 +161,7 @@ def test_an_impossible_run_is_refused_before_anything_is_written(
     folders, monkeypatch, tmp_path, capsys
 ):
     settings = (SETTINGS[0], replace(SETTINGS[1], options={"k": 0}))
-    monkeypatch.setattr(small, "TABLES", {"table1": minilm.SettingsTable("tiny", settings)})
+    monkeypatch.setattr(small, "TABLES", {"table1": SettingsTable("tiny", settings)})
     said = refused(capsys, "reproduce", "table1", *folders)
     assert "agreement-lora-s0-" in said
     assert "k=0 must be" in said
@@ -193,7 +194,7 @@ def test_tune_tries_every_method_alike_and_keeps_what_it_chose(folders, runs, tm
         for method in ("lora2", "lora")
     }
     assert tried == {"lora2": RATES, "lora": RATES}
-    assert {run.seed for run in runs.made} == {minilm.TUNING_SEED}
+    assert {run.seed for run in runs.made} == {TUNING_SEED}
     choices = read_choices(tmp_path / "records")
     assert choices.keys() == {"agreement/lora2-k2", "agreement/lora-r2"}
     for choice in choices.values():

@@ -95,11 +95,22 @@ class BenchmarkMethod:
 def prepare_all(
     base: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int, names: Iterable[str]
 ) -> dict[str, TrainedModel]:
-    """Return every named method on a copy of the model; all copies share the frozen weights."""
+    """Return every named method on a copy of the model; all copies share the frozen weights.
+
+    Raises:
+        UserError: the model has experts, and no method adapts their weights.
+    """
     prepared = {}
-    for name in names:
-        if workload.parameters and not BENCHMARK_METHODS[name].adapts_parameters:
-            continue
+    chosen = [
+        name for name in names if ALL_METHODS[name].adapts_parameters or not workload.parameters
+    ]
+    if not chosen:
+        known = [name for name, each in ALL_METHODS.items() if each.adapts_parameters]
+        raise UserError(
+            f"methods: none of them adapts the weights of {workload.name}'s experts; write some of "
+            f"{', '.join(known)}."
+        )
+    for name in chosen:
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
         prepared[name] = ALL_METHODS[name].prepare(shared_copy(base), workload, size, steps)
@@ -181,17 +192,25 @@ def _lora2(orthogonality: str, *, allocates: bool, dense: bool = False) -> Any:
     return prepare
 
 
-@torch.no_grad()
-def _half_empty(
-    model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
-) -> TrainedModel:
-    """A finished adapter whose pruning left nothing to every second matrix, trained on."""
-    config = Lora2Config(k=size.k, init_r=size.r, lora_alpha=_ALPHA, **_targets(workload, size))
-    adapted = _wrap(model, config)
-    for layer in list(adapted_layers(adapted, ADAPTER_NAME).values())[::2]:
-        layer.parameters_of(ADAPTER_NAME)["lam"].zero_()
-    compact_adapter(adapted, ADAPTER_NAME)
-    return TrainedModel(adapted, adapted)
+def _half_empty(*, compact: bool) -> Any:
+    """An adapter whose pruning left nothing to every second matrix, trained on.
+
+    compact: whether the adapter is finished; if not, the zeros are still in memory.
+    """
+
+    @torch.no_grad()
+    def prepare(
+        model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
+    ) -> TrainedModel:
+        config = Lora2Config(k=size.k, init_r=size.r, lora_alpha=_ALPHA, **_targets(workload, size))
+        adapted = _wrap(model, config)
+        for layer in list(adapted_layers(adapted, ADAPTER_NAME).values())[::2]:
+            layer.parameters_of(ADAPTER_NAME)["lam"].zero_()
+        if compact:
+            compact_adapter(adapted, ADAPTER_NAME)
+        return TrainedModel(adapted, adapted)
+
+    return prepare
 
 
 def _targets(workload: Workload, size: AdapterSize) -> dict[str, Any]:
@@ -246,14 +265,18 @@ _ALL = (
     BenchmarkMethod("lora2", "LoRA²", _lora2("exact", allocates=True), True),
     BenchmarkMethod("lora2-penalty", "LoRA² penalty", _lora2("penalty", allocates=True), True),
     BenchmarkMethod("lora2-bare", "LoRA² neither", _lora2("none", allocates=False), True),
-    BenchmarkMethod("lora2-half", "LoRA² half empty", _half_empty, True),
+    BenchmarkMethod("lora2-half", "LoRA² half empty", _half_empty(compact=True), True),
     BenchmarkMethod("lora2-dense", "LoRA² dense", _lora2("penalty", allocates=True, dense=True)),
 )
 
 BENCHMARK_METHODS: dict[str, BenchmarkMethod] = {method.name: method for method in _ALL}
 """What is measured unless methods are named."""
 
-ALL_METHODS: dict[str, BenchmarkMethod] = BENCHMARK_METHODS | {
-    name: _of_peft(kind) for name, kind in KINDS.items()
+_ZEROS = BenchmarkMethod("lora2-zeros", "LoRA² half zeros", _half_empty(compact=False), True)
+
+ALL_METHODS: dict[str, BenchmarkMethod] = {
+    **BENCHMARK_METHODS,
+    _ZEROS.name: _ZEROS,
+    **{name: _of_peft(kind) for name, kind in KINDS.items()},
 }
-"""With PEFT's other methods, by the names of `lora2 train --method`."""
+"""With zeros that pruning leaves until it is over, and PEFT's other methods by their names."""

@@ -77,14 +77,16 @@ def plan(grid: Grid, find: Find) -> tuple[PlannedRow, ...]:
     tasks = dict.fromkeys(column.task for column in grid.columns)
     config_of = cache(config_of_sizes)
     # One for all cells: counting changes nothing of it.
-    model_of = cache(lambda name: empty_model(config_of(name)))
+    model_of = cache(lambda name, objective: empty_model(config_of(name), objective))
+
+    def cell(runs: tuple[RunDescription, ...]) -> PlannedCell:
+        with naming(runs[0]):
+            settings = checked_settings(runs[0], _NOWHERE)
+        name = settings.model.model
+        return _cell(runs, settings, config_of(name), model_of(name, settings.objective), find)
 
     def planned(row: Row) -> PlannedRow:
-        cells = tuple(
-            _cell(runs, config_of(runs[0].model), model_of(runs[0].model), find)
-            for task in tasks
-            if (runs := row.runs.get(task, ()))
-        )
+        cells = tuple(cell(runs) for task in tasks if (runs := row.runs.get(task, ())))
         paper = printed.get(row.paper or "")
         if paper is None:
             return PlannedRow(row.name, cells, None, False)
@@ -94,12 +96,15 @@ def plan(grid: Grid, find: Find) -> tuple[PlannedRow, ...]:
 
 
 def _cell(
-    runs: tuple[RunDescription, ...], config: PretrainedConfig, model: PreTrainedModel, find: Find
+    runs: tuple[RunDescription, ...],
+    settings: RunSettings,
+    config: PretrainedConfig,
+    model: PreTrainedModel,
+    find: Find,
 ) -> PlannedCell:
     first = runs[0]
+    rows = _training_rows(settings)
     with naming(first):
-        settings = checked_settings(first, _NOWHERE)
-        rows = _training_rows(settings)
         steps = checked_steps(settings, rows, config)
     records = [record for record in map(find, runs) if record is not None]
     finished = sum(record.finished for record in records)
@@ -116,5 +121,7 @@ def _cell(
 
 
 def _training_rows(settings: RunSettings) -> int:
+    if settings.objective == "sft":
+        return settings.text.train_rows
     task = settings.data.task or ""
     return TRAIN_ROWS.get(task, settings.data.train_sentences)

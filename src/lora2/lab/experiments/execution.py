@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora2.errors import NumericalError, UserError
 from lora2.lab.experiments.cuts import score_cuts
 from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.forgetting import ability, lost
 from lora2.lab.experiments.record import RunRecord, Status
 from lora2.support.heap import keep_freed_memory
 from lora2.training.arguments import RunSettings
@@ -34,6 +35,8 @@ Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
 
 _KIB = 1024
+GENERATED_TASKS = ("agreement", "rewrite")
+"""The tasks of presets that no folder has."""
 _MACHINE = (
     "platform", "processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators",
 )  # fmt: skip
@@ -77,7 +80,6 @@ def execute_run(description: RunDescription, place: Place, tick: Tick | None = N
 
 def settings_of(description: RunDescription, place: Place) -> RunSettings:
     """Return the options of `lora2 train` that a description means."""
-    needs_data = description.task != "agreement"
     return RunSettings.from_options(
         {
             **description.options,
@@ -85,7 +87,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "task": description.task,
             "method": description.method,
             "seed": description.seed,
-            "data_dir": place.data_dir if needs_data else None,
+            "data_dir": None if description.task in GENERATED_TASKS else place.data_dir,
             "output_dir": str(place.work / description.name),
             # A checkpoint at each evaluation, two of them: one may be cut short.
             "save_strategy": description.options.get("eval_strategy", "epoch"),
@@ -108,13 +110,20 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
     with folder.held():
         if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
             start_folder(prepared)
+        before = ability(prepared)
         clock = _StepClock(prepared.steps, tick)
         summary = run(prepared, watch=lambda title, steps: nullcontext(clock))
         record = _record(description, prepared, summary, clock)
         batch_size = prepared.trainer.args.per_device_eval_batch_size
         validation = prepared.task.validation
         cuts = list(score_cuts(folder.path, description.cuts, validation, batch_size))
-        return replace(record, cuts=cuts)
+        forgotten = lost(prepared, before, ability(prepared))
+        return replace(record, cuts=cuts, forgotten=forgotten, file_bytes=_file_bytes(folder))
+
+
+def _file_bytes(folder: RunFolder) -> int | None:
+    sizes = [file.stat().st_size for file in folder.adapter.glob("*.safetensors")]
+    return sum(sizes) if sizes else None
 
 
 def _record(

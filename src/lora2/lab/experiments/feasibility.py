@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
@@ -17,6 +23,7 @@ from lora2.training.adapters import check_schedule
 from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel, load_config, set_classifier_dropout
+from lora2.training.named_tasks import ObjectiveName
 from lora2.training.prepare import load_data
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import optimizer_steps, training_arguments
@@ -44,6 +51,13 @@ def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None
             if model not in configs:
                 configs[model] = load_config(model)
             checked_steps(settings, rows[data], configs[model])
+
+
+# Of the objectives that presets have.
+_KINDS: Mapping[str, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "sft": AutoModelForCausalLM,
+}
 
 
 @contextmanager
@@ -80,14 +94,15 @@ def checked_steps(settings: RunSettings, rows: int, config: PretrainedConfig) ->
     steps = optimizer_steps(training_arguments(settings, RunFolder(settings.folder)), rows)
     own = copy.deepcopy(config)
     set_classifier_dropout(own, settings.model.classifier_dropout)
-    base = BaseModel(empty_model(own), ())
+    base = BaseModel(empty_model(own, settings.objective), ())
     model = METHODS[settings.run.method].build(base, settings.adapter, steps)
     check_schedule(model, steps)
     return steps
 
 
-def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a classifier of a model's sizes on the meta device: shapes without memory."""
+def empty_model(config: PretrainedConfig, objective: ObjectiveName) -> PreTrainedModel:
+    """Return a model of these sizes on the meta device: shapes without memory."""
+    kind: Any = _KINDS[objective]
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = kind.from_config(config)
     return model

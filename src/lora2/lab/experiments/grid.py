@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Column:
         label: as tables print it.
         task: the task whose runs it is computed from.
         metric: key of the runs' evaluations.
+        scale: what a metric is multiplied by: 100 makes a percentage of a fraction.
         pair: columns with the same pair are averaged first when a row is averaged, as the paper
             does with QQP's accuracy and F1 and with MNLI's two sets; None for a column alone.
     """
@@ -25,7 +27,25 @@ class Column:
     label: str
     task: str
     metric: str
+    scale: float = 100
     pair: str | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One more number of a row, over all its runs.
+
+    Attributes:
+        name: key of the column in files for programs.
+        label: as tables print it, with its unit.
+        of: the number of a run; None where its record has none.
+        digits: decimals that are printed.
+    """
+
+    name: str
+    label: str
+    of: Callable[[RunRecord], float | None]
+    digits: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,7 @@ class Grid:
         columns: from left to right.
         rows: from top to bottom.
         notes: sentences below it.
+        measures: more columns, behind the average.
     """
 
     name: str
@@ -71,6 +92,7 @@ class Grid:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+    measures: tuple[Measure, ...] = ()
 
     def descriptions(self) -> Iterator[RunDescription]:
         """Yield every run, seed by seed, so that a table fills evenly."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from lora2.lab.experiments.curve_figure import curve_figure
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.kept_figure import kept_figure
+from lora2.lab.experiments.pareto_figure import pareto_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import Printout, printout
@@ -55,6 +56,10 @@ def figures(grid: Grid, find: Find) -> list[PageFigure]:
 
 
 _FIGURES: dict[str, tuple[str, str, Callable[[Grid, Find], bytes | None]]] = {
+    **{
+        name: (f"{name}-costs", "Score against size, memory and what is lost", pareto_figure)
+        for name in ("leaderboard", "language")
+    },
     "sizes": ("sizes", "Score against final size", size_figure),
     _KEPT_TABLE: (_KEPT_TABLE, "Figure 3: kept singular values by layer and matrix", kept_figure),
 }

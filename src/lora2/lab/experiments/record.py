@@ -44,6 +44,9 @@ class RunRecord:
         initial: singular values a module started with; None for other methods.
         cuts: one entry for each of the description's cuts: its size, the parameters that are left
             (as a LoRA's), the error of the change, and all metrics.
+        forgotten: what of the base model's ability was lost on other texts: the mean `distance`
+            of an encoder's hidden states, or `loss_before` and `loss_after` of a language model.
+        file_bytes: of the saved adapter, the head with it; None where none is saved.
         versions: of Python and the packages that decide what a run computes.
         machine: processor and the kernels torch takes on it, cores, threads, accelerators.
     """
@@ -65,6 +68,8 @@ class RunRecord:
     kept: dict[str, int] = field(default_factory=dict)
     initial: int | None = None
     cuts: list[dict[str, Any]] = field(default_factory=list)
+    forgotten: dict[str, float] = field(default_factory=dict)
+    file_bytes: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
@@ -89,9 +94,10 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record, ready for JSON."""
         content = {"identity": self.description.identity, **asdict(self)}
-        # Records of runs without cuts stay what they were before there were any.
-        if not self.cuts:
-            del content["cuts"]
+        # Records stay what they were before there were these.
+        for name in ("cuts", "forgotten", "file_bytes"):
+            if not content[name]:
+                del content[name]
         return content | {"description": self.description.to_dict()}
 
     @classmethod

@@ -17,7 +17,7 @@ TIMES = "table2"
 
 def tables_of(preset: Preset) -> tuple[str, ...]:
     """Return the names of all tables and figures that can be asked for."""
-    return (*preset.tables, TIMES)
+    return preset.tables if preset.timed is None else (*preset.tables, TIMES)
 
 
 @dataclass

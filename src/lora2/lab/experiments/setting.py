@@ -38,6 +38,7 @@ class Setting:
         options: the method's options.
         search: where its learning rate is searched.
         tuned_as: key of the setting whose learning rate it takes over; None has one of its own.
+        rate: a learning rate of its own that is not searched; None takes the chosen one.
         by_task: options on one task alone, by its name; they come over the others.
         cuts: sizes to which its adapters are cut and scored again, in parameters of a LoRA.
         cut: the one of them that the row shows; None shows the adapter as it was trained.
@@ -50,6 +51,7 @@ class Setting:
     options: Mapping[str, Any]
     search: Search
     tuned_as: str | None = None
+    rate: float | None = None
     by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cuts: tuple[int, ...] = ()
     cut: int | None = None

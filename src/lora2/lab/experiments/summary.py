@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from lora2.lab.experiments.averages import averages_by_seed, estimate, row_average
+from lora2.lab.experiments.averages import Estimate, averages_by_seed, estimate, row_average
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Row
+from lora2.lab.experiments.grid import Column, Grid, Measure, Row
 from lora2.lab.experiments.paper_numbers import PaperRow, paper_rows
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
@@ -35,14 +35,15 @@ def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = Non
     records = {run: find(run) for run in dict.fromkeys(grid.descriptions())}
     theirs = [printed[row.paper] if row.paper else _NOT_IN_PAPER for row in grid.rows]
     rows = tuple(
-        _row(row, grid.columns, records, numbers)
-        for row, numbers in zip(grid.rows, theirs, strict=True)
+        _row(row, grid, records, numbers) for row, numbers in zip(grid.rows, theirs, strict=True)
     )
     notes = table_notes(grid.columns, rows, theirs, list(records.values()))
-    return ResultTable(grid.name, grid.title, grid.columns, rows, (*grid.notes, *notes))
+    said = (*grid.notes, *notes)
+    return ResultTable(grid.name, grid.title, grid.columns, rows, said, grid.measures)
 
 
-def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow) -> TableRow:
+def _row(row: Row, grid: Grid, records: _Records, paper: PaperRow) -> TableRow:
+    columns = grid.columns
     best = _values(row, columns, records, lambda record: _shown(row, record, record.best))
     last = _values(row, columns, records, lambda record: _shown(row, record, record.last))
     return TableRow(
@@ -63,6 +64,7 @@ def _row(row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow
             paper=_recomputed(columns, paper),
             as_printed=_as_printed(columns, paper),
         ),
+        measures=tuple(_measured(measure, row, columns, records) for measure in grid.measures),
     )
 
 
@@ -77,13 +79,13 @@ def _values(
     records: _Records,
     evaluation: Callable[[RunRecord], dict[str, Any] | None],
 ) -> _Values:
-    """Percentages by column and seed."""
+    """What is shown, by column and seed."""
     found: _Values = {column.name: {} for column in columns}
     for column in columns:
         for record in _finished(row.runs.get(column.task, ()), records):
             metrics = evaluation(record) or {}
             if column.metric in metrics:
-                found[column.name][record.description.seed] = 100 * metrics[column.metric]
+                found[column.name][record.description.seed] = column.scale * metrics[column.metric]
     return found
 
 
@@ -108,14 +110,25 @@ def _cell(
     )
 
 
+def _all_finished(row: Row, columns: Sequence[Column], records: _Records) -> list[RunRecord]:
+    tasks = dict.fromkeys(column.task for column in columns)
+    return _finished([run for task in tasks for run in row.runs.get(task, ())], records)
+
+
+def _measured(
+    measure: Measure, row: Row, columns: Sequence[Column], records: _Records
+) -> Estimate | None:
+    # A cut has been scored, and nothing else of it was measured.
+    found = [] if row.cut is not None else _all_finished(row, columns, records)
+    return estimate([value for record in found if (value := measure.of(record)) is not None])
+
+
 def _parameters(
     row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow
 ) -> Parameters:
-    tasks = dict.fromkeys(column.task for column in columns)
-    runs = [run for task in tasks for run in row.runs.get(task, ())]
     counts = [
         (record.trainable_parameters["adapter"], _final_parameters(row, record))
-        for record in _finished(runs, records)
+        for record in _all_finished(row, columns, records)
         # A method without an adapter may count none.
         if {"adapter"} <= record.trainable_parameters.keys() & record.final_parameters.keys()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora2.lab.experiments.averages import Estimate
-from lora2.lab.experiments.grid import Column, Row
+from lora2.lab.experiments.grid import Column, Measure, Row
 
 # Further apart than rounding can explain.
 _TOLERANCE = 0.01
@@ -13,7 +13,7 @@ _TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a row; all are percentages.
+    """One number of a row, a percentage unless its column has another scale.
 
     Attributes:
         best: the best evaluation of each run, over seeds; None if no run has finished.
@@ -72,12 +72,13 @@ class Parameters:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: what was run, and what came out."""
+    """One row: what was run, and what came out; `measures` are those of the table."""
 
     row: Row
     parameters: Parameters
     cells: tuple[Cell, ...]
     average: Average
+    measures: tuple[Estimate | None, ...] = ()
 
     @property
     def has_paper(self) -> bool:
@@ -96,6 +97,7 @@ class ResultTable:
         columns: from left to right, without the average.
         rows: from top to bottom.
         notes: sentences below it.
+        measures: more columns, behind the average.
     """
 
     name: str
@@ -103,3 +105,4 @@ class ResultTable:
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    measures: tuple[Measure, ...] = ()

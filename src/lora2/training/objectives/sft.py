@@ -57,7 +57,7 @@ class SupervisedFineTuning(WritingObjective):
     """Texts to write, of the forms that `lora2.data.text_task` names."""
 
     name = "sft"
-    options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS
+    options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS | {"data_dir"}
     forms = TO_WRITE
     losses = ("nll", "dft")
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -72,7 +72,7 @@ class SupervisedFineTuning(WritingObjective):
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""
         task = load_text_task(
-            **{name: getattr(settings.data, name) for name in OF_TASK},
+            **{name: getattr(settings.data, name) for name in (*OF_TASK, "data_dir")},
             train_rows=settings.text.train_rows,
             validation_rows=settings.text.validation_rows,
             exact_match=settings.text.exact_match_rows > 0,

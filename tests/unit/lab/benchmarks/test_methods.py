@@ -1,5 +1,6 @@
 """What is compared is what the table says."""
 
+import dataclasses
 from itertools import repeat
 
 import pytest
@@ -10,7 +11,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, options, prepare
 from lora2 import UserError
 from lora2.lab.benchmarks.dense import DenseLora2Linear
-from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, adapted_modules
+from lora2.lab.benchmarks.methods import (
+    ALL_METHODS,
+    BENCHMARK_METHODS,
+    adapted_modules,
+    prepare_all,
+)
 from lora2.lab.benchmarks.timing import training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -201,6 +207,22 @@ def test_users_models_have_head_and_adapted_matrices(name):
 def test_unless_they_are_named_no_more_methods_are_measured_than_before():
     assert options().method_names == list(BENCHMARK_METHODS)
     assert {"miss", "dora", "adamss"} <= ALL_METHODS.keys() - BENCHMARK_METHODS.keys()
+
+
+def test_methods_that_do_not_adapt_experts_are_left_out_where_there_are_any():
+    experts = dataclasses.replace(TINY_BERT, name="experts", parameters=("up_proj",))
+    model, size = torch.nn.Linear(1, 1), SIZE
+    with pytest.raises(UserError, match=r"methods: none of them adapts the weights of experts's"):
+        prepare_all(model, experts, size, 1, ["miss", "adalora"])
+
+
+def test_zeros_in_memory_compute_what_a_finished_adapter_computes():
+    whole, finished = (prepare(name)[name] for name in ("lora2-zeros", "lora2-half"))
+    batch = TINY_BERT.batch(BATCH, "cpu")
+    losses = [method.loss(batch).item() for method in (whole, finished)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    sizes = [sum(each.numel() for each in method.parameters) for method in (whole, finished)]
+    assert sizes[0] > 1.5 * sizes[1]
 
 
 @pytest.mark.parametrize("workload", **BY_NAME)

@@ -87,6 +87,12 @@ def test_a_record_holds_seconds_and_memory(whole):
     assert 1e8 < whole.peak_memory < 1e10
 
 
+def test_a_record_holds_what_the_file_weighs_and_what_was_lost(whole):
+    # Five factors of 12 matrices and the head, in float32, with the header of the file.
+    assert 4 * sum(whole.final_parameters.values()) < whole.file_bytes < 100_000
+    assert 0 < whole.forgotten["distance"] < 1
+
+
 def test_a_record_is_ready_for_json(whole):
     assert RunRecord.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
 

@@ -4,7 +4,8 @@ import pytest
 
 from lora2.commands.tune import chosen_experiments
 from lora2.errors import UserError
-from lora2.lab.experiments.presets import leaderboard, minilm
+from lora2.lab.experiments.presets import leaderboard
+from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.tuning import Choice
@@ -22,7 +23,7 @@ OTHER_SIZES = {"AdaLoRA": 498_096, "VeRA": 29_952}
 
 
 def grid(seeds=(0,), choices=None):
-    wanted = Wanted("leaderboard", minilm.MODEL, seeds, choices or {})
+    wanted = Wanted("leaderboard", MINILM.model, seeds, choices or {})
     return PRESETS["leaderboard"].grid(wanted)
 
 
@@ -54,7 +55,7 @@ def test_the_heads_rate_is_one_for_all():
 )
 def test_runs_that_the_table_of_sizes_has_too_are_the_same_but_for_their_cuts(label, in_sizes):
     (row,) = [row for row in grid().rows if row.label == label]
-    sizes = PRESETS["small"].grid(Wanted("sizes", minilm.MODEL, (0,)))
+    sizes = PRESETS["small"].grid(Wanted("sizes", MINILM.model, (0,)))
     other = next(each for each in sizes.rows if each.name == in_sizes)
     for task in row.runs:
         (ours,), (theirs,) = row.runs[task], other.runs[task]
@@ -62,7 +63,7 @@ def test_runs_that_the_table_of_sizes_has_too_are_the_same_but_for_their_cuts(la
 
 
 def test_every_row_has_a_search_of_three_rates_and_takes_what_was_chosen():
-    names = {each.name for each in minilm.experiments(leaderboard.TUNED_SETTINGS)}
+    names = {each.name for each in MINILM.experiments(leaderboard.TUNED_SETTINGS)}
     choices = {name: Choice(name, 0.123, ()) for name in names}
     rates = {run.options["learning_rate"] for run in grid(choices=choices).descriptions()}
     assert rates == {0.123}

@@ -8,9 +8,11 @@ from lora2.data.glue import GLUE_TASKS, TRAIN_ROWS
 from lora2.errors import UserError
 from lora2.lab.experiments.execution import Place, settings_of
 from lora2.lab.experiments.paper_numbers import paper_rows
-from lora2.lab.experiments.presets import minilm, small
+from lora2.lab.experiments.presets import small
+from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.preset import Wanted
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.summary import summarize
 from lora2.lab.experiments.tuning import Choice
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
@@ -219,7 +221,7 @@ def test_notes_say_what_is_not_the_authors():
     [
         ("lora2-k1", "agreement", 0, "759345e5358c"),
         # A run of the search for learning rates.
-        ("lora2-k1", "agreement", minilm.TUNING_SEED, "a0fe48274c17"),
+        ("lora2-k1", "agreement", TUNING_SEED, "a0fe48274c17"),
         ("adalora-r8", "stsb", 1, "e2b1a92c67d4"),
     ],
 )
@@ -227,7 +229,7 @@ def test_runs_of_small_keep_their_identities(setting, task, seed, identity):
     """Records bear them: whatever changes one makes the records useless."""
     (experiment,) = [
         each
-        for each in minilm.experiments(small.SETTINGS)
+        for each in MINILM.experiments(small.SETTINGS)
         if (each.setting.key, each.task) == (setting, task)
     ]  # fmt: skip
     assert experiment.run(1e-3, seed).identity == identity
@@ -235,7 +237,7 @@ def test_runs_of_small_keep_their_identities(setting, task, seed, identity):
 
 def test_small_takes_the_learning_rates_that_tuning_chose():
     choices = {"cola/lora2-k1": Choice("cola/lora2-k1", 3e-3, ())}
-    grid = PRESETS["small"].grid(Wanted("figure3", minilm.MODEL, (0,), choices))
+    grid = PRESETS["small"].grid(Wanted("figure3", MINILM.model, (0,), choices))
     first = grid.rows[0].runs
     assert first["cola"][0].options["learning_rate"] == 3e-3
     assert first["stsb"][0].options["learning_rate"] == 1e-3
@@ -253,15 +255,28 @@ def test_small_takes_the_learning_rates_that_tuning_chose():
 )
 def test_a_row_of_small_that_changes_nothing_is_the_runs_of_table_1(table, label, in_table1):
     tables = [
-        PRESETS["small"].grid(Wanted(name, minilm.MODEL, (0, 1))) for name in (table, "table1")
+        PRESETS["small"].grid(Wanted(name, MINILM.model, (0, 1))) for name in (table, "table1")
     ]
     rows, first = ({row.name: row.runs for row in grid.rows} for grid in tables)
     (runs,) = [runs for name, runs in rows.items() if name == f"{label} k=1"]
     assert runs == {task: first[in_table1][task] for task in runs}
 
 
+def test_rates_are_multiples_of_the_usual_one_whatever_was_tuned():
+    choices = {"cola/lora2-k8-same-head": Choice("cola/lora2-k8-same-head", 3e-3, ())}
+    grid = PRESETS["small"].grid(Wanted("rates", MINILM.model, (0,), choices))
+    rates = {row.name: row.runs["cola"][0].options["learning_rate"] for row in grid.rows}
+    assert rates["LoRA² k=8, a third of the usual rate"] == 3.33e-4
+    assert rates["LoRA² k=8, the usual rate"] == 1e-3
+    assert rates["LoRA² k=8, three times"] == 3e-3
+    assert rates["LoRA r=1, the usual rate"] == 5e-4
+    assert {run.options["head_learning_rate"] for run in grid.descriptions()} == {1e-3}
+    assert len(grid.rows) == 3 * 8
+    assert not [note for note in grid.notes if "Not tuned" in note]
+
+
 def test_table_3_of_small_has_the_tasks_that_its_method_learns():
-    grid = PRESETS["small"].grid(Wanted("table3", minilm.MODEL, (0,)))
+    grid = PRESETS["small"].grid(Wanted("table3", MINILM.model, (0,)))
     assert [column.task for column in grid.columns] == ["cola", "stsb"]
     assert {tuple(row.runs) for row in grid.rows} == {("cola", "stsb")}
 

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from experiment_case import FIND, GRID, by_run
+from lora2.lab.experiments.grid import Measure
+from lora2.lab.experiments.pareto_figure import Point, costs, pareto_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import printout
@@ -17,6 +19,10 @@ from lora2.lab.experiments.summary import summarize
 from lora2.lab.experiments.table import Average, Cell, Parameters
 
 TABLE = summarize(GRID, FIND)
+MEASURES = (
+    Measure("file", "file, kB", lambda record: 1234.5),
+    Measure("lost", "lost", lambda record: record.forgotten.get("distance"), 2),
+)
 NASTY = '<b>&amp; a|b *c* $x_1$ 50 % {#} \\ ~ ^ " LoRA²'
 PNG = b"\x89PNG not really"
 
@@ -60,6 +66,31 @@ def test_a_row_that_the_paper_lacks_has_no_line_for_it_and_missing_cells_are_das
         ("", "", "last", "", "55.00 (1)", "–", "–", "–"),
         ("", "", "not finished", "", "2 missing", "3 missing", "3 missing", ""),
     ]
+
+
+def test_measures_are_behind_the_average_and_written_once():
+    table = summarize(dataclasses.replace(GRID, measures=MEASURES), FIND)
+    assert lines.heading(table)[-3:] == ("average", "file, kB", "lost")
+    found = lines.lines(table.rows[0], MEASURES)
+    assert [line[-2:] for line in found] == [("1,234", "–"), *[("", "")] * 4]
+    assert {len(line) for line in found} == {len(lines.heading(table))}
+    rows = list(csv.DictReader(io.StringIO(comma_separated.render(table))))
+    (line,) = [line for line in rows if (line["label"], line["column"]) == ("LoRA", "file")]
+    assert (line["last_mean"], line["last_count"], line["best_mean"]) == ("1234.5", "1", "")
+
+
+def test_costs_are_those_of_rows_with_a_score_in_every_column():
+    rows = tuple(dataclasses.replace(row, paper=None) for row in GRID.rows)
+    grid = dataclasses.replace(GRID, rows=rows, measures=MEASURES)
+    panels = costs(summarize(grid, FIND, {}))
+    assert list(panels) == ["parameters at the end", "file, kB", "lost"]
+    # Means of 1,000 and 1,200; LoRA has no run of MNLI, and nothing was lost on record.
+    (found,) = panels["parameters at the end"].items()
+    assert found == ("LoRA² k=1", Point(1100, 53.75, pytest.approx(0.707, abs=1e-3)))
+    assert panels["file, kB"]["LoRA² k=1"].cost == 1234.5
+    assert panels["lost"] == {}
+    assert pareto_figure(grid, FIND).startswith(b"\x89PNG")
+    assert pareto_figure(grid, lambda run: None) is None
 
 
 def test_a_row_before_any_run_is_dashes_beside_the_paper():

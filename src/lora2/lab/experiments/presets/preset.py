@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.setting import Setting
 from lora2.lab.experiments.tuning import Choice
+
+if TYPE_CHECKING:
+    from lora2.lab.experiments.presets.task_suite import TaskSuite
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class Preset:
         seeds: the number of seeds, from 0, unless another is asked for.
         tables: names of its tables and figures.
         grid: returns what is asked for as data; a UserError says what of it cannot be had.
-        timed: returns for a model one run a task, on whose batches Table 2 measures.
-        tuned: the settings whose learning rate `lora2 tune` searches.
+        timed: returns for a model one run a task, on whose batches Table 2 measures; None if the
+            preset has no Table 2.
+        suite: the model and tasks on which learning rates are searched; None if none are.
+        tuned: the settings whose learning rate `lora2 tune` searches there.
     """
 
     name: str
@@ -49,5 +55,6 @@ class Preset:
     seeds: int
     tables: tuple[str, ...]
     grid: Callable[[Wanted], Grid]
-    timed: Callable[[str], list[RunDescription]]
+    timed: Callable[[str], list[RunDescription]] | None = None
+    suite: TaskSuite | None = None
     tuned: tuple[Setting, ...] = ()

@@ -8,9 +8,9 @@ from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.presets import minilm
-from lora2.lab.experiments.presets.minilm import MODEL, SEEDS, SettingsTable
+from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
 from lora2.lab.experiments.presets.preset import Preset, Wanted
+from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.architectures import target_pattern
@@ -139,6 +139,19 @@ def _sizes() -> Iterator[Setting]:
         yield replace(whole, label="LoRA², cut after training", text=f"k=8 to {rank:g}", cut=size)
 
 
+# Significant digits, as those of the rates that are searched.
+_DIGITS = 3
+_FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
+
+
+def _rates() -> Iterator[Setting]:
+    """Yield every method at its usual learning rate, a third and three times of it."""
+    for setting in SAME_HEAD_SETTINGS:
+        for words, factor in _FACTORS.items():
+            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
+            yield replace(setting, text=f"{setting.text}, {words}", rate=rate)
+
+
 # What is a setting's default already is not said of it: those runs are table 1's.
 TABLES: Mapping[str, SettingsTable] = {
     "table1": SettingsTable("methods, tuned alike", SETTINGS),
@@ -173,6 +186,10 @@ TABLES: Mapping[str, SettingsTable] = {
         note="Cut: the last state of the adapters above, at one threshold on all singular values "
         "of the model (PARA, arXiv 2604.27796); best and last are the same there.",
     ),
+    "rates": SettingsTable(
+        "the usual learning rate, a third and three times of it, the head's rate the same for all",
+        tuple(_rates()),
+    ),
     "figure3": SettingsTable(
         "where the kept singular values are (LoRA²)",
         tuple(setting for setting in SETTINGS if setting.key in ("lora2-k1", "lora2-k8")),
@@ -199,7 +216,7 @@ def grid(wanted: Wanted) -> Grid:
     Raises:
         UserError: another model is asked for.
     """
-    return minilm.grid(NAME, TABLES[wanted.table], wanted)
+    return MINILM.grid(NAME, TABLES[wanted.table], wanted)
 
 
 def timed(model: str) -> list[RunDescription]:
@@ -209,16 +226,17 @@ def timed(model: str) -> list[RunDescription]:
         UserError: another model is asked for.
     """
     chosen = next(setting for setting in SETTINGS if setting.key == "lora2-k8")
-    return minilm.timed(NAME, chosen, model)
+    return MINILM.timed(NAME, chosen, model)
 
 
 PRESET = Preset(
     name=NAME,
     note="MiniLM on three tasks, minutes a run",
-    model=MODEL,
+    model=MINILM.model,
     seeds=SEEDS,
     tables=tuple(TABLES),
     grid=grid,
     timed=timed,
+    suite=MINILM,
     tuned=TUNED_SETTINGS,
 )

@@ -26,7 +26,7 @@ Fields = Mapping[str, float | str | None]
 
 
 def render(table: ResultTable) -> str:
-    """Return a line for each cell; the average of a row is its last one."""
+    """Return a line for each cell, the average of a row behind them, and for each measure."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -35,6 +35,9 @@ def render(table: ResultTable) -> str:
         for name, cell in zip(names, (*row.cells, row.average), strict=True):
             place = {**_place(row.row), "column": name}
             writer.writerow({**place, **_cell(cell), **_parameters(row.parameters)})
+        for measure, found in zip(table.measures, row.measures, strict=True):
+            place = {**_place(row.row), "column": measure.name}
+            writer.writerow({**place, **_estimate("last", found), **_parameters(row.parameters)})
     return text.getvalue()
 
 

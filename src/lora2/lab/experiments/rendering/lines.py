@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lora2.lab.experiments.averages import Estimate
+from lora2.lab.experiments.grid import Measure
 from lora2.lab.experiments.printed import printed, signed
 from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
 
@@ -13,10 +16,12 @@ Line = tuple[str, ...]
 
 def heading(table: ResultTable) -> Line:
     """Return the names of the columns."""
-    return ("method", "setting", "", "parameters", *(c.label for c in table.columns), "average")
+    columns = (column.label for column in table.columns)
+    measures = (measure.label for measure in table.measures)
+    return ("method", "setting", "", "parameters", *columns, "average", *measures)
 
 
-def lines(row: TableRow) -> list[Line]:
+def lines(row: TableRow, measures: Sequence[Measure] = ()) -> list[Line]:
     """Return the lines of a row: best, last, what is not finished, the paper, the difference."""
     parts = (*row.cells, row.average)
     found = [
@@ -33,7 +38,11 @@ def lines(row: TableRow) -> list[Line]:
     if any(part.difference is not None for part in parts):
         differences = (_difference(part) for part in parts)
         found.append(("", "", "best − paper", "", *differences))
-    return found
+    first, *others = found
+    # Measures are of whole runs, and are written once.
+    measured = (_measure(*pair) for pair in zip(measures, row.measures, strict=True))
+    blank = ("",) * len(measures)
+    return [(*first, *measured), *((*line, *blank) for line in others)]
 
 
 def _each(parts: tuple[Cell, ...], which: str) -> list[str]:
@@ -45,6 +54,10 @@ def _estimate(estimate: Estimate | None) -> str:
         return NOTHING
     deviation = "" if estimate.deviation is None else f" ± {printed(estimate.deviation)}"
     return f"{printed(estimate.mean)}{deviation} ({estimate.count})"
+
+
+def _measure(measure: Measure, estimate: Estimate | None) -> str:
+    return NOTHING if estimate is None else f"{estimate.mean:,.{measure.digits}f}"
 
 
 def _number(value: float | None) -> str:

@@ -37,7 +37,7 @@ def printout(table: ResultTable) -> Printout:
         table.name,
         table.title,
         heading(table),
-        tuple(tuple(lines(row)) for row in table.rows),
+        tuple(tuple(lines(row, table.measures)) for row in table.rows),
         names=2,
         texts=3,
         notes=table.notes,
