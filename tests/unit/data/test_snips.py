@@ -59,7 +59,7 @@ def test_a_row_is_a_conversation(folder):
         ({"text_columns": ["prompt"]}, "text_columns: it is for your own data"),
         ({"task": "rewrite"}, "is of no use to the generated task rewrite; leave it out"),
         ({"task": "snip"}, "task: got 'snip', .* write one of rewrite, snips"),
-        ({"task": None, "train_file": "mine.jsonl"}, "data_dir: .* does not go with data of your own"),
+        ({"task": None, "train_file": "mine.jsonl"}, "does not go with data of your own"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changed, said, folder):
