@@ -39,7 +39,7 @@ def test_unless_it_is_given_the_models_own_stands(tiny_model):
 def test_it_is_the_one_before_the_classifier(model, place, probability):
     config = config_of_sizes(model)
     set_classifier_dropout(config, probability)
-    assert empty_model(config).get_submodule(place).p == probability
+    assert empty_model(config, "classification").get_submodule(place).p == probability
     # All other dropout stays.
     assert config.hidden_dropout_prob == 0.1
 

@@ -76,7 +76,7 @@ def test_a_task_that_nobody_named_is_not_blamed(option, added, objective, tmp_pa
     run = tmp_path / "run"
     said = refused(capsys, "train", option, f"--objective={objective}", f"--output_dir={run}")
     assert option.split("=")[0].removeprefix("--") in said
-    is_of_labels = option.startswith(("--kind", "--data_dir"))
+    is_of_labels = option.startswith("--kind")
     assert ("no labels" if objective == "sft" and is_of_labels else added) in said
     assert "agreement" not in said
     assert "rewrite" not in said
