@@ -175,7 +175,7 @@ def _of_file(path: Path) -> dict[str, str | None]:
 def _of_hub(name: str) -> dict[str, str | None]:
     try:
         info = HfApi().dataset_info(name)
-    # Without a network the data came from the cache, and what they are is not told.
+    # Without a network the data came from the cache, which does not say their version.
     except Exception:
         return {"sha": None, "created_at": None}
     return {"sha": info.sha, "created_at": info.created_at and info.created_at.isoformat()}

@@ -5,17 +5,21 @@ import math
 import torch
 from torch import Tensor
 
+# Of the largest strength; below it an eigenvalue is rounding.
+_LEAST_SHARE = 1e-12
+
 
 def signal_directions(gradients: Tensor, count: int, *, ridge: float) -> Tensor:
     """Return orthonormal directions [count, d_in] with the largest signal to noise, best first.
 
     gradients [batches, rows, d_in]: of one matrix, one a batch. With their mean Ḡ and D_b = G_b − Ḡ
-    the ratio of a direction x is ‖Ḡ x‖² / (mean_b ‖D_b x‖² + ridge · n), where n is the mean of the
-    first term over all directions. It is largest at the generalized eigenvectors of ḠᵀḠ and
+    the ratio of a direction x is ‖Ḡ x‖² / (mean_b ‖D_b x‖² + ridge · n), where n is the mean of
+    mean_b ‖D_b x‖² over all directions. It is largest at the generalized eigenvectors of ḠᵀḠ and
     N = mean_b D_bᵀD_b + ridge · n: x = N⁻¹Ḡᵀy with y an eigenvector of the small Ḡ N⁻¹ Ḡᵀ.
 
-    Of fewer than `count` directions with any signal only those are returned; of a gradient that is
-    zero, or the same in all batches, none and the singular vectors of Ḡ. float64 inside.
+    Where fewer than `count` directions have any signal, only those are returned: none of a gradient
+    that is zero. Where all batches have the same gradient, they are its singular vectors. It is
+    computed in float64.
     """
     gradients = gradients.double()
     mean = gradients.mean(0)
@@ -31,10 +35,9 @@ def signal_directions(gradients: Tensor, count: int, *, ridge: float) -> Tensor:
         inner.diagonal().add_(noise)
         seen = torch.linalg.solve(inner, D @ mean.mT)
         X = (mean.mT - D.mT @ seen) / noise
-        strengths, Y = torch.linalg.eigh(mean @ X)
     else:
         X = mean.mT
-        strengths, Y = torch.linalg.eigh(mean @ X)
+    strengths, Y = torch.linalg.eigh(mean @ X)
     largest = strengths.clamp(min=0).max()
     best = [
         index
@@ -42,7 +45,3 @@ def signal_directions(gradients: Tensor, count: int, *, ridge: float) -> Tensor:
         if strengths[index] > _LEAST_SHARE * largest
     ]
     return torch.linalg.qr(X @ Y[:, best[:count]]).Q.mT
-
-
-# Of the largest strength; below it an eigenvalue is rounding.
-_LEAST_SHARE = 1e-12

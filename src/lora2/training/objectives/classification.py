@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -43,9 +43,6 @@ from lora2.training.objectives.labelling import (
 )
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import LABELS
-
-if TYPE_CHECKING:
-    pass
 
 
 class Classification(Labelling):

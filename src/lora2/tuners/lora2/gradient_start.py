@@ -76,6 +76,9 @@ def start_from_gradients(
     for name, layer in layers.items():
         if len(seen[name]) > 1 and _start(layer, adapter_name, torch.stack(seen[name])):
             found.append(name)
+        # In all processes, also in one in which no batch reached the layer.
+        v = layer.parameters_of(adapter_name)["v"].detach()
+        v.copy_(from_first_process(v))
     for layer in adapted_layers(model, adapter_name).values():
         layer.lora2_started.add(adapter_name)
     logger.info(
@@ -107,7 +110,8 @@ def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
         if bool(parameters["V"].any()):
             raise UserError(
                 f"𝒱 of {name} is not zero, so the adapter {adapter_name!r} has been trained or has "
-                "another start: start from gradients with init_weights=True, before training."
+                "another start: make it anew with init_weights='gradient', and start it before "
+                "its training."
             )
     return layers
 
@@ -222,9 +226,9 @@ def _start(layer: Lora2Layer, adapter_name: str, gradients: Tensor) -> bool:
     """Give v the directions, and return whether there are any."""
     v = layer.parameters_of(adapter_name)["v"]
     length = v.norm(dim=1).mean()
-    found = signal_directions(gradients, len(v), ridge=_RIDGE).to(v)
+    # Not every accelerator has float64.
+    found = signal_directions(gradients.cpu(), len(v), ridge=_RIDGE).to(v)
     # Where there are fewer directions, random ones remain, made orthogonal to them.
     whole = torch.cat([found, v[len(found) :] / length])
-    started = length * torch.linalg.qr(whole.mT).Q.mT
-    v.copy_(from_first_process(started))
+    v.copy_(length * torch.linalg.qr(whole.mT).Q.mT)
     return len(found) > 0

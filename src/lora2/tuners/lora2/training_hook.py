@@ -43,7 +43,6 @@ class TrainingHook:
         # Whether somebody has asked for the penalty, to add it to a loss of their own.
         self.was_asked = False
         self._has_warned = False
-        self._has_warned_of_start = False
         self._first_values: dict[str, Tensor] = {}
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
@@ -140,12 +139,14 @@ class TrainingHook:
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
     ) -> None:
         """Once: an adapter that nobody has started from gradients learns from the default start."""
-        if config.init_weights != "gradient" or self._has_warned_of_start:
+        if config.init_weights != "gradient":
             return
         first = next(layer for layer in layers if layer.has_effect(name))
-        V = here(first.parameters_of(name)["V"].detach())
-        if name not in first.lora2_started and not V.any():
-            self._has_warned_of_start = True
+        if name in first.lora2_started:
+            return
+        # One that has been trained has been started, or is past it: it is not looked at again.
+        first.lora2_started.add(name)
+        if not here(first.parameters_of(name)["V"].detach()).any():
             warnings.warn(
                 f"Adapter {name!r} has init_weights='gradient', but nothing has started it: add "
                 "Lora2Callback() to the trainer's callbacks, or call lora2.start_from_gradients "

@@ -44,7 +44,7 @@ class TaskSuite:
     Attributes:
         model: as `lora2 train --model` takes it.
         label: the model as tables print it.
-        note: what the model is, for a sentence that goes on with the seeds.
+        note: a sentence about the model, in which {seeds} stands for the seeds.
         tasks: by name, the options of all runs on it.
         columns: of a table, from left to right.
     """
