@@ -12,6 +12,10 @@ from transformers import (
     ConvNextModel,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    SiglipConfig,
+    SiglipForImageClassification,
+    ViTConfig,
+    ViTModel,
 )
 
 from command_line import interrupt_at, lora2, refused
@@ -109,6 +113,28 @@ def test_a_model_without_default_targets_needs_their_names(tmp_path, capsys):
     options = [f"--model={tmp_path / 'model'}", f"--train_file={images}"]
     said = refused(capsys, "train", IMAGES, *options, f"--output_dir={tmp_path / 'run'}")
     assert "target_modules: there is no default for convnext" in said
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+         "num_attention_heads": 2}  # fmt: skip
+LARGER = {**SIZES, "image_size": 16, "patch_size": 4}
+OF_ANOTHER_SIZE = {
+    "vit": lambda: ViTModel(ViTConfig(**LARGER)),
+    "siglip": lambda: SiglipForImageClassification(
+        SiglipConfig(vision_config=LARGER, text_config={**SIZES, "vocab_size": 8})
+    ),
+}
+
+
+@pytest.mark.parametrize("model", OF_ANOTHER_SIZE)
+def test_a_model_that_reads_other_sizes_than_its_processor_makes(model, tmp_path, capsys):
+    OF_ANOTHER_SIZE[model]().save_pretrained(tmp_path / "model")
+    digits_processor().save_pretrained(tmp_path / "model")
+    images, run = save_images(tmp_path / "colours", each=2), tmp_path / "run"
+    options = [f"--model={tmp_path / 'model'}", f"--train_file={images}"]
+    said = refused(capsys, "train", IMAGES, *options, f"--output_dir={run}")
+    assert "does not read images of 3 × 8 × 8 numbers" in said
+    assert not run.exists()
 
 
 # Name: more options, what the sentence has.

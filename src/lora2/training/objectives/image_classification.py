@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import (
     BatchEncoding,
+    PreTrainedModel,
     TrainingArguments,
     default_data_collator,
 )
@@ -140,6 +141,7 @@ class ImageClassification(Labelling):
                 f"model: {settings.model.model} reads images of {channels} channels; give one that "
                 "reads three, red, green and blue."
             )
+        _check_reads(base.model, _inputs(tokenizer, task.train[:1])["pixel_values"], settings)
         sets = {"train": task.train, **task.validation}
         return {
             name: rows.with_transform(partial(_inputs, tokenizer)) for name, rows in sets.items()
@@ -209,6 +211,32 @@ def _has_base(settings: RunSettings) -> bool:
     """Whether the run is resumed and has its base model already."""
     folder = RunFolder(settings.folder)
     return settings.run.resume and (folder.base / "config.json").is_file()
+
+
+def _check_reads(model: PreTrainedModel, pixels: Tensor, settings: RunSettings) -> None:
+    """Check on one image [1, 3, height, width] that the model reads what its processor makes.
+
+    No configuration says so: some models read the size that it names alone, others read every size.
+
+    Raises:
+        UserError: it does not.
+    """
+    # Weights that are not here, or are shared out, compute nothing before the trainer has them.
+    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
+        return
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(pixel_values=pixels.to(model.device, model.dtype))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"model: {settings.model.model} does not read images of "
+            f"{' × '.join(map(str, pixels.shape[1:]))} numbers, which its preprocessor_config.json "
+            f"makes ({reason}); correct that file, or give another model."
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 def _inputs(processor: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
