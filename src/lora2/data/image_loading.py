@@ -15,6 +15,7 @@ from lora2.data.named_or_own import is_named
 from lora2.data.own_data import label_names_of, split_off_validation
 from lora2.data.table_files import DataTable
 from lora2.data.task import LABEL_COLUMN
+from lora2.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,6 +65,10 @@ def load_image_task(
         train_file, validation_file, dataset, dataset_config, read_image_table
     )
     columns = image_column or IMAGE_COLUMN, label_column or LABEL_COLUMN
+    if columns[0] == columns[1]:
+        raise UserError(
+            f"label_column: {columns[1]!r} is also the column of images; name another column."
+        )
     check_classes(train, "train_file")
     labels = [str(label) for label in read_labels(train, columns[1], "classification")]
     label_names = label_names_of(train, columns[1], labels, "classification")

@@ -18,6 +18,11 @@ from lora2.support.extras import require
 EXTRA = "images"
 IMAGE_COLUMN = "image"
 _LABEL = "label"
+# Modes of Pillow without a range: whole numbers of 32 bits, and floating-point ones.
+_WIDE_MODES = ("I", "F")
+_EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
+# Characters of a path that a message shows: a cell may hold a whole file.
+_SHOWN = 200
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -32,14 +37,38 @@ def decoded(image: StoredImage) -> Any:
     """Return an image as one of Pillow, in RGB.
 
     Raises:
-        Exception: whatever Pillow raises for a file that is damaged, or is no image.
+        Exception: whatever Pillow raises for a file that is damaged, or is no image; a ValueError
+            for values of an unknown range.
     """
     pillow = require("PIL.Image", extra=EXTRA)
     operations = require("PIL.ImageOps", extra=EXTRA)
     content = image["bytes"]
     with pillow.open(image["path"] if content is None else io.BytesIO(content)) as opened:
         # Opening reads the header alone; this reads all.
-        return operations.exif_transpose(opened).convert("RGB")
+        return _in_eight_bits(operations.exif_transpose(opened)).convert("RGB")
+
+
+def _in_eight_bits(image: Any) -> Any:
+    """Return an image of Pillow with values from 0 to 255, to which its own conversion would cut.
+
+    Raises:
+        ValueError: the range of its values is not known.
+    """
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns of the other way.
+        return image.convert("RGBA")
+    if image.mode not in _WIDE_MODES and not image.mode.startswith("I;16"):
+        return image
+    wide = image.convert("I") if image.mode.startswith("I;16") else image
+    lowest, highest = wide.getextrema()
+    if image.mode == "I" and lowest >= 0 and highest <= _EIGHT_BITS:
+        return wide
+    if image.mode == "F" or lowest < 0 or highest > _SIXTEEN_BITS:
+        raise ValueError(
+            f"its values of mode {image.mode} are from {lowest:g} to {highest:g}, and which of "
+            "them is white is not known; save it with 8 or 16 bits a channel"
+        )
+    return wide.point(lambda value: value * (1 / (_EIGHT_BITS + 1)))
 
 
 def read_image_table(path: Path | str, role: str = "file") -> DataTable:
@@ -54,15 +83,14 @@ def read_image_table(path: Path | str, role: str = "file") -> DataTable:
     if path.is_dir():
         return _read_folder(path, role)
     if path.suffix.lower() in _ENDINGS and path.is_file():
-        return _table(path, [path], None)
+        return _table(path, [path], None, role)
     return read_table(path, role)
 
 
 def _read_folder(path: Path, role: str) -> DataTable:
-    found = list(_images_in(path))
+    found, classes = list(_images_in(path)), _folders_in(path)
     if found:
-        return _table(path, found, None)
-    classes = sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
+        return _table(path, found, None, role)
     by_class = {each.name: list(_images_in(each)) for each in classes}
     empty = next((name for name, files in by_class.items() if not files), None)
     if not by_class or empty is not None:
@@ -71,18 +99,48 @@ def _read_folder(path: Path, role: str) -> DataTable:
             f"{role}: {where} holds no images; give a folder with one folder for each class, with "
             f"files that end in {', '.join(_ENDINGS)}."
         )
+    for each in classes:
+        _check_has_no_images(each, _folders_in(each), role)
     files = [file for name in by_class for file in by_class[name]]
-    return _table(path, files, [name for name in by_class for _ in by_class[name]])
+    labels = [name for name in by_class for _ in by_class[name]]
+    return _table(path, files, labels, role)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
     # In the order of their names, which is that of no file system.
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in _ENDINGS and file.is_file() and not file.name.startswith("."):
+        # A link to nowhere is no folder, and is reported when it is read.
+        if file.suffix.lower() in _ENDINGS and not file.is_dir() and not file.name.startswith("."):
             yield file
 
 
-def _table(source: Path, files: Sequence[Path], labels: list[Any] | None) -> DataTable:
+def _check_has_no_images(folder: Path, folders: Sequence[Path], role: str) -> None:
+    """Check that no images are left out because they are in folders next to others."""
+    left_out = next((each for each in folders if any(_images_in(each))), None)
+    if left_out is not None:
+        raise UserError(
+            f"{role}: {folder} has images, and {left_out.name} in it has more, which would not be "
+            "read; put all images into one folder for each class."
+        )
+
+
+def _check_name(file: Path, role: str) -> None:
+    """Check that a path is text: a file system may have any bytes in it."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{role}: the name of {str(file)!a} is no UTF-8 text; rename it."
+        ) from error
+
+
+def _table(source: Path, files: Sequence[Path], labels: list[Any] | None, role: str) -> DataTable:
+    for file in files:
+        _check_name(file, role)
     columns: dict[str, list[object]] = {
         IMAGE_COLUMN: [StoredImage(bytes=None, path=str(file.absolute())) for file in files]
     }
@@ -92,16 +150,22 @@ def _table(source: Path, files: Sequence[Path], labels: list[Any] | None) -> Dat
 
 
 def check_classes(table: DataTable, role: str) -> None:
-    """Check that a folder has folders of classes, two at least; of other tables there is no check.
+    """Check that images come with classes, two at least; of tables there is no check.
 
     Raises:
         UserError: it has fewer.
     """
-    if not Path(table.source).is_dir():
+    path = Path(table.source)
+    if path.suffix.lower() in _ENDINGS and not path.is_dir():
+        raise UserError(
+            f"{role}: {path} is one image; give a folder with one folder for each class, or a "
+            "table of images."
+        )
+    if not path.is_dir():
         return
     names = set(table.read_column(_LABEL)) if _LABEL in table.column_names else set()
     if len(names) < 2:
-        has = f"one folder, {listed(map(str, names))}" if names else "images and no folder"
+        has = f"one folder, {listed(map(str, names))}" if names else "images outside of folders"
         raise UserError(
             f"{role}: {table.source} has {has}; make one folder for each class, two at least, and "
             "put the images there."
@@ -114,7 +178,7 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
     Raises:
         UserError: naming the first that cannot.
     """
-    require("PIL.Image", extra=EXTRA)
+    pillow = require("PIL", extra=EXTRA)
     folder = Path(table.source).parent
     images = []
     for number, value in enumerate(table.column(column, "image_column"), start=1):
@@ -125,7 +189,10 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
         # Pillow raises what it likes for a damaged file.
         except Exception as error:
             named = image["path"] or place
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            # Pillow's sentence for an unknown format has the path again, or an address in memory.
+            is_unknown = isinstance(error, pillow.UnidentifiedImageError)
+            reason = "it has none of the formats that Pillow reads" if is_unknown else str(error)
+            reason = " ".join(reason.split()).rstrip(".") or type(error).__name__
             raise UserError(
                 f"image_column: {named} is no image that can be read ({reason}); replace or remove "
                 "it."
@@ -147,12 +214,20 @@ def _stored(value: object, folder: Path, place: str) -> StoredImage:
         )
     # Paths in a table are from its folder on.
     file = folder / path
-    if not file.is_file():
+    if not _is_file(file):
         raise UserError(
-            f"image_column: {place} names {path}, and there is no file {file}; correct the path, "
-            "which is from the table's folder on."
+            f"image_column: {place} names {path[:_SHOWN]!r}, and there is no such file; correct "
+            f"the path, which is from the table's folder {folder} on."
         )
     return StoredImage(bytes=None, path=str(file.absolute()))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # A name may be longer than the file system allows.
+    except OSError:
+        return False
 
 
 def without_content(table: DataTable) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ from lora2.errors import UserError
 
 _TEXT, _LABEL = "text_columns", "label_column"
 _TEXT_COLUMNS = ("tokens", "words", "text")
+_WORDS_COLUMNS = _TEXT_COLUMNS[:2]
 _LABEL_COLUMNS = ("tags", "ner_tags", "spans", "entities")
 
 
@@ -58,13 +59,17 @@ def _only(table: DataTable, role: str, usual: Sequence[str], holds: str) -> str:
 
 
 def form_of(table: DataTable, text_column: str) -> RowsOf:
-    """Return how the rows of a table are written, by the first of them.
+    """Return how the rows of a table are written: texts if one of them is no list.
 
     Raises:
         UserError: there is no such column.
     """
-    first = table.column(text_column, _TEXT)[0]
-    return "spans" if isinstance(first, str) and _as_list(first) is None else "words"
+    values = table.column(text_column, _TEXT)
+    # A column of this name is meant to hold lists, so that what else it holds is a mistake.
+    if text_column in _WORDS_COLUMNS:
+        return "words"
+    has_texts = any(isinstance(value, str) and _as_list(value) is None for value in values)
+    return "spans" if has_texts else "words"
 
 
 def read_tagged(
@@ -87,8 +92,9 @@ def read_tagged(
     tags = []
     for number, (value, text, words) in enumerate(zip(labels, texts, places, strict=True), start=1):
         place = f"column {label_column!r}, row {number} of {table.source}"
+        spans = _spans(value, text, place)
         try:
-            tags.append(tags_of(words, _spans(value, text, place)))
+            tags.append(tags_of(words, spans))
         except ValueError as error:
             raise UserError(f"{_LABEL}: in {place} {error}; correct the row.") from error
     return TaggedRows([_words(text) for text in texts], tags)

@@ -1,10 +1,12 @@
 """Tasks of images: digits, and the user's folders and tables of images."""
 
 import io
+import os
 import shutil
 import sys
 
 import datasets
+import numpy
 import pytest
 from PIL import Image
 
@@ -83,6 +85,32 @@ def test_every_image_becomes_rgb(mode, tmp_path):
     assert decoded({"bytes": None, "path": str(file)}).mode == "RGB"
 
 
+def wide_images():
+    """Name: an image with the values 0, 128 and 255 in 8 bits."""
+    in_16_bits = numpy.array([[0, 32768, 65535]])
+    return {
+        "16 bits": Image.fromarray(in_16_bits.astype("uint16")),
+        "32 bits": Image.fromarray(in_16_bits.astype("int32")),
+        "32 bits, in use 8": Image.fromarray(numpy.array([[0, 128, 255]], "int32")),
+    }
+
+
+@pytest.mark.parametrize("name", wide_images())
+def test_wide_values_are_scaled_to_eight_bits(name):
+    content = io.BytesIO()
+    wide_images()[name].save(content, format="TIFF")
+    image = decoded({"bytes": content.getvalue(), "path": None})
+    assert [image.getpixel((x, 0)) for x in range(3)] == [(v, v, v) for v in (0, 128, 255)]
+
+
+def test_transparent_colours_of_a_palette_are_read():
+    image, content = Image.new("P", (2, 1), 1), io.BytesIO()
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.save(content, format="PNG", transparency=b"\x00\x80")
+    read = decoded({"bytes": content.getvalue(), "path": None})
+    assert read.getpixel((0, 0)) == (0, 0, 255)
+
+
 def folder_of_one_class(folder):
     shutil.rmtree(folder / "red")
     return {}
@@ -114,6 +142,26 @@ def truncated_image(folder):
     file = folder / "red" / "3.png"
     Image.effect_noise((64, 64), 50).save(file)
     file.write_bytes(file.read_bytes()[:2000])
+    return {}
+
+
+def images_a_level_below(folder):
+    shutil.copytree(folder / "blue", folder / "red" / "more")
+    return {}
+
+
+def link_to_nowhere(folder):
+    (folder / "red" / "link.png").symlink_to(folder / "nowhere.png")
+    return {}
+
+
+def name_that_is_no_text(folder):
+    (folder / "red").rename(os.fsdecode(os.fsencode(folder) + b"/\xff"))
+    return {}
+
+
+def floating_point_image(folder):
+    Image.new("F", (8, 8), 0.5).save(folder / "red" / "a.tiff")
     return {}
 
 
@@ -149,18 +197,25 @@ GOOD = "image,label\nred/0.png,r\nblue/0.png,b\n"
 # Name: what is done to a folder of images, what the sentence has.
 BAD = {
     "one class": (folder_of_one_class, "has one folder, blue; make one folder for each class"),
-    "no classes": (folder_without_classes, "has images and no folder"),
+    "no classes": (folder_without_classes, "has images outside of folders"),
     "empty folder": (empty_folder, "colours holds no images"),
     "class without images": (empty_class, "green holds no images"),
     "no image": (broken_image, "3.png is no image that can be read"),
     "image cut short": (truncated_image, "3.png is no image that can be read"),
+    "images below those of a class": (images_a_level_below, "more in it has more"),
+    "link to nowhere": (link_to_nowhere, "link.png', and there is no such file"),
+    "name that is no text": (name_that_is_no_text, "is no UTF-8 text; rename it"),
+    "image of an unknown range": (floating_point_image, "values of mode F are from 0.5 to 0.5"),
+    "one image": (lambda folder: {"train_file": folder / "red/0.png"}, "0.png is one image; give"),
     "new class in validation": (new_class, "the label 'green'"),
     "broken image in validation": (broken_validation, "0.png is no image"),
     "folder that is not there": (lambda _: {"train_file": "nowhere/here"}, "nowhere/here"),
     "no validation folder": (lambda _: {"validation_file": "nowhere"}, "nowhere"),
     "no column of images": (table("photo,label\na.png,x\nb.png,y\n"), "no column 'image'"),
     "no column of classes": (table("image,colour\nred/0.png,r\n"), "no column 'label'"),
-    "image that is not there": (table(GOOD + "red/99.png,r\n"), "there is no file"),
+    "image that is not there": (table(GOOD + "red/99.png,r\n"), "there is no such file"),
+    "path that is too long": (table(GOOD + "a" * 5000 + ",r\n"), "there is no such file"),
+    "one column for both": (table(GOOD, label_column="image"), "also the column of images"),
     "image without a path": (table("image,label\n,r\nblue/0.png,b\n"), "holds None"),
     "image without a class": (table("image,label\nred/0.png,\nblue/0.png,b\n"), "empty values"),
     "one class in a table": (table("image,label\nred/0.png,r\nred/1.png,r\n"), "single value"),
@@ -168,7 +223,10 @@ BAD = {
     "column that is not there": (table(GOOD, image_column="photo"), "no column 'photo'"),
     "label column that is not there": (table(GOOD, label_column="class"), "no column 'class'"),
     "images that are numbers": (parquet(3), "holds 3; write the path"),
-    "broken content": (parquet({"bytes": b"no", "path": None}), "row 1 of"),
+    "broken content": (
+        parquet({"bytes": b"no", "path": None}),
+        "row 1 of {parquet} is no image that can be read (it has none of the formats",
+    ),
     "task and data": (lambda _: {"task": "digits"}, "does not go with task=digits"),
     "no such task": (lambda _: {"task": "cola"}, "which is no task of images"),
     "dataset and folder": (lambda _: {"dataset": "a/b"}, "does not go with the file"),
@@ -181,7 +239,7 @@ def test_bad_images(case, tmp_path):
     folder = save_images(tmp_path / "colours", each=4)
     with pytest.raises(UserError) as raised:
         load_image_task(**{"train_file": folder} | change(folder))
-    assert said in str(raised.value)
+    assert said.format(parquet=folder / "mine.parquet") in str(raised.value)
 
 
 def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):

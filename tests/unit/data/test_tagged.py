@@ -137,6 +137,19 @@ def test_bad_rows(case, tmp_path):
     with pytest.raises(UserError) as raised:
         load_tagged_task(train_file=file, **options)
     assert said.replace("MINE", str(file)) in str(raised.value)
+    assert str(raised.value).count("_column: ") <= 1
+
+
+def test_words_that_are_no_list_in_any_row(tmp_path):
+    file = write(tmp_path / "mine.jsonl", *[{"tokens": "in Rome", "tags": "O B-place"}] * 3)
+    with pytest.raises(UserError, match=r"row 1 of .* holds 'in Rome'; write a list of words"):
+        load_tagged_task(train_file=file)
+
+
+def test_a_first_text_that_reads_as_a_list_is_a_text(tmp_path):
+    first = {"text": "[1]", "spans": [span(1, 2, "place")]}
+    task = load_tagged_task(train_file=write(tmp_path / "mine.jsonl", first, *[SPANS] * 9))
+    assert task.rows_of == "spans"
 
 
 def test_nothing_to_learn(tmp_path):
