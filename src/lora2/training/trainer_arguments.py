@@ -242,11 +242,21 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
 
 
 def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
-    """Return how many optimizer steps the trainer will do, counted as it does."""
-    if arguments.max_steps > 0:
-        return arguments.max_steps
+    """Return how many optimizer steps the trainer will do, counted as it does.
+
+    Raises:
+        UserError: there is no whole batch, and `dataloader_drop_last` drops others.
+    """
     rows_per_process = math.ceil(rows / arguments.world_size)
     round_batches = math.floor if arguments.dataloader_drop_last else math.ceil
     batches = round_batches(rows_per_process / arguments.train_batch_size)
+    if not batches:
+        raise UserError(
+            f"dataloader_drop_last=True drops all {rows} training rows, which are fewer than a "
+            f"batch of {arguments.train_batch_size} in each process; leave it out, or lower "
+            "--per_device_train_batch_size."
+        )
+    if arguments.max_steps > 0:
+        return arguments.max_steps
     steps_per_epoch = max(1, math.ceil(batches / arguments.gradient_accumulation_steps))
     return math.ceil(arguments.num_train_epochs * steps_per_epoch)

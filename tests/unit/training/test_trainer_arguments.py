@@ -34,6 +34,16 @@ def test_the_batch_of_one_process_is_that_of_one_gpu_however_many_there_are(tmp_
     assert optimizer_steps(arguments, rows=80) == 30
 
 
+def test_a_training_without_a_whole_batch_is_refused(tmp_path: Path) -> None:
+    settings = RunSettings.from_options(
+        {"per_device_train_batch_size": 8, "dataloader_drop_last": True}
+    )
+    arguments = training_arguments(settings, RunFolder(tmp_path))
+    assert optimizer_steps(arguments, rows=8)
+    with pytest.raises(UserError, match="dataloader_drop_last=True drops all 7 training rows"):
+        optimizer_steps(arguments, rows=7)
+
+
 def test_rows_of_tokens_are_sharded_where_the_head_has_its_own_weight(tmp_path: Path) -> None:
     arguments = copy.copy(training_arguments(RunSettings.from_options({}), RunFolder(tmp_path)))
     rows = Lora2Config(task_type="CAUSAL_LM", trainable_token_indices=[3])

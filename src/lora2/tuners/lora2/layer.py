@@ -302,7 +302,8 @@ class Lora2Layer(AdaptedLayer):
             self.factors(adapter_name)[1],
             self._loaded_tensors(adapter_name)["V"],
         )
-        if adapter_name in self.lora2_watches and V.requires_grad:
+        # Without gradients, a view of a parameter that needs one has no backward pass to watch.
+        if adapter_name in self.lora2_watches and V.requires_grad and torch.is_grad_enabled():
             # A node of this call, since a backward pass comes to older nodes when all is over.
             V = V.view_as(V)
             V.register_hook(self.lora2_watches[adapter_name])
