@@ -8,7 +8,7 @@ from peft import get_peft_model
 
 from lora2 import Lora2Config
 from lora2.trainers.divergence import GradientWatch
-from models import bert_batch, tiny_bert
+from unit.models import bert_batch, tiny_bert
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
