@@ -69,13 +69,14 @@ def load_image_task(
         raise UserError(
             f"label_column: {columns[1]!r} is also the column of images; name another column."
         )
-    check_classes(train, "train_file")
+    check_classes(train, "train_file", least=2)
     labels = [str(label) for label in read_labels(train, columns[1], "classification")]
     label_names = label_names_of(train, columns[1], labels, "classification")
     train_set = _encoded(train, columns, labels, label_names)
     if validation is None:
         train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
     else:
+        check_classes(validation, "validation_file")
         validation_set = _labelled(validation, columns, label_names)
     return _task(name, train_set, validation_set, columns, label_names)
 
@@ -86,8 +87,9 @@ def load_image_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
     Raises:
         UserError: a folder, file, image or class that cannot be used.
     """
-    columns = task["image_column"], task["label_column"]
-    return _labelled(read_image_table(path), columns, task["label_names"])
+    columns, table = (task["image_column"], task["label_column"]), read_image_table(path)
+    check_classes(table, "file")
+    return _labelled(table, columns, task["label_names"])
 
 
 def _labelled(table: DataTable, columns: tuple[str, str], label_names: Sequence[str]) -> Dataset:

@@ -84,6 +84,8 @@ def read_image_table(path: Path | str, role: str = "file") -> DataTable:
         return _read_folder(path, role)
     if path.suffix.lower() in _ENDINGS and path.is_file():
         return _table(path, [path], None, role)
+    if not path.exists():
+        raise UserError(f"{role}: there is no folder or file {path}; correct the path.")
     return read_table(path, role)
 
 
@@ -149,26 +151,27 @@ def _table(source: Path, files: Sequence[Path], labels: list[Any] | None, role: 
     return DataTable(str(source), tuple(columns), len(files), columns.__getitem__)
 
 
-def check_classes(table: DataTable, role: str) -> None:
-    """Check that images come with classes, two at least; of tables there is no check.
+def check_classes(table: DataTable, role: str, least: int = 1) -> None:
+    """Check that images come with so many classes; of tables there is no check.
 
     Raises:
-        UserError: it has fewer.
+        UserError: there are fewer.
     """
     path = Path(table.source)
     if path.suffix.lower() in _ENDINGS and not path.is_dir():
         raise UserError(
-            f"{role}: {path} is one image; give a folder with one folder for each class, or a "
-            "table of images."
+            f"{role}: {path} is one image, whose class is not known; give a folder with one folder "
+            "for each class, or a table of images."
         )
     if not path.is_dir():
         return
     names = set(table.read_column(_LABEL)) if _LABEL in table.column_names else set()
-    if len(names) < 2:
+    if len(names) < least:
         has = f"one folder, {listed(map(str, names))}" if names else "images outside of folders"
+        more = ", two at least," if least == 2 else ""
         raise UserError(
-            f"{role}: {table.source} has {has}; make one folder for each class, two at least, and "
-            "put the images there."
+            f"{role}: {table.source} has {has}; make one folder for each class{more} and put the "
+            "images there."
         )
 
 

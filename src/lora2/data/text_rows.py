@@ -67,6 +67,12 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
                 f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
                 "prefer; change or remove the row."
             )
+        if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
+            raise UserError(
+                f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
+                "common, which would be the prompt; begin both with the same messages, or add a "
+                "column prompt."
+            )
         if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
             raise UserError(
                 f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
@@ -78,6 +84,12 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
             "messages; write all of them in one way."
         )
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _begin_alike(chosen: Any, rejected: Any) -> bool:
+    """Whether two lists of messages have a prompt; two texts may be answers to none."""
+    both_are_lists = isinstance(chosen, list) and isinstance(rejected, list)
+    return not both_are_lists or (chosen[0] == rejected[0] and min(len(chosen), len(rejected)) > 1)
 
 
 def _kind(value: object, name: str, place: str, form: Form) -> type:

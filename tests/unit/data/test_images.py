@@ -206,10 +206,24 @@ BAD = {
     "link to nowhere": (link_to_nowhere, "link.png', and there is no such file"),
     "name that is no text": (name_that_is_no_text, "is no UTF-8 text; rename it"),
     "image of an unknown range": (floating_point_image, "values of mode F are from 0.5 to 0.5"),
-    "one image": (lambda folder: {"train_file": folder / "red/0.png"}, "0.png is one image; give"),
+    "one image": (
+        lambda folder: {"train_file": folder / "red/0.png"},
+        "0.png is one image, whose class",
+    ),
     "new class in validation": (new_class, "the label 'green'"),
     "broken image in validation": (broken_validation, "0.png is no image"),
-    "folder that is not there": (lambda _: {"train_file": "nowhere/here"}, "nowhere/here"),
+    "folder that is not there": (
+        lambda _: {"train_file": "nowhere/here"},
+        "there is no folder or file nowhere/here",
+    ),
+    "image of a folder that is not there": (
+        lambda _: {"train_file": "nowhere/0.png"},
+        "there is no folder or file nowhere/0.png",
+    ),
+    "no classes in validation": (
+        lambda folder: {"validation_file": folder / "red"},
+        "red has images outside of folders",
+    ),
     "no validation folder": (lambda _: {"validation_file": "nowhere"}, "nowhere"),
     "no column of images": (table("photo,label\na.png,x\nb.png,y\n"), "no column 'image'"),
     "no column of classes": (table("image,colour\nred/0.png,r\n"), "no column 'label'"),

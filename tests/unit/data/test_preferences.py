@@ -68,6 +68,9 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same in row 1"),
     ({"prompt": [USER], "chosen": "b", "rejected": "c"}, "some values are text and some are mes"),
     ({"prompt": [USER], "chosen": [], "rejected": [BAD]}, "chosen is empty in row 1"),
+    ({"chosen": [GOOD], "rejected": [BAD]}, "in row 1 .* have no first ones in common"),
+    ({"chosen": [USER], "rejected": [USER, BAD]}, "in row 1 .* have no first ones in common"),
+    ({"chosen": [BAD, GOOD], "rejected": [USER, BAD]}, "in row 1 .* no first ones in common"),
     ({"prompt": [USER], "chosen": [{"role": "user"}], "rejected": [BAD]}, "chosen is .* in row 1"),
 ]
 
