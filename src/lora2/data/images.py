@@ -49,7 +49,7 @@ def decoded(image: StoredImage) -> Any:
 
 
 def _in_eight_bits(image: Any) -> Any:
-    """Return an image of Pillow with values from 0 to 255, to which its own conversion would cut.
+    """Return an image of Pillow, scaled to values from 0 to 255; its own conversion would cut them.
 
     Raises:
         ValueError: the range of its values is not known.

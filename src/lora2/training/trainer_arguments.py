@@ -184,7 +184,7 @@ def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
 
     Raises:
         UserError: accelerate 1.15 knows two modules of one weight by their attribute, which PEFT
-            computes anew where rows are trained; it then fails with every method.
+            computes at each access where rows are trained; it then fails with every method.
     """
     if arguments.fsdp and has_tied_rows(model):
         raise UserError(

@@ -110,7 +110,7 @@ def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
         if bool(parameters["V"].any()):
             raise UserError(
                 f"𝒱 of {name} is not zero, so the adapter {adapter_name!r} has been trained or has "
-                "another start: make it anew with init_weights='gradient', and start it before "
+                "another start: make a new one with init_weights='gradient', and start it before "
                 "its training."
             )
     return layers
