@@ -11,17 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from lora2.data.text_loading import EXACT_MATCH
-from lora2.lab.experiments.grid import Column, Grid
+from lora2.lab.experiments.grid import Column
 from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
-from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.small import LORA_SEARCH, pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 
 NAME = "language"
-SEEDS = 3
 
 _COMMON: dict[str, Any] = {
     "objective": "sft",
@@ -96,23 +94,10 @@ TABLES: Mapping[str, SettingsTable] = {
     ),
 }
 
-
-def grid(wanted: Wanted) -> Grid:
-    """Return a table at the learning rates that tuning chose.
-
-    Raises:
-        UserError: another model is asked for.
-    """
-    return SMOLLM2.grid(NAME, TABLES[wanted.table], wanted)
-
-
-PRESET = Preset(
-    name=NAME,
-    note="SmolLM2-135M on rewrite and SNIPS, a quarter of an hour a run",
-    model=SMOLLM2.model,
-    seeds=SEEDS,
-    tables=tuple(TABLES),
-    grid=grid,
-    suite=SMOLLM2,
-    tuned=TUNED_SETTINGS,
+PRESET = tuned_preset(
+    NAME,
+    "SmolLM2-135M on rewrite and SNIPS, a quarter of an hour a run",
+    SMOLLM2,
+    TABLES,
+    TUNED_SETTINGS,
 )

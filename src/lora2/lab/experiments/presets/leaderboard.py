@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.presets.measures import DISTANCE, FILE, MEMORY
-from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
-from lora2.lab.experiments.presets.preset import Preset
+from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.small import (
     HEAD_RATE,
     LONGER_WARMUP,
@@ -25,7 +22,7 @@ from lora2.lab.experiments.presets.small import (
     variant,
 )
 from lora2.lab.experiments.presets.task_suite import SettingsTable
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
 
 NAME = "leaderboard"
@@ -95,33 +92,11 @@ _TABLE = SettingsTable(
     measures=(FILE, MEMORY, DISTANCE),
 )
 
-
-def grid(wanted: Wanted) -> Grid:
-    """Return the table at the learning rates that tuning chose.
-
-    Raises:
-        UserError: another model is asked for.
-    """
-    return MINILM.grid(NAME, _TABLE, wanted)
-
-
-def timed(model: str) -> list[RunDescription]:
-    """Return one run for each of the tasks that the paper's Table 2 has too.
-
-    Raises:
-        UserError: another model is asked for.
-    """
-    return MINILM.timed(NAME, _SHARED["lora2-k8"], model)
-
-
-PRESET = Preset(
-    name=NAME,
-    note="MiniLM on the same three tasks, LoRA² next to PEFT's methods at LoRA's size",
-    model=MINILM.model,
-    seeds=SEEDS,
-    tables=(NAME,),
-    grid=grid,
-    timed=timed,
-    suite=MINILM,
-    tuned=TUNED_SETTINGS,
+PRESET = tuned_preset(
+    NAME,
+    "MiniLM on the same three tasks, LoRA² next to PEFT's methods at LoRA's size",
+    MINILM,
+    {NAME: _TABLE},
+    TUNED_SETTINGS,
+    timed=_SHARED["lora2-k8"],
 )

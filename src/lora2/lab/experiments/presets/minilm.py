@@ -7,8 +7,6 @@ from typing import Any
 from lora2.lab.experiments.grid import Column
 from lora2.lab.experiments.presets.task_suite import TaskSuite
 
-SEEDS = 3
-
 _COMMON: dict[str, Any] = {
     "head_start": "label_mean",
     "per_device_train_batch_size": 32,

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.presets.minilm import MINILM, SEEDS
-from lora2.lab.experiments.presets.preset import Preset
+from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.task_suite import SettingsTable
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.architectures import target_pattern
@@ -223,34 +220,11 @@ TABLES: Mapping[str, SettingsTable] = {
     ),
 }  # fmt: skip
 
-
-def grid(wanted: Wanted) -> Grid:
-    """Return a table at the learning rates that tuning chose.
-
-    Raises:
-        UserError: another model is asked for.
-    """
-    return MINILM.grid(NAME, TABLES[wanted.table], wanted)
-
-
-def timed(model: str) -> list[RunDescription]:
-    """Return one run for each of the tasks that the paper's Table 2 has too.
-
-    Raises:
-        UserError: another model is asked for.
-    """
-    chosen = next(setting for setting in SETTINGS if setting.key == "lora2-k8")
-    return MINILM.timed(NAME, chosen, model)
-
-
-PRESET = Preset(
-    name=NAME,
-    note="MiniLM on three tasks, minutes a run",
-    model=MINILM.model,
-    seeds=SEEDS,
-    tables=tuple(TABLES),
-    grid=grid,
-    timed=timed,
-    suite=MINILM,
-    tuned=TUNED_SETTINGS,
+PRESET = tuned_preset(
+    NAME,
+    "MiniLM on three tasks, minutes a run",
+    MINILM,
+    TABLES,
+    TUNED_SETTINGS,
+    timed=next(setting for setting in SETTINGS if setting.key == "lora2-k8"),
 )

@@ -1,0 +1,49 @@
+"""Presets at learning rates that `lora2 tune` chose, on one model and its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.presets.preset import Preset
+from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
+from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.setting import Setting
+
+SEEDS = 3
+
+
+def tuned_preset(
+    name: str,
+    note: str,
+    suite: TaskSuite,
+    tables: Mapping[str, SettingsTable],
+    tuned: tuple[Setting, ...],
+    timed: Setting | None = None,
+) -> Preset:
+    """Return a preset of a suite; it refuses another model than the suite's.
+
+    Args:
+        name: as users write it.
+        note: what it runs, in a few words.
+        suite: the model and its tasks.
+        tables: by name.
+        tuned: the settings whose learning rate is searched.
+        timed: the setting that Table 2 measures; None if the preset has no Table 2.
+    """
+
+    def grid(wanted: Wanted) -> Grid:
+        return suite.grid(name, tables[wanted.table], wanted)
+
+    return Preset(
+        name=name,
+        note=note,
+        model=suite.model,
+        seeds=SEEDS,
+        tables=tuple(tables),
+        grid=grid,
+        timed=None if timed is None else partial(suite.timed, name, timed),
+        suite=suite,
+        tuned=tuned,
+    )
