@@ -7,10 +7,10 @@ import pytest
 
 from command_line import SMALL
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.task_suite import SettingsTable
+from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.setting import Setting
 
@@ -39,21 +39,14 @@ def computed(record: RunRecord) -> dict:
 def shrink_small_preset(
     patch: pytest.MonkeyPatch, model: Path, settings: tuple[Setting, ...]
 ) -> None:
-    """Make the preset `small` one table of these settings, on some sentences, one seed each."""
+    """Make the preset `small` one table of these settings, on some sentences, one seed each.
+
+    The training steps of its rows can be measured.
+    """
     options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
     suite = dataclasses.replace(
         MINILM, model=str(model), tasks={"agreement": options}, columns=MINILM.columns[:1]
     )
-    patch.setattr(small, "MINILM", suite)
-    patch.setattr(small, "SETTINGS", settings)
-    patch.setattr(small, "TABLES", {"table1": SettingsTable("tiny", settings)})
-    preset = dataclasses.replace(
-        small.PRESET,
-        model=str(model),
-        seeds=1,
-        tables=("table1",),
-        timed=lambda model: [],
-        suite=suite,
-        tuned=settings,
-    )
-    patch.setitem(PRESETS, "small", preset)
+    tables = {"table1": SettingsTable("tiny", settings)}
+    preset = tuned_preset("small", "tiny", suite, tables, settings, step_times="table1")
+    patch.setitem(PRESETS, "small", dataclasses.replace(preset, seeds=1, timed=lambda model: []))

@@ -18,20 +18,19 @@ from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.experiments.arguments import PlaceArguments
-from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.display import display
 from lora2.lab.experiments.dry_run import plan
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.iteration_table import iteration_table
-from lora2.lab.experiments.iteration_times import TIMED_METHODS, IterationTimes, measure, read_times
+from lora2.lab.experiments.measured_tables import MEASURED_TABLES
 from lora2.lab.experiments.outputs import write_grid, write_page, write_table
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.rendering import markdown
 from lora2.lab.experiments.rendering.plan import WIDTH, listing
-from lora2.lab.experiments.rendering.printout import printout
-from lora2.lab.experiments.reproduction import TIMES, ReproduceArguments, tables_of
+from lora2.lab.experiments.rendering.printout import Printout, printout
+from lora2.lab.experiments.reproduction import STEP_TIMES, TIMES, ReproduceArguments, tables_of
+from lora2.lab.experiments.step_table import with_steps
 from lora2.lab.experiments.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
@@ -45,23 +44,23 @@ def execute(arguments: Sequence[str]) -> int:
     records = RecordFolder(folder)
     console = new_console()
     if options.dry_run:
-        if name == TIMES:
-            raise UserError(f"dry_run: {TIMES} has no runs; it is measured, in minutes.")
+        if name in MEASURED_TABLES:
+            raise UserError(f"dry_run: {name} has no runs; it is measured, in minutes.")
         _list(options.chosen.grid(options.wanted(name, folder)), records)
         return 0
     require("matplotlib.figure", extra="train")
     tables = options.tables(folder)
     failed = 0
-    if name == TIMES:
-        written = _make_times(options, where, tables, console)
+    if name in MEASURED_TABLES:
+        written = _measure(name, options, where, tables, console)
     else:
-        grid = options.chosen.grid(options.wanted(name, folder))
+        grid = _grid(options, name, folder)
         written = _make_grid(grid, where, records, tables, console)
         failed = len(records.missing(grid.descriptions()))
     page = write_page(
         f"LoRA²: preset {options.preset}",
         _grids_of_page(name, options, folder),
-        [iteration_table(times)] if (times := _measured(options, folder)) else [],
+        list(_measured_tables(options, folder)),
         records.find,
         tables,
     )
@@ -78,9 +77,15 @@ def _grids_of_page(name: str, options: ReproduceArguments, folder: Path) -> Iter
     usual = replace(options, seeds=None)
     more = options if (options.seeds or 0) > options.chosen.seeds else usual
     for each in options.chosen.tables:
-        wanted = (more if each == name else usual).wanted(each, folder)
         with suppress(UserError):  # as Table 4 of a model whose matrices have no short names
-            yield options.chosen.grid(wanted)
+            yield _grid(more if each == name else usual, each, folder)
+
+
+def _grid(options: ReproduceArguments, name: str, folder: Path) -> Grid:
+    grid = options.chosen.grid(options.wanted(name, folder))
+    if name != options.chosen.step_times:
+        return grid
+    return with_steps(grid, MEASURED_TABLES[STEP_TIMES].measured(options, folder))
 
 
 def _make_grid(
@@ -99,29 +104,25 @@ def _make_grid(
     return list(write_grid(grid, records.find, tables))
 
 
-def _make_times(
-    options: ReproduceArguments, where: PlaceArguments, tables: Path, console: Console
+def _measure(
+    name: str, options: ReproduceArguments, where: PlaceArguments, tables: Path, console: Console
 ) -> list[Path]:
-    folder = where.records_of(options.preset)
-    runs = _timed(options)
-    missing = [run for run in runs if read_times(folder, run, options.rounds) is None]
-    steps = (options.rounds + 1) * len(TIMED_METHODS) * len(missing)
-    with watch_on(console)("steps of both methods", steps) as tick:
-        for run in missing:
-            measure(run, where.place, options.rounds, tick).write(folder)
-    table = iteration_table(_measured(options, folder))
+    folder, wanted = where.records_of(options.preset), MEASURED_TABLES[name]
+    missing = wanted.missing(options, folder)
+    steps = (options.rounds + 1) * sum(map(wanted.methods, missing))
+    with watch_on(console)("steps of all methods", steps) as tick:
+        for each in missing:
+            wanted.measure(each, where.place, options.rounds, tick).write(folder)
+    table = wanted.table(wanted.measured(options, folder))
     print(markdown.render(table))
     return list(write_table(table, tables))
 
 
-def _measured(options: ReproduceArguments, folder: Path) -> list[IterationTimes]:
-    found = (read_times(folder, run) for run in _timed(options))
-    return [times for times in found if times is not None]
-
-
-def _timed(options: ReproduceArguments) -> list[RunDescription]:
-    timed = options.chosen.timed
-    return [] if timed is None else timed(options.model or options.chosen.model)
+def _measured_tables(options: ReproduceArguments, folder: Path) -> Iterator[Printout]:
+    for each in MEASURED_TABLES.values():
+        times = each.measured(options, folder)
+        if times:
+            yield each.table(times)
 
 
 def _list(grid: Grid, records: RecordFolder) -> None:
@@ -137,10 +138,10 @@ def _list(grid: Grid, records: RecordFolder) -> None:
 
 
 def _check_effects(table: str, options: ReproduceArguments, typed: dict[str, Any]) -> None:
-    if table == TIMES:
-        refuse_idle(typed, ("seeds", "jobs", "launcher"), f"on {TIMES}, which is measured here")
+    if table in MEASURED_TABLES:
+        refuse_idle(typed, ("seeds", "jobs", "launcher"), f"on {table}, which is measured here")
     else:
-        refuse_idle(typed, ("rounds",), f"without {TIMES}")
+        refuse_idle(typed, ("rounds",), f"without {TIMES} or {STEP_TIMES}")
     if options.dry_run:
         idle = ("output_dir", "jobs", "launcher", "threads", "work")
         refuse_idle(typed, idle, "with --dry_run, which makes no run")

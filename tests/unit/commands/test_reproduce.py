@@ -11,9 +11,8 @@ from command_line import lora2, refused
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.jobs import LocalRunner
-from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.task_suite import TUNING_SEED, SettingsTable
+from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.setting import Search, Setting
@@ -126,9 +125,10 @@ def test_a_table_that_a_model_cannot_have_is_left_out_of_the_page(
     def grid(wanted):
         if wanted.table == "table4":
             raise UserError("weights: the matrices have no short names.")
-        return small.grid(wanted)
+        return tiny.grid(wanted)
 
-    preset = replace(PRESETS["small"], tables=("table1", "table4"), grid=grid)
+    tiny = PRESETS["small"]
+    preset = replace(tiny, tables=("table1", "table4"), grid=grid)
     monkeypatch.setitem(PRESETS, "small", preset)
     assert lora2("reproduce", "table1", *folders) == 0
     assert (tmp_path / "records" / "tables" / "index.html").is_file()
@@ -158,10 +158,10 @@ def test_a_failed_run_stands_in_the_table_and_is_tried_again(folders, runs, caps
 
 
 def test_an_impossible_run_is_refused_before_anything_is_written(
-    folders, monkeypatch, tmp_path, capsys
+    folders, tiny_model, monkeypatch, tmp_path, capsys
 ):
     settings = (SETTINGS[0], replace(SETTINGS[1], options={"k": 0}))
-    monkeypatch.setattr(small, "TABLES", {"table1": SettingsTable("tiny", settings)})
+    shrink_small_preset(monkeypatch, tiny_model, settings)
     said = refused(capsys, "reproduce", "table1", *folders)
     assert "agreement-lora-s0-" in said
     assert "k=0 must be" in said
@@ -181,6 +181,24 @@ def test_a_work_folder_that_is_a_file_is_refused(folders, tmp_path, capsys):
     (tmp_path / "work").write_text("mine")
     assert f"{tmp_path / 'work'} is a file" in refused(capsys, "reproduce", "table1", *folders)
     assert not (tmp_path / "records").exists()
+
+
+def test_measured_steps_are_a_table_and_a_column_of_the_table_they_are_of(
+    folders, runs, tmp_path, capsys
+):
+    options = [*folders, "--rounds=2"]
+    assert lora2("reproduce", "times", *options) == 0
+    said = capsys.readouterr().out
+    assert "agreement, ratio" in said
+    assert runs.made == []
+    (file,) = (tmp_path / "records").glob("iteration-times-*.json")
+    measured = file.read_bytes()
+    assert lora2("reproduce", "times", *options) == 0
+    assert file.read_bytes() == measured
+    assert lora2("reproduce", "table1", *folders) == 0
+    assert "step, of LoRA² k=2's" in capsys.readouterr().out
+    page = (tmp_path / "records" / "tables" / "index.html").read_text()
+    assert 'id="times"' in page
 
 
 # --- tune ---

@@ -255,6 +255,7 @@ OTHER_COMMANDS = [
     ("tune lora2 --launcher=ray --jobs=2", "jobs"),
     ("tune lora2 --task=agreement --data_dir=.", "data_dir"),
     ("reproduce table1 --rounds=3", "rounds"), ("reproduce table2 --seeds=3", "seeds"),
+    ("reproduce times --preset=leaderboard --jobs=2", "jobs"),
     ("reproduce table1 --dry_run --jobs=2", "jobs"),
     ("params --arch=roberta-large --weights=Q --target_modules query", "weights"),
     ("params --arch=roberta-large --r=4 --method=lora", "init_r"),

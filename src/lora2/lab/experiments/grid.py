@@ -33,19 +33,21 @@ class Column:
 
 @dataclass(frozen=True)
 class Measure:
-    """One more number of a row, over all its runs.
+    """One more number of a row.
 
     Attributes:
         name: key of the column in files for programs.
         label: as tables print it, with its unit.
-        of: the number of a run; None where its record has none.
+        of: the number of a run, of which the table shows the mean; None where its record has none.
         digits: decimals that are printed.
+        by_row: the number of each row by its name, where it was not measured in the runs.
     """
 
     name: str
     label: str
-    of: Callable[[RunRecord], float | None]
+    of: Callable[[RunRecord], float | None] = lambda record: None
     digits: int = 0
+    by_row: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class IterationTimes:
         task: name of the task.
         model: the model whose weights and tokenizer were used.
         batch_size: rows of a batch.
-        seconds: by method, of whole training steps on the same batches: one number a round.
+        seconds: by method, or by row of a table, of whole training steps on the same batches: one
+            number a round.
         threads: CPU threads of torch.
         device: name of the CPU or the card.
         versions: of Python and the packages.

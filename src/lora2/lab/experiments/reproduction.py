@@ -13,12 +13,17 @@ from lora2.lab.experiments.rates import read_choices
 from lora2.support.files import check_may_be_folder
 
 TIMES = "table2"
-"""The table that is measured in turns, not made from runs."""
+"""The paper's table of times, which is measured in turns and not made from runs."""
+
+STEP_TIMES = "times"
+"""Likewise, of all rows of a table."""
 
 
 def tables_of(preset: Preset) -> tuple[str, ...]:
     """Return the names of all tables and figures that can be asked for."""
-    return preset.tables if preset.timed is None else (*preset.tables, TIMES)
+    times = () if preset.timed is None else (TIMES,)
+    step_times = () if preset.step_times is None else (STEP_TIMES,)
+    return (*preset.tables, *times, *step_times)
 
 
 @dataclass

@@ -118,6 +118,8 @@ def _all_finished(row: Row, columns: Sequence[Column], records: _Records) -> lis
 def _measured(
     measure: Measure, row: Row, columns: Sequence[Column], records: _Records
 ) -> Estimate | None:
+    if measure.by_row is not None:
+        return estimate([measure.by_row[row.name]] if row.name in measure.by_row else [])
     # A cut has been scored, and nothing else of it was measured.
     found = [] if row.cut is not None else _all_finished(row, columns, records)
     return estimate([value for record in found if (value := measure.of(record)) is not None])

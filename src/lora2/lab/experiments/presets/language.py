@@ -100,4 +100,5 @@ PRESET = tuned_preset(
     SMOLLM2,
     TABLES,
     TUNED_SETTINGS,
+    step_times=NAME,
 )

@@ -98,5 +98,5 @@ PRESET = tuned_preset(
     MINILM,
     {NAME: _TABLE},
     TUNED_SETTINGS,
-    timed=_SHARED["lora2-k8"],
+    step_times=NAME,
 )

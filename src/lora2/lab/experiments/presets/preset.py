@@ -25,6 +25,7 @@ class Preset:
         grid: returns what is asked for as data; a UserError says what of it cannot be had.
         timed: returns for a model one run a task, on whose batches Table 2 measures; None if the
             preset has no Table 2.
+        step_times: the table whose rows' training steps are measured in turns; None if none are.
         suite: the model and tasks on which learning rates are searched; None if none are.
         tuned: the settings whose learning rate `lora2 tune` searches there.
     """
@@ -36,5 +37,6 @@ class Preset:
     tables: tuple[str, ...]
     grid: Callable[[Wanted], Grid]
     timed: Callable[[str], list[RunDescription]] | None = None
+    step_times: str | None = None
     suite: TaskSuite | None = None
     tuned: tuple[Setting, ...] = ()

@@ -21,6 +21,7 @@ def tuned_preset(
     tables: Mapping[str, SettingsTable],
     tuned: tuple[Setting, ...],
     timed: Setting | None = None,
+    step_times: str | None = None,
 ) -> Preset:
     """Return a preset of a suite; it refuses another model than the suite's.
 
@@ -31,6 +32,7 @@ def tuned_preset(
         tables: by name.
         tuned: the settings whose learning rate is searched.
         timed: the setting that Table 2 measures; None if the preset has no Table 2.
+        step_times: the table whose rows' training steps are measured; None if none are.
     """
 
     def grid(wanted: Wanted) -> Grid:
@@ -44,6 +46,7 @@ def tuned_preset(
         tables=tuple(tables),
         grid=grid,
         timed=None if timed is None else partial(suite.timed, name, timed),
+        step_times=step_times,
         suite=suite,
         tuned=tuned,
     )
