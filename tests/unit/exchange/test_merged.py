@@ -1,5 +1,6 @@
 """A merged checkpoint needs no adapter and computes what the adapter did."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -44,28 +45,24 @@ def adapted(name: str = "llama", **fields):
     return model
 
 
-# In float32 the tiny Llama rounds to more than 1e-5 of its largest logit, merged or not.
-@pytest.mark.parametrize(
-    ("name", "dtype", "limit"),
-    [
-        *((name, torch.float64, 1e-12) for name in MODELS),
-        *((name, torch.float32, 1e-5) for name in MODELS if name != "llama"),
-    ],
-)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_merged_checkpoint_equals_the_adapter(
     name: str, dtype: torch.dtype, limit: float, tmp_path: Path
 ) -> None:
-    model = adapted(name).to(dtype)
+    model = adapted(name)
     batch = {key: tensor for key, tensor in bert_batch().items() if key != "labels"}
     with torch.no_grad():
-        expected = model(**batch).logits
-    export = export_merged(model, tmp_path / "merged")
+        # In float32 the adapter itself rounds to about 1e-5, on some processors to more than the
+        # merged model does.
+        expected = copy.deepcopy(model).double()(**batch).logits
+    export = export_merged(model.to(dtype), tmp_path / "merged")
     kind = type(MODELS[name][0]())
     reloaded = kind.from_pretrained(tmp_path / "merged", dtype=dtype).eval()
     with torch.no_grad():
         assert difference(reloaded(**batch).logits, expected) < limit
         assert torch.equal(reloaded(**batch).logits, export.model(**batch).logits)
-    assert export.difference < limit
+    assert export.difference < 2 * limit
     assert not [key for key, _ in reloaded.named_parameters() if "lora2" in key]
 
 
