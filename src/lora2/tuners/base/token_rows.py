@@ -137,8 +137,9 @@ def check_rows(model: nn.Module, config: Any) -> None:
             )
         if max(ids) >= rows:
             raise UserError(
-                f"{FIELD}: there is no token {max(ids)} among the {rows} of {name}; add the tokens "
-                "to the tokenizer and call model.resize_token_embeddings(len(tokenizer)) before."
+                f"{FIELD}: there is no token {max(ids)} among the {rows} of {name}; give a model "
+                "with a row for each token, as model.resize_token_embeddings(len(tokenizer)) makes "
+                "it once the tokens are added."
             )
         for each in (name, *_sharing(model, base.weight, name)):
             _check_is_free(model, each, config)
