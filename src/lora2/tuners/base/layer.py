@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base import merging
+from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.base_attributes import BaseAttributes
 from lora2.tuners.base.changed_weights import ChangedWeight
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.offloading import loaded_weight
 from lora2.tuners.base.quantized import is_quantized, plain_linear
 from lora2.tuners.base.scaling import ScaledLayer
-
-BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
 
 class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):

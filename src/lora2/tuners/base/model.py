@@ -14,6 +14,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
@@ -23,7 +24,7 @@ from lora2.tuners.base.experts import (
     matrix_name,
     parameter_of,
 )
-from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer, layers_with
+from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners

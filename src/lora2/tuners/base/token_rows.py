@@ -16,6 +16,7 @@ from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.support.field_types import shortened
 from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
 
 FIELD = "trainable_token_indices"
@@ -110,7 +111,7 @@ def checked_indices(indices: Any) -> Indices | None:
 
 def _checked(ids: Any, place: str) -> list[int]:
     if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
-        raise UserError(f"{place}={ids!r}: {_EXAMPLE}.")
+        raise UserError(f"{place}={ids if isinstance(ids, list) else shortened(ids)}: {_EXAMPLE}.")
     if len(set(ids)) < len(ids):
         twice = next(each for each in ids if ids.count(each) > 1)
         raise UserError(f"{place}: {twice} is there twice; write each token id once.")
