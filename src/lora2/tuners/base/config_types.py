@@ -24,7 +24,7 @@ def check_types(config: Any) -> None:
     Raises:
         UserError: the sentence names field and value.
     """
-    for name, hint, default in _declared(type(config)):
+    for name, hint, default in _declared(config.__class__):
         value = getattr(config, name)
         if value is None and default is None:
             continue
