@@ -25,6 +25,7 @@ from lora2.tuners.base.experts import (
     parameter_of,
 )
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
+from lora2.tuners.base.own_forward import warn_of_own_forwards
 from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
@@ -181,7 +182,7 @@ class AdaptedModel(PlacingTuner):
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
         """Add the change of the named (or active) adapters to the base weights."""
-        check_rows_apart(self.model, adapter_names or self.active_adapters)
+        self._check_merge(adapter_names or self.active_adapters)
         # Weights may have been tied or loaded since the adapters were added.
         count_weight_owners(self.model)
         super().merge_adapter(adapter_names, safe_merge)
@@ -197,7 +198,7 @@ class AdaptedModel(PlacingTuner):
         Where layers were quantized, the model is a plain one in the dtype that it computes in, as
         if it had been loaded without quantization: see `AdaptedLayer.merge`.
         """
-        check_rows_apart(self.model, adapter_names or self.active_adapters)
+        self._check_merge(adapter_names or self.active_adapters)
         layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
         count_weight_owners(self.model)
@@ -205,6 +206,10 @@ class AdaptedModel(PlacingTuner):
         if dtype is not None:
             dequantize_model(merged, dtype)
         return merged
+
+    def _check_merge(self, adapter_names: list[str]) -> None:
+        check_rows_apart(self.model, adapter_names)
+        warn_of_own_forwards(self.model, adapter_names)
 
     # Mixed batches
 
