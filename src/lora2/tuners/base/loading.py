@@ -223,6 +223,8 @@ def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
             raise _sizes_differ(path, found, sizes) from error
         if isinstance(cause, KeyError) and str(cause.args[0]).startswith(_PREFIX):
             raise UserError(f"{path / WEIGHTS} lacks {cause.args[0]}; {_DAMAGED}.") from error
+        if cause is None and str(error).startswith("model: "):
+            raise UserError(f"{str(error).rstrip('.')} ({path}).") from error
         if cause is None:
             raise UserError(f"{path / WEIGHTS} does not fit the {CONFIG} there: {error}") from error
         raise

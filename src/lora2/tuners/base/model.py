@@ -17,7 +17,12 @@ from lora2.errors import UserError
 from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
-from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
+from lora2.tuners.base.expert_targets import (
+    choose_parameters,
+    is_chosen,
+    names_parameter,
+    warn_of_unknown_parameters,
+)
 from lora2.tuners.base.experts import (
     ExpertMatrix,
     ExpertsLayer,
@@ -159,6 +164,7 @@ class AdaptedModel(PlacingTuner):
         if hasattr(config, "target_parameters"):
             choose_parameters(config, model, tuple(self.layer_types))
             _check_drops_nothing(config)
+            warn_of_unknown_parameters(config, model)
         has_parameters = bool(getattr(config, "target_parameters", None))
         with warnings.catch_warnings():
             # PEFT knows the target modules, not the layers inside them that have patterns too.
