@@ -387,6 +387,8 @@ def test_an_adapter_of_another_number_of_experts_is_refused(number: int, tmp_pat
         assert load(with_experts(2), tmp_path)
 
 
+# pytest.warns gives transformers' own warning again, as one of this file.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_one_of_several_parameters_that_matches_nothing_is_named():
     with pytest.warns(
         RuntimeWarning, match=r"^target_parameters=\['experts.w9'\] were set"
