@@ -13,7 +13,9 @@ from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
+from lora2.training.new_tokens import rows_to_add
 from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.token_rows import FIELD as ROWS
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,9 @@ def _lora(
     export = export_lora(run.model, output, compact=compact, batch=batch, tokenizer=run.tokenizer)
     ranks = sorted(export.ranks.values())
     said = [f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}"]
-    if run.settings.text.new_tokens:
-        said.append(
-            "Before PEFT loads it, the base model needs rows for the tokens: "
-            f"resize_token_embeddings({len(run.tokenizer)}); AutoPeftModelForCausalLM does it"
-        )
+    if getattr(run.model.peft_config["default"], ROWS, None):
+        needed = rows_to_add(run.model.get_base_model(), run.base_model)
+        said += [] if needed is None else [needed]
     for engine, objections in export.objections.items():
         said.append(
             f"{engine}: " + (f"no, {'; '.join(objections)}" if objections else "will serve it")

@@ -20,7 +20,9 @@ from lora2.training.models import (
     load_language_model,
     quiet_loading,
 )
+from lora2.training.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
 from lora2.tuners.base.loading import WEIGHTS, find_adapter, saved_tensors
+from lora2.tuners.base.token_rows import FIELD as ROWS
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -34,16 +36,29 @@ def execute(arguments: Sequence[str]) -> int:
     folder = find_adapter(options.adapter, "adapter")
     config = check_importable(folder)
     with quiet_loading():
-        base = _base_model(config, folder, options.model or config.base_model_name_or_path)
+        name = options.model or config.base_model_name_or_path
+        base = _base_model(config, folder, name)
+        # Otherwise the rows of added tokens would have no place, and no tokens.
+        tokenizer = tokenizer_of(folder) if getattr(config, ROWS, None) else None
+        if tokenizer is not None:
+            grow_vocabulary(base, len(tokenizer))
         source = load_source(base, folder)
         batch = sample_batch(source)
         expected = logits(source, batch)
         model = import_lora(base, folder, target_r=options.target_r)
         difference = check_same(expected, logits(model.eval(), batch), tolerance_of(model))
         with new_folder(options.output) as temporary:
-            model.save_pretrained(str(temporary))
+            if tokenizer is None:
+                model.save_pretrained(str(temporary))
+            else:
+                # The rows are in the adapter, so that the embedding need not be.
+                model.save_pretrained(str(temporary), save_embedding_layers=False)
+                tokenizer.save_pretrained(temporary)
     adapter = model.peft_config["default"]
     print(f"LoRA² adapter of k = {adapter.k} written to {options.output}")
+    needed = None if tokenizer is None else rows_to_add(model.get_base_model(), name)
+    if needed is not None:
+        print(needed)
     print(f"Its logits differ from those of {folder} by {difference:.1e} of the largest")
     return 0
 

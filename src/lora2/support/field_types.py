@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
@@ -51,6 +52,14 @@ def _fit(value: dict[Any, Any], parts: tuple[Any, ...]) -> bool:
         return True
     names, values = parts
     return all(fits(name, names) and fits(each, values) for name, each in value.items())
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except (OverflowError, TypeError):
+        return False
 
 
 def _is_enum(kind: Any) -> bool:

@@ -107,7 +107,7 @@ class Settings:
     def __init__(self, *tokens: str, rows: object = None) -> None:
         self.text = type("", (), {"new_tokens": list(tokens)})
         self.model = type("", (), {"model": "tiny"})
-        self.adapter = {"k": 4, "trainable_token_indices": rows}
+        self.adapter = {"start_from": None, "trainable_token_indices": rows}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -117,7 +117,7 @@ def test_rows_start_near_the_mean_and_the_head_has_some_too(tied: bool, tmp_path
     mean = model.model.embed_tokens.weight.mean(0)
     options = with_new_tokens(Settings("<a>", rows=[7]), tokenizer, model)
     ids = {"model.embed_tokens": [7, 260]} | ({} if tied else {"lm_head": [260]})
-    assert options == {"k": 4, "trainable_token_indices": ids}
+    assert options == {"start_from": None, "trainable_token_indices": ids}
     assert model.model.embed_tokens.weight.shape == model.lm_head.weight.shape == (261, 16)
     torch.testing.assert_close(model.model.embed_tokens.weight[260], mean, atol=1e-3, rtol=0)
     assert tokenizer.decode(tokenizer("x<a>y").input_ids, skip_special_tokens=True) == "x<a>y"

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from peft import TaskType
 from peft.utils import PeftType
 from torch import nn
+from transformers import AutoConfig, PretrainedConfig
 
 from lora2.errors import UserError
 from lora2.exchange.from_lora import check_importable, import_lora
+from lora2.support.field_types import shortened
 from lora2.training.methods.method import Options
-from lora2.training.models import BaseModel
-from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
+from lora2.training.models import BaseModel, quiet_loading
+from lora2.training.run_files import DAMAGED
+from lora2.tuners.base.loading import blaming, find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
@@ -20,6 +24,7 @@ from lora2.tuners.lora2.layer import adapted_layers
 _SCHEDULE = (*SCHEDULE_FIELDS, "lora_dropout")
 # What an adapter of LoRA² has been trained as, and a LoRA becomes.
 _FORM = ("orthogonality", "orthogonality_terms", "orth_reg_weight", "lora_alpha")
+_NUMBERS = "numbers"
 
 
 def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
@@ -40,6 +45,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
             f"start_from: the adapter in {folder} is for {config.task_type}, and this run is "
             f"{wanted}; give one that was trained for the same."
         )
+    _check_labels(base, folder)
     if not ours:
         return import_lora(base.model, folder, **fields, **{name: options[name] for name in _FORM})
     adapted = load_adapter(base.model, folder, is_trainable=True)
@@ -55,3 +61,39 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     for layer in adapted_layers(adapted, "default").values():
         layer.add_dropout("default", fields["lora_dropout"])
     return adapted
+
+
+def _check_labels(base: BaseModel, folder: Path) -> None:
+    """Check that an adapter was trained for the labels of this run, where its run has saved them.
+
+    Raises:
+        UserError: its head would mean other labels.
+    """
+    file = folder / "config.json"
+    if base.task_type == TaskType.CAUSAL_LM or not file.is_file():
+        return
+    with blaming(str(file), DAMAGED), quiet_loading():
+        saved = AutoConfig.from_pretrained(folder)
+    before, now = _labels(saved), _labels(base.model.config)
+    # Without names, PEFT finds a head of another size.
+    if before and now and before != now:
+        raise UserError(
+            f"start_from: the adapter in {folder} was trained for {_in_words(before)}, and the "
+            f"data of this run have {_in_words(now)}; give data with the same labels, or leave "
+            "start_from out."
+        )
+
+
+def _labels(config: PretrainedConfig) -> list[str]:
+    """Return the names of what a head tells apart; empty if they have none."""
+    if config.problem_type == "regression":
+        return [_NUMBERS]
+    names = list(config.id2label.values())
+    # What transformers writes where no names are given.
+    return [] if names == [f"LABEL_{index}" for index in range(len(names))] else names
+
+
+def _in_words(labels: list[str]) -> str:
+    if labels == [_NUMBERS]:
+        return _NUMBERS
+    return f"the {len(labels)} labels {shortened(', '.join(labels))}"

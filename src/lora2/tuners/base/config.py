@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -12,6 +11,9 @@ import torch
 from peft.config import PeftConfig
 
 from lora2.errors import UserError
+from lora2.support.field_types import shortened
+from lora2.support.ranges import SIZE
+from lora2.tuners.base.config_types import check_types
 from lora2.tuners.base.token_rows import checked_indices
 from lora2.tuners.base.unknown_fields import check_known_fields
 
@@ -64,11 +66,8 @@ class TargetConfig(PeftConfig):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        check_types(self)
         super().__post_init__()
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{each.name}={value} must be a finite number.")
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         pattern = self.target_modules
@@ -93,13 +92,16 @@ class TargetConfig(PeftConfig):
 
 
 def check_whole(name: str, value: Any, lowest: int = 1) -> None:
-    """Check that a field is a whole number.
+    """Check that a field is a whole number, and no larger than anything in memory.
 
     Raises:
-        UserError: it is none, or below `lowest`.
+        UserError: it is none, below `lowest`, or too large.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise UserError(f"{name}={value!r} must be a whole number of at least {lowest}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < SIZE.below:
+        most = f" and below {SIZE.below:,.0f}" if isinstance(value, int) and value > lowest else ""
+        raise UserError(
+            f"{name}={shortened(value)} must be a whole number of at least {lowest}{most}."
+        )
 
 
 def check_alpha(alpha: Any, usual: float, name: str = "lora_alpha") -> None:
@@ -114,8 +116,22 @@ def check_alpha(alpha: Any, usual: float, name: str = "lora_alpha") -> None:
     is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not is_number or not limits.tiny <= alpha <= limits.max:
         raise UserError(
-            f"{name}={alpha!r} must be above 0, and a number that float32 can hold "
+            f"{name}={shortened(alpha)} must be above 0, and a number that float32 can hold "
             f"({limits.tiny:.1e} to {limits.max:.1e}); {usual:g} is the default."
+        )
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Check that a field is one of some values.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    # 1 == True, and is not the same.
+    if not any(type(value) is type(each) and value == each for each in allowed):
+        raise UserError(
+            f"{name}={shortened(value)} is not known: choose one of "
+            f"{', '.join(map(repr, allowed))}."
         )
 
 

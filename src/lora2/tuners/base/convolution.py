@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layer import AdaptedLayer
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -23,27 +22,11 @@ class ConvolutionLayer(AdaptedLayer):
         weight_shape = base.weight.shape
         return weight_shape[0], prod(weight_shape[1:])
 
-    def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
-        """Base output plus that of the adapters; of a forward of its own, with the sum as weight.
-
-        Such a forward may pad its input, or compute another kernel from the weight.
-        """
-        if (
-            adapter_names
-            and self.has_own_forward
-            and not any(map(self.drops_inputs, adapter_names))
-        ):
-            weights = self.changed_weights(adapter_names)
-            return call_with(self.base_layer, weights, x, *args, **kwargs)
-        return super().adapted_output(x, adapter_names, *args, **kwargs)
-
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """x [batch, channels, *sizes] → the base layer's output shape."""
         base: Any = self.get_base_layer()
         if self.has_own_forward:
-            weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
-            output: Tensor = call_with(base, [ChangedWeight(base, "weight", weight)], x)
-            return output - base(x)
+            return self.difference_by_weight(x, B, A)
         if base.groups > 1:
             # Each group reads other channels, so one thin kernel cannot serve all outputs.
             return base._conv_forward(x, self.in_weight_layout(B @ A), None)
@@ -56,7 +39,7 @@ class ConvolutionLayer(AdaptedLayer):
 
     @property
     def has_own_forward(self) -> bool:
-        """Whether the base layer computes something else, or more, than torch's convolution."""
+        """Whether it pads its input, say, or computes another kernel from the weight."""
         return type(self.get_base_layer()).forward not in _PLAIN_FORWARDS
 
     def lora_groups(self) -> int:

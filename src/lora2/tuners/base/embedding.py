@@ -4,9 +4,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora2.tuners.base.layer import AdaptedLayer
+
+
+def looks_up_more_than_rows(base: Any) -> bool:
+    """Whether an embedding changes rows when it looks them up, other than by an `embed_scale`.
+
+    It may look up other rows than its input says, as embeddings of positions do.
+    """
+    if base.max_norm is not None:
+        return True
+    is_plain = type(base).forward is nn.Embedding.forward
+    return not is_plain and getattr(base, "embed_scale", None) is None
 
 
 class EmbeddingLayer(AdaptedLayer):
@@ -28,10 +39,17 @@ class EmbeddingLayer(AdaptedLayer):
     def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
         """Indices x [...] → [..., width]."""
         base: Any = self.get_base_layer()
+        if self.has_own_forward:
+            return self.difference_by_weight(x, B, A)
         output = F.embedding(x, B, padding_idx=base.padding_idx) @ A
         # Some models multiply the embedding by a constant in its forward pass.
         scale: Any = self._get_embed_scale()
         return output if scale is None else output * scale.to(output.dtype)
+
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether it does more than to look up rows, and to multiply them by `embed_scale`."""
+        return looks_up_more_than_rows(self.get_base_layer())
 
     def in_weight_layout(self, matrix: Tensor) -> Tensor:
         """[vocabulary, width] as it is."""

@@ -74,6 +74,23 @@ def names_parameter(config: Any, parameter: str) -> bool:
     return _is_named(parameter, getattr(config, "target_parameters", None) or ())
 
 
+def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
+    """Warn of entries of target_parameters that no parameter has, where other entries have some.
+
+    Of all of them PEFT warns itself.
+    """
+    targets = getattr(config, "target_parameters", None) or ()
+    names = [name.replace(".base_layer.", ".") for name, _ in model.named_parameters()]
+    unknown = [each for each in targets if not any(_is_named(name, [each]) for name in names)]
+    if unknown and len(unknown) < len(targets):
+        warnings.warn(
+            # PEFT's own sentence.
+            f"target_parameters={unknown} were set but no parameter was matched.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def _that_name_modules(
     targets: Collection[str] | str,
     gone: set[str],

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lora2.errors import UserError
+from lora2.mathematics.transforms import is_traced
+from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.whole import is_sharded
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.offloading import execution_device
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # mlp.experts.matrices.gate_up_proj.3: the matrix of expert 3 in the parameter gate_up_proj.
+_TENSOR = re.compile(r"^(.*\bmatrices\.[^.]+)\.(\d+)\.")
 _MATRIX = re.compile(r"^(?:(.*)\.)?matrices\.([^.]+)\.\d+$")
 
 
@@ -162,6 +165,10 @@ class ExpertsLayer(nn.Module):
                 changed[name] = weight
         if not changed:
             return self.base_layer(*args, **kwargs)
+        if is_traced():
+            # `functional_call` refuses the modules that torch.jit.trace puts in their place.
+            weights = [ChangedWeight(self.base_layer, name, new) for name, new in changed.items()]
+            return call_with(self.base_layer, weights, *args, **kwargs)
         # Not `call_with`, which torch 2.8 does not compile without a graph break.
         return functional_call(self.base_layer, changed, args, kwargs)
 
@@ -196,6 +203,32 @@ def parameter_of(module_name: str) -> str | None:
     """Return the name of the parameter in which the module of this name is an expert's matrix."""
     found = _MATRIX.match(module_name)
     return None if found is None else ".".join(part for part in found.groups() if part)
+
+
+def check_number_of_experts(model: nn.Module, adapter_name: str, saved: Iterable[str]) -> None:
+    """Check that a saved adapter is of as many experts as the model has.
+
+    saved: the names of its tensors, as the model has them.
+
+    Raises:
+        UserError: it is of more or fewer.
+    """
+    numbers: dict[str, int] = {}
+    for name in saved:
+        found = _TENSOR.match(name)
+        if found:
+            parameter, index = found.groups()
+            numbers[parameter] = max(numbers.get(parameter, 0), int(index) + 1)
+    for name, module in model.named_modules():
+        of_parameters: Any = module.matrices.items() if isinstance(module, ExpertsLayer) else ()
+        for own, matrices in of_parameters:
+            number = numbers.get(f"{name}.matrices.{own}", len(matrices))
+            lacks = any(matrix.has_adapter(adapter_name) for matrix in matrices[number:])
+            if number > len(matrices) or lacks:
+                raise UserError(
+                    f"model: the adapter is of {number} experts in {name}.{own}, and this model "
+                    f"has {len(matrices)}; give the model that it was trained on."
+                )
 
 
 def split_targets(names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base import merging
+from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.base_attributes import BaseAttributes
-from lora2.tuners.base.changed_weights import ChangedWeight
+from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.offloading import loaded_weight
 from lora2.tuners.base.quantized import is_quantized, plain_linear
 from lora2.tuners.base.scaling import ScaledLayer
-
-BASE_ONLY = "__base__"  # PEFT's name, in mixed batches, for "no adapter"
 
 
 class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
@@ -75,6 +74,14 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     def layers_inside(self) -> tuple[tuple[nn.Module, str], ...]:
         """Parents and names of layers in the base layer that are adapted with it."""
         return ()
+
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether the base layer computes something else, or more, than its kind does.
+
+        Its output is then that of the changed weight, not the base output plus the adapter's.
+        """
+        return False
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
         """Dtype in which products with x are taken: autocast lowers all but float64."""
@@ -184,6 +191,13 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             for name, weight in changed.items()
         ]
 
+    def difference_by_weight(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """What the change B A of the weight adds to the output of a forward of its own."""
+        base: Any = self.get_base_layer()
+        weight = (base.weight + self.in_weight_layout(B @ A)).to(base.weight.dtype)
+        output: Tensor = call_with(base, [ChangedWeight(base, "weight", weight)], x)
+        return output - base(x)
+
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""
         with torch.autocast(x.device.type, enabled=False):
@@ -214,7 +228,14 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     def adapted_output(
         self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Base output plus that of the named adapters."""
+        """Base output plus that of the named adapters; of a forward of its own, by its weight."""
+        if (
+            adapter_names
+            and self.has_own_forward
+            and not any(map(self.drops_inputs, adapter_names))
+        ):
+            weights = self.changed_weights(adapter_names)
+            return call_with(self.base_layer, weights, x, *args, **kwargs)
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
             base: Any = self.get_base_layer()

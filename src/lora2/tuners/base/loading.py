@@ -31,6 +31,7 @@ _MISMATCH = re.compile(
     r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
 _PREFIX = "base_model.model."
+_WHOLE_MODULE = ".modules_to_save."
 # Fields of our own configs by whose defaults a saved adapter would compute something else.
 _NEEDED = ("k", "init_r", "lora_alpha", "orthogonality", "bottleneck_size", "activation")
 FIELDS_OF_PEFT = {
@@ -222,6 +223,8 @@ def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
             raise _sizes_differ(path, found, sizes) from error
         if isinstance(cause, KeyError) and str(cause.args[0]).startswith(_PREFIX):
             raise UserError(f"{path / WEIGHTS} lacks {cause.args[0]}; {_DAMAGED}.") from error
+        if cause is None and str(error).startswith("model: "):
+            raise UserError(f"{str(error).rstrip('.')} ({path}).") from error
         if cause is None:
             raise UserError(f"{path / WEIGHTS} does not fit the {CONFIG} there: {error}") from error
         raise
@@ -235,6 +238,16 @@ def _sizes_differ(
     path: Path, found: Sequence[tuple[str, str, str]], sizes: dict[str, tuple[int, ...]]
 ) -> UserError:
     """Blame the base model where a tensor differs in a size that the base weight has."""
+    shapes = [(saved.split(", "), here.split(", ")) for _, saved, here in found]
+    if all(_WHOLE_MODULE in name for name, _, _ in found) and all(
+        saved[1:] == here[1:] for saved, here in shapes
+    ):
+        name, ((saved_first, *_), (here_first, *_)) = found[0][0], shapes[0]
+        head = name.removeprefix(_PREFIX).partition(_WHOLE_MODULE)[0]
+        return UserError(
+            f"model: the {head} in the adapter in {path} has {saved_first} outputs, and that of "
+            f"this model {here_first}; give the labels, or the num_labels, that it was trained for."
+        )
     for name, saved, here in found:
         module = name.removeprefix(_PREFIX)
         while module and f"{module}.weight" not in sizes:

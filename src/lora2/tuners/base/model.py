@@ -14,20 +14,28 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
-from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
+from lora2.tuners.base.expert_targets import (
+    choose_parameters,
+    is_chosen,
+    names_parameter,
+    warn_of_unknown_parameters,
+)
 from lora2.tuners.base.experts import (
     ExpertMatrix,
     ExpertsLayer,
     matrix_name,
     parameter_of,
 )
-from lora2.tuners.base.layer import BASE_ONLY, AdaptedLayer, layers_with
+from lora2.tuners.base.layer import AdaptedLayer, layers_with
+from lora2.tuners.base.own_forward import warn_of_own_forwards
 from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.token_rows import check_rows_apart
 from lora2.tuners.base.tuner import PlacingTuner
 
 _ONLY_LAYERS_INSIDE = (
@@ -156,6 +164,7 @@ class AdaptedModel(PlacingTuner):
         if hasattr(config, "target_parameters"):
             choose_parameters(config, model, tuple(self.layer_types))
             _check_drops_nothing(config)
+            warn_of_unknown_parameters(config, model)
         has_parameters = bool(getattr(config, "target_parameters", None))
         with warnings.catch_warnings():
             # PEFT knows the target modules, not the layers inside them that have patterns too.
@@ -179,6 +188,7 @@ class AdaptedModel(PlacingTuner):
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
         """Add the change of the named (or active) adapters to the base weights."""
+        self._check_merge(adapter_names or self.active_adapters)
         # Weights may have been tied or loaded since the adapters were added.
         count_weight_owners(self.model)
         super().merge_adapter(adapter_names, safe_merge)
@@ -194,6 +204,7 @@ class AdaptedModel(PlacingTuner):
         Where layers were quantized, the model is a plain one in the dtype that it computes in, as
         if it had been loaded without quantization: see `AdaptedLayer.merge`.
         """
+        self._check_merge(adapter_names or self.active_adapters)
         layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
         count_weight_owners(self.model)
@@ -201,6 +212,10 @@ class AdaptedModel(PlacingTuner):
         if dtype is not None:
             dequantize_model(merged, dtype)
         return merged
+
+    def _check_merge(self, adapter_names: list[str]) -> None:
+        check_rows_apart(self.model, adapter_names)
+        warn_of_own_forwards(self.model, adapter_names)
 
     # Mixed batches
 

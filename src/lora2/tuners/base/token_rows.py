@@ -16,7 +16,10 @@ from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.support.field_types import shortened
+from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
+from lora2.tuners.base.embedding import looks_up_more_than_rows
 
 FIELD = "trainable_token_indices"
 SAVED_NAME = "token_adapter.trainable_tokens_delta"
@@ -43,6 +46,17 @@ class TokenRows(TrainableTokensWrapper):
     def adapter_state_dict_load_map(self, adapter_name: str) -> Any:
         """Return the names in the model of what is saved of an adapter."""
         return super().adapter_state_dict_load_map(adapter_name) if self._has(adapter_name) else {}
+
+    def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
+        """Return which of these adapters has rows; None if none has."""
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        if sum(map(self._has, names)) > 1:
+            raise UserError(
+                f"adapters: {', '.join(filter(self._has, names))} each have rows of tokens "
+                f"({FIELD}), and one adapter with rows can be active at a time; name one of them."
+            )
+        found: str | None = super().check_set_adapter(adapter_name)
+        return found
 
     def _has(self, adapter_name: str) -> bool:
         return adapter_name in self.token_adapter.trainable_tokens_delta
@@ -75,12 +89,64 @@ class TokenRows(TrainableTokensWrapper):
         return weight
 
 
+class RowsLayer(TrainableTokensLayer):
+    """PEFT's layer with the rows, on embeddings and heads with a forward of their own, too."""
+
+    def forward_adapters(self, x: Tensor, active_adapters: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the output with the rows of the active adapters."""
+        base: Any = self.get_base_layer()
+        is_plain = self.disable_adapters or not active_adapters or self.merged
+        if is_plain or not _has_own_forward(base):
+            return super().forward_adapters(x, active_adapters, *args, **kwargs)
+        self._check_overlapping_tokens(active_adapters)
+        weight = ChangedWeight(base, "weight", self.get_merged_weights(active_adapters))
+        return call_with(self.base_layer, [weight], x, *args, **kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the rows of the named (or active) adapters that have some into the weight."""
+        names = self.active_adapters if adapter_names is None else adapter_names
+        mine = [name for name in names if name in self.trainable_tokens_delta]
+        if mine:
+            super().merge(safe_merge, mine)
+
+    def unmerge(self) -> None:
+        """Write back the rows that a merge has replaced; without one there is nothing to say."""
+        if self.merged:
+            super().unmerge()
+
+
+def _has_own_forward(base: Any) -> bool:
+    if isinstance(base, nn.Embedding):
+        return looks_up_more_than_rows(base)
+    return type(base).forward is not nn.Linear.forward
+
+
+def check_rows_apart(model: nn.Module, adapter_names: list[str]) -> None:
+    """Check that no two adapters that are merged together have a row of the same token.
+
+    Raises:
+        UserError: two have.
+    """
+    for layer in (each for each in model.modules() if isinstance(each, TrainableTokensLayer)):
+        owners: dict[int, str] = {}
+        for name in dict.fromkeys([*layer.merged_adapters, *adapter_names]):
+            for token in layer.token_indices.get(name, ()):
+                if token in owners:
+                    raise UserError(
+                        f"adapter_names: {owners[token]} and {name} each have a row for token "
+                        f"{token} ({FIELD}), of which only one can be merged; merge one of them."
+                    )
+                owners[token] = name
+
+
 def complete_wrappers(model: nn.Module) -> None:
-    """Make every wrapper of PEFT's in the model a `TokenRows`, and register tied rows once."""
+    """Make every wrapper of PEFT's in the model one of ours, and register tied rows once."""
     for module in list(model.modules()):
         # PEFT makes them of its own class, and has no place to name another.
         if type(module) is TrainableTokensWrapper:
             module.__class__ = TokenRows
+        if type(module) is TrainableTokensLayer:
+            module.__class__ = RowsLayer
         if isinstance(module, TrainableTokensLayer) and module.tied_adapter is not None:
             _register_elsewhere(module)
 
@@ -110,7 +176,7 @@ def checked_indices(indices: Any) -> Indices | None:
 
 def _checked(ids: Any, place: str) -> list[int]:
     if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
-        raise UserError(f"{place}={ids!r}: {_EXAMPLE}.")
+        raise UserError(f"{place}={ids if isinstance(ids, list) else shortened(ids)}: {_EXAMPLE}.")
     if len(set(ids)) < len(ids):
         twice = next(each for each in ids if ids.count(each) > 1)
         raise UserError(f"{place}: {twice} is there twice; write each token id once.")
@@ -137,8 +203,9 @@ def check_rows(model: nn.Module, config: Any) -> None:
             )
         if max(ids) >= rows:
             raise UserError(
-                f"{FIELD}: there is no token {max(ids)} among the {rows} of {name}; add the tokens "
-                "to the tokenizer and call model.resize_token_embeddings(len(tokenizer)) before."
+                f"{FIELD}: there is no token {max(ids)} among the {rows} of {name}; give a model "
+                "with a row for each token, as model.resize_token_embeddings(len(tokenizer)) makes "
+                "it once the tokens are added."
             )
         for each in (name, *_sharing(model, base.weight, name)):
             _check_is_free(model, each, config)

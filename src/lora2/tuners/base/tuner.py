@@ -9,6 +9,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.adapter_names import check_adapter_name
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import held_by_name
@@ -24,6 +25,7 @@ class PlacingTuner(BaseTuner):
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
+        check_adapter_name(adapter_name)
         check_rows(model, self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         complete_wrappers(model)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
-from lora2.tuners.base.config import TargetConfig, check_whole
+from lora2.tuners.base.config import TargetConfig, check_choice, check_whole
 
 Activation = Literal["gelu", "relu"]
 
@@ -61,10 +61,6 @@ class BottleneckConfig(TargetConfig):
         super().__post_init__()
         self.peft_type = PeftType["BOTTLENECK"]
         check_whole("bottleneck_size", self.bottleneck_size)
-        if self.activation not in get_args(Activation):
-            raise UserError(
-                f"activation={self.activation!r} is not known: choose one of "
-                f"{', '.join(map(repr, get_args(Activation)))}."
-            )
+        check_choice("activation", self.activation, get_args(Activation))
         if self.init_std < 0:
             raise UserError(f"init_std={self.init_std} must not be negative; 0.01 is the paper's.")

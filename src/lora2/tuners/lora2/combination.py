@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
+from lora2.support.field_types import is_finite, shortened
 from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
 from lora2.tuners.base.patterns import pattern_for
@@ -116,8 +117,9 @@ def _check(
         raise UserError(
             f"adapters={unknown} do not exist in this model: choose from {list(tuner.peft_config)}."
         )
-    if not all(map(math.isfinite, weights)):
-        raise UserError(f"weights={weights} must be finite numbers.")
+    for weight in weights:
+        if not is_finite(weight):
+            raise UserError(f"weights: {shortened(weight)} must be a finite number.")
     if combination_type not in COMBINATION_TYPES:
         raise UserError(
             f"combination_type={combination_type!r} is not known: choose one of "

@@ -13,9 +13,11 @@ from lora2.errors import UserError
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
+from lora2.support.ranges import COUNT, check_number
 from lora2.tuners.base.config import (
     TargetConfig,
     check_alpha,
+    check_choice,
     check_regular_expression,
     check_whole,
     checked_pattern,
@@ -324,13 +326,7 @@ class Lora2Config(TargetConfig):
             "init_weights": (True, False, *get_args(Start)),
         }
         for name, allowed in choices.items():
-            value = getattr(self, name)
-            # 1 == True, and is no start.
-            if not any(type(value) is type(each) and value == each for each in allowed):
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} is not known: choose one of "
-                    f"{', '.join(map(repr, allowed))}."
-                )
+            check_choice(name, getattr(self, name), allowed)
         for name in ("beta1", "beta2", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be in [0, 1).")
@@ -350,6 +346,8 @@ class Lora2Config(TargetConfig):
                     f"{name}={value} is neither a number of steps nor a fraction: write a whole "
                     "number, or a fraction of all steps below 1."
                 )
+        if self.total_step is not None:
+            check_number("total_step", self.total_step, COUNT)
         if self.deltaT == 0:
             raise UserError("deltaT=0 would never allocate: write 1 to allocate at every step.")
         if tinit < 1 and tfinal < 1 and tinit + tfinal >= 1:

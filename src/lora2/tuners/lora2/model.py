@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.experts import check_number_of_experts
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.model import AdaptedModel
 from lora2.tuners.base.patterns import looked_up
@@ -163,6 +164,7 @@ class Lora2Model(AdaptedModel):
         remapped = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
+        check_number_of_experts(model, adapter_name, remapped)
         remapped = without_pruned_modules(model, adapter_name, remapped)
         resize_for(model, adapter_name, remapped)
         return remapped

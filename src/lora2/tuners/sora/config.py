@@ -10,7 +10,13 @@ from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
-from lora2.tuners.base.config import TargetConfig, check_alpha, check_whole, checked_pattern
+from lora2.tuners.base.config import (
+    TargetConfig,
+    check_alpha,
+    check_choice,
+    check_whole,
+    checked_pattern,
+)
 
 
 @dataclass
@@ -71,11 +77,7 @@ class SoraConfig(TargetConfig):
     def _check_threshold(self) -> None:
         if self.threshold < 0:
             raise UserError(f"threshold={self.threshold} must not be negative; 0 closes no gate.")
-        if self.threshold_schedule not in THRESHOLD_SHAPES:
-            raise UserError(
-                f"threshold_schedule={self.threshold_schedule!r} is not known: choose one of "
-                f"{', '.join(map(repr, THRESHOLD_SHAPES))}."
-            )
+        check_choice("threshold_schedule", self.threshold_schedule, THRESHOLD_SHAPES)
         check_whole("threshold_stages", self.threshold_stages)
         if self.threshold_schedule == "constant":
             return

@@ -230,3 +230,37 @@ def test_rows_of_one_of_two_tied_modules_are_not_merged(indices: Any) -> None:
     for merge in (model.merge_adapter, model.merge_and_unload):
         with pytest.raises(UserError, match="have one weight and other rows each"):
             merge()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("first", [ROWS, None])
+def test_adapters_are_merged_together_of_which_one_has_rows(tied: bool, first: Any) -> None:
+    model = adapted(tied, trainable_token_indices=first)
+    model.add_adapter("other", config(trainable_token_indices=None if first else ROWS))
+    for name in ("default", "other"):
+        disturb(model, name)
+        disturb_rows(model, name)
+    model.base_model.set_adapter(["default", "other"])
+    expected = logits(model)
+    model.merge_adapter(["default", "other"])
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-4)
+    model.unmerge_adapter()
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-4)
+    merged = model.merge_and_unload(adapter_names=["default", "other"])
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_two_rows_of_one_token_are_neither_merged_nor_active_together() -> None:
+    model = adapted()
+    model.add_adapter("other", config(trainable_token_indices=[5, 7]))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    both = ["default", "other"]
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(UserError, match=r"default and other each have a row for token 5 "):
+            merge(adapter_names=both)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(UserError, match=r"^adapters: default, other each have rows of tokens"):
+        model.base_model.set_adapter(both)
+    model.merge_adapter(["default"])
+    with pytest.raises(UserError, match="each have a row for token 5 "):
+        model.merge_adapter(["other"])

@@ -11,6 +11,7 @@ from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter
 from lora2.tuners.base.experts import parameter_of
+from lora2.tuners.base.loading import load_adapter
 from oracle import Factors, delta
 from unit.mixtures import (
     EXPERTS,
@@ -345,3 +346,54 @@ def test_half_precision_is_merged_with_one_rounding():
     model.merge_adapter()
     expected = (before + torch.stack(changes)).to(torch.bfloat16)
     assert torch.equal(model.base_model.model.experts.weight, expected)
+
+
+class Logits(nn.Module):
+    """What torch.jit.trace can save of a model: tensors in, a tensor out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(input_ids=x, use_cache=False).logits
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_computes_the_same():
+    module = Logits(MIXTRAL.adapted())
+    traced = torch.jit.trace(module, (tokens(),), check_trace=False)
+    other = (tokens() + 3) % 40
+    torch.testing.assert_close(traced(other), module(other), atol=1e-5, rtol=1e-4)
+    assert difference(traced(other), Logits(MIXTRAL.model())(other)) > 1e-3
+
+
+def with_experts(number: int) -> TwoExperts:
+    model = TwoExperts()
+    model.experts.weight = nn.Parameter(torch.randn(number, 4, 4))
+    return model
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_adapter_of_another_number_of_experts_is_refused(number: int, tmp_path: Path):
+    config = Lora2Config(target_parameters=["experts.weight"], rank_pattern={"weight": 1})
+    get_peft_model(with_experts(2), config).save_pretrained(tmp_path)
+    said = rf"^model: the adapter is of 2 experts in .*experts.weight, and this model has {number};"
+    for load in (PeftModel.from_pretrained, load_adapter):
+        with pytest.raises(UserError, match=said):
+            load(with_experts(number), tmp_path)
+        assert load(with_experts(2), tmp_path)
+
+
+# pytest.warns gives transformers' own warning again, as one of this file.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_one_of_several_parameters_that_matches_nothing_is_named():
+    with pytest.warns(
+        RuntimeWarning, match=r"^target_parameters=\['experts.w9'\] were set"
+    ) as said:
+        adapted = MIXTRAL.adapted(target_parameters=[*PARAMETERS, "experts.w9"])
+    assert len([each for each in said if "were set" in str(each.message)]) == 1
+    # A second adapter finds the parameters in the layers of the first, and warns of nothing.
+    adapted.add_adapter("other", Lora2Config(target_parameters=PARAMETERS, target_modules=[]))
