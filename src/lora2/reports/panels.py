@@ -12,7 +12,7 @@ _IN_A_ROW = 3
 
 
 def new_figure(number: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """Return a figure and its panels, at most three side by side.
+    """Return a figure and its panels, at most three side by side and all rows as full.
 
     Args:
         number: of panels.
@@ -20,8 +20,8 @@ def new_figure(number: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     """
     # Without pyplot there is no global state, and no display is looked for.
     module = require("matplotlib.figure", extra="train")
-    columns = min(number, _IN_A_ROW)
-    rows = -(-number // columns)
+    rows = -(-number // _IN_A_ROW)
+    columns = -(-number // rows)
     figure = module.Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     found = list(figure.subplots(rows, columns, squeeze=False).flatten())
     for unused in found[number:]:
