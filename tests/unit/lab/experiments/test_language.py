@@ -20,7 +20,7 @@ def grid(name="language"):
 
 
 def test_both_tables_show_the_same_runs():
-    assert tables_of(PRESETS["language"]) == ("language", "language-loss")
+    assert tables_of(PRESETS["language"]) == ("language", "language-loss", "times")
     assert list(grid().descriptions()) == list(grid("language-loss").descriptions())
     assert len(list(grid().descriptions())) == 5 * 2 * 3
 
