@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.data import Task
 from lora2.errors import UserError
-from lora2.support.checked_files import check_fields, read_json
+from lora2.support.checked_files import read_json
 from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import load_config, quiet_loading
+from lora2.training.models import load_config
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
@@ -22,6 +22,7 @@ from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
+from lora2.training.saved_config import CONFIG, read_saved_config
 from lora2.tuners.base.loading import blaming, load_adapter, reason_of
 
 
@@ -82,16 +83,12 @@ def reload_base(run: SavedRun, model: str | None = None) -> PreTrainedModel:
 
 def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
     """Return the model's configuration that was saved with the adapter, with its labels."""
-    file = folder.adapter / "config.json"
-    content = read_json(file, DAMAGED)
-    check_fields(content, {"model_type": str}, file, DAMAGED)
-    with blaming(str(file), DAMAGED), quiet_loading():
-        config = AutoConfig.from_pretrained(folder.adapter)
+    config = read_saved_config(folder.adapter)
     names = task.get("label_names", [])
     if names and list(config.id2label.values()) != names:
         raise UserError(
             f"{folder.task_file} has {len(names)} label_names, and they are not those of id2label "
-            f"in {file}; {DAMAGED}."
+            f"in {folder.adapter / CONFIG}; {DAMAGED}."
         )
     return config
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from peft import TaskType
 from peft.utils import PeftType
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lora2.errors import UserError
 from lora2.exchange.from_lora import check_importable, import_lora
 from lora2.support.field_types import shortened
 from lora2.training.methods.method import Options
-from lora2.training.models import BaseModel, quiet_loading
-from lora2.training.run_files import DAMAGED
-from lora2.tuners.base.loading import blaming, find_adapter, load_adapter, read_adapter_config
+from lora2.training.models import BaseModel
+from lora2.training.saved_config import CONFIG, read_saved_config
+from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
@@ -69,12 +69,9 @@ def _check_labels(base: BaseModel, folder: Path) -> None:
     Raises:
         UserError: its head would mean other labels.
     """
-    file = folder / "config.json"
-    if base.task_type == TaskType.CAUSAL_LM or not file.is_file():
+    if base.task_type == TaskType.CAUSAL_LM or not (folder / CONFIG).is_file():
         return
-    with blaming(str(file), DAMAGED), quiet_loading():
-        saved = AutoConfig.from_pretrained(folder)
-    before, now = _labels(saved), _labels(base.model.config)
+    before, now = _labels(read_saved_config(folder)), _labels(base.model.config)
     # Without names, PEFT finds a head of another size.
     if before and now and before != now:
         raise UserError(

@@ -1,0 +1,26 @@
+"""The configuration of the model that was saved next to an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from lora2.support.checked_files import check_fields, read_json
+from lora2.training.models import quiet_loading
+from lora2.training.run_files import DAMAGED
+from lora2.tuners.base.loading import blaming
+
+CONFIG = "config.json"
+
+
+def read_saved_config(adapter: Path) -> PretrainedConfig:
+    """Return the configuration in an adapter's folder.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    file = adapter / CONFIG
+    check_fields(read_json(file, DAMAGED), {"model_type": str}, file, DAMAGED)
+    with blaming(str(file), DAMAGED), quiet_loading():
+        return AutoConfig.from_pretrained(adapter)
