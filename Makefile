@@ -11,12 +11,12 @@ PEFT := $(shell grep '^peft==' constraints.txt)
 PEFT_SOURCES := $(VENV)/peft-sources
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
-PYTEST_UNIT := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The folder that `lora2 train` writes to when it is called without arguments.
 RUN := runs/agreement
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-llm bench lint types unit slow docs test test-engines chromium dist clean
+.PHONY: help env demo demo-llm bench lint types unit slow unit-and-slow docs test test-engines chromium dist clean
 .PHONY: test-distributed test-versions test-lowest test-newest
 
 help: ## show this list
@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Weights come from an installed package: nothing may be looked up on the hub.
-demo demo-llm bench unit slow test-engines test-lowest test-newest: export HF_HUB_OFFLINE = 1
+demo demo-llm bench unit slow unit-and-slow test-engines test-lowest test-newest: export HF_HUB_OFFLINE = 1
 
 demo: env ## train the default adapter on agreement and show what it kept
 	$(BIN)/lora2 train --overwrite
@@ -62,10 +62,10 @@ types: env ## mypy
 	$(BIN)/mypy
 
 unit: env ## the default tests: CPU, no network, under three minutes
-	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST_UNIT)
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
 slow: env ## whole commands, experiments, and real pretrained weights, on the CPU
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m slow
 
 test-distributed: export HF_HUB_OFFLINE = 1
 test-distributed: env ## two and four processes on the CPU, on each engine; prints what each of them does
@@ -74,7 +74,11 @@ test-distributed: env ## two and four processes on the CPU, on each engine; prin
 docs: env ## build the site of docs/ into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test: lint types unit slow docs ## all that CI runs
+# In one session, in which both tiers share what they import and the runs that they read.
+unit-and-slow: env
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m "not engines and not gpu"
+
+test: lint types unit-and-slow docs ## all that CI runs
 
 test-engines: $(ENGINES) $(LANGUAGE_MODEL) $(PEFT_SOURCES) chromium ## tests with Ray, Chromium, quantizers, DeepSpeed, SmolLM2, llama.cpp and PEFT's own, which it installs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines -rs
@@ -94,7 +98,7 @@ $(PEFT_SOURCES): $(INSTALLED)
 test-versions: test-lowest test-newest ## the unit tier with the lowest and the newest versions (gigabytes of downloads)
 
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/$(PYTEST_UNIT) -rx
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/$(PYTEST) -rx
 
 # On Linux with x86, torch of these versions comes from PyPI for CUDA only: 4 GB. With
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu it is the build for the CPU.
@@ -109,7 +113,7 @@ test-newest:
 	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-c $(NEWEST)/torch.txt -e ".[test]"
-	OMP_NUM_THREADS=1 $(NEWEST)/bin/$(PYTEST_UNIT) -rx
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/$(PYTEST) -rx
 
 # Debian's; where it cannot be installed, the tests that need it are skipped.
 chromium:

@@ -187,8 +187,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse_yaml(text: str) -> Any:
     yaml = require("yaml", extra="train")
     try:
-        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), set())
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _refuse_repeated_keys(node, set())
+        return None if node is None else loader.construct_document(node)
     except (_FaultError, RecursionError):
         raise
     except yaml.YAMLError as error:

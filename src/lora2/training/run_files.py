@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from lora2.data import image_task, tagged_task
@@ -61,18 +63,17 @@ _SUMMARY = {
 _SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int, "peft_config": dict}
 
 
-def option_types() -> dict[str, Any]:
+@functools.cache
+def option_types() -> Mapping[str, Any]:
     """Return the type of each option of `lora2 train`, by name."""
-    hints = {
-        field: get_type_hints(group)[field.name]
-        for group in OPTION_GROUPS.values()
-        for field in dataclasses.fields(group)
-    }
-    return {
-        # An option without a value is true, whatever its values are.
-        field.name: hint | bool if field.metadata.get("const") is True else hint
-        for field, hint in hints.items()
-    }
+    types: dict[str, Any] = {}
+    for group in OPTION_GROUPS.values():
+        hints = get_type_hints(group)
+        for field in dataclasses.fields(group):
+            hint = hints[field.name]
+            # An option without a value is true, whatever its values are.
+            types[field.name] = hint | bool if field.metadata.get("const") is True else hint
+    return MappingProxyType(types)
 
 
 def check_options(options: dict[str, Any], path: Path, *, resumes: bool = False) -> None:

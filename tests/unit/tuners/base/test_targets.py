@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as OF_LORA
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from lora2 import Lora2Config
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
@@ -36,9 +36,11 @@ def test_each_default_name_is_in_the_architecture(model_type: str) -> None:
         config = AutoConfig.for_model(model_type)
     except ValueError:
         pytest.skip(f"this transformers has no {model_type}")
-    for field in () if model_type in OF_SEVERAL_KINDS else _LAYERS:
-        if isinstance(getattr(config, field, None), int):
-            setattr(config, field, 2)
+    parts = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    for each in () if model_type in OF_SEVERAL_KINDS else (config, *parts):
+        for field in _LAYERS:
+            if isinstance(getattr(each, field, None), int):
+                setattr(each, field, 2)
     with torch.device("meta"):
         try:
             base = AutoModel.from_config(config)
