@@ -53,7 +53,7 @@ from transformers.distributed import DistributedConfig
 from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import NumericalError, UserError
 
-STEPS, MIDDLE, JOINT_BATCH, TARGET = 12, 6, 8, 28
+STEPS, MIDDLE, JOINT_BATCH, TARGET = 8, 4, 8, 28
 # Options of an engine that name what it trains, in place of a Llama.
 MODELS = ("mixtral", "qwen3moe", "tokens", "tied")
 _TRAINED_ROWS: dict[str, Any] = {
@@ -109,7 +109,7 @@ def adapted_model(form: str, engine: str = "one") -> PeftModel:
     torch.manual_seed(1)
     config = Lora2Config(
         task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
-        k=4, init_r=4, target_r=2, tinit=2, tfinal=3, deltaT=2,
+        k=4, init_r=4, target_r=2, tinit=1, tfinal=2, deltaT=2,
         lora_dropout=0.1 if "dropout" in engine.split("-") else 0,
         trainable_token_indices=_TRAINED_ROWS.get(model_named(engine)),
     )  # fmt: skip

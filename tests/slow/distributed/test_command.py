@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from command_line import lora2, save_tiny_model, small_options
+from language_model import save_language_model, text_options
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launched_command import SMALL, launched, weights
@@ -122,3 +123,24 @@ def test_tags_are_learned_and_scored_as_in_one_process(model: Path, tmp_path: Pa
     ends = [json.loads((run / "summary.json").read_text())["last"] for run in (one, two)]
     assert 0 < ends[0]["f1"] < 1
     assert [ends[0][name] for name in names] == [ends[1][name] for name in names]
+
+
+def test_preferences_are_learned_and_scored_as_in_one_process(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    base = save_language_model(tmp_path / "model")
+    options = text_options(
+        objective="dpo", per_device_train_batch_size=4, per_device_eval_batch_size=2,
+        learning_rate=0.01, num_train_epochs=1, tinit=1, tfinal=1,
+    )  # fmt: skip
+    words = ["--objective=dpo", f"--model={base}", "--use_cpu=True", *options]
+    accumulated = ["--gradient_accumulation_steps=2", f"--output_dir={one}"]
+    assert lora2("train", *words, *accumulated) == 0
+    done = launched(2, *words, f"--output_dir={two}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = weights(one)
+    for name, tensor in weights(two).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
+    first, second = (json.loads((run / "summary.json").read_text())["last"] for run in (one, two))
+    for name in ("rewards/accuracies", "rewards/margins", "validation_loss"):
+        assert second[name] == pytest.approx(first[name], rel=1e-4), name
+    assert first["rewards/margins"] != 0
