@@ -104,6 +104,12 @@ def variant(key: str, label: str, of: str, **options: Any) -> Setting:
 # LoRA's parameters at r = 1: of 36 matrices, 24 of 384 × 384 and 12 of 384 × 1536.
 _OF_RANK_1 = 24 * (384 + 384) + 12 * (384 + 1536)
 _CUTS = {rank: round(rank * _OF_RANK_1) for rank in (4, 2, 1, 0.5)}
+# Rows of the table of sizes whose runs are cut as well, by key; other tables show the same runs.
+_TO_CUT = {
+    setting.key: replace(setting, cuts=tuple(_CUTS.values()))
+    for setting in SAME_HEAD_SETTINGS
+    if setting.key == "lora-r8-same-head"
+}
 
 
 def pruned_to(rank: float) -> dict[str, Any]:
@@ -117,13 +123,13 @@ def _sizes() -> Iterator[Setting]:
     lora, lora2 = "lora-r8-same-head", "lora2-k8-same-head"
     base = {setting.key: setting for setting in SAME_HEAD_SETTINGS}
     rank: float
-    yield replace(base[lora], cuts=tuple(_CUTS.values()))
+    yield _TO_CUT[lora]
     for rank in (4, 2):
         yield replace(variant(f"lora-r{rank}", "LoRA", lora, k=rank), text=f"r={rank}")
     yield base["lora-r1-same-head"]
     for rank, size in _CUTS.items():
-        cut = replace(base[lora], cuts=tuple(_CUTS.values()), cut=size)
-        yield replace(cut, label="LoRA, cut after training", text=f"r=8 to {rank:g}")
+        cut = replace(_TO_CUT[lora], label="LoRA, cut after training", cut=size)
+        yield replace(cut, text=f"r=8 to {rank:g}")
     for rank in (8, 1):
         adalora = variant(f"adalora-{rank}", "AdaLoRA", "adalora-r8-same-head", target_r=rank)
         yield replace(adalora, text=f"r=12 to {rank}")
@@ -156,7 +162,8 @@ def _rates() -> Iterator[Setting]:
     for setting in SAME_HEAD_SETTINGS:
         for words, factor in _FACTORS.items():
             rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
-            yield replace(setting, text=f"{setting.text}, {words}", rate=rate)
+            made = _TO_CUT.get(setting.key, setting) if factor == 1 else setting
+            yield replace(made, text=f"{setting.text}, {words}", rate=rate)
 
 
 # What is a setting's default already is not said of it: those runs are table 1's.
