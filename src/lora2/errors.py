@@ -9,6 +9,10 @@ class UnknownFieldError(UserError, TypeError):
     """A field that a config does not have; a TypeError too, as of any unknown argument."""
 
 
+class OtherModelError(UserError):
+    """An adapter that was trained on another base model than the one it is given."""
+
+
 class NumericalError(ArithmeticError):
     """A loss, weight, factor, gradient or output is NaN or infinite."""
 

@@ -24,6 +24,9 @@ _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
 # Characters of a path that a message shows: a cell may hold a whole file.
 _SHOWN = 200
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Pillow reads them in some builds alone: elsewhere, such a file is named instead of left out.
+_OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl")
+_IMAGE_ENDINGS = _ENDINGS + _OTHER_ENDINGS
 
 
 class StoredImage(TypedDict):
@@ -82,7 +85,7 @@ def read_image_table(path: Path | str, role: str = "file") -> DataTable:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, role)
-    if path.suffix.lower() in _ENDINGS and path.is_file():
+    if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file():
         return _table(path, [path], None, role)
     if not path.exists():
         raise UserError(f"{role}: there is no folder or file {path}; correct the path.")
@@ -116,7 +119,8 @@ def _images_in(folder: Path) -> Iterator[Path]:
     # In the order of their names, which is that of no file system.
     for file in sorted(folder.iterdir()):
         # A link to nowhere is no folder, and is reported when it is read.
-        if file.suffix.lower() in _ENDINGS and not file.is_dir() and not file.name.startswith("."):
+        is_image = file.suffix.lower() in _IMAGE_ENDINGS and not file.is_dir()
+        if is_image and not file.name.startswith("."):
             yield file
 
 
@@ -158,7 +162,7 @@ def check_classes(table: DataTable, role: str, least: int = 1) -> None:
         UserError: there are fewer.
     """
     path = Path(table.source)
-    if path.suffix.lower() in _ENDINGS and not path.is_dir():
+    if path.suffix.lower() in _IMAGE_ENDINGS and not path.is_dir():
         raise UserError(
             f"{role}: {path} is one image, whose class is not known; give a folder with one folder "
             "for each class, or a table of images."
@@ -197,8 +201,8 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
             reason = "it has none of the formats that Pillow reads" if is_unknown else str(error)
             reason = " ".join(reason.split()).rstrip(".") or type(error).__name__
             raise UserError(
-                f"image_column: {named} is no image that can be read ({reason}); replace or remove "
-                "it."
+                f"image_column: {named} is no image that can be read ({reason}); save it as PNG or "
+                "JPEG, or remove it."
             ) from error
         images.append(image)
     return images

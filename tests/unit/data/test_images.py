@@ -138,6 +138,11 @@ def broken_image(folder):
     return {}
 
 
+def image_of_a_phone(folder):
+    (folder / "red" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    return {}
+
+
 def truncated_image(folder):
     file = folder / "red" / "3.png"
     Image.effect_noise((64, 64), 50).save(file)
@@ -201,6 +206,11 @@ BAD = {
     "empty folder": (empty_folder, "colours holds no images"),
     "class without images": (empty_class, "green holds no images"),
     "no image": (broken_image, "3.png is no image that can be read"),
+    "format that Pillow does not read": (
+        image_of_a_phone,
+        "IMG_1.HEIC is no image that can be read (it has none of the formats that Pillow reads); "
+        "save it as PNG or JPEG, or remove it.",
+    ),
     "image cut short": (truncated_image, "3.png is no image that can be read"),
     "images below those of a class": (images_a_level_below, "more in it has more"),
     "link to nowhere": (link_to_nowhere, "link.png', and there is no such file"),

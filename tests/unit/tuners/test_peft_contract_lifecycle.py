@@ -1,5 +1,6 @@
 """PEFT's contract over layer kinds x adapter forms: start, training, saving, merging, removing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from lora2 import Lora2Config, UserError
+from lora2 import Lora2Config, UserError, compact_adapter
 from unit.models import (
     ADAPTER_FORMS,
     KIND_IDS,
@@ -143,6 +144,37 @@ def test_unmerge_restores_the_weights(kind: Kind, form: str) -> None:
     for name, weight in weights(model).items():
         torch.testing.assert_close(weight, before[name], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def other_factors(model: PeftModel) -> None:
+    disturb(model, seed=1)
+
+
+def another_scaling(model: PeftModel) -> None:
+    for layer in layers_of(model).values():
+        layer.set_scale("default", 3.0)
+
+
+def lower_precision(model: PeftModel) -> None:
+    for layer in layers_of(model).values():
+        layer.lora2_v.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "change", [other_factors, another_scaling, lower_precision, compact_adapter]
+)
+@every_kind
+def test_unmerge_subtracts_what_was_merged_whatever_the_adapter_has_become(
+    kind: Kind, change: Callable[[PeftModel], object]
+) -> None:
+    model = adapted(kind)
+    before = weights(model)
+    model.merge_adapter()
+    change(model)
+    model.unmerge_adapter()
+    for name, weight in weights(model).items():
+        torch.testing.assert_close(weight, before[name], atol=1e-6, rtol=1e-6)
 
 
 @every_form

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lora2.errors import UserError
+from lora2.errors import OtherModelError, UserError
 from lora2.mathematics.transforms import is_traced
 from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.whole import is_sharded
@@ -225,7 +225,7 @@ def check_number_of_experts(model: nn.Module, adapter_name: str, saved: Iterable
             number = numbers.get(f"{name}.matrices.{own}", len(matrices))
             lacks = any(matrix.has_adapter(adapter_name) for matrix in matrices[number:])
             if number > len(matrices) or lacks:
-                raise UserError(
+                raise OtherModelError(
                     f"model: the adapter is of {number} experts in {name}.{own}, and this model "
                     f"has {len(matrices)}; give the model that it was trained on."
                 )

@@ -36,6 +36,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.merged_adapters: list[str] = []
+        # The factors that each was merged with: an adapter may change until it is unmerged.
+        self.merged_factors: dict[str, tuple[Tensor, Tensor]] = {}
         # What a layer with a quantized weight is merged in.
         self.plain_dtype = torch.get_default_dtype()
         # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
@@ -288,11 +290,13 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """
         for name in check_adapters_to_merge(self, adapter_names) or []:
             if self.has_adapter(name):
-                self._add_to_weight(name, sign=1, check=safe_merge)
+                B, A = self._copied_factors(name)
+                self._add_to_weight(name, B, A, check=safe_merge)
                 self.merged_adapters.append(name)
+                self.merged_factors[name] = B, A
 
     def unmerge(self) -> None:
-        """Subtract the change of every merged adapter; what a merge replaced is put back as it was.
+        """Subtract what merging added; what a merge replaced is put back as it was.
 
         That is a quantized layer, or a parameter that another module has too.
         """
@@ -301,14 +305,22 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             return
         merging.restore_replaced(self)
         while self.merged_adapters:
-            self._add_to_weight(self.merged_adapters.pop(), sign=-1, check=False)
+            name = self.merged_adapters.pop()
+            B, A = self.merged_factors.pop(name)
+            self._add_to_weight(name, -B, A, check=False)
 
     # Under the caller's inference mode, new tensors would be of no use in a later training step.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _add_to_weight(self, name: str, *, sign: int, check: bool) -> None:
+    def _copied_factors(self, name: str) -> tuple[Tensor, Tensor]:
+        B, A = self.factors(name)
+        return B.clone(), A.clone()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _add_to_weight(self, name: str, B: Tensor, A: Tensor, *, check: bool) -> None:
         base: Any = self.get_base_layer()
-        merged = merging.merged_values(self, name, sign)
+        merged = merging.merged_values(self, name, self.in_weight_layout(B @ A))
         if check and not all(torch.isfinite(values).all() for values in merged.values()):
             raise ValueError(
                 f"NaNs detected in the merged weights. The adapter {name} seems to be broken"

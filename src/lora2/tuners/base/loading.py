@@ -16,7 +16,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError, safe_open
 from torch import OutOfMemoryError
 
-from lora2.errors import UserError
+from lora2.errors import OtherModelError, UserError
 from lora2.support.checked_files import check_fields, read_json
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
@@ -223,8 +223,8 @@ def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
             raise _sizes_differ(path, found, sizes) from error
         if isinstance(cause, KeyError) and str(cause.args[0]).startswith(_PREFIX):
             raise UserError(f"{path / WEIGHTS} lacks {cause.args[0]}; {_DAMAGED}.") from error
-        if cause is None and str(error).startswith("model: "):
-            raise UserError(f"{str(error).rstrip('.')} ({path}).") from error
+        if isinstance(error, OtherModelError):
+            raise OtherModelError(f"{str(error).rstrip('.')} ({path}).") from error
         if cause is None:
             raise UserError(f"{path / WEIGHTS} does not fit the {CONFIG} there: {error}") from error
         raise
@@ -308,8 +308,8 @@ def _module_of(tensor: str) -> str:
     return re.split(r"\.(?:lora|lora2|sora|bottleneck)_", name)[0]
 
 
-def _of_another_base(path: Path, reason: str) -> UserError:
-    return UserError(
+def _of_another_base(path: Path, reason: str) -> OtherModelError:
+    return OtherModelError(
         f"model: the adapter in {path} is of another base model ({reason}); give the model that it "
         "was trained on."
     )

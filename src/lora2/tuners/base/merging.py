@@ -15,8 +15,8 @@ from lora2.tuners.base.distributed.whole import as_held, is_sharded
 from lora2.tuners.base.quantized import is_quantized, values_of_weight
 
 
-def merged_values(layer: Any, adapter_name: str, sign: int) -> dict[str, Tensor]:
-    """Return the base layer's weights by name, plus (sign 1) or minus (-1) an adapter's change.
+def merged_values(layer: Any, adapter_name: str, change: Tensor) -> dict[str, Tensor]:
+    """Return the base layer's weights by name, plus a change that is laid out as they are.
 
     Raises:
         UserError: a weight is split over several processes, quantized in a way that cannot be
@@ -40,8 +40,8 @@ def merged_values(layer: Any, adapter_name: str, sign: int) -> dict[str, Tensor]
             f"method's adapters are on, too ({type(layer.base_layer).__name__}): unload those "
             "first."
         )
-    changes = layer.by_weight(sign * layer.get_delta_weight(adapter_name))
-    return {name: _sum(layer, adapter_name, name, change) for name, change in changes.items()}
+    changes = layer.by_weight(change)
+    return {name: _sum(layer, adapter_name, name, part) for name, part in changes.items()}
 
 
 def _check_holds_weights(layer: Any, adapter_name: str, base: Any) -> None:
@@ -106,3 +106,4 @@ def restore_replaced(layer: Any) -> None:
     else:
         return
     layer.merged_adapters.clear()
+    layer.merged_factors.clear()
