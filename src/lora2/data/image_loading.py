@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data.columns import encode_labels, read_labels
 from lora2.data.digits import NEW, as_png, digits_of, split_rows
 from lora2.data.image_task import ImageTask, build_images
 from lora2.data.images import IMAGE_COLUMN, check_classes, read_image_table, read_images
-from lora2.data.load import own_tables
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import label_names_of, split_off_validation
+from lora2.data.own_source import OwnSource, own_tables
 from lora2.data.table_files import DataTable
 from lora2.data.task import LABEL_COLUMN
 from lora2.errors import UserError
@@ -28,42 +28,31 @@ METRICS = ("accuracy", "f1")
 def load_image_task(
     task: str | None = None,
     *,
-    train_file: Path | str | None = None,
-    validation_file: Path | str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     data_seed: int = 0,
+    **source: Unpack[OwnSource],
 ) -> ImageTask:
     """Load a named task, the user's images, or a hub dataset; digits if nothing is named.
 
     Args:
         task: one of `IMAGE_TASK_NAMES`.
-        train_file: a folder with one folder for each class, or a table with a column of images.
-        validation_file: likewise; without it a tenth of the training rows is split off.
-        dataset: name of a hub dataset, instead of files.
-        dataset_config: its configuration, if it has several.
         image_column: of a table; "image" unless given.
         label_column: of a table; "label" unless given.
         data_seed: splits off validation rows.
+        source: of the user's own data, as `OwnSource` says.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
     own = {
-        "train_file": train_file,
-        "validation_file": validation_file,
-        "dataset": dataset,
-        "dataset_config": dataset_config,
+        **source,
         "image_column": image_column,
         "label_column": label_column,
     }
     if is_named(task, IMAGE_TASK_NAMES, "images", own):
         return _digits(data_seed)
-    name, train, validation = own_tables(
-        train_file, validation_file, dataset, dataset_config, read_image_table
-    )
+    name, train, validation = own_tables(source, read_image_table)
     columns = image_column or IMAGE_COLUMN, label_column or LABEL_COLUMN
     if columns[0] == columns[1]:
         raise UserError(

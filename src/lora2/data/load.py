@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from lora2.data.agreement import LABEL_NAMES, Split, agreement_pairs
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.glue_loading import load_glue_folder, load_glue_from_hub
-from lora2.data.hub import hub_tables
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import task_from_tables
-from lora2.data.table_files import DataTable, read_table
+from lora2.data.own_source import OwnSource, own_tables
 from lora2.data.task import LABEL_COLUMN, Kind, TaskData, build_dataset
 from lora2.errors import UserError
 
@@ -22,26 +22,19 @@ def load_task(
     task: str | None = None,
     *,
     data_dir: Path | str | None = None,
-    train_file: Path | str | None = None,
-    validation_file: Path | str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     kind: Kind | None = None,
     train_sentences: int = 2000,
     validation_sentences: int = 400,
     data_seed: int = 0,
+    **source: Unpack[OwnSource],
 ) -> TaskData:
     """Load a named task, the user's files, or a hub dataset; agreement if nothing is named.
 
     Args:
         task: one of `TASK_NAMES`.
         data_dir: folder of the official GLUE files; without it GLUE comes from the hub.
-        train_file: the user's CSV, TSV, JSON lines or Parquet file.
-        validation_file: likewise; without it a tenth of the training rows is split off.
-        dataset: name of a hub dataset, instead of files.
-        dataset_config: its configuration, if it has several.
         text_columns: one or two columns of the user's data; guessed if obvious.
         label_column: of the user's data; "label" unless given.
         kind: of the user's data; classification unless given.
@@ -49,15 +42,13 @@ def load_task(
         validation_sentences: of agreement, an even number.
         data_seed: generates agreement and splits off validation rows. It is not the seed of
             training: runs that are compared see the same data.
+        source: of the user's own data, as `OwnSource` says.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
     own = {
-        "train_file": train_file,
-        "validation_file": validation_file,
-        "dataset": dataset,
-        "dataset_config": dataset_config,
+        **source,
         "text_columns": text_columns,
         "label_column": label_column,
         "kind": kind,
@@ -74,7 +65,7 @@ def load_task(
         )
     if kind not in (None, "classification", "regression"):
         raise UserError(f"kind: got {kind!r}; write classification or regression.")
-    name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
+    name, train, validation = own_tables(source)
     return task_from_tables(
         name,
         train,
@@ -101,40 +92,6 @@ def _named_task(
             f"name the GLUE task to read from it ({', '.join(GLUE_TASKS)})."
         )
     return _agreement(train_sentences, validation_sentences, data_seed)
-
-
-def own_tables(
-    train_file: Path | str | None,
-    validation_file: Path | str | None,
-    dataset: str | None,
-    dataset_config: str | None,
-    read: Callable[[Path | str, str], DataTable] = read_table,
-) -> tuple[str, DataTable, DataTable | None]:
-    """Return the name, the training table and the validation table of the user's data.
-
-    read: reads a file, given its path and the option that named it.
-
-    Raises:
-        UserError: options that contradict each other, or a table that cannot be read.
-    """
-    if dataset is not None:
-        files = [f for f in (train_file, validation_file) if f is not None]
-        if files:
-            raise UserError(
-                f"dataset: {dataset} does not go with the file {files[0]}; leave one of them out."
-            )
-        return (dataset, *hub_tables(dataset, dataset_config))
-    if train_file is None:
-        raise UserError(
-            "train_file: there is no training data; name a training file (CSV, TSV, JSON lines or "
-            "Parquet), a hub dataset, or a task."
-        )
-    if dataset_config is not None:
-        raise UserError(
-            f"dataset_config: {dataset_config!r} belongs to a hub dataset; leave it out for files."
-        )
-    validation = None if validation_file is None else read(validation_file, "validation_file")
-    return Path(train_file).stem, read(train_file, "train_file"), validation
 
 
 def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> TaskData:

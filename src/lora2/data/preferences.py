@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from lora2.data.named_or_own import is_named
+from lora2.data.own_source import OwnSource
 from lora2.data.rewrite import SYSTEM, rewrite_preferences
 from lora2.data.text_loading import check_rows_of_rewrite, load_text_task, rows_as_dataset
 from lora2.data.text_task import FORMS, PREFERENCES, TextTask
@@ -23,48 +23,33 @@ MARGIN = "rewards/margins"
 def load_preference_task(
     task: str | None = None,
     *,
-    train_file: Path | str | None = None,
-    validation_file: Path | str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
     text_columns: Sequence[str] | None = None,
     train_rows: int = 1200,
     validation_rows: int = 100,
     data_seed: int = 0,
+    **source: Unpack[OwnSource],
 ) -> TextTask:
     """Load a named task, the user's files, or a hub dataset; preferences if nothing is named.
 
     Args:
         task: one of `PREFERENCE_TASK_NAMES`.
-        train_file: the user's JSON lines, Parquet, CSV or TSV file.
-        validation_file: likewise; without it a tenth of the training rows is split off.
-        dataset: name of a hub dataset, instead of files.
-        dataset_config: its configuration, if it has several.
         text_columns: `prompt`, `chosen` and `rejected`, or the last two; guessed if obvious.
         train_rows: of preferences.
         validation_rows: of preferences.
         data_seed: generates preferences and splits off validation rows.
+        source: of the user's own data, as `OwnSource` says.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
     own = {
-        "train_file": train_file,
-        "validation_file": validation_file,
-        "dataset": dataset,
-        "dataset_config": dataset_config,
+        **source,
         "text_columns": text_columns,
     }
     if is_named(task, PREFERENCE_TASK_NAMES, "preferences", own):
         return _generated(train_rows, validation_rows, data_seed)
     loaded = load_text_task(
-        train_file=train_file,
-        validation_file=validation_file,
-        dataset=dataset,
-        dataset_config=dataset_config,
-        text_columns=text_columns,
-        data_seed=data_seed,
-        forms=PREFERENCES,
+        text_columns=text_columns, data_seed=data_seed, forms=PREFERENCES, **source
     )
     return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
 

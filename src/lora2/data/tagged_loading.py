@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data.appointments import Split, tagged_sentences
 from lora2.data.bio import is_tag, tag_names, type_of
 from lora2.data.columns import sorted_label_names
-from lora2.data.load import own_tables
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
+from lora2.data.own_source import OwnSource, own_tables
 from lora2.data.table_files import DataTable, listed, read_table
 from lora2.data.tagged_rows import (
     TaggedRows,
@@ -35,40 +35,31 @@ _SIZES: dict[Split, int] = {"train": 1000, "validation": 300}
 def load_tagged_task(
     task: str | None = None,
     *,
-    train_file: Path | str | None = None,
-    validation_file: Path | str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     data_seed: int = 0,
+    **source: Unpack[OwnSource],
 ) -> TaggedTask:
     """Load a named task, the user's files, or a hub dataset; appointments if nothing is named.
 
     Args:
         task: one of `TAGGED_TASK_NAMES`.
-        train_file: the user's JSON lines, Parquet, CSV or TSV file.
-        validation_file: likewise; without it a tenth of the training rows is split off.
-        dataset: name of a hub dataset, instead of files.
-        dataset_config: its configuration, if it has several.
         text_columns: the column of words or of texts; guessed if obvious.
         label_column: the column of tags or of spans; guessed if obvious.
         data_seed: generates appointments and splits off validation rows.
+        source: of the user's own data, as `OwnSource` says.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
     own = {
-        "train_file": train_file,
-        "validation_file": validation_file,
-        "dataset": dataset,
-        "dataset_config": dataset_config,
+        **source,
         "text_columns": text_columns,
         "label_column": label_column,
     }
     if is_named(task, TAGGED_TASK_NAMES, "tags", own):
         return _appointments(data_seed)
-    name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
+    name, train, validation = own_tables(source)
     text, label = choose_columns(train, text_columns, label_column)
     rows_of = form_of(train, text)
     rows = read_tagged(train, rows_of, text, label)

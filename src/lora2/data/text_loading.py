@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data import rewrite, snips
-from lora2.data.load import own_tables
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
+from lora2.data.own_source import OwnSource, own_tables
 from lora2.data.rewrite import Split, rewrite_pairs
 from lora2.data.table_files import DataTable, read_table
 from lora2.data.text_rows import choose_form, read_rows
@@ -33,26 +33,19 @@ def load_text_task(
     task: str | None = None,
     *,
     data_dir: Path | str | None = None,
-    train_file: Path | str | None = None,
-    validation_file: Path | str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
     text_columns: Sequence[str] | None = None,
     train_rows: int = 1200,
     validation_rows: int = 100,
     exact_match: bool = False,
     data_seed: int = 0,
     forms: Sequence[Form] = TO_WRITE,
+    **source: Unpack[OwnSource],
 ) -> TextTask:
     """Load a named task, the user's files, or a hub dataset; rewrite if nothing is named.
 
     Args:
         task: one of `TEXT_TASK_NAMES`.
         data_dir: folder of the files of SNIPS.
-        train_file: the user's JSON lines, Parquet, CSV or TSV file.
-        validation_file: likewise; without it a tenth of the training rows is split off.
-        dataset: name of a hub dataset, instead of files.
-        dataset_config: its configuration, if it has several.
         text_columns: `messages`, `prompt` and `completion`, or one column of texts; guessed if
             obvious.
         train_rows: of a named task.
@@ -60,15 +53,13 @@ def load_text_task(
         exact_match: whether answers are generated and compared with the right ones.
         data_seed: generates rewrite, draws the rows of SNIPS and splits off validation rows.
         forms: those that the user's rows may have.
+        source: of the user's own data, as `OwnSource` says.
 
     Raises:
         UserError: options that contradict each other, or data that cannot be used.
     """
     own = {
-        "train_file": train_file,
-        "validation_file": validation_file,
-        "dataset": dataset,
-        "dataset_config": dataset_config,
+        **source,
         "text_columns": text_columns,
     }
     if is_named(task, TEXT_TASK_NAMES, "texts to write", own):
@@ -79,7 +70,7 @@ def load_text_task(
             "data_dir: it is the folder of SNIPS and does not go with data of your own; leave one "
             "of the two out."
         )
-    name, train, validation = own_tables(train_file, validation_file, dataset, dataset_config)
+    name, train, validation = own_tables(source)
     return _own_task(name, train, validation, text_columns, exact_match, data_seed, forms)
 
 
