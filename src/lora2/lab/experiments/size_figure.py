@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor, log10
 from typing import Any
 
 from lora2.lab.experiments.curve_figure import line_styles
@@ -14,6 +15,8 @@ from lora2.reports.panels import new_figure, png
 
 # Inches.
 _WIDTH, _HEIGHT = 5.4, 3.8
+# How far beyond the sizes a tick may be.
+_MARGIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,12 @@ def size_lines(table: ResultTable) -> dict[str, dict[str, SizeLine]]:
 
 
 def _thousands(axes: Any, sizes: list[float]) -> None:
-    """Write powers of two of the smallest size at the axis, in thousands."""
-    places = [min(sizes)]
-    while places[-1] * 2 <= max(sizes) * 1.05:
-        places.append(places[-1] * 2)
+    """Write round sizes, each twice the one before, at the axis, in thousands."""
+    digit = 10 ** floor(log10(min(sizes)))
+    place, places = floor(min(sizes) / digit) * digit, []
+    while place <= max(sizes) * _MARGIN:
+        if place >= min(sizes) / _MARGIN:
+            places.append(place)
+        place *= 2
     axes.set_xticks(places, [f"{place / 1000:,.0f}k" for place in places])
     axes.minorticks_off()

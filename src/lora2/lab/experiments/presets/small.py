@@ -130,9 +130,13 @@ def _sizes() -> Iterator[Setting]:
     for rank, size in _CUTS.items():
         cut = replace(_TO_CUT[lora], label="LoRA, cut after training", cut=size)
         yield replace(cut, text=f"r=8 to {rank:g}")
+    adalora = "adalora-r8-same-head"
     for rank in (8, 1):
-        adalora = variant(f"adalora-{rank}", "AdaLoRA", "adalora-r8-same-head", target_r=rank)
-        yield replace(adalora, text=f"r=12 to {rank}")
+        pruned = variant(f"adalora-{rank}", "AdaLoRA", adalora, target_r=rank)
+        yield replace(pruned, text=f"r=12 to {rank}")
+    # In the steps in which LoRA² is pruned so far.
+    pruned = variant("adalora-1-late", "AdaLoRA, pruned late", adalora, target_r=1, **_LATE_WINDOW)
+    yield replace(pruned, text="r=12 to 1")
     whole = variant("lora2-unpruned", "LoRA²", lora2, target_r=None)
     whole = replace(whole, cuts=tuple(_CUTS.values()), text="k=8, unpruned")
     yield whole
