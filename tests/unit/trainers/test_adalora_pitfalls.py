@@ -321,14 +321,14 @@ def test_9_an_allocation_takes_no_more_operations_for_more_layers(
 
 
 def test_9_the_penalty_takes_no_more_operations_for_more_layers() -> None:
-    from lora2.tuners.lora2.penalty import orthogonality_penalty
+    from lora2.tuners.lora2.penalty import penalty_of_layers
 
     counts = []
     for depth in (2, 9):
         config = Lora2Config(target_modules=r"layers\.\d+", k=2, orthogonality="penalty")
         model = get_peft_model(Stack(depth), config)
         with Operations() as operations:
-            orthogonality_penalty(model, "default", config)
+            penalty_of_layers(layers_of(model).values(), "default", config)
         counts.append(operations.counts)
     assert computing(counts[0]) == computing(counts[1])
 

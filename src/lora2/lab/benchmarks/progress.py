@@ -24,9 +24,3 @@ def watch_on(console: Console) -> Watch:
             yield partial(progress.advance, progress.add_task(title, total=steps))
 
     return watch
-
-
-@contextmanager
-def unwatched(title: str, steps: int) -> Iterator[Tick]:
-    """A watch that shows nothing."""
-    yield lambda: None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora2.mathematics import orthogonality
 from lora2.mathematics.gram import gram_matrices
@@ -11,14 +11,9 @@ from lora2.mathematics.orthogonality import OrthogonalityTerms
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.distributed.whole import check_size, is_plain, whole_in_graph
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer
 
 _CONSTRAINED = ("v", "u", "U", "V")
-
-
-def orthogonality_penalty(model: nn.Module, adapter_name: str, config: Lora2Config) -> Tensor:
-    """Return eq. 5, the mean over the adapted matrices of a model, without its weight; a scalar."""
-    return penalty_of_layers(adapted_layers(model, adapter_name).values(), adapter_name, config)
 
 
 def penalty_of_layers(

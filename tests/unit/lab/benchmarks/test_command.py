@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmark_case import TINY, TINY_BERT, options
 from command_line import lora2, refused
 from lora2.lab.benchmarks import compiled, resident, sections, sweeps, widths
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
-from lora2.lab.benchmarks.progress import unwatched
+from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.benchmarks.record import BenchmarkRecord, device_name, make_record
 from lora2.lab.benchmarks.resident import PeakResidentSet
 from lora2.lab.benchmarks.workloads import WORKLOADS
@@ -118,7 +119,8 @@ def test_the_peak_holds_memory_that_is_free_again(kernel_may_be_asked, monkeypat
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiling_breaks_no_graph_and_makes_one():
     one_layer = replace(TINY_BERT, config=dict(TINY_BERT.config) | {"num_hidden_layers": 1})
-    result = compiled.measure(options(rounds=1), one_layer, unwatched, backend="eager")
+    watch = watch_on(Console(quiet=True))
+    result = compiled.measure(options(rounds=1), one_layer, watch, backend="eager")
     assert result["graphs"].keys() == {"base", "lora", "lora2"}
     assert all(counted == {"breaks": 0, "graphs": 1} for counted in result["graphs"].values())
 
