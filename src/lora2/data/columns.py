@@ -95,13 +95,18 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[float]:
     """Return the labels as class names (classification) or floats (regression).
 
     Raises:
-        UserError: the column is missing, has nulls, or its values do not fit `kind`.
+        UserError: the column is missing, has nulls or blanks, or its values do not fit `kind`.
     """
-    values = table.column(name, "label_column")
+    # JSON lines and Parquet may hold "" where CSV has nothing.
+    values = [None if _is_blank(value) else value for value in table.column(name, "label_column")]
     _refuse_missing(table, name, "label_column", values)
     if kind == "regression":
         return [_number(table, name, row, value) for row, value in enumerate(values, start=1)]
@@ -112,7 +117,21 @@ def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[flo
             f"kind: column {name!r} of {table.source} holds fractions such as {example}, which "
             f"are no class labels; use kind=regression or name another label column."
         )
+    _refuse_blanks_around(table, name, names)
     return names
+
+
+def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) -> None:
+    """Check that no two classes are the same but for blanks before and after them."""
+    classes: dict[str, str] = {}
+    for label in labels:
+        other = classes.setdefault(label.strip(), label)
+        if other != label:
+            raise UserError(
+                f"label_column: column {name!r} of {table.source} has the labels "
+                f"{shortened(other)} and {shortened(label)} (row {list(labels).index(label) + 1}), "
+                "which differ in blanks alone; write both the same way."
+            )
 
 
 def _number(table: DataTable, name: str, row: int, value: object) -> float:

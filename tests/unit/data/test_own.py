@@ -134,6 +134,8 @@ def test_a_tenth_is_split_off_by_the_seed_alone(tmp_path):
         ("text,label\na,0\n,1\n,1\n", {}, ["text_columns", "2 of 3 rows", "first: row 2"]),
         ("text,label\n ,0\n ,1\n", {}, ["text_columns", "all 2 texts", "blank"]),
         ("text,label\na,0\nb,\n", {}, ["label_column", "1 of 2 rows"]),
+        ("text,label\na,0\nb, \n", {}, ["label_column", "1 of 2 rows", "first: row 2"]),
+        ("text,label\na,no\nb,yes\nc,no \n", {}, ["'no' and 'no ' (row 3)", "blanks alone"]),
         ("text,label\na,1\nb,1\n", {}, ["label_column", "single value '1'"]),
         ("text,label\na,1.5\nb,2\n", {}, ["kind", "1.5", "kind=regression"]),
         ("text,label\na,1\nb,bad\n", {"kind": "regression"}, ["kind", "'bad' in row 2"]),
