@@ -1,5 +1,6 @@
 """Which modules an adapter goes into, and how wide it is there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 from lora2 import Lora2Config, UserError
 from unit.models import (
     CONV1D,
+    LINEAR,
     DeepMlp,
     Mlp,
     adapter_state,
@@ -113,6 +115,25 @@ def test_other_kinds_of_layers_are_refused_in_a_sentence() -> None:
         get_peft_model(
             nn.ModuleDict({"norm": nn.LayerNorm(4)}), Lora2Config(target_modules=["norm"])
         )
+
+
+@pytest.mark.parametrize("around", [lambda model: model, nn.Sequential])
+def test_what_torch_compile_returns_is_refused_and_left_as_it_is(
+    around: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = around(torch.compile(Mlp()))
+    before = [type(module) for module in model.modules()]
+    with pytest.raises(UserError, match=r"before torch.compile, or compile in place"):
+        get_peft_model(model, LINEAR.config())
+    assert [type(module) for module in model.modules()] == before
+
+
+def test_a_model_that_is_compiled_in_place_is_adapted() -> None:
+    model = LINEAR.model()
+    model.compile(backend="eager")
+    adapted = get_peft_model(model, LINEAR.config())
+    assert all("_orig_mod" not in name for name in layers_of(adapted))
+    assert len(layers_of(adapted)) == 2
 
 
 def test_unknown_targets_are_refused() -> None:
