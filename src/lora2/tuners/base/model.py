@@ -297,6 +297,6 @@ def _check_is_not_compiled(module_name: str) -> None:
     if _COMPILED in module_name.split("."):
         raise UserError(
             f"model: {module_name} is in a module that torch.compile has returned, which adds "
-            f"{_COMPILED} to its names, and a saved adapter would not load on the model itself: add "
-            "the adapter before torch.compile, or compile in place with module.compile()."
+            f"{_COMPILED} to its names, and a saved adapter would not load on the model itself: "
+            "add the adapter before torch.compile, or compile in place with module.compile()."
         )
