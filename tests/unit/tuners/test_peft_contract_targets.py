@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from lora2 import Lora2Config, UserError
+from lora2 import Lora2Config, UserError, compact_adapter
 from unit.models import (
     CONV1D,
     LINEAR,
@@ -17,7 +17,9 @@ from unit.models import (
     Mlp,
     adapter_state,
     bert_batch,
+    disturb,
     layers_of,
+    prune_half,
     rows,
     sgd_steps,
     tiny_bert,
@@ -126,6 +128,22 @@ def test_what_torch_compile_returns_is_refused_and_left_as_it_is(
     with pytest.raises(UserError, match=r"before torch.compile, or compile in place"):
         get_peft_model(model, LINEAR.config())
     assert [type(module) for module in model.modules()] == before
+
+
+def test_an_adapter_saved_from_compiled_layers_loads_on_plain_ones(tmp_path: Path) -> None:
+    model = get_peft_model(DeepMlp(), Lora2Config(target_modules=["lin0"], k=2, init_r=4))
+    disturb(model)
+    prune_half(model)
+    compact_adapter(model)
+    expected, layers = adapter_state(model), model.get_base_model().body["layers"]
+    for index, layer in enumerate(layers):
+        layers[index] = torch.compile(layer)
+    model.save_pretrained(tmp_path)
+    assert "_orig_mod" not in (tmp_path / "adapter_config.json").read_text()
+    loaded = adapter_state(PeftModel.from_pretrained(DeepMlp(), tmp_path))
+    assert loaded.keys() == expected.keys()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_model_that_is_compiled_in_place_is_adapted() -> None:

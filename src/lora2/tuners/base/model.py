@@ -15,6 +15,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.adapter_names import BASE_ONLY
+from lora2.tuners.base.compiled_names import check_is_not_compiled
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
 from lora2.tuners.base.expert_targets import (
@@ -38,8 +39,6 @@ from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.token_rows import check_rows_apart
 from lora2.tuners.base.tuner import PlacingTuner
 
-# What the module that torch.compile returns calls the one it was given.
-_COMPILED = "_orig_mod"
 _ONLY_LAYERS_INSIDE = (
     r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"
 )
@@ -69,7 +68,7 @@ class AdaptedModel(PlacingTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        _check_is_not_compiled(current_key)
+        check_is_not_compiled(current_key)
         if parameter_name is not None:
             self._adapt_parameter(
                 peft_config, adapter_name, target, target_name, parent, current_key
@@ -290,13 +289,3 @@ def _add_adapter_names(
     if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
         adapter_names = [name for name in adapter_names for _ in range(beams)]
     return args, kwargs | {"adapter_names": adapter_names}
-
-
-def _check_is_not_compiled(module_name: str) -> None:
-    """Check that torch.compile has not put a module of its own around this one, or around both."""
-    if _COMPILED in module_name.split("."):
-        raise UserError(
-            f"model: {module_name} is in a module that torch.compile has returned, which adds "
-            f"{_COMPILED} to its names, and a saved adapter would not load on the model itself: "
-            "add the adapter before torch.compile, or compile in place with module.compile()."
-        )

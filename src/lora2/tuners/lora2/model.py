@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.compiled_names import name_before_compiling
 from lora2.tuners.base.experts import check_number_of_experts
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.model import AdaptedModel
@@ -151,7 +152,7 @@ class Lora2Model(AdaptedModel):
         )
         compact = compact_state_dict(model, adapter_name, selected)
         remember_sizes(model, config, adapter_name, compact)
-        return compact
+        return {name_before_compiling(key): tensor for key, tensor in compact.items()}
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.compiled_names import name_before_compiling
 from lora2.tuners.base.distributed.whole import is_plain
 from lora2.tuners.base.patterns import looked_up, pattern_for
 from lora2.tuners.lora2.config import Lora2Config
@@ -48,7 +49,7 @@ def remember_sizes(
         if u is None:
             continue
         # The name that the config's patterns are matched against.
-        short_name = name.removeprefix("base_model.model.")
+        short_name = name_before_compiling(name.removeprefix("base_model.model."))
         ranks[short_name] = u.shape[1]
         asked = looked_up(config.k_pattern, short_name, config.k)
         # An empty module has no width, and none is needed.
