@@ -23,6 +23,7 @@ from lora2.exchange.expert_form import stacked_lora, wrapper_name
 from lora2.exchange.units import units_of
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.expert_targets import means_parameters
+from lora2.tuners.base.compiled_names import check_has_own_names
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
@@ -134,12 +135,13 @@ def _config_of(model: PeftModel, adapter_name: str) -> Any:
 
 
 def check_is_peft_model(model: object) -> None:
-    """Check that a model to be exported is a PeftModel.
+    """Check that a model to be exported is a PeftModel, whose modules have their own names.
 
     Raises:
         UserError: it is not; the sentence names those inside it.
     """
     if isinstance(model, PeftModel):
+        check_has_own_names(model)
         return
     inside = []
     if isinstance(model, nn.Module):

@@ -1,6 +1,7 @@
 """An exported LoRA computes what the adapter did, wherever it is loaded."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,17 @@ def test_a_model_without_peft_around_it_is_refused(tmp_path: Path) -> None:
     model.add_adapter(Lora2Config(k=2))
     with pytest.raises(UserError, match="no PeftModel"):
         export_lora(model, tmp_path / "lora")
+
+
+@pytest.mark.parametrize("export", [lora2.export_lora, lora2.export_gguf, lora2.export_merged])
+def test_parts_that_were_compiled_are_named(export: Callable[..., object], tmp_path: Path) -> None:
+    model = get_peft_model(tiny_llama(), Lora2Config(k=2, init_r=2))
+    model.get_base_model().model.layers[1].compile()
+    layers = model.get_base_model().model.layers
+    layers[0] = torch.compile(layers[0])
+    with pytest.raises(UserError, match=r"put base_model.model.model.layers.0._orig_mod in its"):
+        export(model, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_encoder_with_a_decoder_is_compared_too(tmp_path: Path) -> None:
