@@ -12,7 +12,7 @@ from unit.campaign.case import Case, read_cases
 
 _EITHER = "either"
 # One command of so many meets a damage in the slow tier; the others do in that of the engines.
-_SPREAD = 3
+_SPREAD = 5
 _CODES = {"refuses": (2,), "ignores": (0,), _EITHER: (0, 2)}
 
 
