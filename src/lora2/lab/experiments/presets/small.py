@@ -134,7 +134,7 @@ def _sizes() -> Iterator[Setting]:
     for rank in (8, 1):
         pruned = variant(f"adalora-{rank}", "AdaLoRA", adalora, target_r=rank)
         yield replace(pruned, text=f"r=12 to {rank}")
-    # In the steps in which LoRA² is pruned so far.
+    # In the window in which LoRA² is pruned where it ends as small.
     pruned = variant("adalora-1-late", "AdaLoRA, pruned late", adalora, target_r=1, **_LATE_WINDOW)
     yield replace(pruned, text="r=12 to 1")
     whole = variant("lora2-unpruned", "LoRA²", lora2, target_r=None)
