@@ -53,7 +53,9 @@ from transformers.distributed import DistributedConfig
 from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import NumericalError, UserError
 
-STEPS, MIDDLE, JOINT_BATCH, TARGET = 8, 4, 8, 28
+STEPS, MIDDLE, JOINT_BATCH, TARGET = 8, 4, 8, 16
+# Of Llama, as tensor parallelism splits them: by rows and by columns.
+_MATRICES = ["q_proj", "o_proj", "up_proj", "down_proj"]
 # Options of an engine that name what it trains, in place of a Llama.
 MODELS = ("mixtral", "qwen3moe", "tokens", "tied")
 _TRAINED_ROWS: dict[str, Any] = {
@@ -102,13 +104,14 @@ def tensor_parallel_model() -> LlamaForCausalLM:
 
 
 def adapted_model(form: str, engine: str = "one") -> PeftModel:
-    """A Llama of 14 matrices, or another model, with 4 singular values each; half are pruned."""
+    """Eight matrices of a Llama, or another model's, with 4 singular values; half are pruned."""
     base = tensor_parallel_model() if engine.startswith("tp") else base_model(engine)
     if engine == "fsdp2-late":
         fully_shard(base)
     torch.manual_seed(1)
     config = Lora2Config(
-        task_type="CAUSAL_LM", target_modules="all-linear", orthogonality=form, init_weights=False,
+        task_type="CAUSAL_LM", orthogonality=form, init_weights=False,
+        target_modules=_MATRICES if isinstance(base, LlamaForCausalLM) else "all-linear",
         k=4, init_r=4, target_r=2, tinit=1, tfinal=2, deltaT=2,
         lora_dropout=0.1 if "dropout" in engine.split("-") else 0,
         trainable_token_indices=_TRAINED_ROWS.get(model_named(engine)),
@@ -166,7 +169,8 @@ class Training:
         trained = [p for p in self.called.parameters() if p.requires_grad]
         # A forward pass without a backward pass leaves parameters whole there until the next one.
         self.evaluates = "kept" in engine.split("-")
-        self.optimizer = torch.optim.AdamW(trained, lr=5e-3)
+        # Each operation on a sharded tensor is slow, and one on a list of hundreds is slower.
+        self.optimizer = torch.optim.AdamW(trained, lr=5e-3, foreach=len(trained) < 100)
         self.allocator = RankAllocator(self.called, STEPS, resumable=True)
 
     def run(self, first: int, last: int) -> Iterator[int]:

@@ -1,4 +1,8 @@
-"""`torchrun -m lora2_cli train`: what two processes print, write, and end with."""
+"""`lora2 train` in two processes: what they print, write, and end with.
+
+The first run is started by `torchrun`, and so is the mistake of which it reports; other commands
+are forked as it would start them.
+"""
 
 import json
 import shutil
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from command_line import lora2, save_tiny_model, small_options
+from forked_commands import ForkedCommands, Outcome
 from language_model import save_language_model, text_options
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -17,6 +22,15 @@ from launched_command import SMALL, launched, weights
 pytestmark = pytest.mark.slow
 
 FSDP_ON_CPU = Path(__file__).parent / "fsdp_on_cpu.py"
+
+
+def train(
+    forked: ForkedCommands, work: Path, *words: object, processes: int = 2, **more: object
+) -> Outcome:
+    """Run `lora2 train`, which has to end well."""
+    outcome = forked.call(["train", *map(str, words)], work, processes=processes, **more)
+    assert outcome.code == 0, outcome.errors[-3000:]
+    return outcome
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +67,7 @@ def test_a_mistake_is_told_once(run: tuple[Path, str], model: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_is_resumed_by_another_number_of_processes(
-    processes: int, run: tuple[Path, str], tmp_path: Path
+    processes: int, run: tuple[Path, str], forked: ForkedCommands, tmp_path: Path
 ) -> None:
     folder = tmp_path / "again"
     shutil.copytree(run[0], folder)
@@ -61,9 +75,8 @@ def test_a_run_is_resumed_by_another_number_of_processes(
     (folder / "summary.json").unlink()
     for step in range(4, 9):
         shutil.rmtree(folder / "checkpoints" / f"checkpoint-{step}")
-    done = launched(processes, "--output_dir", folder, "--resume")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert ("gradient_accumulation_steps=2 keeps" in done.stdout) == (processes == 1)
+    done = train(forked, tmp_path, "--output_dir", folder, "--resume", processes=processes)
+    assert ("gradient_accumulation_steps=2 keeps" in done.output) == (processes == 1)
     expected = weights(run[0])
     for name, tensor in weights(folder).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
@@ -71,7 +84,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(
 
 @pytest.mark.parametrize("form", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
-    form: str, run: tuple[Path, str], model: Path, tmp_path: Path
+    form: str, run: tuple[Path, str], model: Path, forked: ForkedCommands, tmp_path: Path
 ) -> None:
     # accelerate 1.15 shards the embeddings of BERT twice unless the layers are named.
     config = {"transformer_layer_cls_to_wrap": ["BertLayer"], "state_dict_type": form}
@@ -80,8 +93,7 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
     sharded = ["--fsdp", "--fsdp_config", tmp_path / "fsdp.json"]
     folder = tmp_path / "sharded"
     where = "--model", model, "--output_dir"
-    done = launched(2, *where, folder, *options, *sharded, program=(str(FSDP_ON_CPU),))
-    assert done.returncode == 0, done.stderr[-3000:]
+    train(forked, tmp_path, *where, folder, *options, *sharded, program=str(FSDP_ON_CPU))
     expected, ended = weights(run[0]), weights(folder)
     assert ended.keys() == expected.keys()
     for name, tensor in ended.items():
@@ -91,13 +103,14 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
     for step in range(5, 9):
         shutil.rmtree(folder / "checkpoints" / f"checkpoint-{step}")
 
-    again = launched(2, "--output_dir", folder, "--resume", program=(str(FSDP_ON_CPU),))
+    train(forked, tmp_path, "--output_dir", folder, "--resume", program=str(FSDP_ON_CPU))
 
-    assert again.returncode == 0, again.stderr[-3000:]
     assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
 
 
-def test_tags_are_learned_and_scored_as_in_one_process(model: Path, tmp_path: Path) -> None:
+def test_tags_are_learned_and_scored_as_in_one_process(
+    model: Path, forked: ForkedCommands, tmp_path: Path
+) -> None:
     words = ["the table is here", "a doctor is away .", "the doctors have tables near the doctor"]
     sentences = [words[number % 3].split() for number in range(39)]
     rows = [{"tokens": s, "tags": ["B-thing" if len(w) > 4 else "O" for w in s]} for s in sentences]
@@ -114,8 +127,7 @@ def test_tags_are_learned_and_scored_as_in_one_process(model: Path, tmp_path: Pa
     sizes = "--per_device_train_batch_size=8", "--per_device_eval_batch_size=4"
     assert lora2("train", *options, *sizes, f"--output_dir={one}") == 0
     halves = "--per_device_train_batch_size=4", "--per_device_eval_batch_size=2"
-    done = launched(2, *options, *halves, f"--output_dir={two}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    train(forked, tmp_path, *options, *halves, f"--output_dir={two}")
     expected = weights(one)
     for name, tensor in weights(two).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-4)
@@ -125,7 +137,9 @@ def test_tags_are_learned_and_scored_as_in_one_process(model: Path, tmp_path: Pa
     assert [ends[0][name] for name in names] == [ends[1][name] for name in names]
 
 
-def test_preferences_are_learned_and_scored_as_in_one_process(tmp_path: Path) -> None:
+def test_preferences_are_learned_and_scored_as_in_one_process(
+    forked: ForkedCommands, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     base = save_language_model(tmp_path / "model")
     options = text_options(
@@ -135,8 +149,7 @@ def test_preferences_are_learned_and_scored_as_in_one_process(tmp_path: Path) ->
     words = ["--objective=dpo", f"--model={base}", "--use_cpu=True", *options]
     accumulated = ["--gradient_accumulation_steps=2", f"--output_dir={one}"]
     assert lora2("train", *words, *accumulated) == 0
-    done = launched(2, *words, f"--output_dir={two}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    train(forked, tmp_path, *words, f"--output_dir={two}")
     expected = weights(one)
     for name, tensor in weights(two).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
+from forked_commands import Outcome
 from unit.campaign.damages import damage
-from unit.campaign.runs import Outcome, Runs
+from unit.campaign.runs import Runs
 
 _FOLDER = Path(__file__).parent
 _MANY = 8
@@ -62,13 +63,12 @@ class Case:
 
     def run(self, runs: Runs, folder: Path) -> None:
         """Run the command in an empty folder and check all that must hold."""
-        work, scratch = folder / "work", folder / "scratch"
+        work = folder / "work"
         work.mkdir()
-        scratch.mkdir()
         self._prepare(runs, work)
         before, shared = contents(work), runs.stamps()
         outcome = runs.call(
-            self._words(runs), work, scratch,
+            self._words(runs), work,
             input=self.input, encoding=self.streams, broken_pipe=self.broken_pipe,
             environment=self.environment,
         )  # fmt: skip

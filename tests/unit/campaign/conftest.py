@@ -1,15 +1,12 @@
 """The runs that the campaign's cases share."""
 
-from collections.abc import Iterator
-
 import pytest
 
+from forked_commands import ForkedCommands
 from unit.campaign.runs import Runs
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(forked: ForkedCommands, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Tiny runs of several kinds; do not write into them."""
-    made = Runs(tmp_path_factory.mktemp("campaign") / "shared")
-    yield made
-    made.close()
+    return Runs(tmp_path_factory.mktemp("campaign"), forked)

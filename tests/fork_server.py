@@ -1,7 +1,8 @@
-"""A process that imports everything once and runs `lora2` in a forked child for each request.
+"""A process that imports everything once and runs `lora2` in forked children for each request.
 
 A process of its own, because PyTorch cannot train in a fork of a process that has trained, as the
-one of the tests may have. Requests and results are JSON lines on standard input and output.
+one of the tests may have. Requests and results are JSON lines on standard input and output. A
+request for several processes is answered as `torchrun` would start them, without its imports.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import io
 import json
 import os
 import pkgutil
+import runpy
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -59,37 +62,68 @@ def _import_everything() -> None:
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the words of a request in a child; return exit code, output and errors."""
-    scratch = Path(request["scratch"])
-    child = os.fork()
-    if child == 0:
-        os._exit(_child(request, scratch))
-    code = _wait(child, request["seconds"])
+    """Run the words of a request in children; return exit code, and their output and errors."""
+    places = _environments(request["processes"])
+    children: dict[int, Path] = {}
+    for rank, environment in enumerate(places):
+        scratch = Path(request["scratch"]) / str(rank)
+        scratch.mkdir(exist_ok=True)
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(request, environment, scratch))
+        children[child] = scratch
+    code = _wait(set(children), request["seconds"])
     texts = {
-        name: (scratch / name).read_bytes().decode("utf-8", "backslashreplace")
+        name: "".join(_text(scratch / name) for scratch in children.values())
         for name in ("output", "errors")
     }
     return {"code": code, **texts}
 
 
-def _wait(child: int, seconds: float) -> int:
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "backslashreplace")
+
+
+def _environments(processes: int) -> list[dict[str, str]]:
+    """Return what a launcher tells each process; one process is told nothing."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+              "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}  # fmt: skip
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def _wait(children: set[int], seconds: float) -> int:
+    """Return the first exit code that is not 0, with which the others are killed, or 0."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+    while children and time.monotonic() < end:
+        for child in list(children):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                children.remove(child)
+                if code := os.waitstatus_to_exitcode(status):
+                    _kill(children)
+                    return code
         time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return KILLED
+    _kill(children)
+    return KILLED if children else 0
 
 
-def _child(request: dict[str, Any], scratch: Path) -> int:
+def _kill(children: set[int]) -> None:
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _child(request: dict[str, Any], environment: dict[str, str], scratch: Path) -> int:
     try:
         _redirect(request, scratch)
-        os.environ.update(request["environment"])
+        os.environ.update(environment | request["environment"])
         os.chdir(request["folder"])
-        code = _call(request["words"])
+        code = _call(request["words"], request["program"])
         # As Python does when a process ends.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -100,11 +134,13 @@ def _child(request: dict[str, Any], scratch: Path) -> int:
         return 1
 
 
-def _call(words: list[str]) -> int:
+def _call(words: list[str], program: str | None) -> int:
     from lora2_cli.main import main
 
     sys.argv = ["lora2", *words]
     try:
+        if program is not None:
+            runpy.run_path(program, run_name="__main__")
         return main(words)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else int(left.code is not None)
