@@ -38,6 +38,7 @@ _CLASSIFIERS = (
 )
 # Options of `lora2 train`; None leaves the method's default.
 _SIZES = ("k", "init_r", "bottleneck_size", "virtual_tokens")
+_OTHERS = ("target_parameters", "peft_config")
 _BUDGET = ("target_r", "budget_unit")
 
 
@@ -53,9 +54,9 @@ def execute(arguments: Sequence[str]) -> int:
     if targets is None:
         pattern = target_pattern(config.model_type, options.weights)
         targets = None if pattern is None else [pattern]
-    given = {name: getattr(options, name) for name in _SIZES}
+    given = {name: getattr(options, name) for name in (*_SIZES, *_OTHERS)}
     sizes = {name: value for name, value in given.items() if value is not None}
-    sizes |= {"target_modules": targets, "peft_config": options.peft_config}
+    sizes["target_modules"] = targets
     print(f"{count(config, options.method, sizes):,}")
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
@@ -65,7 +66,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _check(method: str, typed: Mapping[str, Any]) -> None:
     """Check sizes, and that each option has an effect."""
-    for name in (*_SIZES, "peft_config"):
+    for name in (*_SIZES, *_OTHERS):
         if name in RANGES and typed.get(name) is not None:
             check_number(name, typed[name], RANGES[name])
         if name not in METHODS[method].options:
@@ -141,6 +142,12 @@ def _parser() -> OptionParser:
     )
     parser.add_argument(
         "--target_modules", "--target-modules", nargs="+", help="or names of modules"
+    )
+    parser.add_argument(
+        "--target_parameters",
+        "--target-parameters",
+        nargs="*",
+        help="names of parameters, such as experts.down_proj of a mixture of experts",
     )
     parser.add_argument(
         "--k", type=int, help="width of LoRA²'s outer pair, rank of LoRA and SoRA (default: 8)"

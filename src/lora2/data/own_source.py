@@ -15,7 +15,7 @@ class OwnSource(TypedDict, total=False):
     """What all loaders take for the user's own data; None is as good as left out.
 
     Attributes:
-        train_file: a CSV, TSV, JSON lines or Parquet file; of images, a folder as well.
+        train_file: a CSV, TSV, JSON, JSON lines or Parquet file; of images, a folder as well.
         validation_file: likewise; without it a tenth of the training rows is split off.
         dataset: name of a hub dataset, instead of files.
         dataset_config: its configuration, if it has several.

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -126,6 +127,12 @@ def _config_of(model: PeftModel, adapter_name: str) -> Any:
             f"{list(configs)}."
         )
     layers = layers_with(model, adapter_name)
+    if not layers and not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise UserError(
+            "model: it has no adapted layers any longer, because the adapter was merged into the "
+            "weights and removed, as export_merged and merge_and_unload do; export it before, or "
+            "load the base model and the adapter again."
+        )
     if not layers:
         raise UserError(
             f"adapter {adapter_name!r} is of {configs[adapter_name].peft_type}, which has no form "

@@ -59,7 +59,7 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your own data: a CSV, TSV, JSON lines or Parquet file; of --objective "
+            "help": "Your own data: a CSV, TSV, JSON, JSON lines or Parquet file; of --objective "
             "image-classification, also a folder with one folder for each class."
         },
     )

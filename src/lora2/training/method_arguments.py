@@ -61,7 +61,7 @@ class PeftArguments:
         default=16.0,
         metadata={
             "range": Range(1),
-            "help": "Learning rate of B, in those of A, of --method loraplus.",
+            "help": "Of --method loraplus: the learning rate of B divided by that of A.",
         },
     )
 

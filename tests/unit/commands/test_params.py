@@ -1,4 +1,5 @@
 import pytest
+from transformers import MixtralConfig
 
 from command_line import lora2, refused
 
@@ -147,3 +148,27 @@ def test_params_of_a_folder_needs_no_weights(tiny_model, tmp_path, capsys):
 )
 def test_params_refuses(arguments, named, capsys):
     assert named in refused(capsys, "params", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "matrices"),
+    [
+        # Of each of four experts; a router and a head are no parameters of experts.
+        ("--target_parameters experts.gate_up_proj experts.down_proj", 2),
+        ("--target_parameters experts.down_proj", 1),
+        ("--target_parameters", 0),
+    ],
+)
+@pytest.mark.parametrize("method", ["lora2", "lora"])
+def test_params_counts_experts_that_are_named(method, arguments, matrices, tmp_path, capsys):
+    config = MixtralConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, vocab_size=32,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    command = ("params", "--model", tmp_path, "--method", method, "--k", 2)
+    assert lora2(*command, "--target_modules", "q_proj", *arguments.split()) == 0
+    counted = int(capsys.readouterr().out.replace(",", ""))
+    shapes = [(16, 16), *4 * [(16, 48), (24, 16)][2 - matrices :]]
+    more = 2 * 2 * 8 + 8 if method == "lora2" else 0
+    assert counted == sum(2 * (d_in + d_out) + more for d_in, d_out in shapes)

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from command_line import save_tiny_model
-from lora2 import Lora2Config, UserError, export_merged
+from lora2 import Lora2Config, UserError, export_gguf, export_lora, export_merged
 from lora2.errors import MergedWeightError, NumericalError
 from unit.models import (
     Mlp,
@@ -186,3 +186,14 @@ def test_a_missing_tokenizer_is_named_in_a_warning(tmp_path: Path) -> None:
         export_merged(adapted(), tmp_path / "merged")
     (found,) = (each for each in seen if "pass tokenizer= to export_merged" in str(each.message))
     assert found.filename == __file__
+
+
+@pytest.mark.parametrize("write", [export_lora, export_gguf])
+def test_a_model_that_was_given_up_is_not_exported_again(write, tmp_path: Path) -> None:
+    model = adapted()
+    export_merged(model, tmp_path / "merged")
+
+    with pytest.raises(UserError, match=r"no adapted layers any longer.* export it before"):
+        write(model, tmp_path / "again.gguf")
+
+    assert not (tmp_path / "again.gguf").exists()

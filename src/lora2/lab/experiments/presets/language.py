@@ -80,7 +80,7 @@ def _pruned(rank: float) -> Setting:
 _ROWS = (*TUNED_SETTINGS, _pruned(2), _pruned(1))
 TABLES: Mapping[str, SettingsTable] = {
     NAME: SettingsTable(
-        "answers that are right to the letter, %",
+        "answers that equal the right one exactly, %",
         _ROWS,
         note="Answers are scored at the end alone, so that best and last are the same. More loss: "
         "of texts of no task, after training as against before, nats a token.",
