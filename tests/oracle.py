@@ -339,10 +339,13 @@ def keep_set(scores: Sequence[float], budget: int) -> list[bool]:
 
 
 def keep_set_for_costs(scores: Sequence[float], costs: Sequence[int], budget: int) -> list[bool]:
-    """One value after the other by score over cost, until one does not fit into the budget."""
+    """One value after the other by score over cost, until one does not fit into the budget.
+
+    Values that cost more than the whole budget are left out.
+    """
     kept = [False] * len(scores)
     left = budget
-    waiting = list(range(len(scores)))
+    waiting = [index for index in range(len(scores)) if costs[index] <= budget]
     while waiting:
         best = waiting[0]
         for index in waiting[1:]:

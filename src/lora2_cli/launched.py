@@ -14,13 +14,15 @@ _TIME_TO_SPEAK = 2.0
 
 def is_launched() -> bool:
     """Whether a launcher has started several processes, of which this is one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    # What is no number a command that needs it refuses, in a sentence.
+    return size.isdecimal() and int(size) > 1
 
 
 def speaks() -> bool:
     """Whether this process prints what all would print."""
     # The first process on this machine: another machine may lack a file that the first one has.
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return not is_launched() or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def say(sentence: str, code: int) -> None:

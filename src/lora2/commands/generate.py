@@ -35,6 +35,9 @@ from lora2.tuners.base.finite_checks import naming_merged_layer
 _QUESTION = "> "
 _RESULT = "completion"
 
+# Scores are divided by it, and must stay within float32.
+_LOWEST_TEMPERATURE = 1e-6
+
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
@@ -156,17 +159,24 @@ def _converse(run: SavedRun, model: Any, options: Any) -> None:
             print(next(_texts(run, model, [as_prompt(text, run.task)], options)))
 
 
+def _can_type() -> bool:
+    # None where it is closed.
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _check(options: Any) -> None:
     if options.prompt is not None and options.file is not None:
         raise UserError("generate: give either --prompt or --file, and not both.")
-    if options.prompt is None and options.file is None and not sys.stdin.isatty():
+    if options.prompt is None and options.file is None and not _can_type():
         raise UserError("generate: give --prompt or --file; without a terminal nobody can type.")
     if options.output is not None and options.file is None:
         raise UserError("output: it is for the prompts of --file; leave it out, or add --file.")
     check_output_option(options)
-    if not 0 <= options.temperature < math.inf:
+    temperature = options.temperature
+    if temperature != 0 and not _LOWEST_TEMPERATURE <= temperature < math.inf:
         raise UserError(
-            f"temperature={options.temperature} must be 0 (greedy), or a finite number above it."
+            f"temperature={temperature} must be 0 (greedy), or a finite number of at least "
+            f"{_LOWEST_TEMPERATURE:g}."
         )
     for name in ("max_new_tokens", "batch_size"):
         value = getattr(options, name)

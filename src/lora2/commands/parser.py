@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from lora2.errors import UserError
-from lora2.support.checked_files import read_json, read_yaml
+from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
 from lora2.training.arguments import OPTION_GROUPS
 from lora2.training.derived_options import FILE, RULES
@@ -214,9 +214,9 @@ def _reader(hint: Any, present: Any) -> Any:
 def _read_mapping(text: str) -> Any:
     if text.startswith("{"):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+            return read_json_text(text, repr(shortened(text)))
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
     raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
 
 

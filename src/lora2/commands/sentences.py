@@ -49,7 +49,8 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
         )
     if isinstance(error, SafetensorError):
         return f"A safetensors file is damaged ({text}): restore it from a copy."
-    if isinstance(error, MemoryError | OutOfMemoryError):
+    # On a CPU torch raises an error of no type of its own.
+    if isinstance(error, MemoryError | OutOfMemoryError) or "DefaultCPUAllocator" in text:
         advice = _LESS_MEMORY.get(command, "close other programs, or take a larger machine")
         return f"Not enough memory: {advice}."
     if isinstance(error, OSError):

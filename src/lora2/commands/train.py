@@ -63,6 +63,7 @@ def execute(arguments: Sequence[str]) -> int:
     else:
         # In every process: nothing is written before all have looked.
         folder.check_may_start(settings.run.overwrite)
+        _check_keeps_what_is_read(settings, folder)
     keep_freed_memory()
     with folder.left_as_found() if is_first_process() else nullcontext():
         return _train(settings, folder)
@@ -201,6 +202,12 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
             f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
             f"with `{command_to_start_over(folder)}`."
         )
+
+
+def _check_keeps_what_is_read(settings: RunSettings, folder: RunFolder) -> None:
+    options = settings.to_options()
+    for name in ("model", "train_file", "validation_file", "data_dir"):
+        folder.check_keeps(name, options[name])
 
 
 def _processes_at_start(settings: RunSettings, folder: RunFolder) -> int:

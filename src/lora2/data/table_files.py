@@ -216,7 +216,7 @@ def _parsed(text: str, place: str, advice: str) -> Any:
         raise _MalformedError(
             f"has a number of too many digits in {place}; write it as a text, in quotes"
         ) from error
-    if "\\ud" in text.lower() and not _is_encodable(value):
+    if "\\ud" in text.lower() and not is_encodable(value):
         raise _MalformedError(
             f"has half of a surrogate pair (an escape such as \\ud800 alone) in {place}, which is "
             "no character; remove it"
@@ -256,7 +256,8 @@ def _without_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object
     return record
 
 
-def _is_encodable(value: object) -> bool:
+def is_encodable(value: object) -> bool:
+    """Whether a value of JSON holds characters alone, and no half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from lora2.data.bio import Span, is_tag, tags_of, words_of
 from lora2.data.columns import shortened
-from lora2.data.table_files import DataTable, listed
+from lora2.data.table_files import DataTable, is_encodable, listed
 from lora2.data.tagged_task import RowsOf
 from lora2.errors import UserError
 
@@ -141,6 +141,8 @@ def _as_list(value: object) -> list[object] | None:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
+            return None
+        if not is_encodable(value):
             return None
     return value if isinstance(value, list) else None
 

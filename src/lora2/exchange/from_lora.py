@@ -5,6 +5,7 @@ Training can then continue, with pruning.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,35 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
-# Fields of PEFT's LoRA that would make it more than W + B A, or W another; and what they may be.
+# Fields of PEFT's LoRA and AdaLoRA that leave it W + B A, whatever they are.
+_HARMLESS = frozenset({
+    *(field.name for field in fields(PeftConfig)),
+    *("r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform"),
+    *("layers_pattern", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+    *("fan_in_fan_out", "megatron_config", "megatron_core", "runtime_config"),
+    # How it starts, which `init_lora_weights` says too, and how it trains.
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+    *("qalora_group_size", "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2"),
+    *("orth_reg_weight", "total_step"),
+})  # fmt: skip
+# Of others what they may be beside nothing: PEFT may add one that makes it more than W + B A. The
+# other starts change the base weight when PEFT makes the layers.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
-    "lora_bias": (),
-    "use_dora": (),
-    "layer_replication": (),
-    "alora_invocation_tokens": (),
-    "arrow_config": (),
-    "use_qalora": (),
-    "use_bdlora": (),
-    "monteclora_config": (),
-    # The other starts change the base weight when PEFT makes the layers.
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
 }
 
 
 @torch.no_grad()
 def import_lora(
-    model: nn.Module, path: Path | str, *, adapter_name: str = "default", **fields: Any
+    model: nn.Module, path: Path | str, *, adapter_name: str = "default", **options: Any
 ) -> PeftModel:
     """Return the model with a LoRA² adapter that computes what the LoRA in `path` does.
 
-    model: its base model; fields: of `Lora2Config`, such as `target_r` and `lora_alpha`, but not
-    its sizes and modules. Each matrix gets k and init_r of the rank that it has; λ starts at 1 with
-    the magnitude in 𝒱, as at the default start.
+    model: its base model; options: fields of `Lora2Config`, such as `target_r` and `lora_alpha`,
+    but not its sizes and modules. Each matrix gets k and init_r of the rank that it has; λ starts
+    at 1 with the magnitude in 𝒱, as at the default start.
 
     Raises:
         UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
@@ -62,6 +67,7 @@ def import_lora(
     """
     config = check_importable(path)
     taught = load_source(model, path)
+    _check_trained_modules(taught, config, path)
     layers = {
         name: module
         for name, module in taught.get_base_model().named_modules()
@@ -96,10 +102,10 @@ def import_lora(
         "task_type": config.task_type,
         "base_model_name_or_path": config.base_model_name_or_path,
     }
-    twice = sorted(decided.keys() & fields.keys())
+    twice = sorted(decided.keys() & options.keys())
     if twice:
         raise UserError(f"{', '.join(twice)}: the adapter in {path} decides; leave it out.")
-    adapter = Lora2Config(**decided, **fields)
+    adapter = Lora2Config(**decided, **options)
     result = get_peft_model(model, adapter, adapter_name)
     for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
@@ -132,15 +138,31 @@ def check_importable(path: Path | str) -> PeftConfig:
             f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA "
             "become LoRA²."
         )
-    values = vars(config)
-    for name, plain in _PLAIN.items():
-        value = values.get(name)
-        if value and value not in plain:
+    for name in (field.name for field in fields(config) if field.name not in _HARMLESS):
+        value = getattr(config, name)
+        if value and value not in _PLAIN.get(name, ()):
             raise UserError(
                 f"{name}={value!r} in {path}: LoRA² has no such part, so the adapter would compute "
                 "something else; train it without."
             )
     return config
+
+
+def _check_trained_modules(taught: PeftModel, config: Any, path: Path | str) -> None:
+    """Check that no module is trained beside those that are named.
+
+    Raises:
+        UserError: PEFT has tied another module to one of them.
+    """
+    named = config.modules_to_save or ()
+    for name, module in taught.get_base_model().named_modules():
+        is_named = any(name == each or name.endswith(f".{each}") for each in named)
+        if isinstance(module, ModulesToSaveWrapper) and not is_named:
+            raise UserError(
+                f"ensure_weight_tying=True in {path}: {name} is tied to one of modules_to_save="
+                f"{list(named)}, and LoRA² would train and save it untied; train the LoRA with "
+                "trainable_token_indices in place of whole modules, or without tying."
+            )
 
 
 def _pairs(name: str, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:

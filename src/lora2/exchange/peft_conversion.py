@@ -67,5 +67,5 @@ def as_lora_of_rank(
 
 def _rank_of_share(sigma: Tensor, share: float) -> int:
     energy = sigma.square().cumsum(0)
-    # A change that is zero gets one value: PEFT's LoRA has no rank 0.
-    return min(int((energy < share * energy[-1]).sum()) + 1, len(sigma))
+    # A change that is zero, or of which nothing is left, gets one: PEFT's LoRA has no rank 0.
+    return max(1, min(int((energy < share * energy[-1:]).sum()) + 1, len(sigma)))

@@ -9,7 +9,8 @@ def keep_most_important(importance: Tensor, budget: int, costs: Tensor | None = 
 
     Without costs each value costs 1, and exactly `budget` of them are kept. With costs all that is
     kept is above one threshold on importance / cost: the first value that does not fit ends the
-    choice, and no cheaper one below it is taken in its place. Equal values are kept in their order,
+    choice, and no cheaper one below it is taken in its place. A value that costs more than the
+    whole budget cannot be kept and takes no part. Equal values are kept in their order,
     so that the result is the same on every machine, even when all are equal, as at the start.
     importance [n], costs [n] as whole numbers.
     """
@@ -19,4 +20,6 @@ def keep_most_important(importance: Tensor, budget: int, costs: Tensor | None = 
     if costs is None:
         # `scatter_` takes the number itself; an assignment would send it to the device, and wait.
         return mask.scatter_(0, order[:budget], True)
+    # Last, where its cost alone is above the budget, it ends nothing.
+    order = order[torch.sort(costs[order] > budget, stable=True).indices]
     return mask.scatter_(0, order, costs[order].cumsum(0) <= budget)

@@ -35,6 +35,22 @@ def read_json(path: Path, advice: str, *, expects: type = dict, nan_as_null: boo
     return _checked(path, advice, partial(_parse_json, expects=expects, nan_as_null=nan_as_null))
 
 
+def read_json_text(text: str, name: str) -> Any:
+    """Return the value that a text is as JSON, read as strictly as a file.
+
+    name: what the sentence calls it.
+
+    Raises:
+        UserError: it is no JSON, or has a key twice.
+    """
+    try:
+        return _json_value(text, nan_as_null=False)
+    except _FaultError as fault:
+        raise UserError(f"{name} {fault}.") from fault
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deeply to be read.") from error
+
+
 def read_json_lines(path: Path, advice: str) -> list[dict[str, Any]]:
     """Return the objects of a JSON lines file; NaN and Infinity are read as null.
 

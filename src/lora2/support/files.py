@@ -53,8 +53,16 @@ def write_json_atomically(path: Path, value: Any) -> None:
         TypeError: JSON has no form for a part of `value`; nothing is written.
         OSError: as for `write_atomically`.
     """
-    text = json.dumps(nan_as_null(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
+    write_atomically(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return a value as indented JSON, with null for NaN and infinity.
+
+    Raises:
+        TypeError: JSON has no form for a part of `value`.
+    """
+    return json.dumps(nan_as_null(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def nan_as_null(value: Any) -> Any:
@@ -80,10 +88,11 @@ def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] 
     """
     try:
         descriptor = _descriptor(path)
-        state = _state(path) if descriptor is None else os.fstat(descriptor)
+        state = _state(path) if descriptor is None else _state_to_write(descriptor)
         target = path.resolve()
-    # RuntimeError is a loop of symbolic links, ValueError a NUL in the name.
-    except (OSError, RuntimeError, ValueError) as error:
+    # RuntimeError is a loop of symbolic links, ValueError a NUL in the name, OverflowError a number
+    # that no descriptor has.
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"output: {path} cannot be written ({reason}); give another file."
@@ -134,7 +143,9 @@ def write_output(
             file.write(content)
         return
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        # None where it is closed.
+        if stream is not None:
+            stream.flush()
     # Opening it by its name would cut off a file that the shell appends to (`>>`).
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
@@ -160,6 +171,17 @@ def _state(path: Path) -> os.stat_result | None:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _state_to_write(descriptor: int) -> os.stat_result:
+    """Return the status of an open file.
+
+    Raises:
+        OSError: it is not open, or only for reading.
+    """
+    # A descriptor for reading refuses this, and one for writing takes no byte.
+    os.write(descriptor, b"")
+    return os.fstat(descriptor)
 
 
 def _holds_data(state: os.stat_result) -> bool:

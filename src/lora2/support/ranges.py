@@ -8,6 +8,9 @@ from typing import Any
 
 from lora2.errors import UserError
 
+# The largest number that float32 holds, rounded down.
+_FLOAT32 = 3.4e38
+
 
 @dataclass(frozen=True)
 class Range:
@@ -40,6 +43,8 @@ class Range:
         lowest = f"above {self.least:g}" if self.open else f"of at least {self.least:g}"
         # No one meets the limits of 64 bits by writing a number that was wanted.
         highest = f" and below {self.below:,.0f}" if self.below <= 2**32 else ""
+        if self.below == _FLOAT32:
+            highest = f" and below {_FLOAT32:g}, as float32 can hold it"
         whole = f", and a whole one from {self.whole_from:g}" if self._turns_whole else ""
         other = "" if self.instead is None else f", or {self.instead:g}"
         return f"{kind} {lowest}{highest}{whole}{other}"
@@ -49,8 +54,8 @@ class Range:
         return self.least < self.whole_from < math.inf
 
 
-POSITIVE = Range(0, open=True)
-NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, _FLOAT32, open=True)
+NOT_NEGATIVE = Range(0, _FLOAT32)
 COUNT = Range(1, 2**63, whole_from=1)
 COUNT_OR_NONE = Range(0, 2**63, whole_from=0)
 SHARE = Range(0, 1)

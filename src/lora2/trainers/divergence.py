@@ -45,7 +45,9 @@ class GradientWatch:
             for layer in self._layers.values()
             for factor in layer.parameters_of(adapter_name).values()
         )
-        self._sums: list[tuple[str, Tensor]] = []
+        # In the order of the backward pass. A layer has one sum, also where nobody checks any
+        # longer, as after a training that was interrupted.
+        self._sums: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
             layer.lora2_watches[adapter_name] = partial(self._record, name)
 
@@ -55,13 +57,13 @@ class GradientWatch:
         Raises:
             NumericalError: naming the layer that was the first to get a NaN or infinite gradient.
         """
-        sums, self._sums = self._sums, []
-        first = first_not_finite([total for _, total in sums])
+        sums, self._sums = self._sums, {}
+        first = first_not_finite(list(sums.values()))
         if self._is_sharded:
             # All processes must stop here, since `check_finite` waits for each of them.
             first = first_of_all(first)
         if first is not None:
-            name = sums[first][0] if first < len(sums) else "a layer in another process"
+            name = [*sums][first] if first < len(sums) else "a layer in another process"
             raise NumericalError(f"NaN or infinity in the gradient of {name}: {ADVICE}")
 
     def remove(self) -> None:
@@ -70,7 +72,8 @@ class GradientWatch:
             layer.lora2_watches.pop(self._adapter_name, None)
 
     def _record(self, name: str, gradient: Tensor) -> None:
-        self._sums.append((name, gradient.sum(dtype=torch.float32)))
+        total, before = gradient.sum(dtype=torch.float32), self._sums.get(name)
+        self._sums[name] = total if before is None else before + total
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ from lora2.tuners.base.config import check_regular_expression
 _OF_OTHERS: Mapping[str, Range] = {
     "num_train_epochs": EPOCHS,
     "max_steps": Range(1, 2**63, whole_from=1, instead=-1),
-    "per_device_train_batch_size": COUNT,
-    "per_device_eval_batch_size": COUNT,
+    "per_device_train_batch_size": SIZE,
+    "per_device_eval_batch_size": SIZE,
     "gradient_accumulation_steps": COUNT,
     "learning_rate": NOT_NEGATIVE,
     "warmup_steps": Range(0, whole_from=1),
@@ -57,8 +57,7 @@ _OF_OTHERS: Mapping[str, Range] = {
     "dataloader_prefetch_factor": COUNT,
     "ddp_bucket_cap_mb": COUNT,
     "ddp_timeout": COUNT,
-    # The largest number that float32 holds.
-    "lora_alpha": Range(0, 3.4e38, open=True),
+    "lora_alpha": POSITIVE,
     "k": SIZE,
     "init_r": SIZE,
     "bottleneck_size": SIZE,
@@ -124,7 +123,9 @@ def _check_patterns(settings: RunSettings) -> None:
                 check_number(f"{name}[{pattern!r}]", value, SIZE)
     for pattern, value in (options.get("alpha_pattern") or {}).items():
         check_regular_expression("alpha_pattern", pattern)
-        check_number(f"alpha_pattern[{pattern!r}]", value, RANGES["lora_alpha"])
+        # What is no number the configuration refuses.
+        if isinstance(value, int | float):
+            check_number(f"alpha_pattern[{pattern!r}]", value, RANGES["lora_alpha"])
 
 
 def _check_choices(name: str, value: Any, allowed: Collection[str]) -> None:

@@ -22,7 +22,13 @@ def is_first_process() -> bool:
 
 def processes_launched() -> int:
     """Return how many processes the launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise UserError(
+            f"WORLD_SIZE={size} in the environment must be the number of processes, which torchrun "
+            "and accelerate launch set; unset it."
+        )
+    return int(size)
 
 
 def in_first_process(action: Callable[[], Result]) -> Result | None:

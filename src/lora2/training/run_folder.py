@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
-from lora2.support.files import write_atomically, write_json_atomically
+from lora2.support.files import as_json, write_atomically
 from lora2.training.run_files import (
     DAMAGED,
     check_baseline,
@@ -198,10 +198,11 @@ class RunFolder:
         try:
             yield
         except Exception:
-            if was_bare and not self._has_results():
-                self._clear()
-                self._lock.unlink(missing_ok=True)
+            # What cannot be removed must not hide the error.
             with suppress(OSError):
+                if was_bare and not self._has_results():
+                    self._clear()
+                    self._lock.unlink(missing_ok=True)
                 for path in missing:
                     path.rmdir()
             raise
@@ -219,11 +220,31 @@ class RunFolder:
 
     def start(self, options: dict[str, Any], task: dict[str, Any]) -> None:
         """Clear the folder and write what is known before training."""
+        # What cannot be written is found before anything is removed.
+        contents = {
+            self.task_file: as_json(task).encode(),
+            # Last: from here on the folder counts as a run.
+            self.config_file: as_yaml(options).encode(),
+        }
         self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(self.task_file, task)
-        # Last: from here on the folder counts as a run.
-        write_atomically(self.config_file, as_yaml(options))
+        for file, content in contents.items():
+            write_atomically(file, content)
+
+    def check_keeps(self, option: str, path: str | Path | None) -> None:
+        """Check that a new run, which clears the folder, does not clear what it reads.
+
+        Raises:
+            UserError: `path`, which an option gave, is among the files of the run that is here.
+        """
+        if not path or not Path(path).exists():
+            return
+        read = Path(path).resolve()
+        if any(read.is_relative_to(entry.resolve()) for entry in self._entries()):
+            raise UserError(
+                f"{option}: {path} is of the run in {self.path}, which a new run clears; give "
+                "another --output_dir, or a copy of it."
+            )
 
     def read_options(self, *, resumes: bool = False) -> dict[str, Any]:
         """Return the options in config.yaml, all that decide what the run is.
@@ -293,15 +314,18 @@ class RunFolder:
 
     def _clear(self) -> None:
         for entry in self._entries():
-            if entry.is_dir():
-                shutil.rmtree(entry)
+            if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
+                # To a larger disk, where those of the next run are to go as well.
+                for each in entry.iterdir():
+                    _remove(each)
             else:
-                entry.unlink(missing_ok=True)
+                _remove(entry)
 
     def _is_bare(self) -> bool:
         """Whether nothing is here but what a run that was never started leaves."""
         return not any(self.checkpoints.glob("*")) and all(
-            entry in (self._lock, self.checkpoints) for entry in self.path.iterdir()
+            entry == self._lock or (entry == self.checkpoints and entry.is_dir())
+            for entry in self.path.iterdir()
         )
 
     def _entries(self) -> Sequence[Path]:
@@ -328,3 +352,11 @@ def as_yaml(options: dict[str, Any]) -> str:
     yaml = require("yaml", extra="train")
     text: str = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     return text
+
+
+def _remove(entry: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, of which the target stays."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, KasaConfig, LoraConfig, PeftModel, get_peft_model
 
 from lora2 import RankAllocator, UserError, import_lora
+from lora2.exchange.from_lora import _HARMLESS
 from unit.models import (
     ATTENTION,
     LINEAR,
@@ -174,3 +175,36 @@ def test_what_lora2_has_not_is_refused(config, sentence: str, tmp_path: Path) ->
     get_peft_model(LINEAR.model(), config).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=sentence):
         import_lora(LINEAR.model(), tmp_path)
+
+
+def test_a_lora_with_a_diagonal_of_its_own_is_refused(tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["lin0"], r=2, kasa_config=KasaConfig())
+    taught(LINEAR.model(), config, tmp_path)
+
+    with pytest.raises(UserError, match=r"kasa_config=.* LoRA² has no such part"):
+        import_lora(LINEAR.model(), tmp_path)
+
+
+def test_a_field_that_is_not_known_is_refused_unless_it_is_empty(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """The next version of PEFT may have a part that nobody here has heard of."""
+    monkeypatch.setattr("lora2.exchange.from_lora._HARMLESS", _HARMLESS - {"use_rslora"})
+    for value in (False, True):
+        folder = tmp_path / str(value)
+        taught(LINEAR.model(), LoraConfig(target_modules=["lin0"], r=2, use_rslora=value), folder)
+    import_lora(LINEAR.model(), tmp_path / "False")
+    with pytest.raises(UserError, match="use_rslora=True"):
+        import_lora(LINEAR.model(), tmp_path / "True")
+
+
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_whole_modules_that_peft_ties_are_refused(module: str, tmp_path: Path) -> None:
+    config = LoraConfig(
+        target_modules=["q_proj"], modules_to_save=[module], ensure_weight_tying=True
+    )
+    taught(tiny_llama(tie_word_embeddings=True), config, tmp_path)
+
+    with pytest.raises(UserError, match=r"ensure_weight_tying=True in .* is tied to one of"):
+        import_lora(tiny_llama(tie_word_embeddings=True), tmp_path)

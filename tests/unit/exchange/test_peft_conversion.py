@@ -7,6 +7,7 @@ import torch
 from peft import LoHaConfig, PeftModel, get_peft_model
 from peft.tuners.lora.conversion import convert_to_lora, save_as_lora
 
+from lora2 import compact_adapter
 from unit.models import (
     CONV1D,
     CONV2D,
@@ -15,6 +16,7 @@ from unit.models import (
     Kind,
     difference,
     disturb,
+    layers_of,
 )
 
 WIDE = Kind("wide", LINEAR.make, LINEAR.inputs, ["lin0"])
@@ -80,3 +82,18 @@ def test_peft_still_converts_its_own_methods() -> None:
     config, tensors = convert_to_lora(model, rank=4)
     assert config.r == 4
     assert tensors["base_model.model.lin0.lora_A.weight"].shape == (4, 6)
+
+
+@pytest.mark.parametrize("rank", [2, 0.99])
+def test_a_module_of_which_nothing_is_left_becomes_a_lora_of_zeros(rank: float) -> None:
+    model, x = adapted(WIDE), WIDE.inputs()
+    for layer in layers_of(model).values():
+        layer.parameters_of("default")["lam"].data.zero_()
+        layer.lora2_finished.add("default")
+    compact_adapter(model)
+    config, state = convert_to_lora(model, rank)
+    assert config.r == (2 if rank == 2 else 1)
+    B = [tensor for name, tensor in state.items() if "lora_B" in name]
+    assert B
+    assert not any(tensor.any() for tensor in B)
+    assert torch.equal(model(x), model.get_base_model()(x))

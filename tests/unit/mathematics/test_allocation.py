@@ -68,3 +68,10 @@ def test_equal_costs_keep_what_no_costs_keep() -> None:
 def test_a_value_that_does_not_fit_ends_the_choice() -> None:
     scores, costs = torch.tensor([4.0, 9.0, 0.1]), torch.tensor([2, 3, 1])
     assert keep_most_important(scores, 4, costs).tolist() == [False, True, False]
+
+
+def test_a_value_that_costs_more_than_the_budget_does_not_empty_the_choice() -> None:
+    scores, costs = torch.tensor([9e3, 1.0, 2.0]), torch.tensor([200, 10, 10])
+    assert keep_most_important(scores, 15, costs).tolist() == [False, False, True]
+    assert keep_most_important(scores, 199, costs).tolist() == [False, True, True]
+    assert keep_most_important(scores, 200, costs).tolist() == [True, False, False]

@@ -7,8 +7,9 @@ import torch
 from peft import get_peft_model
 
 from lora2 import Lora2Config
+from lora2.errors import NumericalError
 from lora2.trainers.divergence import GradientWatch
-from unit.models import bert_batch, tiny_bert
+from unit.models import bert_batch, layers_of, tiny_bert
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -21,3 +22,21 @@ def test_a_watched_model_is_evaluated(dtype: torch.dtype, without_gradients: Any
         watch.check()
         with without_gradients():
             assert torch.isfinite(model.eval()(**bert_batch()).loss)
+
+
+def test_a_watch_that_nobody_checks_does_not_grow() -> None:
+    """As after a training that was interrupted, if its model is trained on in another loop."""
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=2))
+    watch = GradientWatch(model, "default")
+    for _ in range(3):
+        model.train()(**bert_batch()).loss.backward()
+    assert len(watch._sums) == len(layers_of(model))
+
+
+def test_a_nan_in_an_earlier_micro_batch_is_found() -> None:
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=2))
+    watch = GradientWatch(model, "default")
+    (model.train()(**bert_batch()).loss * float("nan")).backward()
+    model.train()(**bert_batch()).loss.backward()
+    with pytest.raises(NumericalError, match="NaN or infinity in the gradient of"):
+        watch.check()

@@ -13,10 +13,19 @@ from lora2.errors import UserError
 from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.support.files import check_may_be_folder
-from lora2.support.ranges import SIZE, check_number
+from lora2.support.ranges import COUNT, COUNT_OR_NONE, SIZE, Range, check_number
 
 SWEEPS = ("k", "r", "matrices", "batch")
 """What grows in section `sweeps`, each by itself."""
+
+
+_RANGES = {
+    "rounds": COUNT,
+    "warm_up": COUNT_OR_NONE,
+    "threads": Range(0, 4097, whole_from=0),
+    "batch_size": SIZE,
+    "length": Range(2, SIZE.below, whole_from=2),
+}
 
 
 @dataclass
@@ -81,12 +90,9 @@ class BenchArguments:
             raise UserError(f"sweep: {self.sweep!r} is none of {', '.join(SWEEPS)}.")
         for name in ("k", "r"):
             check_number(name, getattr(self, name), SIZE)
-        lowest = {"rounds": 1, "warm_up": 0, "threads": 0}
-        lowest |= {"batch_size": 1, "length": 2}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name}={value} must be at least {least}.")
+        for name, allowed in _RANGES.items():
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), allowed)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 "device: there is no CUDA device here, or torch was built without CUDA; write "

@@ -11,6 +11,7 @@ from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.rates import read_choices
 from lora2.support.files import check_may_be_folder
+from lora2.support.ranges import Range, check_number
 
 TIMES = "table2"
 """The paper's table of times, which is measured in turns and not made from runs."""
@@ -24,6 +25,10 @@ def tables_of(preset: Preset) -> tuple[str, ...]:
     times = () if preset.timed is None else (TIMES,)
     step_times = () if preset.step_times is None else (STEP_TIMES,)
     return (*preset.tables, *times, *step_times)
+
+
+# More would not end in a year.
+_RUNS = Range(1, 10_001, whole_from=1)
 
 
 @dataclass
@@ -67,8 +72,8 @@ class ReproduceArguments:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}.")
         check_may_be_folder("output_dir", Path(self.output_dir or "."))
         for name, value in {"seeds": self.seeds, "rounds": self.rounds}.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value} must be at least 1.")
+            if value is not None:
+                check_number(name, value, _RUNS)
 
     @property
     def chosen(self) -> Preset:

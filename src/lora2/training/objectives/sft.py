@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from jinja2 import TemplateError
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -21,6 +22,7 @@ from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
+from lora2.training.generation import refused_by_template
 from lora2.training.loaded_run import SavedRun
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
@@ -127,6 +129,8 @@ class SupervisedFineTuning(WritingObjective):
         except (ValueError, RuntimeError) as error:
             option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
             raise UserError(f"{option}: {' '.join(str(error).split())}") from error
+        except TemplateError as error:
+            raise UserError(refused_by_template(error, task.name)) from error
         sets = {"train": made.train_dataset, **made.eval_dataset}
         check_has_rows(settings, sets)
         return sets

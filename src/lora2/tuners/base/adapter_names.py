@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lora2.errors import UserError
@@ -32,3 +35,28 @@ def check_adapter_name(name: Any) -> None:
         )
     if name == BASE_ONLY or any(hasattr(holder, name) for holder in _HOLDERS):
         raise UserError(f"adapter_name={name!r} means something else in torch or PEFT: {_EXAMPLE}.")
+
+
+def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
+    """Check that none of several adapters is called as a module of the model.
+
+    PEFT leaves what has another adapter's name in its key out of an adapter's file.
+
+    Raises:
+        UserError: one is.
+    """
+    known = set(_names_of_modules(model))
+    for name in names:
+        if name in known:
+            raise UserError(
+                f"adapter_name={name!r} is the name of a module of this model, too, which the "
+                "files of other adapters would lack: write another name."
+            )
+
+
+def _names_of_modules(module: nn.Module) -> Iterator[str]:
+    for name, child in module._modules.items():
+        yield name
+        # What is inside an adapted layer, or a module that is trained whole, has adapters' names.
+        if child is not None and not isinstance(child, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            yield from _names_of_modules(child)

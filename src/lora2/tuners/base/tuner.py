@@ -9,7 +9,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.adapter_names import check_adapter_name
+from lora2.tuners.base.adapter_names import check_adapter_name, check_names_apart
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import held_by_name
@@ -26,6 +26,8 @@ class PlacingTuner(BaseTuner):
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
         check_adapter_name(adapter_name)
+        if len(self.peft_config) > 1:
+            check_names_apart(self.peft_config, model)
         check_rows(model, self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         complete_wrappers(model)

@@ -86,7 +86,7 @@ def _prepare_group(
     cast = dict(zip(order, handed[len(members) :], strict=True))
     for position, (layer, own) in enumerate(members):
         layer.lora2_prepared[adapter_name] = PreparedFactors(
-            handed[position], cast.get(position, V[position]), own, with_gradients
+            handed[position], cast.get(position, V[position]), own, scaling, with_gradients
         )
 
 

@@ -135,11 +135,11 @@ def _head_states(
     for name, module in tuner.model.named_modules():
         if not isinstance(module, ModulesToSaveWrapper):
             continue
-        owners = {
-            adapter: weight
-            for adapter, weight in zip(adapters, weights, strict=True)
-            if adapter in module.modules_to_save
-        }
+        owners: dict[str, float] = {}
+        for adapter, weight in zip(adapters, weights, strict=True):
+            if adapter in module.modules_to_save:
+                # One that is named twice has both weights.
+                owners[adapter] = owners.get(adapter, 0.0) + weight
         if len(owners) > 1 and heads == "refuse":
             raise UserError(
                 f"adapters={list(owners)} each bring their own {name!r} (modules_to_save), which "

@@ -321,7 +321,8 @@ class Lora2Layer(AdaptedLayer):
             del self.lora2_prepared[adapter_name]
             self.lora2_recomputes = True
             return None
-        return (prepared.A, prepared.V) if prepared.holds_for(parameters) else None
+        holds = prepared.holds_for(parameters, self.scaling[adapter_name])
+        return (prepared.A, prepared.V) if holds else None
 
     def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return (B, A), which may have been prepared."""

@@ -13,7 +13,7 @@ from lora2.mathematics.transforms import is_differentiated_again
 
 
 class PreparedFactors:
-    """A and 𝒱 of one layer, valid as long as the tensors they come from are unchanged.
+    """A and 𝒱 of one layer, valid as long as all that they come from is unchanged.
 
     Attributes:
         A: [k, d_in].
@@ -22,13 +22,24 @@ class PreparedFactors:
     """
 
     def __init__(
-        self, A: Tensor, V: Tensor, made_from: Mapping[str, nn.Parameter], with_gradients: bool
+        self,
+        A: Tensor,
+        V: Tensor,
+        made_from: Mapping[str, nn.Parameter],
+        scaling: float,
+        with_gradients: bool,
     ) -> None:
         self.A, self.V, self.with_gradients = A, V, with_gradients
+        self._scaling = scaling
         self._made_from = [(each, each._version, each.requires_grad) for each in made_from.values()]
 
-    def holds_for(self, parameters: Mapping[str, nn.Parameter]) -> bool:
-        """Whether these are the same tensors in the same order, unchanged since."""
+    def holds_for(self, parameters: Mapping[str, nn.Parameter], scaling: float) -> bool:
+        """Whether these are the same tensors in the same order, unchanged since, and the scaling.
+
+        The model may scale its adapters within its forward pass, as those of diffusers do.
+        """
+        if scaling != self._scaling:
+            return False
         for (made_from, version, trained), parameter in zip(
             self._made_from, parameters.values(), strict=True
         ):

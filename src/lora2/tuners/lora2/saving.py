@@ -98,7 +98,8 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
     """Give every adapted layer the r that the state dict (keys of the model) has for it.
 
     Raises:
-        UserError: another k than the layer's, on which its scaling depends.
+        UserError: another k than that of a layer whose training is not over. Its scaling depends
+            on k; that of a finished layer stays what it was in training, as saving it counts on.
     """
     sizes: list[tuple[Lora2Layer, int, int]] = []
     for name, layer in adapted_layers(model, adapter_name).items():
@@ -106,7 +107,8 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
             own, _ = layer.sizes_of(adapter_name)
-            if r and k != own:
+            # A finished layer has what it had as it was saved, which is compact by then.
+            if r and k != own and adapter_name not in layer.lora2_finished:
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
                     "config the k that it was trained with."

@@ -285,3 +285,22 @@ def test_generation_takes_mixed_batches(num_beams: int) -> None:
     expected = [alone["default"], alone["other"], alone["__base__"]]
     for row, sequence in zip(mixed.tolist(), expected, strict=True):
         assert row[: len(sequence)] == sequence
+
+
+def test_an_adapter_that_is_named_twice_has_both_weights_in_the_head_too() -> None:
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), "one")
+    model.add_adapter("two", Lora2Config(task_type="SEQ_CLS"))
+    head = model.get_base_model().classifier.modules_to_save
+    with torch.no_grad():
+        head["one"].bias.fill_(3.0)
+        head["two"].bias.fill_(0.0)
+    model.add_weighted_adapter(["one", "one", "two"], [1.0, 1.0, 1.0], "sum", heads="average")
+    assert torch.allclose(head["sum"].bias, torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("names", [("default", "query"), ("query", "default")])
+def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, str]) -> None:
+    """PEFT would leave the module out of the other adapter's file."""
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), names[0])
+    with pytest.raises(UserError, match="adapter_name='query' is the name of a module"):
+        model.add_adapter(names[1], Lora2Config(task_type="SEQ_CLS"))

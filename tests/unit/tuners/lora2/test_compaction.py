@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -251,3 +256,31 @@ def test_a_budget_that_nobody_prunes_to_is_reported_where_the_first_matrix_is_em
     model = get_peft_model(LINEAR.model(), LINEAR.config(**fields)).train()
     with pytest.warns(UserWarning, match="nothing prunes it"):
         sgd_steps(model, rows(), lr=0.1)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_finished_adapter_loads_what_it_saved(in_memory: bool, tmp_path: Path) -> None:
+    model, x = adapted(LINEAR), LINEAR.inputs()
+    prune_to(model, 1, 0)
+    for layer in layers_of(model).values():
+        layer.lora2_finished.add("default")
+    expected = model(x)
+    model.save_pretrained(tmp_path)
+    saved = copy.deepcopy(get_peft_model_state_dict(model))
+    with torch.no_grad():
+        for layer in layers_of(model).values():
+            layer.parameters_of("default")["V"].mul_(2)
+    if in_memory:
+        set_peft_model_state_dict(model, saved)
+    else:
+        model.load_adapter(str(tmp_path), "default")
+    assert (model(x) - expected).abs().max() < 1e-6
+
+
+def test_weights_of_before_the_end_load_into_a_compacted_adapter() -> None:
+    model, x = adapted(LINEAR), LINEAR.inputs()
+    whole, expected = copy.deepcopy(get_peft_model_state_dict(model)), model(x)
+    prune_to(model, 1, 0)
+    compact_adapter(model)
+    set_peft_model_state_dict(model, whole)
+    assert (model(x) - expected).abs().max() < 1e-6

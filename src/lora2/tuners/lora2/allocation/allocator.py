@@ -228,8 +228,38 @@ class RankAllocator:
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
             )
+        self._check_frozen()
         for group in self._groups:
             group.update(self.config.beta1, self.config.beta2, self._recorded or whole_gradients)
+
+    def _are_frozen(self) -> list[bool]:
+        return [not value.requires_grad for value in self._singular_values()]
+
+    def _check_frozen(self) -> None:
+        """Check that what is not trained leaves something to prune."""
+        frozen = self._are_frozen()
+        if not any(frozen):
+            return
+        costs = self._by_value([1] * len(frozen)) if self._costs is None else self._costs
+        spent = int(costs[self._by_value(frozen)].sum())
+        if spent > self.plan.target:
+            name = list(self._layers)[frozen.index(True)]
+            raise UserError(
+                f"target_r={self.config.target_r}: matrices of adapter {self.adapter_name!r} that "
+                f"are frozen, such as {name}, have {spent} {self.plan.unit_in_words}, and "
+                f"{self.plan.target} are to be left: set requires_grad of lora2_lambda, raise "
+                "target_r, or name frozen modules in exclude_modules."
+            )
+
+    def _frozen_first(self, importance: Tensor) -> Tensor:
+        """Return the importance with that of frozen values infinite.
+
+        A layer that is not trained is to stay as it is, and no gradient says what its values do.
+        """
+        frozen = self._are_frozen()
+        if not any(frozen):
+            return importance
+        return importance.masked_fill(self._by_value(frozen).to(importance.device), torch.inf)
 
     def _has_gradients(self) -> bool:
         if self._recorded is not None:
@@ -249,7 +279,7 @@ class RankAllocator:
         self._is_overdue = False
         # A model may be split over devices; the ranking is one.
         parts = [group.importance().flatten().to(self._device) for group in self._groups]
-        importance = torch.cat(parts)[self._order.to(self._device)]
+        importance = self._frozen_first(torch.cat(parts)[self._order.to(self._device)])
         costs = None if self._costs is None else self._costs.to(importance.device)
         self._mask = keep_most_important(importance, budget, costs)
         if not agree_on(self._mask):
@@ -265,9 +295,9 @@ class RankAllocator:
         mask = self._mask.to(values[0].dtype).split(self._ranks)
         multiply(values, [part.to(value.device) for part, value in zip(mask, values, strict=True)])
 
-    def _by_value(self, costs: list[int]) -> Tensor:
-        """Return the costs of the matrices, one number for each of their singular values."""
-        repeated = torch.tensor(costs).repeat_interleave(torch.tensor(self._ranks))
+    def _by_value(self, by_matrix: list[int] | list[bool]) -> Tensor:
+        """Return numbers of the matrices, one for each of their singular values."""
+        repeated = torch.tensor(by_matrix).repeat_interleave(torch.tensor(self._ranks))
         return repeated.to(self._device)
 
     def _budget_at(self, step: int) -> int:

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lora2 import Lora2Config, RankAllocator
+from lora2 import Lora2Config, RankAllocator, UserError
 from lora2.tuners.lora2.allocation.sensitivities import group_by_shape
 from unit.models import LINEAR, adapter_state, layers_of, rows
 from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, count, kept_values, pruned_model
@@ -202,3 +202,25 @@ def test_matrices_of_different_shapes_share_one_budget(make: Callable[[], Lora2C
         allocator.step()
         assert allocator.kept == allocator.budget
     assert allocator.kept == 4
+
+
+def test_frozen_matrices_stay_as_they_are() -> None:
+    model = pruned_model()
+    first, layer = next(iter(layers_of(model).items()))
+    for parameter in layer.parameters_of("default").values():
+        parameter.requires_grad_(False)
+    before = layer.get_delta_weight("default")
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, TOTAL))
+    assert torch.equal(layer.get_delta_weight("default"), before)
+    assert allocator.kept_by_module()[first] == 4
+    assert allocator.kept == allocator.budget == 9
+
+
+def test_frozen_matrices_that_are_more_than_the_target_are_named_at_the_first_step() -> None:
+    model = pruned_model()
+    for layer in layers_of(model).values():
+        layer.parameters_of("default")["lam"].requires_grad_(False)
+    allocator = RankAllocator(model, TOTAL)
+    with pytest.raises(UserError, match=r"frozen, such as .*, have 24 singular values, and 9 are"):
+        list(Loop(model, allocator).run(0, 1))
