@@ -10,6 +10,7 @@ from typing import Any
 from lora2.commands.parser import OptionParser
 from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
+from lora2.support.field_types import shortened
 from lora2.training.idle_options import refuse_idle
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.registry import objective_of
@@ -72,6 +73,7 @@ def add_batch_size(parser: OptionParser) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    # Python reads no number of more than 4,300 digits, and a batch has less than ten.
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is not a whole number of at least 1")
     return int(text)

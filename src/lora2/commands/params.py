@@ -57,10 +57,12 @@ def execute(arguments: Sequence[str]) -> int:
     given = {name: getattr(options, name) for name in (*_SIZES, *_OTHERS)}
     sizes = {name: value for name, value in given.items() if value is not None}
     sizes["target_modules"] = targets
-    print(f"{count(config, options.method, sizes):,}")
+    said = [f"{count(config, options.method, sizes):,}"]
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
-        print(f"at the end: {in_words(final(config, options.method, sizes | budget))}, as a LoRA")
+        least_and_most = in_words(final(config, options.method, sizes | budget))
+        said.append(f"at the end: {least_and_most}, as a LoRA")
+    print(*said, sep="\n")
     return 0
 
 

@@ -226,8 +226,10 @@ def read_mapping_or_file(text: str) -> Any:
     Raises:
         ArgumentTypeError: there is none.
     """
-    if text.lstrip().startswith("{"):
+    if text.lstrip()[:1] in ("{", "["):
         return _read_mapping(text.lstrip())
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is neither JSON nor a file of it")
     try:
         return read_json(Path(text), "give a file of JSON, or an object such as {}")
     except UserError as error:

@@ -47,6 +47,12 @@ _OF_THE_MACHINE = (
     "eval_accumulation_steps", "skip_memory_metrics", "save_total_limit",
 )  # fmt: skip
 
+# What names a file, a folder, or something on the hub.
+_NAMES = (
+    "train_file", "validation_file", "dataset", "data_dir", "model", "start_from", "output_dir",
+    "label_column",
+)  # fmt: skip
+
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
@@ -129,6 +135,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
         UserError: an option that is not known, or that differs from the run resumed.
     """
     given = parser.given(arguments)
+    _check_not_empty(given)
     settings = RunSettings.from_options(given)
     if not settings.run.resume:
         check_default_task(settings)
@@ -153,6 +160,13 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
                 f"{value!r}; leave --{name} out to resume it, or give another --output_dir."
             )
     return RunSettings.from_options(saved | given)
+
+
+def _check_not_empty(given: dict[str, Any]) -> None:
+    """Check that each option that names something does so: a variable of a shell may be empty."""
+    for name in _NAMES:
+        if given.get(name) == "":
+            raise UserError(f"{name} is an empty text; write a name or a path, or leave it out.")
 
 
 def _over_defaults(given: dict[str, Any]) -> RunSettings:
