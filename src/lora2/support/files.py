@@ -242,6 +242,12 @@ def check_is_new(path: Path, what: str = "folder") -> None:
         ) from error
     if not is_new:
         raise UserError(f"output: {path} exists already; give another {what}.")
+    # What is written appears in one step, in the place of an empty folder.
+    if path.is_dir() and (os.path.ismount(path) or path.samefile(Path.cwd())):
+        kind = "a mount point" if os.path.ismount(path) else "the folder that the command runs in"
+        raise UserError(
+            f"output: {path} is {kind}, which no finished {what} can replace; give one in it."
+        )
     if not nearest.is_dir():
         raise UserError(
             f"output: {nearest} is a file, so {path} cannot be made; give another {what}."

@@ -58,7 +58,8 @@ def truncate_adapter(
         size: parameters to keep at most, counted as a LoRA's; below 1, a share of those it has.
 
     Raises:
-        UserError: no such adapter, not one of the two numbers, or one out of its range.
+        UserError: no such adapter, one that changes nothing, not one of the two numbers, or one out
+            of its range.
     """
     layers = adapted_layers(model, adapter_name)
     if not layers:
@@ -71,6 +72,11 @@ def truncate_adapter(
         for name, layer in layers.items()
     }
     spectra = {name: sigma[: rank_of(sigma)].tolist() for name, (_, sigma, _) in forms.items()}
+    if not any(spectra.values()):
+        raise UserError(
+            f"adapter_name={adapter_name!r}: the adapter changes nothing, so that nothing of it "
+            "could be kept; train it before it is cut."
+        )
     costs = {name: sum(layer.matrix_shape()) for name, layer in layers.items()}
     ranks = kept_ranks(spectra, costs, rank=rank, size=size)
     for name, layer in layers.items():

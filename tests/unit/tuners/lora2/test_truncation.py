@@ -101,3 +101,11 @@ def test_what_is_no_cut_is_refused(wanted, said):
     model = get_peft_model(LINEAR.model(), LINEAR.config())
     with pytest.raises(UserError, match=said):
         truncate_adapter(model, **wanted)
+
+
+def test_an_adapter_that_was_not_trained_is_not_cut():
+    model = get_peft_model(LINEAR.model(), LINEAR.config("exact", init_weights=True))
+    before = {name: layer.sizes_of("default") for name, layer in layers_of(model).items()}
+    with pytest.raises(UserError, match=r"changes nothing, .* train it before it is cut"):
+        truncate_adapter(model, rank=1)
+    assert {name: layer.sizes_of("default") for name, layer in layers_of(model).items()} == before
