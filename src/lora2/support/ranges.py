@@ -43,8 +43,6 @@ class Range:
         lowest = f"above {self.least:g}" if self.open else f"of at least {self.least:g}"
         # No one meets the limits of 64 bits by writing a number that was wanted.
         highest = f" and below {self.below:,.0f}" if self.below <= 2**32 else ""
-        if self.below == _FLOAT32:
-            highest = f" and below {_FLOAT32:g}, as float32 can hold it"
         whole = f", and a whole one from {self.whole_from:g}" if self._turns_whole else ""
         other = "" if self.instead is None else f", or {self.instead:g}"
         return f"{kind} {lowest}{highest}{whole}{other}"
@@ -75,4 +73,7 @@ def check_number(name: str, value: Any, allowed: Range) -> None:
         UserError: it is not in the range.
     """
     if not allowed.holds(value):
-        raise UserError(f"{name}={value} must be {allowed}.")
+        # A limit that `Range` does not name, of float32 or of 64 bits, is said where it is met.
+        is_met = 2**32 < allowed.below < math.inf and value >= allowed.below
+        limit = f" and below {allowed.below:g}" if is_met else ""
+        raise UserError(f"{name}={value} must be {allowed}{limit}.")
