@@ -144,6 +144,10 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir: {self.path} is a file; give another folder.")
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(
+                f"output_dir: {self.path} is a link to nothing; remove it, or give another folder."
+            )
         if not self.path.is_dir() or self._is_bare():
             return
         if not self.is_run:
