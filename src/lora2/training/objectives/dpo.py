@@ -24,6 +24,7 @@ from lora2.data.text_task import PREFERENCES
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import sharing_copy
 from lora2.training.arguments import RunSettings, as_typed
+from lora2.training.generation import refused_by_template
 from lora2.training.loaded_run import SavedRun
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
@@ -199,7 +200,9 @@ def _blaming(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, RuntimeError, TemplateError) as error:
+    except TemplateError as error:
+        raise UserError(refused_by_template(error, "the rows")) from error
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 
