@@ -12,7 +12,7 @@ from lora2.commands.parser import OptionParser
 from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
-from lora2.support.ranges import POSITIVE, SIZE, Range, check_number
+from lora2.support.ranges import SIZE
 from lora2.training.idle_options import refuse_idle
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
@@ -22,9 +22,6 @@ from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run, reload_base
 from lora2.tuners.lora2.truncation import Truncation
 
-# As that of an adapter's k.
-_RANK = Range(0, SIZE.below, open=True)
-
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
@@ -33,9 +30,6 @@ def execute(arguments: Sequence[str]) -> int:
     if options.compact and not form.has_compact:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
-    for name, allowed in (("rank", _RANK), ("size", POSITIVE)):
-        if getattr(options, name) is not None:
-            check_number(name, getattr(options, name), allowed)
     run = load_saved_run(options.run, options.model)
     if options.to == "lora" and METHODS[run.settings.run.method].from_peft:
         return _convert(run, options)
@@ -60,7 +54,7 @@ def _convert(run: SavedRun, options: Any) -> int:
     refuse_idle({"compact": options.compact}, ("compact",), f"with {label}, which PEFT converts")
     refuse_idle({"size": options.size}, ("size",), f"with {label}; --rank says how large a LoRA is")
     rank = options.rank
-    if rank is None or rank < 1 or rank != int(rank):
+    if rank is None or not SIZE.holds(rank):
         given = "" if rank is None else f"={rank:g}"
         raise UserError(
             f"rank{given}: PEFT converts {label} to a LoRA of a rank that you choose; write a "

@@ -46,9 +46,9 @@ def read_json_text(text: str, name: str) -> Any:
     try:
         return _json_value(text, nan_as_null=False)
     except _FaultError as fault:
-        raise UserError(f"{name} {fault}.") from fault
+        raise UserError(f"{name} is not JSON that can be read: it {fault}.") from fault
     except RecursionError as error:
-        raise UserError(f"{name} is nested too deeply to be read.") from error
+        raise UserError(f"{name} is not JSON that can be read: it is nested too deeply.") from error
 
 
 def read_json_lines(path: Path, advice: str) -> list[dict[str, Any]]:

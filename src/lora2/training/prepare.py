@@ -30,7 +30,6 @@ from lora2.training.option_ranges import check_values
 from lora2.training.run_arguments import MethodName
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import (
-    check_evaluates,
     check_learning_rate_schedule,
     check_optimizer,
     check_sharding,
@@ -121,9 +120,6 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     check_named_modules(base.model, chosen, options)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
-    for name, rows in sets.items():
-        if name != "train":
-            check_evaluates(arguments, len(rows))
     check_learning_rate_schedule(arguments, steps)
     model = chosen.build(base, options, steps)
     if arguments.label_smoothing_factor and adds_penalty(model):

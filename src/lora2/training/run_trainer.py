@@ -39,6 +39,15 @@ class RunBase:
             give_own_rate(optimizer, self.head, self.head_learning_rate)
         return optimizer
 
+    def get_eval_dataloader(self, *arguments: Any, **named: Any) -> Any:
+        """Return the batches to score, the last one as well where training leaves its own out."""
+        options: Any = self.args  # type: ignore[attr-defined]
+        drops, options.dataloader_drop_last = options.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*arguments, **named)  # type: ignore[misc]
+        finally:
+            options.dataloader_drop_last = drops
+
     def _save(self, *arguments: Any, **named: Any) -> None:
         # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
         model: Any = self.model  # type: ignore[attr-defined]

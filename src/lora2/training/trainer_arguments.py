@@ -241,21 +241,6 @@ def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> No
         ) from error
 
 
-def check_evaluates(arguments: TrainingArguments, rows: int) -> None:
-    """Check that there is a batch to evaluate.
-
-    Raises:
-        UserError: there is no whole batch, and `dataloader_drop_last` drops others.
-    """
-    rows_per_process = math.ceil(rows / arguments.world_size)
-    if arguments.dataloader_drop_last and rows_per_process < arguments.eval_batch_size:
-        raise UserError(
-            f"dataloader_drop_last=True drops all {rows} validation rows, which are fewer than a "
-            f"batch of {arguments.eval_batch_size} in each process; leave it out, or lower "
-            "--per_device_eval_batch_size."
-        )
-
-
 def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
     """Return how many optimizer steps the trainer will do, counted as it does.
 

@@ -38,14 +38,14 @@ def check_adapter_name(name: Any) -> None:
 
 
 def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
-    """Check that none of several adapters is called as a module of the model.
+    """Check that no adapted layer is in, or is, a module that is called as an adapter.
 
     PEFT leaves what has another adapter's name in its key out of an adapter's file.
 
     Raises:
         UserError: one is.
     """
-    known = set(_names_of_modules(model))
+    known = set(_names_above_adapters(model))
     for name in names:
         if name in known:
             raise UserError(
@@ -54,9 +54,11 @@ def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
             )
 
 
-def _names_of_modules(module: nn.Module) -> Iterator[str]:
+def _names_above_adapters(module: nn.Module) -> Iterator[str]:
+    """Yield the names on the way to what holds adapters, but none inside, which are adapters'."""
     for name, child in module._modules.items():
-        yield name
-        # What is inside an adapted layer, or a module that is trained whole, has adapters' names.
-        if child is not None and not isinstance(child, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-            yield from _names_of_modules(child)
+        if isinstance(child, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            yield name
+        elif child is not None:
+            below = list(_names_above_adapters(child))
+            yield from [name, *below] if below else []

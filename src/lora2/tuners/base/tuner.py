@@ -26,10 +26,14 @@ class PlacingTuner(BaseTuner):
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
         check_adapter_name(adapter_name)
-        if len(self.peft_config) > 1:
-            check_names_apart(self.peft_config, model)
         check_rows(model, self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if len(self.peft_config) > 1:
+            try:
+                check_names_apart(self.peft_config, model)
+            except UserError:
+                self.delete_adapter(adapter_name)
+                raise
         complete_wrappers(model)
         encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
         encoders += leave_fast_path(model)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.mathematics.low_rank import rank as rank_of
 from lora2.mathematics.low_rank import singular_value_form
+from lora2.support.ranges import SIZE, Range, check_number
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 
 
@@ -155,3 +156,5 @@ def _check(rank: float | None, size: float | None) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < (value or 0) < math.inf:
         raise UserError(f"{name}={value!r} must be a number above 0, such as 2.")
+    if rank is not None:
+        check_number("rank", rank, Range(0, SIZE.below, open=True))
