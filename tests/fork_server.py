@@ -141,6 +141,7 @@ def _call(words: list[str], program: str | None) -> int:
     try:
         if program is not None:
             runpy.run_path(program, run_name="__main__")
+            return 0
         return main(words)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else int(left.code is not None)

@@ -11,6 +11,7 @@ from lora2.commands.parser import OptionParser
 from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
 from lora2.support.field_types import shortened
+from lora2.support.ranges import SIZE
 from lora2.training.idle_options import refuse_idle
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.registry import objective_of
@@ -73,7 +74,7 @@ def add_batch_size(parser: OptionParser) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    # Python reads no number of more than 4,300 digits, and a batch has less than ten.
-    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is not a whole number of at least 1")
+    # Python reads no number of more than 4,300 digits.
+    if not text.isdecimal() or len(text) > 4300 or not SIZE.holds(int(text)):
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is not {SIZE}")
     return int(text)

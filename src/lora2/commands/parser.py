@@ -214,7 +214,7 @@ def _reader(hint: Any, present: Any) -> Any:
 def _read_mapping(text: str) -> Any:
     if text.startswith("{"):
         try:
-            return read_json_text(text, repr(shortened(text)))
+            return read_json_text(text, shortened(text))
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
     raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')

@@ -42,8 +42,8 @@ _HARMLESS = frozenset({
     *("qalora_group_size", "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2"),
     *("orth_reg_weight", "total_step"),
 })  # fmt: skip
-# Of others what they may be beside nothing: PEFT may add one that makes it more than W + B A. The
-# other starts change the base weight when PEFT makes the layers.
+# Other fields must be empty, or have one of these values: a later PEFT may add one that makes the
+# change more than B A. The other starts change the base weight when PEFT makes the layers.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
@@ -67,7 +67,7 @@ def import_lora(
     """
     config = check_importable(path)
     taught = load_source(model, path)
-    _check_trained_modules(taught, config, path)
+    _check_ties(taught, path)
     layers = {
         name: module
         for name, module in taught.get_base_model().named_modules()
@@ -148,16 +148,19 @@ def check_importable(path: Path | str) -> PeftConfig:
     return config
 
 
-def _check_trained_modules(taught: PeftModel, config: Any, path: Path | str) -> None:
-    """Check that no module is trained beside those that are named.
+def _check_ties(taught: PeftModel, path: Path | str) -> None:
+    """Check that PEFT has tied no module to one that is trained whole.
 
     Raises:
-        UserError: PEFT has tied another module to one of them.
+        UserError: it has.
     """
+    config: Any = taught.peft_config["default"]
+    if not getattr(config, "ensure_weight_tying", False):
+        return
     named = config.modules_to_save or ()
     for name, module in taught.get_base_model().named_modules():
-        is_named = any(name == each or name.endswith(f".{each}") for each in named)
-        if isinstance(module, ModulesToSaveWrapper) and not is_named:
+        # As PEFT compares names.
+        if isinstance(module, ModulesToSaveWrapper) and not name.endswith(tuple(named)):
             raise UserError(
                 f"ensure_weight_tying=True in {path}: {name} is tied to one of modules_to_save="
                 f"{list(named)}, and LoRA² would train and save it untied; train the LoRA with "

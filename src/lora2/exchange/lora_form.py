@@ -127,7 +127,8 @@ def _config_of(model: PeftModel, adapter_name: str) -> Any:
             f"{list(configs)}."
         )
     layers = layers_with(model, adapter_name)
-    if not layers and not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    is_given_up = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    if not layers and is_given_up and not configs[adapter_name].is_prompt_learning:
         raise UserError(
             "model: it has no adapted layers any longer, because the adapter was merged into the "
             "weights and removed, as export_merged and merge_and_unload do; export it before, or "

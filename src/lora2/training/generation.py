@@ -75,7 +75,7 @@ def refused_by_template(error: Exception, source: str) -> str:
     """Return the sentence for messages in `source` that the model's chat template refuses."""
     return (
         f"model: its chat template refuses messages in {source} ({' '.join(str(error).split())}); "
-        "write them as it expects, or give another --model."
+        "write them as it expects."
     )
 
 

@@ -320,7 +320,7 @@ class RunFolder:
         for entry in self._entries():
             if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
                 # To a larger disk, where those of the next run are to go as well.
-                for each in entry.iterdir():
+                for each in entry.glob("checkpoint-*"):
                     _remove(each)
             else:
                 _remove(entry)

@@ -208,3 +208,12 @@ def test_whole_modules_that_peft_ties_are_refused(module: str, tmp_path: Path) -
 
     with pytest.raises(UserError, match=r"ensure_weight_tying=True in .* is tied to one of"):
         import_lora(tiny_llama(tie_word_embeddings=True), tmp_path)
+
+
+def test_modules_that_peft_trains_by_the_end_of_their_name_are_imported(tmp_path: Path) -> None:
+    """ "head" means lm_head too, which no one has tied."""
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["head"])
+    tokens = torch.arange(6)[None]
+    expected = taught(tiny_llama(), config, tmp_path)(tokens).logits.detach()
+    found = import_lora(tiny_llama(), tmp_path).eval()(tokens).logits.detach()
+    assert same(found, expected)

@@ -48,8 +48,7 @@ def remember_sizes(
         u = state_dict.get(_keys(name, adapter_name)["u"])
         if u is None:
             continue
-        # The name that the config's patterns are matched against.
-        short_name = name_before_compiling(name.removeprefix("base_model.model."))
+        short_name = _short(name)
         ranks[short_name] = u.shape[1]
         asked = looked_up(config.k_pattern, short_name, config.k)
         # An empty module has no width, and none is needed.
@@ -94,7 +93,9 @@ def without_pruned_modules(
     return result
 
 
-def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+def resize_for(
+    model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
+) -> None:
     """Give every adapted layer the r that the state dict (keys of the model) has for it.
 
     Raises:
@@ -107,8 +108,11 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
             own, _ = layer.sizes_of(adapter_name)
-            # A finished layer has what it had as it was saved, which is compact by then.
-            if r and k != own and adapter_name not in layer.lora2_finished:
+            asked = looked_up(config.k_pattern, _short(name), config.k)
+            first = min(asked, *layer.matrix_shape())
+            # What a finished layer saved before its end has its first k, and later is compact.
+            is_its_own = adapter_name in layer.lora2_finished and k in (r, first)
+            if r and k != own and not is_its_own:
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
                     "config the k that it was trained with."
@@ -130,6 +134,11 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
             layer.compact(adapter_name)
         else:
             layer.lora2_finished.add(adapter_name)
+
+
+def _short(module_name: str) -> str:
+    """Return the name that the patterns of a config are matched against."""
+    return name_before_compiling(module_name.removeprefix("base_model.model."))
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from peft import (
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora2 import Lora2Config, RankAllocator, compact_adapter, export_lora
+from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter, export_lora
 from unit.models import (
     CONV1D,
     CONV2D,
@@ -284,3 +284,14 @@ def test_weights_of_before_the_end_load_into_a_compacted_adapter() -> None:
     compact_adapter(model)
     set_peft_model_state_dict(model, whole)
     assert (model(x) - expected).abs().max() < 1e-6
+
+
+def test_weights_of_another_k_do_not_load_into_a_finished_adapter(tmp_path: Path) -> None:
+    other = get_peft_model(LINEAR.model(), LINEAR.config("k_is_one")).eval()
+    disturb(other)
+    other.save_pretrained(tmp_path)
+    model = adapted(LINEAR)
+    prune_to(model, 2, 2)
+    compact_adapter(model)
+    with pytest.raises(UserError, match="give the config the k that it was trained with"):
+        model.load_adapter(str(tmp_path), "default")

@@ -228,21 +228,35 @@ class RankAllocator:
                 f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
                 "optimizer.step() and before zero_grad()."
             )
-        self._check_frozen()
         for group in self._groups:
             group.update(self.config.beta1, self.config.beta2, self._recorded or whole_gradients)
 
     def _are_frozen(self) -> list[bool]:
-        return [not value.requires_grad for value in self._singular_values()]
+        """Whether each matrix is not trained, though it changes its weight."""
+        values = self._singular_values()
+        if all(value.requires_grad for value in values):
+            return [False] * len(values)
+        second = whole([self._parameters(layer)["V"].detach() for layer in self._layers.values()])
+        return [
+            not value.requires_grad and bool(V.any())
+            for value, V in zip(values, second, strict=True)
+        ]
 
-    def _check_frozen(self) -> None:
-        """Check that what is not trained leaves something to prune."""
+    def _frozen_first(self, importance: Tensor) -> Tensor:
+        """Return the importance with that of frozen values infinite.
+
+        A change that is not trained is to stay as it is, and no gradient says what it is worth.
+
+        Raises:
+            UserError: it leaves nothing of the target to what is trained.
+        """
         frozen = self._are_frozen()
         if not any(frozen):
-            return
-        costs = self._by_value([1] * len(frozen)) if self._costs is None else self._costs
-        spent = int(costs[self._by_value(frozen)].sum())
-        if spent > self.plan.target:
+            return importance
+        by_value = self._by_value(frozen).to(importance.device)
+        costs = 1 if self._costs is None else self._costs.to(importance.device)
+        spent = int((by_value * costs).sum())
+        if spent >= self.plan.target:
             name = list(self._layers)[frozen.index(True)]
             raise UserError(
                 f"target_r={self.config.target_r}: matrices of adapter {self.adapter_name!r} that "
@@ -250,16 +264,7 @@ class RankAllocator:
                 f"{self.plan.target} are to be left: set requires_grad of lora2_lambda, raise "
                 "target_r, or name frozen modules in exclude_modules."
             )
-
-    def _frozen_first(self, importance: Tensor) -> Tensor:
-        """Return the importance with that of frozen values infinite.
-
-        A layer that is not trained is to stay as it is, and no gradient says what its values do.
-        """
-        frozen = self._are_frozen()
-        if not any(frozen):
-            return importance
-        return importance.masked_fill(self._by_value(frozen).to(importance.device), torch.inf)
+        return importance.masked_fill(by_value, torch.inf)
 
     def _has_gradients(self) -> bool:
         if self._recorded is not None:

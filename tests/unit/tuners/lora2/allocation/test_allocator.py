@@ -205,7 +205,7 @@ def test_matrices_of_different_shapes_share_one_budget(make: Callable[[], Lora2C
 
 
 def test_frozen_matrices_stay_as_they_are() -> None:
-    model = pruned_model()
+    model = pruned_model(init_weights=False)
     first, layer = next(iter(layers_of(model).items()))
     for parameter in layer.parameters_of("default").values():
         parameter.requires_grad_(False)
@@ -217,10 +217,22 @@ def test_frozen_matrices_stay_as_they_are() -> None:
     assert allocator.kept == allocator.budget == 9
 
 
-def test_frozen_matrices_that_are_more_than_the_target_are_named_at_the_first_step() -> None:
+def test_frozen_matrices_that_change_nothing_are_pruned_first() -> None:
     model = pruned_model()
-    for layer in layers_of(model).values():
+    frozen = list(layers_of(model).items())[:3]
+    for _, layer in frozen:
+        for parameter in layer.parameters_of("default").values():
+            parameter.requires_grad_(False)
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, TOTAL))
+    assert allocator.kept == 9
+    assert not any(allocator.kept_by_module()[name] for name, _ in frozen)
+
+
+def test_frozen_matrices_that_are_the_whole_target_are_named() -> None:
+    model = pruned_model(init_weights=False)
+    for layer in list(layers_of(model).values())[:3]:
         layer.parameters_of("default")["lam"].requires_grad_(False)
     allocator = RankAllocator(model, TOTAL)
-    with pytest.raises(UserError, match=r"frozen, such as .*, have 24 singular values, and 9 are"):
-        list(Loop(model, allocator).run(0, 1))
+    with pytest.raises(UserError, match=r"frozen, such as .*, have 12 singular values, and 9 are"):
+        list(Loop(model, allocator).run(0, TOTAL))
