@@ -55,10 +55,14 @@ def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
 
 
 def _names_above_adapters(module: nn.Module) -> Iterator[str]:
-    """Yield the names on the way to what holds adapters, but none inside, which are adapters'."""
+    """Yield the names on the way to what holds adapters, and inside of what is trained whole."""
     for name, child in module._modules.items():
-        if isinstance(child, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+        if isinstance(child, BaseTunerLayer):
             yield name
+        elif isinstance(child, AuxiliaryTrainingWrapper):
+            # Beside the original it holds copies by the names of adapters.
+            inside = child.original_module.named_modules()
+            yield from [name, *(part for path, _ in inside for part in path.split("."))]
         elif child is not None:
             below = list(_names_above_adapters(child))
             yield from [name, *below] if below else []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
 from lora2 import Lora2Config, UserError
@@ -21,6 +21,7 @@ from unit.models import (
     rows,
     tiny_bert,
     tiny_llama,
+    tiny_roberta,
 )
 
 ATTENTION = [kind for kind in KINDS if kind.name.startswith("attention")]
@@ -304,3 +305,12 @@ def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, 
     model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), names[0])
     with pytest.raises(UserError, match="adapter_name='query' is the name of a module"):
         model.add_adapter(names[1], Lora2Config(task_type="SEQ_CLS"))
+    assert list(model.peft_config) == [names[0]]
+    assert all(names[1] not in layer.lora2_settings for layer in layers_of(model).values())
+
+
+def test_an_adapter_is_not_named_like_a_part_of_a_head_beside_another() -> None:
+    model = get_peft_model(tiny_roberta(), Lora2Config(task_type="SEQ_CLS"))
+    with pytest.raises(UserError, match="adapter_name='out_proj' is the name of a module"):
+        model.add_adapter("out_proj", Lora2Config(task_type="SEQ_CLS"))
+    get_peft_model_state_dict(model)
