@@ -16,6 +16,7 @@ from torch import nn
 from command_line import lora2
 from lora2.commands.sentences import as_sentence
 from lora2.errors import NumericalError
+from lora2.support.files import write_output
 from lora2_cli.main import NOT_READ
 
 
@@ -83,6 +84,12 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         (OSError(21, "Is a directory", ".log.tmp", None, "log"), "train", "log: Is a d", ".tmp"),
         (MemoryError(), "predict", "--batch_size", "per_device"),
         (MemoryError(), "train", "--per_device_train_batch_size", "--batch_size"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "evaluate",
+            "--batch_size",
+            "C",
+        ),
         (NumericalError("NaN in a layer."), "predict", "NaN in a layer.", "resume"),
     ],
     ids=str,
@@ -113,3 +120,10 @@ def test_parameters_without_a_gradient_are_told_with_the_option_that_allows_them
 
 def test_an_error_of_ours_has_no_sentence():
     assert as_sentence(ZeroDivisionError("division by zero")) is None
+
+
+def test_an_output_is_written_where_standard_streams_are_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with (tmp_path / "out.txt").open("w") as file:
+        write_output(Path(f"/dev/fd/{file.fileno()}"), "a line\n", overwrite=True)
+    assert (tmp_path / "out.txt").read_text() == "a line\n"
