@@ -88,7 +88,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             RuntimeError("DefaultCPUAllocator: can't allocate memory"),
             "evaluate",
             "--batch_size",
-            "C",
+            "DefaultCPU",
         ),
         (NumericalError("NaN in a layer."), "predict", "NaN in a layer.", "resume"),
     ],
