@@ -1,6 +1,6 @@
 """A griffe extension: fields of dataclasses on the pages of the reference.
 
-The help in a field's metadata becomes its text, and its default stands in place of the call.
+The help in a field's metadata becomes its text, and the page shows its default instead of the call.
 """
 
 import ast

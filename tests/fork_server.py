@@ -85,7 +85,7 @@ def _text(path: Path) -> str:
 
 
 def _environments(processes: int) -> list[dict[str, str]]:
-    """Return what a launcher tells each process; one process is told nothing."""
+    """Return the variables that a launcher sets for each process; for one process it sets none."""
     if processes == 1:
         return [{}]
     with socket.socket() as free:

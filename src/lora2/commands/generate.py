@@ -160,7 +160,7 @@ def _converse(run: SavedRun, model: Any, options: Any) -> None:
 
 
 def _can_type() -> bool:
-    # None where it is closed.
+    # A stream that is closed is None.
     return sys.stdin is not None and sys.stdin.isatty()
 
 

@@ -159,7 +159,7 @@ def _check_ties(taught: PeftModel, path: Path | str) -> None:
         return
     named = config.modules_to_save or ()
     for name, module in taught.get_base_model().named_modules():
-        # As PEFT compares names.
+        # PEFT compares names in this way.
         if isinstance(module, ModulesToSaveWrapper) and not name.endswith(tuple(named)):
             raise UserError(
                 f"ensure_weight_tying=True in {path}: {name} is tied to one of modules_to_save="

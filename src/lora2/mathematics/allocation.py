@@ -20,6 +20,6 @@ def keep_most_important(importance: Tensor, budget: int, costs: Tensor | None = 
     if costs is None:
         # `scatter_` takes the number itself; an assignment would send it to the device, and wait.
         return mask.scatter_(0, order[:budget], True)
-    # Last, where its cost alone is above the budget, it ends nothing.
+    # A value that alone costs more than the budget goes last, where it ends nothing.
     order = order[torch.sort(costs[order] > budget, stable=True).indices]
     return mask.scatter_(0, order, costs[order].cumsum(0) <= budget)

@@ -143,7 +143,7 @@ def write_output(
             file.write(content)
         return
     for stream in (sys.stdout, sys.stderr):
-        # None where it is closed.
+        # A stream that is closed is None.
         if stream is not None:
             stream.flush()
     # Opening it by its name would cut off a file that the shell appends to (`>>`).

@@ -45,8 +45,8 @@ class GradientWatch:
             for layer in self._layers.values()
             for factor in layer.parameters_of(adapter_name).values()
         )
-        # In the order of the backward pass. A layer has one sum, also where nobody checks any
-        # longer, as after a training that was interrupted.
+        # The order is that of the backward pass. A layer has one sum, so that nothing grows where
+        # nobody checks any longer, as after a training that was interrupted.
         self._sums: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
             layer.lora2_watches[adapter_name] = partial(self._record, name)

@@ -319,7 +319,7 @@ class RunFolder:
     def _clear(self) -> None:
         for entry in self._entries():
             if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
-                # To a larger disk, where those of the next run are to go as well.
+                # The link may lead to a larger disk, to which the next run is to write as well.
                 for each in entry.glob("checkpoint-*"):
                     _remove(each)
             else:

@@ -54,7 +54,7 @@ from lora2 import Lora2Callback, Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import NumericalError, UserError
 
 STEPS, MIDDLE, JOINT_BATCH, TARGET = 8, 4, 8, 16
-# Of Llama, as tensor parallelism splits them: by rows and by columns.
+# Tensor parallelism splits these of a Llama by rows and by columns.
 _MATRICES = ["q_proj", "o_proj", "up_proj", "down_proj"]
 # Options of an engine that name what it trains, in place of a Llama.
 MODELS = ("mixtral", "qwen3moe", "tokens", "tied")

@@ -108,11 +108,7 @@ def resize_for(
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
             own, _ = layer.sizes_of(adapter_name)
-            asked = looked_up(config.k_pattern, _short(name), config.k)
-            first = min(asked, *layer.matrix_shape())
-            # What a finished layer saved before its end has its first k, and later is compact.
-            is_its_own = adapter_name in layer.lora2_finished and k in (r, first)
-            if r and k != own and not is_its_own:
+            if r and k != own and not _was_its_own(layer, name, config, adapter_name, (k, r)):
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
                     "config the k that it was trained with."
@@ -134,6 +130,19 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
             layer.compact(adapter_name)
         else:
             layer.lora2_finished.add(adapter_name)
+
+
+def _was_its_own(
+    layer: Lora2Layer,
+    module_name: str,
+    config: Lora2Config,
+    adapter_name: str,
+    saved: tuple[int, int],
+) -> bool:
+    """Whether a finished layer can have saved these k and r: its first k, or a compact form."""
+    asked = looked_up(config.k_pattern, _short(module_name), config.k)
+    first, (k, r) = min(asked, *layer.matrix_shape()), saved
+    return adapter_name in layer.lora2_finished and k in (r, first)
 
 
 def _short(module_name: str) -> str:
