@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lora2.errors import UserError
 from lora2.lab.experiments.execution import Place
 from lora2.lab.experiments.jobs import LocalRunner
+from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.ray_runner import RayRunner, Resources
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.runner import Finished, Progress, Runner
@@ -36,7 +37,10 @@ class PlaceArguments:
     )
     records: str | None = field(
         default=None,
-        metadata={"help": "Folder of the records; records/<preset> unless given."},
+        metadata={
+            "help": "Folder of the records; unless given, records/<preset>, and records/small for "
+            "leaderboard, which has runs in common with it."
+        },
     )
     work: str = field(
         default="runs/experiments", metadata={"help": "Folder of checkpoints of unfinished runs."}
@@ -97,8 +101,8 @@ class PlaceArguments:
             refuse_idle(typed, ("jobs",), "with --launcher ray, which has its own queue")
 
     def records_of(self, preset: str) -> Path:
-        """Return the folder of the records."""
-        return Path(self.records or f"records/{preset}")
+        """Return the folder of the records of a preset."""
+        return Path(self.records or f"records/{PRESETS[preset].records}")
 
     @property
     def place(self) -> Place:

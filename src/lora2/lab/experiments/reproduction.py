@@ -86,8 +86,17 @@ class ReproduceArguments:
         return Wanted(table, self.model or self.chosen.model, seeds, read_choices(records))
 
     def tables(self, records: Path) -> Path:
-        """Return where the tables go: those of another model have a folder of their own."""
+        """Return where the tables go.
+
+        Those of another model, or of a preset that keeps its records with another's, have a folder
+        of their own.
+        """
         if self.output_dir is not None:
             return Path(self.output_dir)
-        name, own = (Path(model).name for model in (self.model or "", self.chosen.model))
-        return records / ("tables" if name in ("", own) else f"tables-{name}")
+        preset, own_model = self.chosen, Path(self.chosen.model).name
+        parts = ["tables"]
+        if preset.records != preset.name:
+            parts.append(preset.name)
+        if self.model and (name := Path(self.model).name) != own_model:
+            parts.append(name)
+        return records / "-".join(parts)

@@ -1,9 +1,12 @@
 """Preset `leaderboard`: LoRA² next to PEFT's methods, at the size of LoRA of rank 8."""
 
+from pathlib import Path
+
 import pytest
 
 from lora2.commands.tune import chosen_experiments
 from lora2.errors import UserError
+from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.presets import leaderboard
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
@@ -51,15 +54,22 @@ def test_the_heads_rate_is_one_for_all():
 
 @pytest.mark.parametrize(
     ("label", "in_sizes"),
-    [("LoRA", "LoRA r=8"), ("LoRA²", "LoRA² k=8, unpruned"), ("LoRA² → 1/4", "LoRA² k=8 to 2")],
+    [
+        ("LoRA", "LoRA r=8"),
+        ("AdaLoRA", "AdaLoRA r=12 to 8"),
+        ("LoRA²", "LoRA² k=8, unpruned"),
+        ("LoRA² → 1/4", "LoRA² k=8 to 2"),
+    ],
 )
-def test_runs_that_the_table_of_sizes_has_too_are_the_same_but_for_their_cuts(label, in_sizes):
+def test_runs_that_the_table_of_sizes_has_too_are_made_once(label, in_sizes):
     (row,) = [row for row in grid().rows if row.label == label]
     sizes = PRESETS["small"].grid(Wanted("sizes", MINILM.model, (0,)))
     other = next(each for each in sizes.rows if each.name == in_sizes)
-    for task in row.runs:
-        (ours,), (theirs,) = row.runs[task], other.runs[task]
-        assert (ours.method, ours.options) == (theirs.method, theirs.options)
+    assert [run.identity for runs in row.runs.values() for run in runs] == [
+        run.identity for runs in other.runs.values() for run in runs
+    ]
+    folders = {PlaceArguments().records_of(preset) for preset in ("small", "leaderboard")}
+    assert folders == {Path("records/small")}
 
 
 def test_every_row_has_a_search_of_three_rates_and_takes_what_was_chosen():

@@ -304,9 +304,13 @@ def test_unless_it_is_given_model_and_seeds_are_the_presets(tmp_path):
         ({"model": PAPER.model}, "tables"),
         ({"model": "deberta-v3-base"}, "tables"),
         ({"model": "FacebookAI/roberta-large"}, "tables-roberta-large"),
+        ({"preset": "leaderboard"}, "tables-leaderboard"),
     ],
 )
-def test_tables_of_another_model_do_not_replace_those_of_the_presets(options, folder, tmp_path):
-    assert ReproduceArguments(preset="paper", **options).tables(tmp_path) == tmp_path / folder
-    chosen = ReproduceArguments(output_dir=str(tmp_path / "here"), **options)
+def test_tables_of_another_model_or_preset_do_not_replace_those_of_the_presets(
+    options, folder, tmp_path
+):
+    asked = {"preset": "paper", **options}
+    assert ReproduceArguments(**asked).tables(tmp_path) == tmp_path / folder
+    chosen = ReproduceArguments(output_dir=str(tmp_path / "here"), **asked)
     assert chosen.tables(tmp_path) == tmp_path / "here"

@@ -18,9 +18,11 @@ from lora2.lab.experiments.presets.small import (
     LORA_SEARCH,
     SAME_HEAD_SETTINGS,
     SEEDS_OF_A_TRIAL,
+    TO_CUT,
     pruned_to,
     variant,
 )
+from lora2.lab.experiments.presets.small import NAME as SMALL
 from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
@@ -73,13 +75,13 @@ TUNED_SETTINGS = (
 
 
 def _rows() -> Iterator[Setting]:
-    yield _SHARED["lora-r8"]
+    yield TO_CUT["lora-r8-same-head"]
     yield from _OF_PEFT
     yield _SHARED["adalora-r8"]
     yield _SHARED["sora-r8"]
-    of = "lora2-k8-same-head"
-    yield replace(variant("lora2-whole", "LoRA²", of, target_r=None), text="k=8")
-    yield replace(variant("lora2-quarter", "LoRA² → 1/4", of, **pruned_to(2)), text="k=8 to 2")
+    yield replace(TO_CUT["lora2-unpruned"], text="k=8")
+    pruned = variant("lora2-quarter", "LoRA² → 1/4", "lora2-k8-same-head", **pruned_to(2))
+    yield replace(pruned, text="k=8 to 2")
 
 
 _TABLE = SettingsTable(
@@ -99,4 +101,6 @@ PRESET = tuned_preset(
     {NAME: _TABLE},
     TUNED_SETTINGS,
     step_times=NAME,
+    # Of the same model and tasks: four of its rows are rows of the table of sizes, too.
+    records=SMALL,
 )

@@ -226,6 +226,7 @@ PRESET = Preset(
     note="DeBERTaV3-base (or --model) on the eight GLUE tasks, for GPUs",
     model=HUB_NAMES[_PAPERS_MODEL],
     seeds=5,
+    records="paper",
     tables=tuple(_TABLES),
     grid=grid,
     timed=timed,

@@ -21,6 +21,7 @@ class Preset:
         note: what it runs, in a few words.
         model: the model unless another is asked for.
         seeds: the number of seeds, from 0, unless another is asked for.
+        records: the preset in whose folder its records are, so that a run of both is made once.
         tables: names of its tables and figures.
         grid: returns what is asked for as data; a UserError says what of it cannot be had.
         timed: returns for a model one run a task, on whose batches Table 2 measures; None if the
@@ -34,6 +35,7 @@ class Preset:
     note: str
     model: str
     seeds: int
+    records: str
     tables: tuple[str, ...]
     grid: Callable[[Wanted], Grid]
     timed: Callable[[str], list[RunDescription]] | None = None

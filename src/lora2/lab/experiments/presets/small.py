@@ -104,12 +104,16 @@ def variant(key: str, label: str, of: str, **options: Any) -> Setting:
 # LoRA's parameters at r = 1: of 36 matrices, 24 of 384 × 384 and 12 of 384 × 1536.
 _OF_RANK_1 = 24 * (384 + 384) + 12 * (384 + 1536)
 _CUTS = {rank: round(rank * _OF_RANK_1) for rank in (4, 2, 1, 0.5)}
-# Rows of the table of sizes whose runs are cut as well, by key; other tables show the same runs.
-_TO_CUT = {
+_LORA, _WHOLE = "lora-r8-same-head", "lora2-unpruned"
+# Other tables show the same runs, and a run that is cut has another identity than one that is not.
+TO_CUT = {
     setting.key: replace(setting, cuts=tuple(_CUTS.values()))
-    for setting in SAME_HEAD_SETTINGS
-    if setting.key == "lora-r8-same-head"
+    for setting in (
+        next(setting for setting in SAME_HEAD_SETTINGS if setting.key == _LORA),
+        variant(_WHOLE, "LoRA²", "lora2-k8-same-head", target_r=None),
+    )
 }
+"""Rows of the table of sizes whose runs are cut as well, by key."""
 
 
 def pruned_to(rank: float) -> dict[str, Any]:
@@ -120,15 +124,15 @@ def pruned_to(rank: float) -> dict[str, Any]:
 
 def _sizes() -> Iterator[Setting]:
     """Yield the rows of the table of sizes: trained at a size, pruned to it, or cut to it."""
-    lora, lora2 = "lora-r8-same-head", "lora2-k8-same-head"
+    lora, lora2 = _LORA, "lora2-k8-same-head"
     base = {setting.key: setting for setting in SAME_HEAD_SETTINGS}
     rank: float
-    yield _TO_CUT[lora]
+    yield TO_CUT[lora]
     for rank in (4, 2):
         yield replace(variant(f"lora-r{rank}", "LoRA", lora, k=rank), text=f"r={rank}")
     yield base["lora-r1-same-head"]
     for rank, size in _CUTS.items():
-        cut = replace(_TO_CUT[lora], label="LoRA, cut after training", cut=size)
+        cut = replace(TO_CUT[lora], label="LoRA, cut after training", cut=size)
         yield replace(cut, text=f"r=8 to {rank:g}")
     adalora = "adalora-r8-same-head"
     for rank in (8, 1):
@@ -137,8 +141,7 @@ def _sizes() -> Iterator[Setting]:
     # In the window in which LoRA² is pruned where it ends as small.
     pruned = variant("adalora-1-late", "AdaLoRA, pruned late", adalora, target_r=1, **_LATE_WINDOW)
     yield replace(pruned, text="r=12 to 1")
-    whole = variant("lora2-unpruned", "LoRA²", lora2, target_r=None)
-    whole = replace(whole, cuts=tuple(_CUTS.values()), text="k=8, unpruned")
+    whole = replace(TO_CUT[_WHOLE], text="k=8, unpruned")
     yield whole
     for rank in _CUTS:
         pruned = variant(f"lora2-to-{rank:g}", "LoRA²", lora2, **pruned_to(rank))
@@ -166,7 +169,7 @@ def _rates() -> Iterator[Setting]:
     for setting in SAME_HEAD_SETTINGS:
         for words, factor in _FACTORS.items():
             rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
-            made = _TO_CUT.get(setting.key, setting) if factor == 1 else setting
+            made = TO_CUT.get(setting.key, setting) if factor == 1 else setting
             yield replace(made, text=f"{setting.text}, {words}", rate=rate)
 
 

@@ -22,6 +22,7 @@ def tuned_preset(
     tuned: tuple[Setting, ...],
     timed: Setting | None = None,
     step_times: str | None = None,
+    records: str | None = None,
 ) -> Preset:
     """Return a preset of a suite; it refuses another model than the suite's.
 
@@ -33,6 +34,7 @@ def tuned_preset(
         tuned: the settings whose learning rate is searched.
         timed: the setting that Table 2 measures; None if the preset has no Table 2.
         step_times: the table whose rows' training steps are measured; None if none are.
+        records: the preset in whose folder its records are; its own unless given.
     """
 
     def grid(wanted: Wanted) -> Grid:
@@ -43,6 +45,7 @@ def tuned_preset(
         note=note,
         model=suite.model,
         seeds=SEEDS,
+        records=records or name,
         tables=tuple(tables),
         grid=grid,
         timed=None if timed is None else partial(suite.timed, name, timed),
