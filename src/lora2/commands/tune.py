@@ -120,6 +120,7 @@ def _tune_all(
     # Apart from the reported records, so that nobody takes one for the other.
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
+    kept: list[str] = []
     runs = trials * sum(experiment.setting.search.seeds for experiment in chosen)
     with display(console, "trials", runs) as shown:
         runner = where.runner(records, shown.step, shown.finish)
@@ -135,8 +136,14 @@ def _tune_all(
         with runner:
             for choice in runner.each(work, chosen):
                 done.append(choice)
-                if choice.learning_rate is not None:
-                    add_choice(folder, choice)
+                if choice.learning_rate is not None and not add_choice(folder, choice):
+                    kept.append(choice.experiment)
+    if kept:
+        console.print(
+            f"Not replaced, because {folder / FILE_NAME} has choices of more trials: "
+            f"{', '.join(sorted(kept))}. Remove them there to choose again.",
+            soft_wrap=True,
+        )
     return sorted(done, key=lambda choice: choice.experiment)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ class KeptGrid:
     """Counts by layer and matrix.
 
     Attributes:
-        layers: names of the rows: the layer's number, or "" for modules outside the layers.
+        layers: names of the rows: the layer's number, or "" for modules outside the layers. Where
+            an encoder and a decoder have the same numbers, "encoder.0" and "decoder.0".
         matrices: names of the columns, in the order of the model.
         counts: kept singular values [layers][matrices], None where a layer has no such matrix.
         initial: singular values a matrix started with.
@@ -57,14 +59,15 @@ def read_kept(weights: Path) -> dict[str, int]:
 
 def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:
     """Arrange counts by module name into layers and matrices."""
-    places = {module: _place(module) for module in kept}
-    layers = sorted({layer for layer, _ in places.values()}, key=lambda name: int(name or -1))
+    places = _places(kept)
+    layers = sorted({layer for layer, _ in places.values()}, key=_order_of_layers)
     # Safetensors are sorted by name; the order of computation is easier to read.
     matrices = sorted({matrix for _, matrix in places.values()}, key=_order)
     by_place = {place: kept[module] for module, place in places.items()}
+    short = Counter(map(_short, matrices))
     return KeptGrid(
         layers=tuple(layers),
-        matrices=tuple(_short(matrix) for matrix in matrices),
+        matrices=tuple(m if short[_short(m)] > 1 else _short(m) for m in matrices),
         counts=tuple(tuple(by_place.get((layer, m)) for m in matrices) for layer in layers),
         initial=initial,
     )
@@ -93,13 +96,34 @@ def _of_expert(matrix: str) -> tuple[str, int]:
     return (name, int(index)) if index.isdigit() else (matrix, 0)
 
 
-def _place(module: str) -> tuple[str, str]:
-    """Split a module's name at the number of its layer: ("3", "attention.self.query")."""
+def _places(modules: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return row and column of each module: ("3", "attention.self.query")."""
+    split = {module: _split(module) for module in modules}
+    places = {module: (number, matrix) for module, (_, number, matrix) in split.items()}
+    if len(set(places.values())) == len(places):
+        return places
+    # What is before the numbers, less what all of them have in it.
+    stacks = {before for before, number, _ in split.values() if number}
+    common = set.intersection(*map(set, stacks))
+    return {
+        module: (".".join([*(part for part in before if part not in common), number]), matrix)
+        for module, (before, number, matrix) in split.items()
+    }
+
+
+def _split(module: str) -> tuple[tuple[str, ...], str, str]:
+    """Split a module's name at the number of its layer, "" and all of the name if it has none."""
     parts = module.split(".")
     numbers = [position for position, part in enumerate(parts) if part.isdigit()]
     if not numbers:
-        return "", module
-    return parts[numbers[0]], ".".join(parts[numbers[0] + 1 :])
+        return (), "", module
+    return tuple(parts[: numbers[0]]), parts[numbers[0]], ".".join(parts[numbers[0] + 1 :])
+
+
+def _order_of_layers(name: str) -> tuple[bool, str, int]:
+    """An encoder comes before its decoder, because it is computed first."""
+    stack, _, number = name.rpartition(".")
+    return "decoder" in stack, stack, int(number or -1)
 
 
 # Parts of matrix names in the order in which a layer computes with them.

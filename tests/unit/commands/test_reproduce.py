@@ -241,6 +241,17 @@ def test_one_method_is_tuned_and_the_choices_of_others_stay(folders, runs, tmp_p
     assert [len(choice.trials) for choice in choices.values()] == [3, 1]
 
 
+def test_a_choice_of_more_trials_is_not_replaced_by_one_of_fewer(folders, runs, tmp_path, capsys):
+    assert lora2("tune", "lora", *folders) == 0
+    chosen = read_choices(tmp_path / "records")
+    capsys.readouterr()
+    assert lora2("tune", "lora", "--trials=1", *folders) == 0
+    assert "choices of more trials: agreement/lora-r2." in capsys.readouterr().out
+    assert read_choices(tmp_path / "records") == chosen
+    assert lora2("tune", "lora", "--trials=4", *folders) == 0
+    assert len(read_choices(tmp_path / "records")["agreement/lora-r2"].trials) == 4
+
+
 def test_a_diverged_trial_is_a_result(folders, runs, tmp_path, capsys):
     runs.value = lambda run: math.nan if run.options["learning_rate"] > 1e-3 else 0.25
     assert lora2("tune", "lora", *folders) == 0

@@ -1,5 +1,7 @@
 """Kept singular values by layer and matrix, of experts too."""
 
+import pytest
+
 from lora2.reports.kept import kept_grid, summed_over_experts
 
 KEPT = {
@@ -27,3 +29,36 @@ def test_the_table_sums_over_experts():
     columns, rows = summed_over_experts(kept_grid(KEPT, 3))
     assert columns == ["q_proj", "gate_up_proj", "gate.weight"]
     assert rows == {"0": [3, 10, 1], "1": [2, 11, None]}
+
+
+# BART and T5, whose stacks have the same numbers and matrices of the same names.
+STACKS = [
+    {
+        "model.decoder.layers.0.encoder_attn.q_proj": 4,
+        "model.decoder.layers.0.self_attn.q_proj": 1,
+        "model.encoder.layers.0.self_attn.q_proj": 8,
+        "model.encoder.layers.1.self_attn.q_proj": 2,
+    },
+    {
+        "decoder.block.0.layer.0.SelfAttention.q": 1,
+        "decoder.block.0.layer.1.EncDecAttention.q": 4,
+        "encoder.block.0.layer.0.SelfAttention.q": 8,
+        "encoder.block.1.layer.0.SelfAttention.q": 2,
+    },
+]
+
+
+@pytest.mark.parametrize("kept", STACKS)
+def test_encoder_and_decoder_have_rows_of_their_own(kept: dict[str, int]) -> None:
+    grid = kept_grid(kept, 8)
+    assert grid.layers == ("encoder.0", "encoder.1", "decoder.0")
+    assert grid.total == 15
+    columns, rows = summed_over_experts(grid)
+    assert len(columns) == 2
+    assert sorted(count for row in rows.values() for count in row if count) == [1, 2, 4, 8]
+
+
+def test_modules_outside_the_stacks_have_a_row_of_their_own() -> None:
+    grid = kept_grid({**STACKS[0], "lm_head": 3}, 8)
+    assert grid.layers == ("", "encoder.0", "encoder.1", "decoder.0")
+    assert grid.total == 18

@@ -25,12 +25,12 @@ _STRONG, _FAINT = 2.0, 1.0
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over seeds, in %, at the steps at which all of them were evaluated.
+    """Means over seeds, in the unit of the table's column, at the steps that all seeds have.
 
     Attributes:
         steps: optimizer steps.
-        values: means, in %.
-        deviations: standard deviations over seeds, in %; zeros of a single seed.
+        values: means.
+        deviations: standard deviations over seeds; zeros of a single seed.
     """
 
     steps: tuple[int, ...]
@@ -68,7 +68,8 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
                 )
         axes.set_title(task_title(column.task))
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel(f"{column.metric.replace('_', ' ')}, %")
+        unit = ", %" if column.is_percentage else ""
+        axes.set_ylabel(f"{column.metric.replace('_', ' ')}{unit}")
         axes.spines[["top", "right"]].set_visible(False)
         name_lines(axes, lines, height)
     return png(figure)
@@ -77,7 +78,7 @@ def curve_figure(grid: Grid, find: Find) -> bytes | None:
 def curve(row: Row, column: Column, find: Find) -> Curve | None:
     """Return the mean over the finished runs of a row, None if there are none."""
     by_step = [
-        {entry["step"]: 100 * entry[column.metric] for entry in record.evaluations
+        {entry["step"]: column.scale * entry[column.metric] for entry in record.evaluations
          if column.metric in entry}
         for run in row.runs.get(column.task, ())
         if (record := find(run)) is not None and record.finished

@@ -28,6 +28,12 @@ class Column:
     task: str
     metric: str
     scale: float = 100
+
+    @property
+    def is_percentage(self) -> bool:
+        """Whether cells are percentages."""
+        return self.scale == 100
+
     pair: str | None = None
 
 

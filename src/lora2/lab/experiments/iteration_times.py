@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from lora2.training.prepare import load_base, load_data
 TIMED_METHODS = ("adalora", "lora2")
 """In the order of the paper's columns."""
 
+ITERATIONS = "iteration-times"
+"""The files of Table 2 begin with it."""
+
 # Both at the sizes of the paper's rows "r=8" and "k=8".
 _SIZE = AdapterSize(k=8, r=8)
 _SEED = 0
@@ -50,6 +53,8 @@ class IterationTimes:
         threads: CPU threads of torch.
         device: name of the CPU or the card.
         versions: of Python and the packages.
+        measured: what the file's name begins with. The rows of a table have another than Table 2,
+            because two presets keep their records in one folder.
     """
 
     task: str
@@ -59,35 +64,50 @@ class IterationTimes:
     threads: int
     device: str
     versions: dict[str, str]
+    measured: str = ITERATIONS
 
     def write(self, folder: Path) -> None:
         """Write the record, in one step."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(file_of(folder, self.model, self.task), asdict(self))
+        write_json_atomically(file_of(folder, self.model, self.task, self.measured), asdict(self))
 
 
-def file_of(folder: Path, model: str, task: str) -> Path:
+def file_of(folder: Path, model: str, task: str, measured: str = ITERATIONS) -> Path:
     """Return the file of a model's times on a task, which may not exist."""
     name = model.replace("/", "--")
-    return folder / f"iteration-times-{name}-{task}.json"
+    return folder / f"{measured}-{name}-{task}.json"
 
 
-def read_times(folder: Path, description: RunDescription, rounds: int = 1) -> IterationTimes | None:
-    """Return the times of a model on a task, None if so many rounds have not been measured.
+def read_times(
+    folder: Path,
+    description: RunDescription,
+    rounds: int = 1,
+    methods: Iterable[str] = TIMED_METHODS,
+    measured: str = ITERATIONS,
+) -> IterationTimes | None:
+    """Return the times of a model on a task, None if they have not been measured.
+
+    Args:
+        folder: of the records.
+        description: its model and task are read.
+        rounds: so many at least.
+        methods: all of these; more may be there.
+        measured: what the file's name begins with.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = file_of(folder, description.model, description.task)
+    path = file_of(folder, description.model, description.task, measured)
     if not path.is_file():
         return None
     content = read_json(path, "it holds no measured times that can be read; remove it")
     try:
         times = IterationTimes(**content)
-        measured = min(map(len, times.seconds.values()))
+        found = min(map(len, times.seconds.values()))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no measured times ({error}); remove it.") from error
-    return times if times.model == description.model and measured >= rounds else None
+    is_whole = found >= rounds and times.seconds.keys() >= set(methods)
+    return times if times.model == description.model and is_whole else None
 
 
 def measure(

@@ -35,11 +35,22 @@ def read_choices(folder: Path) -> dict[str, Choice]:
         raise UserError(f"{path} holds no chosen learning rates ({error}); remove it.") from error
 
 
-def add_choice(folder: Path, choice: Choice) -> None:
-    """Add one choice, or replace that of the same experiment; several processes may at a time."""
+def add_choice(folder: Path, choice: Choice) -> bool:
+    """Add one choice, or replace that of the same experiment; several processes may at a time.
+
+    One of more trials is not replaced, because tables say that all methods had as many.
+
+    Returns:
+        Whether the choice is in the file now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{FILE_NAME}.lock"):
-        write_choices(folder, read_choices(folder) | {choice.experiment: choice})
+        choices = read_choices(folder)
+        stored = choices.get(choice.experiment)
+        if stored is not None and len(stored.trials) > len(choice.trials):
+            return False
+        write_choices(folder, choices | {choice.experiment: choice})
+        return True
 
 
 def write_choices(folder: Path, choices: Mapping[str, Choice]) -> None:

@@ -146,6 +146,9 @@ class RecordFolder:
         try:
             record = RunRecord.from_dict(content)
             is_of_another = record.description != description
+            if record.finished:
+                for size in record.description.cuts:
+                    record.cut(size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a record of a run ({error}); remove it.") from error
         if is_of_another:

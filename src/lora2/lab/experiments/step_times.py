@@ -23,6 +23,9 @@ from lora2.training.environment import versions
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import prepare
 
+STEPS = "step-times"
+"""The files of measured rows begin with it."""
+
 # Fewer leave some methods no step in which to prune.
 _FEWEST_STEPS = 8
 
@@ -46,8 +49,7 @@ def read_step_times(
     Raises:
         UserError: the file is damaged.
     """
-    times = read_times(folder, next(iter(runs.values())), rounds)
-    return times if times is not None and times.seconds.keys() >= runs.keys() else None
+    return read_times(folder, next(iter(runs.values())), rounds, runs, STEPS)
 
 
 def measure_rows(
@@ -97,6 +99,7 @@ def measure_rows(
         threads=torch.get_num_threads(),
         device=device_name(device),
         versions=versions(),
+        measured=STEPS,
     )
 
 

@@ -11,8 +11,8 @@ from lora2.lab.experiments.printed import printed
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.table import TableRow
 
+_CELLS = "Cells: mean ± sample standard deviation over seeds (number of seeds)"
 _READING = (
-    "Cells: mean ± sample standard deviation over seeds (number of seeds), in %. "
     "Best: of each run, the evaluation with the highest main metric; last: its last evaluation."
 )
 
@@ -34,7 +34,7 @@ def table_notes(
         records: of all runs, None for those without one.
     """
     return [
-        _READING,
+        f"{_CELLS}{', in %' if all(each.is_percentage for each in columns) else ''}. {_READING}",
         *_pairs_first(columns),
         *_fewer_columns(rows, paper),
         *_disagreements(rows),
@@ -93,7 +93,9 @@ def _unfinished(records: Sequence[RunRecord | None]) -> Iterator[str]:
 
 def _versions(records: Sequence[RunRecord | None]) -> Iterator[str]:
     made_with = {
-        ", ".join(f"{name} {record.versions[name]}" for name in _PACKAGES if record.versions)
+        ", ".join(
+            f"{name} {record.versions[name]}" for name in _PACKAGES if name in record.versions
+        )
         for record in records
         if record is not None and record.finished
     }

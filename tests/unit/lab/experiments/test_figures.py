@@ -1,5 +1,7 @@
 """Figures from records: the numbers they draw, and that they draw."""
 
+import dataclasses
+
 import pytest
 
 from experiment_case import COLA, FIND, GRID, LORA, LORA2, MATCHED, by_run, failed, finished, runs
@@ -80,6 +82,15 @@ def test_a_curve_is_the_mean_at_the_steps_of_all_seeds(seeds, expected):
         assert found.steps == expected.steps
         assert found.values == pytest.approx(expected.values)
         assert found.deviations == pytest.approx(expected.deviations)
+
+
+def test_a_curve_of_a_loss_is_in_its_own_unit() -> None:
+    loss = dataclasses.replace(COLA, scale=1)
+    (run,) = runs("cola", seeds=1)
+    records = by_run(finished(run, {COLA.metric: 1.3}, {COLA.metric: 1.2}))
+    found = curve(dataclasses.replace(ROW, runs={"cola": (run,)}), loss, records)
+    assert found is not None
+    assert found.values == (1.3, 1.2)
 
 
 def test_failed_runs_are_not_in_a_curve():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,15 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     folder.file_of(RUN).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not a record of a run"):
         folder.find(RUN)
+
+
+def test_a_record_without_its_cuts_is_refused(tmp_path: Path) -> None:
+    folder, run = RecordFolder(tmp_path), dataclasses.replace(RUN, cuts=(10,))
+    folder.write(RunRecord(run, "finished"))
+    with pytest.raises(UserError, match="is not a record of a run"):
+        folder.find(run)
+    folder.write(RunRecord(run, "finished", cuts=[{"size": 10}]))
+    assert folder.find(run) is not None
 
 
 def test_the_record_of_another_run_is_refused(tmp_path):

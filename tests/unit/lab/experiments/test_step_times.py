@@ -1,6 +1,7 @@
 """Steps of all rows of a table, in turns: what is measured, and the column that tables get."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import nn
 from experiment_case import FIND, GRID, LORA, LORA2
 from lora2.lab.experiments.execution import Place, settings_of
 from lora2.lab.experiments.grid import Row
-from lora2.lab.experiments.iteration_times import IterationTimes
+from lora2.lab.experiments.iteration_times import ITERATIONS, IterationTimes, read_times
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.step_table import step_table, with_steps
 from lora2.lab.experiments.step_times import (
+    STEPS,
     measure_rows,
     read_step_times,
     runs_to_time,
@@ -28,11 +30,11 @@ from run_case import tiny_run
 TIMES = [
     IterationTimes(
         "cola", "tiny", 32, {"LoRA r=2": [2.0, 1.0, 1.0], "LoRA² k=1": [1.0, 0.8, 0.9]},
-        2, "a CPU", {},
+        2, "a CPU", {}, STEPS,
     ),
     IterationTimes(
         "mnli", "tiny", 32, {"LoRA r=2": [1.0, 2.0, 3.0], "LoRA² k=1": [2.0, 4.0, 6.0]},
-        2, "a CPU", {},
+        2, "a CPU", {}, STEPS,
     ),
 ]  # fmt: skip
 
@@ -91,6 +93,20 @@ def test_times_of_fewer_rows_or_rounds_are_measured_again(tmp_path):
     assert read_step_times(tmp_path, runs, rounds=3) == TIMES[0]
     assert read_step_times(tmp_path, runs, rounds=4) is None
     assert read_step_times(tmp_path, {**runs, "MiSS": runs["LoRA r=2"]}) is None
+
+
+def test_times_of_rows_and_those_of_table_2_lie_side_by_side(tmp_path: Path) -> None:
+    of_table2 = replace(TIMES[0], seconds={"adalora": [1.0], "lora2": [0.9]}, measured=ITERATIONS)
+    of_table2.write(tmp_path)
+    TIMES[0].write(tmp_path)
+    runs = {row.name: row.runs["cola"][0] for row in (LORA, LORA2)}
+    assert read_times(tmp_path, LORA.runs["cola"][0]) == of_table2
+    assert read_step_times(tmp_path, runs) == TIMES[0]
+
+
+def test_times_of_other_methods_are_not_those_of_table_2(tmp_path: Path) -> None:
+    replace(TIMES[0], measured=ITERATIONS).write(tmp_path)
+    assert read_times(tmp_path, LORA.runs["cola"][0]) is None
 
 
 @pytest.mark.parametrize("name", ["leaderboard", "language"])
