@@ -23,10 +23,10 @@ from lora2.data import read_table
 from lora2.data.columns import shortened
 from lora2.data.table_files import DataTable
 from lora2.data.table_writing import as_one_line
-from lora2.data.text_rows import are_messages
+from lora2.data.text_rows import are_messages, cells_as_messages
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.training.generation import generate
+from lora2.training.generation import check_fits, generate
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.output import TEXTS
 from lora2.training.saved_run import load_saved_run
@@ -55,7 +55,9 @@ def execute(arguments: Sequence[str]) -> int:
     if table is not None:
         _answer_file(run, model, table, options)
     elif options.prompt is not None:
-        print(next(_texts(run, model, [as_prompt(options.prompt, run.task)], options)))
+        prompts = [as_prompt(options.prompt, run.task)]
+        check_fits(model, run.tokenizer, prompts, "prompt")
+        print(next(_texts(run, model, prompts, options)))
     else:
         _converse(run, model, options)
     return 0
@@ -77,6 +79,7 @@ def _answer_file(run: SavedRun, model: Any, table: DataTable, options: Any) -> N
     rows = table.records()
     prompts = [_prompt(row, run) for row in rows]
     _check_template(run, prompts, table.source)
+    check_fits(model, run.tokenizer, prompts, "file")
     texts = _texts(run, model, prompts, options)
     if options.output is None:
         print_records(row | {name: text} for row, text in zip(rows, texts, strict=True))
@@ -121,7 +124,7 @@ def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> No
 
 
 def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
-    prompt = row["prompt"]
+    (prompt,) = cells_as_messages([row["prompt"]])
     if isinstance(prompt, str):
         return as_prompt(prompt, run.task)
     if not run.task["conversational"]:
@@ -129,7 +132,7 @@ def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
             f"file: a prompt is a list of messages, and {run.folder.path} has learnt from bare "
             "text; write the prompts as text."
         )
-    messages: Prompt = prompt
+    messages: Any = prompt
     return messages
 
 
@@ -137,7 +140,8 @@ def _prompts_of(path: Path) -> DataTable:
     """Return a file's table, whose prompts have been checked."""
     table = read_table(path)
     result_names(table.column_names, [_RESULT])
-    for number, prompt in enumerate(table.column("prompt", "file"), start=1):
+    prompts = cells_as_messages(table.column("prompt", "file"))
+    for number, prompt in enumerate(prompts, start=1):
         if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
                 f"file: prompt is {shortened(prompt)} in row {number} of {path}; write a text, or "
@@ -155,8 +159,16 @@ def _converse(run: SavedRun, model: Any, options: Any) -> None:
         except EOFError:
             print()
             return
-        if text.strip():
-            print(next(_texts(run, model, [as_prompt(text, run.task)], options)))
+        if not text.strip():
+            continue
+        prompts = [as_prompt(text, run.task)]
+        try:
+            check_fits(model, run.tokenizer, prompts, "prompt")
+        except UserError as error:
+            # A line that is too long does not end the conversation.
+            print(error)
+            continue
+        print(next(_texts(run, model, prompts, options)))
 
 
 def _can_type() -> bool:

@@ -7,14 +7,16 @@ in the evaluation of CoNLL-2000, an I-x that continues no entity of its type beg
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 OUTSIDE = "O"
 _BEGIN, _INSIDE = "B-", "I-"
 _TAG = re.compile(r"O|[BI]-\S.*")
-# A word, or one character that is neither of a word nor blank.
-_WORD = re.compile(r"\w+|[^\w\s]")
+# In a word, these belong to the character before them, as combining marks do: soft hyphen, and
+# what joins characters of Indic and Arabic scripts or keeps them apart.
+_JOINERS = "\u00ad\u200c\u200d"
 
 
 class Span(NamedTuple):
@@ -59,8 +61,29 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def words_of(text: str) -> list[tuple[int, int]]:
-    """Return start and end of each word of a text, in characters; a punctuation mark is a word."""
-    return [match.span() for match in _WORD.finditer(text)]
+    """Return start and end of each word of a text, in characters; a punctuation mark is a word.
+
+    Combining marks, such as the vowel signs of Hindi or Thai and accents that are characters of
+    their own, are of the word in which they stand.
+    """
+    words: list[tuple[int, int]] = []
+    goes_on = False
+    for place, character in enumerate(text):
+        is_of_word = character.isalnum() or character == "_"
+        follows = bool(words) and words[-1][1] == place
+        if follows and _joins(character):
+            words[-1] = (words[-1][0], place + 1)
+            continue
+        if follows and goes_on and is_of_word:
+            words[-1] = (words[-1][0], place + 1)
+        elif not character.isspace():
+            words.append((place, place + 1))
+        goes_on = is_of_word
+    return words
+
+
+def _joins(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character).startswith("M")
 
 
 def tags_of(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[str]:

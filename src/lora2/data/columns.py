@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from lora2.data.table_files import DataTable, listed
 from lora2.data.task import Kind
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 60
 
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
-_DECIMAL = re.compile(r"[+-]?\d*\.\d+")
+# A fraction, or a number with an exponent, as Python writes a small or a large float.
+_DECIMAL = re.compile(r"[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
 # Digits that Python turns into an integer; it refuses more than 4,300.
@@ -136,9 +138,10 @@ def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) ->
 
 def _number(table: DataTable, name: str, row: int, value: object) -> float:
     # bool is an int to Python, but true and false are two classes, not a scale.
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
         try:
-            number = float(value)
+            # "1_0" is ten to Python, and a code or a mistake in a table.
+            number = math.nan if isinstance(value, str) and "_" in value else float(value)
         # An integer of hundreds of digits has no float.
         except (ValueError, OverflowError):
             number = math.nan

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lora2.data.columns import encode_labels, read_labels
 from lora2.data.digits import NEW, as_png, digits_of, split_rows
 from lora2.data.image_task import ImageTask, build_images
-from lora2.data.images import IMAGE_COLUMN, check_classes, read_image_table, read_images
+from lora2.data.images import (
+    IMAGE_COLUMN,
+    check_classes,
+    has_no_names,
+    read_image_table,
+    read_images,
+)
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import label_names_of, split_off_validation
 from lora2.data.own_source import OwnSource, own_tables
@@ -66,7 +72,7 @@ def load_image_task(
         train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
     else:
         check_classes(validation, "validation_file")
-        validation_set = _labelled(validation, columns, label_names)
+        validation_set = _labelled(validation, columns_in(validation, *columns), label_names)
     return _task(name, train_set, validation_set, columns, label_names)
 
 
@@ -76,9 +82,15 @@ def load_image_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
     Raises:
         UserError: a folder, file, image or class that cannot be used.
     """
-    columns, table = (task["image_column"], task["label_column"]), read_image_table(path)
+    table = read_image_table(path)
     check_classes(table, "file")
+    columns = columns_in(table, task["image_column"], task["label_column"])
     return _labelled(table, columns, task["label_names"])
+
+
+def columns_in(table: DataTable, image_column: str, label_column: str) -> tuple[str, str]:
+    """Return the columns of images and classes: those of a table, or the ones a folder has."""
+    return (IMAGE_COLUMN, LABEL_COLUMN) if has_no_names(table) else (image_column, label_column)
 
 
 def _labelled(table: DataTable, columns: tuple[str, str], label_names: Sequence[str]) -> Dataset:

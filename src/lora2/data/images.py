@@ -24,9 +24,11 @@ _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
 # Characters of a path that a message shows: a cell may hold a whole file.
 _SHOWN = 200
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Other endings of the same formats.
+_RARE_ENDINGS = (".jfif", ".jpe", ".apng", ".pbm", ".pnm", ".dib")
 # Pillow reads them in some builds alone: elsewhere, such a file is named instead of left out.
 _OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl")
-_IMAGE_ENDINGS = _ENDINGS + _OTHER_ENDINGS
+_IMAGE_ENDINGS = _ENDINGS + _RARE_ENDINGS + _OTHER_ENDINGS
 
 
 class StoredImage(TypedDict):
@@ -95,6 +97,7 @@ def read_image_table(path: Path | str, role: str = "file") -> DataTable:
 def _read_folder(path: Path, role: str) -> DataTable:
     found, classes = list(_images_in(path)), _folders_in(path)
     if found:
+        _check_has_no_images(path, classes, role, "images outside of folders")
         return _table(path, found, None, role)
     by_class = {each.name: list(_images_in(each)) for each in classes}
     empty = next((name for name, files in by_class.items() if not files), None)
@@ -105,7 +108,7 @@ def _read_folder(path: Path, role: str) -> DataTable:
             f"files that end in {', '.join(_ENDINGS)}."
         )
     for each in classes:
-        _check_has_no_images(each, _folders_in(each), role)
+        _check_has_no_images(each, _folders_in(each), role, "images")
     files = [file for name in by_class for file in by_class[name]]
     labels = [name for name in by_class for _ in by_class[name]]
     return _table(path, files, labels, role)
@@ -124,14 +127,20 @@ def _images_in(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def _check_has_no_images(folder: Path, folders: Sequence[Path], role: str) -> None:
-    """Check that no images are left out because they are in folders next to others."""
-    left_out = next((each for each in folders if any(_images_in(each))), None)
-    if left_out is not None:
-        raise UserError(
-            f"{role}: {folder} has images, and {left_out.name} in it has more, which would not be "
-            "read; put all images into one folder for each class."
-        )
+def _check_has_no_images(folder: Path, folders: Sequence[Path], role: str, has: str) -> None:
+    """Check that no images are left out because they are in folders next to others, at any depth.
+
+    Raises:
+        UserError: some would be.
+    """
+    for each in folders:
+        if any(_images_in(each)):
+            raise UserError(
+                f"{role}: {folder} has {has}, and {each.relative_to(folder)} in it has more, "
+                "which would not be read; put all images into one folder for each class, or all "
+                "into one folder if they have no classes."
+            )
+        _check_has_no_images(folder, _folders_in(each), role, has)
 
 
 def _check_name(file: Path, role: str) -> None:
@@ -153,6 +162,12 @@ def _table(source: Path, files: Sequence[Path], labels: list[Any] | None, role: 
     if labels is not None:
         columns[_LABEL] = labels
     return DataTable(str(source), tuple(columns), len(files), columns.__getitem__)
+
+
+def has_no_names(table: DataTable) -> bool:
+    """Whether images come as a folder or a file, whose columns nobody has named."""
+    path = Path(table.source)
+    return path.is_dir() or path.suffix.lower() in _IMAGE_ENDINGS
 
 
 def check_classes(table: DataTable, role: str, least: int = 1) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from lora2.data.columns import shortened
-from lora2.data.table_files import DataTable, listed
+from lora2.data.table_files import DataTable, is_encodable, listed
 from lora2.data.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
 
 _ROLE = "text_columns"
+# What chat templates write of a message beside role and content.
+_WRITTEN_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 
 
 def choose_form(
@@ -56,7 +59,7 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     Raises:
         UserError: naming the first row that cannot be used.
     """
-    values = [table.column(name, _ROLE) for name in columns]
+    values = [cells_as_messages(table.column(name, _ROLE), form) for name in columns]
     rows = [dict(zip(FORMS[form].columns, row, strict=True)) for row in zip(*values, strict=True)]
     kinds = set()
     for number, row in enumerate(rows, start=1):
@@ -86,6 +89,26 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
 
+def cells_as_messages(values: Sequence[object], form: Form | None = None) -> list[object]:
+    """Return the values of a column, lists of messages in place of what is JSON of one.
+
+    A table of text, CSV or TSV, has no other way to hold messages. form: of the rows, if known.
+    """
+    if form == "text":
+        return list(values)
+    return [_messages_of(value) or value for value in values]
+
+
+def _messages_of(value: object) -> list[Any] | None:
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if are_messages(found) and is_encodable(found) else None
+
+
 def _begin_alike(chosen: Any, rejected: Any) -> bool:
     """Whether two lists of messages have a prompt; two texts may be answers to none."""
     both_are_lists = isinstance(chosen, list) and isinstance(rejected, list)
@@ -99,10 +122,26 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
             raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
         return str
     if form != "text" and are_messages(value):
+        _check_has_words_alone(value, place)
         return list
     raise UserError(
         f"{_ROLE}: {name} is {_shown(value)} in {place}; write {FORMS[form].holds} there."
     )
+
+
+def _check_has_words_alone(messages: object, place: str) -> None:
+    """Check that nothing of a message would be lost that a chat template can write.
+
+    Raises:
+        UserError: something would.
+    """
+    assert isinstance(messages, list)
+    lost = next((name for m in messages for name in _WRITTEN_BESIDE_CONTENT if m.get(name)), None)
+    if lost is not None:
+        raise UserError(
+            f"{_ROLE}: a message in {place} has {lost!r} beside its content, which would not be "
+            "learnt; write it into content, as the model is to write it, or remove it."
+        )
 
 
 def are_messages(value: object) -> bool:
@@ -119,7 +158,7 @@ def _is_message(value: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    # What else a message holds would have to be in all of them.
+    # Names, numbers and dates of messages, say, are nothing to write.
     if isinstance(value, str):
         return value
     return [{"role": message["role"], "content": message["content"]} for message in value]

@@ -96,7 +96,8 @@ def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Prompt, str] | None:
             return row["prompt"], completion
         return (row["prompt"], completion[0]["content"]) if len(completion) == 1 else None
     messages = row.get("messages")
-    if not messages or messages[-1]["role"] != "assistant":
+    # An answer to nothing is no answer.
+    if not messages or len(messages) < 2 or messages[-1]["role"] != "assistant":
         return None
     return messages[:-1], messages[-1]["content"]
 

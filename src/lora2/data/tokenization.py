@@ -40,7 +40,7 @@ def tokenize_dataset(
     Rows are not padded: `DataCollatorWithPadding` pads each batch to its own longest row.
 
     Raises:
-        UserError: as `tokenize`.
+        UserError: as `tokenize`, or texts of no token.
     """
     datasets = require("datasets", extra="train")
     columns = [name for name in TEXT_COLUMNS if name in dataset.column_names]
@@ -52,6 +52,12 @@ def tokenize_dataset(
         encoded: dict[str, Any] = dict(
             tokenizer(*(rows[name] for name in columns), truncation=True, max_length=max_length)
         )
+        empty = sum(not ids for ids in encoded["input_ids"])
+        if empty:
+            raise UserError(
+                f"text_columns: {empty} of {len(encoded['input_ids'])} texts are empty, and the "
+                "model's tokenizer adds no token of its own; fill or remove these rows."
+            )
         if LABEL_COLUMN in rows:
             encoded["labels"] = rows[LABEL_COLUMN]
         parts.append(datasets.Dataset.from_dict(encoded))

@@ -24,12 +24,18 @@ def plan_table(prepared: PreparedRun) -> Table:
     for name, rows in task.validation.items():
         sizes += f", {len(rows):,} {name}"
     table.add_row("task", f"{task.name} ({sizes})")
+    if prepared.left_out:
+        counts = [f"{count:,} {_rows_of(name)}" for name, count in prepared.left_out.items()]
+        length = settings.data.max_length
+        table.add_row(
+            "left out", f"{' and '.join(counts)}: max_length={length} cuts off all that is learnt"
+        )
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
     table.add_row("method", _label(settings.run.method, settings.adapter["peft_config"]))
     adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
     final = final_size(prepared.trainer.model)
     if final is not None:
-        adapter += f", {in_words(final)} at the end"
+        adapter += f", {in_words(final)} at the end, counted as a LoRA"
     table.add_row("adapter", adapter)
     if prepared.parameters["head"]:
         table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
@@ -42,6 +48,10 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("budget", prepared.budget)
     table.add_row("run folder", str(prepared.folder.path))
     return table
+
+
+def _rows_of(name: str) -> str:
+    return "training rows" if name == "train" else f"rows of {name}"
 
 
 def in_words(final: tuple[int, int]) -> str:

@@ -5,6 +5,7 @@ TRL is an extra: import this module only after `require("trl", ...)`.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from trl import DPOTrainer
@@ -15,6 +16,28 @@ from lora2.training.trl_penalty import WithPenalty
 
 class RunDpoTrainer(WithPenalty, RunBase, DPOTrainer):
     """TRL's DPOTrainer for LoRA² and all other methods."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Of each batch that is scored.
+        self._rows: list[int] = []
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any
+    ) -> Any:
+        """Return what TRL does, and count the rows."""
+        self._rows.append(len(inputs["input_ids"]))
+        return super().prediction_step(model, inputs, *arguments, **named)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log means over rows: TRL's are over batches, of which the last may have fewer rows."""
+        rows, metrics = self._rows, self._metrics["eval"]
+        if rows and not self.model.training:
+            for name, values in metrics.items():
+                if len(values) == len(rows):
+                    metrics[name] = [sum(map(operator.mul, values, rows)) / sum(rows)]
+            rows.clear()
+        super().log(logs, start_time)
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
         # Rows are tokenized before there is an adapter, whose schedule depends on their number.

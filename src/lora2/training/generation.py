@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 from lora2.data.text_task import Prompt
 from lora2.errors import UserError
 from lora2.training.models import quiet_loading
+from lora2.training.positions import positions_of
 from lora2.training.quiet import printing_on_standard_error
 from lora2.tuners.base.finite_checks import check_finite_output
 
@@ -31,20 +32,25 @@ def generate(
 ) -> Iterator[str]:
     """Yield what the model writes after each prompt, without special tokens.
 
+    The prompts have been checked by `check_fits`.
+
     temperature: 0 always takes the likeliest token; above, tokens are drawn.
 
     Raises:
         NumericalError: naming the layer that computes NaN or infinity.
     """
+    positions = positions_of(model)
     for start in range(0, len(prompts), batch_size):
         batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
+        # After the last position there is none to write at.
+        left = max_new_tokens if positions is None else positions - batch["input_ids"].shape[1]
         # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
         # says that prompt tuning has no use for the positions that transformers hands it.
         with quiet_loading(), printing_on_standard_error(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(
                 **batch,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=min(max_new_tokens, left),
                 do_sample=temperature > 0,
                 temperature=temperature or None,
                 top_p=None,
@@ -100,6 +106,31 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any
         padding_side="left",
         return_tensors="pt",
     )
+
+
+def check_fits(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], role: str
+) -> None:
+    """Check that every prompt has a token, and leaves the model a position for an answer.
+
+    role: what the prompts were given as, with which the sentence begins.
+
+    Raises:
+        UserError: naming the first that does not.
+    """
+    positions = positions_of(model)
+    for number, prompt in enumerate(prompts, start=1):
+        tokens = encode(tokenizer, [prompt])["input_ids"].shape[1]
+        if tokens == 0:
+            raise UserError(
+                f"{role}: prompt {number} is empty, and the model's tokenizer adds no token of its "
+                "own; write something."
+            )
+        if positions is not None and tokens >= positions:
+            raise UserError(
+                f"{role}: prompt {number} has {tokens} tokens, and the model reads {positions} "
+                "together with its answer; shorten it."
+            )
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

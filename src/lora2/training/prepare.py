@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from lora2.training.methods.wrapping import HEADS
 from lora2.training.models import BaseModel
 from lora2.training.named_modules import check_named_modules
 from lora2.training.new_tokens import with_new_tokens
+from lora2.training.objectives.objective import TOKENIZER, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.option_ranges import check_values
+from lora2.training.positions import positions_of
 from lora2.training.run_arguments import MethodName
 from lora2.training.run_folder import RunFolder
 from lora2.training.trainer_arguments import (
@@ -47,6 +49,8 @@ class PreparedRun:
         head: names of the modules that every method trains, see `count_parameters`.
         parameters: trainable parameters, of the "adapter" and of the "head".
         shown: the metrics to show while training, by what is known at the same time.
+        left_out: rows of each set of which `max_length` leaves nothing to learn, none where rows
+            are packed, which are no longer counted.
     """
 
     settings: RunSettings
@@ -59,6 +63,7 @@ class PreparedRun:
     head: tuple[str, ...]
     parameters: dict[str, int]
     shown: tuple[tuple[str, ...], ...]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def main_metric(self) -> str:
@@ -116,7 +121,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, tokenizer, base.model)
-    _check_positions(chosen, settings, base)
+    if objective.preprocessor == TOKENIZER:
+        _check_positions(chosen, settings, base)
     check_named_modules(base.model, chosen, options)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
@@ -158,13 +164,28 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         head=head,
         parameters=parameters,
         shown=objective.shown(task),
+        left_out=_left_out(settings, task, sets),
     )
+
+
+def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
+    if settings.text.packing:
+        return {}
+    rows = {"train": task.train, **task.validation}
+    counts = {name: len(rows[name]) - len(made) for name, made in sets.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
     """Check that a text of `max_length` tokens fits after what a method puts in front of it."""
-    longest = getattr(base.model.config, "max_position_embeddings", None)
+    longest = positions_of(base.model)
     in_front, length = method.tokens_in_front(settings.adapter), settings.data.max_length
+    if longest is not None and length > longest:
+        raise UserError(
+            f"max_length: got {length}, but the model reads {longest} tokens; write at most "
+            f"{longest}."
+        )
+    longest = getattr(base.model.config, "max_position_embeddings", None)
     if in_front and longest is not None and in_front + length > longest:
         raise UserError(
             f"virtual_tokens={in_front} and max_length={length} are more than the {longest} tokens "

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from command_line import lora2, refused
-from language_model import byte_tokenizer, save_language_model, train_texts
+from language_model import byte_tokenizer, save_language_model, train_texts, write_rows
 from lora2.training.generation import encode, generate
 from lora2.training.saved_run import load_saved_run
 
@@ -65,6 +66,57 @@ def test_messages_in_a_file_are_taken_as_they_stand(run, tmp_path, capsys):
     file.write_text(json.dumps({"prompt": messages}) + "\n")
     row = json.loads(written(capsys, run, "--file", file))
     assert row["completion"] == written(capsys, run, "--prompt=two kilos")
+
+
+def test_a_table_that_generate_has_written_is_read_as_it_was(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [{"role": "user", "content": "two kilos"}]
+    file, table = tmp_path / "prompts.jsonl", tmp_path / "out.csv"
+    file.write_text(json.dumps({"prompt": messages}) + "\n")
+    written(capsys, run, "--file", file, "--output", table)
+    table.write_text(table.read_text().replace("completion", "before"))
+    again = json.loads(written(capsys, run, "--file", table))
+    assert again["completion"] == again["before"]
+
+
+@pytest.fixture(scope="module")
+def run_on_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on bare text, of a model with 24 positions."""
+    folder = tmp_path_factory.mktemp("runs") / "gpt2"
+    model, file = folder.with_name("gpt2-model"), folder.with_name("mine.jsonl")
+    fields = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 24, "vocab_size": 260}
+    GPT2LMHeadModel(GPT2Config(**fields, bos_token_id=1, eos_token_id=2)).save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    write_rows(file, *[{"prompt": "A?", "completion": "B."}] * 20)
+    own = {"train_rows": None, "validation_rows": None, "max_length": 24, "target_r": "none"}
+    assert train_texts(
+        model, folder, f"--train_file={file}", **own, exact_match_rows=0, tinit=None, tfinal=None
+    ) == 0  # fmt: skip
+    return folder
+
+
+def test_prompts_that_the_model_has_no_positions_for_are_refused(
+    run_on_gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "prompt 1 has 24 tokens, and the model reads 24 together with its answer"
+    assert f"prompt: {said}" in refused(capsys, "generate", run_on_gpt2, f"--prompt={'a' * 24}")
+    assert "prompt 1 is empty" in refused(capsys, "generate", run_on_gpt2, "--prompt=")
+    file = write_rows(tmp_path / "prompts.jsonl", {"prompt": "b"}, {"prompt": "a" * 40})
+    assert "file: prompt 2 has 40 tokens" in refused(
+        capsys, "generate", run_on_gpt2, "--file", file
+    )
+    rows = write_rows(tmp_path / "rows.jsonl", {"prompt": "a" * 40, "completion": "b"})
+    assert "file: prompt 1 has 40 tokens" in refused(
+        capsys, "evaluate", run_on_gpt2, "--file", rows
+    )
+
+
+def test_an_answer_ends_at_the_last_position(
+    run_on_gpt2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (run_on_gpt2, f"--prompt={'a' * 20}", "--max_new_tokens")
+    assert written(capsys, *command, "4") == written(capsys, *command, "40")
 
 
 def test_temperature_draws(run, capsys):

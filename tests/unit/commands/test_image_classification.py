@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,37 @@ def test_a_run_on_a_model_of_its_own(tmp_path, monkeypatch, capsys):
     merged = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
     assert merged.config.id2label == dict(enumerate("56789"))
     assert (tmp_path / "merged" / "preprocessor_config.json").is_file()
+
+
+def test_a_folder_is_read_by_a_run_whose_table_had_names_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, images = save_vision_model(tmp_path / "model"), save_images(tmp_path / "images", each=6)
+    table = tmp_path / "images/mine.csv"
+    paths = sorted(path.relative_to(images) for path in images.glob("*/*.png"))
+    table.write_text("file,kind\n" + "".join(f"{path},{path.parent}\n" for path in paths))
+    run = tmp_path / "run"
+    names = ("--image_column=file", "--label_column=kind")
+    data = (f"--train_file={table}", f"--validation_file={images}", *names)
+    few = [option for option in SMALL if "batch_size" not in option]
+    assert (
+        lora2(
+            "train",
+            IMAGES,
+            *few,
+            *data,
+            "--per_device_train_batch_size=2",
+            f"--model={model}",
+            f"--output_dir={run}",
+        )
+        == 0
+    )
+    assert lora2("evaluate", run, "--file", images) == 0
+    capsys.readouterr()
+    assert lora2("predict", run, "--file", images) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(paths)
+    assert lora2("predict", run, "--file", images / paths[0]) == 0
+    assert lora2("predict", run, "--file", table) == 0
 
 
 @pytest.mark.slow

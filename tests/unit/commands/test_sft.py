@@ -134,9 +134,21 @@ def test_own_rows_train_evaluate_and_generate(case, language_model, tmp_path, ca
         assert lora2("evaluate", folder, "--file", file) == 0
         assert "20 rows" in capsys.readouterr().out
     else:
-        assert "exact_match_rows" in refused(capsys, "evaluate", folder)
+        said = refused(capsys, "evaluate", folder)
+        assert "exact_match_rows: the validation rows of" in said
+        assert "--file with prompts and completions" in said
         messages = write_rows(tmp_path / "prompts.jsonl", {"prompt": CHAT[:1]})
         assert "learnt from bare text" in refused(capsys, "generate", folder, "--file", messages)
+
+
+def test_rows_without_an_answer_are_not_among_those_that_are_counted(
+    run_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Two of four end in an answer; one has an answer to nothing.
+    chats = [CHAT, CHAT[:3], CHAT[:2], CHAT[1:2]]
+    file = write_rows(tmp_path / "chats.jsonl", *[{"messages": chat} for chat in chats])
+    assert lora2("evaluate", run_of("lora2"), "--file", file) == 0
+    assert "chats.jsonl, 2 rows" in capsys.readouterr().out
 
 
 # Interrupted and resumed

@@ -42,6 +42,23 @@ def test_punctuation_is_a_word_of_its_own():
     assert [text[start:end] for start, end in words_of(text)] == words
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा।", ["हिन्दी", "भाषा", "।"]),
+        ("ที่นี่", ["ที่นี่"]),
+        ("שָׁלוֹם!", ["שָׁלוֹם", "!"]),
+        ("Cafe\u0301.", ["Cafe\u0301", "."]),
+        ("क्\u200dष", ["क्\u200dष"]),
+        ("a ✌\ufe0f b", ["a", "✌\ufe0f", "b"]),
+        ("\u0301a", ["\u0301", "a"]),
+        ("x_1\xa0y", ["x_1", "y"]),
+    ],
+)
+def test_combining_marks_are_of_their_word(text: str, words: list[str]) -> None:
+    assert [text[start:end] for start, end in words_of(text)] == words
+
+
 TEXT = "Ann flew to New York."
 
 

@@ -155,6 +155,17 @@ def images_a_level_below(folder):
     return {}
 
 
+def images_deep_below(folder):
+    (folder / "red/more/deep").mkdir(parents=True)
+    (folder / "red/more/deep/0.jfif").write_bytes(png())
+    return {}
+
+
+def stray_image(folder):
+    (folder / "stray.png").write_bytes(png())
+    return {}
+
+
 def link_to_nowhere(folder):
     (folder / "red" / "link.png").symlink_to(folder / "nowhere.png")
     return {}
@@ -213,6 +224,8 @@ BAD = {
     ),
     "image cut short": (truncated_image, "3.png is no image that can be read"),
     "images below those of a class": (images_a_level_below, "more in it has more"),
+    "images two levels below a class": (images_deep_below, "red has images, and more/deep in it"),
+    "images beside folders of classes": (stray_image, "has images outside of folders, and blue"),
     "link to nowhere": (link_to_nowhere, "link.png', and there is no such file"),
     "name that is no text": (name_that_is_no_text, "is no UTF-8 text; rename it"),
     "image of an unknown range": (floating_point_image, "values of mode F are from 0.5 to 0.5"),

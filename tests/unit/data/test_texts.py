@@ -46,6 +46,42 @@ def test_a_table_of_strings_will_do(tmp_path):
     assert load_text_task(train_file=file).form == "prompt_completion"
 
 
+@pytest.mark.parametrize("case", ["chat", "messages in prompt and completion"])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_cells_of_csv_and_tsv_hold_messages_as_json(
+    case: str, separator: str, tmp_path: Path
+) -> None:
+    row = ROWS[case]
+    file = tmp_path / ("mine.csv" if separator == "," else "mine.tsv")
+    cells = [json.dumps(value) for value in row.values()]
+    if separator == ",":
+        cells = ['"' + cell.replace('"', '""') + '"' for cell in cells]
+    lines = [separator.join(row), *[separator.join(cells)] * 3]
+    file.write_text("\n".join(lines) + "\n")
+    task = load_text_task(train_file=file)
+    assert task.conversational
+    assert task.train[0] == row
+
+
+def test_a_text_that_begins_as_a_list_is_a_text(tmp_path: Path) -> None:
+    row = {"prompt": "[1, 2]", "completion": '[{"a": 1}]'}
+    task = load_text_task(train_file=write(tmp_path / "mine.jsonl", *[row] * 3))
+    assert not task.conversational
+    assert task.train[0] == row
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "reasoning_content"])
+def test_what_a_template_writes_beside_the_content_is_not_lost(name: str, tmp_path: Path) -> None:
+    answer = ASSISTANT | {name: [{"function": {"name": "add"}}]}
+    file = write(tmp_path / "mine.jsonl", *[{"messages": [USER, answer]}] * 3)
+    with pytest.raises(UserError, match=f"row 1 of .*mine.jsonl has '{name}' beside its content"):
+        load_text_task(train_file=file)
+    # Other keys, and empty ones, are left aside.
+    plain = ASSISTANT | {name: None, "id": 7}
+    file = write(tmp_path / "mine.jsonl", *[{"messages": [USER, plain]}] * 3)
+    assert load_text_task(train_file=file).train[0] == {"messages": [USER, ASSISTANT]}
+
+
 def test_texts_may_have_another_name(tmp_path):
     file = write(tmp_path / "mine.jsonl", *[{"story": "Once."}] * 3)
     task = load_text_task(train_file=file, text_columns=["story"])

@@ -85,6 +85,12 @@ def test_an_impossible_max_length_is_refused(tokenizer, max_length, words):
         tokenize(task([["a"]], [0]), tokenizer, max_length)
 
 
+def test_texts_of_no_token_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    with pytest.raises(UserError, match="1 of 2 texts are empty, and the model's tokenizer adds"):
+        tokenize_dataset(task([["a", ""]], [0, 1]).train, tokenizer, 8)
+
+
 def test_nothing_is_left_on_the_disk(tokenizer, tmp_path: Path, monkeypatch):
     import datasets
 

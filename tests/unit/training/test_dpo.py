@@ -12,6 +12,7 @@ from command_line import refused
 from language_model import prepared_run, save_language_model, text_options, write_rows
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.reports.tables import plan_table
 from lora2.training.prepare import PreparedRun
 from lora2.training.text_arguments import TextArguments
 from unit.models import disturb
@@ -50,6 +51,36 @@ def test_loss_and_rewards_are_those_of_the_formula(language_model: Path, tmp_pat
     assert found["eval_rewards/accuracies"] == (margin > 0).double().mean().item()
     expected = -torch.nn.functional.logsigmoid(margin).mean().item()
     assert found["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_are_means_over_rows_whatever_the_batch(
+    language_model: Path, tmp_path: Path
+) -> None:
+    found = []
+    for size in (4, 3, 1):
+        sizes = {"validation_rows": 5, "per_device_eval_batch_size": size}
+        run = prepared(language_model, tmp_path / f"run{size}", **sizes)
+        disturb(run.trainer.model)
+        metrics = run.trainer.evaluate()
+        names = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies")
+        found.append([metrics[name] for name in names])
+    assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
+    assert len(run.trainer.eval_dataset) == 5
+
+
+def test_rows_that_are_cut_off_are_counted(language_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a" * (60 if number % 2 else 5), "chosen": "bcd", "rejected": "e"}
+        for number in range(20)
+    ]
+    file = write_rows(tmp_path / "mine.jsonl", *rows)
+    own = {"train_file": file, "validation_file": file, "max_length": 48}
+    nothing = {"train_rows": None, "validation_rows": None}
+    run = prepared(language_model, tmp_path / "run", **own, **nothing)
+    assert run.left_out == {"train": 10, "validation": 10}
+    cells = [cell for column in plan_table(run).columns for cell in column.cells]
+    expected = "10 training rows and 10 rows of validation: max_length=48 cuts off all that is "
+    assert f"{expected}learnt" in cells
 
 
 def test_penalty_is_in_the_training_loss_alone(language_model: Path, tmp_path: Path) -> None:

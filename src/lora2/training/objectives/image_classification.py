@@ -18,7 +18,12 @@ from transformers import (
     default_data_collator,
 )
 
-from lora2.data.image_loading import IMAGE_TASK_NAMES, load_image_rows, load_image_task
+from lora2.data.image_loading import (
+    IMAGE_TASK_NAMES,
+    columns_in,
+    load_image_rows,
+    load_image_task,
+)
 from lora2.data.image_task import KIND, ImageTask, build_images
 from lora2.data.images import (
     EXTRA,
@@ -185,7 +190,8 @@ class ImageClassification(Labelling):
 
     def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
         """Return the images of a folder or table."""
-        images = read_images(table, run.task["image_column"])
+        column, _ = columns_in(table, run.task["image_column"], run.task["label_column"])
+        images = read_images(table, column)
         return ToLabel(self.records(table), build_images(images))
 
     def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:

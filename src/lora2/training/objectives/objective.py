@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+TOKENIZER = "tokenizer"
+
 Sets = dict[str, "Dataset"]
 """Tokenized rows: "train" and the names of the validation sets."""
 
@@ -46,7 +48,7 @@ class Objective(ABC):
     output: ClassVar[Output]
     options: ClassVar[frozenset[str]]
     recipe: ClassVar[Mapping[str, Any]]
-    preprocessor: ClassVar[str] = "tokenizer"
+    preprocessor: ClassVar[str] = TOKENIZER
     preprocessor_file: ClassVar[str] = "tokenizer_config.json"
     unread: ClassVar[Mapping[str, str]] = {}
 

@@ -22,7 +22,7 @@ from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
-from lora2.training.generation import refused_by_template
+from lora2.training.generation import check_fits, refused_by_template
 from lora2.training.loaded_run import SavedRun
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
@@ -153,6 +153,7 @@ class SupervisedFineTuning(WritingObjective):
         rows = settings.text.exact_match_rows
         # Before the trainer, which makes its folder.
         questions = questions_in(task.validation[validation], rows) if rows else []
+        check_fits(model, tokenizer, [prompt for prompt, _ in questions], "exact_match_rows")
         try:
             trainer = RunSftTrainer(
                 model=model,
@@ -172,16 +173,34 @@ class SupervisedFineTuning(WritingObjective):
         return trainer
 
     def scored_rows(self, run: SavedRun, rows: Any) -> Any:
-        """Return the first rows that have an answer, as many as the run was scored on."""
-        answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
-        return rows.select(answered[: run.settings.text.exact_match_rows or None])
+        """Return the first rows that have an answer, as many as the run was scored on.
+
+        Raises:
+            UserError: none has.
+        """
+        answered = _with_answers(
+            rows, f"exact_match_rows: the validation rows of {run.folder.path} hold no answers"
+        )
+        limit = run.settings.text.exact_match_rows
+        return answered.select(range(min(limit, len(answered)))) if limit else answered
+
+    def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
+        """Return the rows of a file that have an answer.
+
+        Raises:
+            UserError: none has.
+        """
+        rows = super().read_scored_rows(path, task)
+        return _with_answers(rows, f"file: the rows of {path} hold no answers")
 
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the share of rows whose prompt is answered exactly right."""
+        questions = questions_in(rows)
+        check_fits(run.model, run.tokenizer, [prompt for prompt, _ in questions], "file")
         share = exact_match(
             run.model,
             run.tokenizer,
-            questions_in(rows),
+            questions,
             max_new_tokens=run.settings.text.max_new_tokens,
             batch_size=batch_size,
         )
@@ -191,3 +210,13 @@ class SupervisedFineTuning(WritingObjective):
         """Return the metrics of the validation loss, and the one of generated answers."""
         by_loss = ("validation_loss", TOKEN_ACCURACY)
         return (by_loss, (EXACT_MATCH,)) if EXACT_MATCH in task.metrics else (by_loss,)
+
+
+def _with_answers(rows: Any, refusal: str) -> Any:
+    answered = [index for index, row in enumerate(rows) if prompt_and_answer(row) is not None]
+    if not answered:
+        raise UserError(
+            f"{refusal} to compare with, so there is nothing to evaluate; give --file with prompts "
+            "and completions, or with messages that end in an answer of the assistant."
+        )
+    return rows.select(answered)

@@ -1,0 +1,31 @@
+"""How many tokens a model has positions for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Names of tables with one row for each position, in transformers' models.
+_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+_WRAPPED = ".base_layer"
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """Return the number of tokens that a model's table of positions has rows for.
+
+    None if it has no table: positions that are rotated, or relative, have no end.
+    """
+    found = [
+        module.num_embeddings - _unused_rows(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and name.removesuffix(_WRAPPED).rpartition(".")[2] in _TABLES
+    ]
+    return min(found, default=None)
+
+
+def _unused_rows(table: nn.Embedding) -> int:
+    """Return the rows before that of the first token: RoBERTa's and OPT's, for example, have 2."""
+    offset = getattr(table, "offset", None)
+    if isinstance(offset, int):
+        return offset
+    return 0 if table.padding_idx is None else table.padding_idx + 1

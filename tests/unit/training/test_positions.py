@@ -1,0 +1,44 @@
+"""How many tokens a model has positions for, by trying it out."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel
+
+from lora2.training.positions import positions_of
+
+_SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "vocab_size": 40, "max_position_embeddings": 12,
+}  # fmt: skip
+_LIKE_GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 12, "vocab_size": 40}
+MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "bert": (_SIZES, 12),
+    # Two rows of the table are of no position.
+    "roberta": (_SIZES | {"pad_token_id": 1}, 10),
+    "gpt2": (_LIKE_GPT2, 12),
+    "opt": (_SIZES | {"ffn_dim": 16, "word_embed_proj_dim": 16, "pad_token_id": 1}, 12),
+    "llama": (_SIZES, None),
+    "deberta-v2": (_SIZES | {"position_biased_input": False, "relative_attention": True}, None),
+}
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_a_model_reads_so_many_tokens_and_no_more(model_type: str) -> None:
+    fields, positions = MODELS[model_type]
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, **fields)).eval()
+    assert positions_of(model) == positions
+    length = positions or 3 * _SIZES["max_position_embeddings"]
+    with torch.no_grad():
+        model(input_ids=torch.full((1, length), 5))
+        if positions is not None:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, length + 1), 5))
+
+
+def test_a_table_under_an_adapter_is_found() -> None:
+    model = AutoModel.from_config(AutoConfig.for_model("gpt2", **_LIKE_GPT2))
+    config = LoraConfig(r=2, target_modules=["wpe"])
+    assert positions_of(get_peft_model(model, config)) == 12
