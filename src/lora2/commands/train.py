@@ -29,6 +29,7 @@ from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.processes import in_first_process, is_first_process, processes_launched
 from lora2.training.recipes import recipe
 from lora2.training.run import (
+    check_same_data,
     command_to_start_over,
     run,
     start_folder,
@@ -46,6 +47,10 @@ _OF_THE_MACHINE = (
     "ddp_backend", "log_level", "log_level_replica", "project", "torch_empty_cache_steps",
     "eval_accumulation_steps", "skip_memory_metrics", "save_total_limit",
 )  # fmt: skip
+
+_SAMPLING = "train_sampling_strategy"
+# Their order is drawn from the generator of the whole training at the start of each epoch.
+_DRAWN_ANEW = ("group_by_length",)
 
 # What names a file, a folder, or something on the hub.
 _NAMES = (
@@ -90,6 +95,7 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
         stack.enter_context(folder.held())
         _check_as_before(settings, folder)
         if settings.run.resume:
+            check_same_data(prepared)
             _tell_where_it_resumes(console, folder)
             _tell_of_processes(console, prepared, started_with)
             write_environment(prepared, started_with)
@@ -211,7 +217,14 @@ def _usual(settings: RunSettings) -> dict[str, Any]:
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
     method = METHODS[settings.run.method]
-    if not method.resumes and newest_complete(folder.checkpoints)[0] is not None:
+    if newest_complete(folder.checkpoints)[0] is None:
+        return
+    if settings.training.get(_SAMPLING) in _DRAWN_ANEW:
+        raise UserError(
+            f"{_SAMPLING}={settings.training[_SAMPLING]}: the order of its rows cannot be drawn "
+            f"again, so the run cannot go on; start over with `{command_to_start_over(folder)}`."
+        )
+    if not method.resumes:
         raise UserError(
             f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
             f"with `{command_to_start_over(folder)}`."

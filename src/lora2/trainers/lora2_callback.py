@@ -24,12 +24,12 @@ from lora2.trainers.logs import (
     log_of_best_model,
 )
 from lora2.trainers.loraplus import warn_of_raised_singular_values
-from lora2.trainers.optimizer import check_optimizer_is_new
+from lora2.trainers.optimizer import check_has_one_set_of_weights, check_optimizer_is_new
 from lora2.trainers.trl import fill_reference, keep_small_factors_precise
 from lora2.tuners.base.placement import PlacedAdapter
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.gradient_start import start_from_gradients
+from lora2.tuners.lora2.gradient_start import has_changed, start_from_gradients
 from lora2.tuners.lora2.saving import compact_adapter
 from lora2.tuners.lora2.training_hook import (
     TrainingHook,
@@ -112,6 +112,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """
         assert model is not None
         check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
+        check_has_one_set_of_weights(kwargs.get("optimizer"), trained_adapters(model))
         warn_of_raised_singular_values(model, kwargs.get("optimizer"))
         self._adapters = {adapter.label: adapter for adapter in trained_adapters(model)}
         if not self._adapters:
@@ -128,8 +129,12 @@ class Lora2Callback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             self._restore(state)
         else:
+            # A callback that was added to a finished trainer has not seen it begin.
+            self.on_init_end(args, state, control, model)
             for each in self._adapters.values():
-                if each.config.init_weights == "gradient":
+                if each.config.init_weights == "gradient" and not has_changed(
+                    each.module, each.name
+                ):
                     batches = shuffled_batches(kwargs.get("train_dataloader"), args)
                     start_from_gradients(each.module, batches, each.name)
         self._hooks, self._was_penalty_checked = hooks_in(model), False
@@ -221,10 +226,15 @@ class Lora2Callback(TrainerCallback, ExportableState):
         for label, allocator in self.allocators.items():
             if allocator.config.prunes:
                 self._check_target(label, allocator, args, state)
-                if allocator.finished:
-                    adapter = self._adapters[label]
-                    compact_adapter(adapter.module, adapter.name)
-                    self._outdated_optimizer = kwargs.get("optimizer")
+                is_settled = allocator.completed_steps >= allocator.plan.last_change
+                if is_settled and allocator.spent <= allocator.plan.target:
+                    self._compact(self._adapters[label], kwargs.get("optimizer"))
+
+    def _compact(self, adapter: PlacedAdapter[Lora2Config], optimizer: Any) -> None:
+        before = {id(parameter) for parameter in adapter.module.parameters()}
+        compact_adapter(adapter.module, adapter.name)
+        if any(id(parameter) not in before for parameter in adapter.module.parameters()):
+            self._outdated_optimizer = optimizer
 
     def _check_target(
         self, label: str, allocator: RankAllocator, args: TrainingArguments, state: TrainerState
@@ -285,9 +295,11 @@ class Lora2Callback(TrainerCallback, ExportableState):
         return sum(means) if means else None
 
     def _restore(self, state: TrainerState) -> None:
-        stored = state.stateful_callbacks.get(type(self).__name__)
-        entry = stored[0] if isinstance(stored, list) else stored
-        saved = (entry or {}).get("attributes", {}).get("saved_allocators") or self.saved_allocators
+        stored = state.stateful_callbacks.get(type(self).__name__) or []
+        entries = stored if isinstance(stored, list) else [stored]
+        # Of several callbacks, each has an entry, and those from before the training are empty.
+        states = [entry.get("attributes", {}).get("saved_allocators") for entry in entries]
+        saved = next(filter(None, reversed(states)), self.saved_allocators)
         for name, allocator in self.allocators.items():
             if name not in saved:
                 raise UserError(

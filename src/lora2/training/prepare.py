@@ -147,6 +147,10 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
+    # First of all, so that loggers such as TensorBoard get what these add to the logs.
+    for callback in reversed(callbacks):
+        trainer.callback_handler.callbacks.remove(callback)
+        trainer.callback_handler.callbacks.insert(0, callback)
     # The head alone is trained at the learning rate of the run.
     if chosen.make_optimizer is not None:
         trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)

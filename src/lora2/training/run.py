@@ -12,16 +12,10 @@ from typing import Any
 
 from peft import PeftModel
 from torch import Tensor
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import Trainer, TrainerCallback, set_seed
 
-from lora2.errors import NumericalError
+from lora2.data.digests import digests_of
+from lora2.errors import NumericalError, UserError
 from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
@@ -33,37 +27,19 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.processes import in_first_process
-from lora2.training.records import best_and_last, evaluation_records, training_logs, write_lines
+from lora2.training.records import best_and_last, evaluation_records
+from lora2.training.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
 from lora2.training.whole_state import whole_state
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
+# In task.json: what tells one set of rows from another, by name of the set.
+_DIGESTS = "rows"
+
 
 class RunInterrupted(KeyboardInterrupt):
     """Ctrl-C during training; the message says how to go on."""
-
-
-class _Recorder(TrainerCallback):
-    """Keeps metrics.jsonl and log.jsonl up to date."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._write(state)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._write(state)
-
-    def _write(self, state: TrainerState) -> None:
-        if state.is_world_process_zero:
-            write_lines(self._folder.metrics_file, evaluation_records(state.log_history))
-            write_lines(self._folder.log_file, training_logs(state.log_history))
 
 
 Watch = Callable[[str, int], AbstractContextManager[TrainerCallback | None]]
@@ -102,10 +78,28 @@ def start_folder(prepared: PreparedRun) -> None:
         return
     prepared.folder.start(
         prepared.settings.to_options(),
-        prepared.task.describe() | {"main_metric": prepared.main_metric},
+        prepared.task.describe()
+        | {"main_metric": prepared.main_metric, _DIGESTS: digests_of(prepared.task)},
     )
     objective_of(prepared.settings).write_base(prepared.folder, prepared.settings)
     write_environment(prepared)
+
+
+def check_same_data(prepared: PreparedRun) -> None:
+    """Check that a run that is resumed reads the rows that it was started with.
+
+    Raises:
+        UserError: naming the set that has changed.
+    """
+    stored = prepared.folder.read_task().get(_DIGESTS, {})
+    for name, digest in digests_of(prepared.task).items():
+        if stored.get(name, digest) != digest:
+            rows = "training rows" if name == "train" else f"rows of {name}"
+            raise UserError(
+                f"resume: the {rows} are not those that the run in {prepared.folder.path} was "
+                "started with; bring them back, or start over with "
+                f"`{command_to_start_over(prepared.folder)}`."
+            )
 
 
 def write_environment(prepared: PreparedRun, started_with: int | None = None) -> None:
@@ -131,8 +125,13 @@ def run(
         NumericalError: the run diverged, which is noted in its folder.
     """
     trainer, folder = prepared.trainer, prepared.folder
+    resumes = METHODS[prepared.settings.run.method].resumes
     checkpoint, _ = newest_complete(folder.checkpoints)
-    trainer.add_callback(_Recorder(folder))
+    trainer.add_callback(SaveAfterEvaluation())
+    trainer.add_callback(Recorder(folder))
+    if checkpoint is not None:
+        # It has been evaluated at the start, and this is not the start.
+        trainer.args.eval_on_start = False
     started = time.monotonic()
     with watch(prepared.settings.run.method, prepared.steps) as callback:
         if callback is not None:
@@ -143,7 +142,6 @@ def run(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt as error:
             step = trainer.state.global_step
-            resumes = METHODS[prepared.settings.run.method].resumes
             when = f"at step {step} of {prepared.steps}"
             raise _interrupted(when, folder, resumes) from error
         except NumericalError as error:
@@ -151,8 +149,15 @@ def run(
                 write_json_atomically(folder.divergence_file, {"error": str(error)})
             raise
     seconds = time.monotonic() - started
-    summary = _summary(prepared, seconds, checkpoint, baseline)
-    state = whole_state(trainer)
+    try:
+        return _finish(prepared, _summary(prepared, seconds, checkpoint, baseline))
+    except KeyboardInterrupt as error:
+        raise _interrupted("while the adapter was saved", folder, resumes) from error
+
+
+def _finish(prepared: PreparedRun, summary: dict[str, Any]) -> dict[str, Any]:
+    """Save the adapter, then the summary, with which the run counts as finished; return that."""
+    folder, state = prepared.folder, whole_state(prepared.trainer)
 
     def finish() -> None:
         save_adapter(prepared, folder.adapter, summary, state)

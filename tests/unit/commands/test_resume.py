@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command_line import interrupt_at, lora2, refused, train
+from command_line import interrupt_at, lora2, refused, small_options, train
 from lora2.training.records import read_lines
+from lora2.training.run_trainer import RunTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +110,86 @@ def test_resume_of_nothing_is_refused(tmp_path, capsys):
 def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
     assert lora2("train", f"--output_dir={finished_run}", "--resume") == 0
     assert "finished already" in capsys.readouterr().out
+
+
+SAVES = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch"}
+
+
+@pytest.mark.parametrize(("step", "more"), [(4, {}), (3, {"eval_on_start": True})], ids=str)
+def test_evaluations_of_a_resumed_run_are_those_of_the_whole_one(
+    step: int,
+    more: dict[str, object],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train(tiny_model, whole, **SAVES, **more) == 0
+    with monkeypatch.context() as patch:
+        # At an epoch's end, whose checkpoint must hold its evaluation.
+        interrupt_at(step, patch)
+        assert train(tiny_model, folder, **SAVES, **more) == 130
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    ours, theirs = weights(folder), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    steps = [[r["step"] for r in read_lines(run / "metrics.jsonl")] for run in (folder, whole)]
+    assert steps[0] == steps[1]
+
+
+def test_an_interrupted_last_evaluation_is_made(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def interrupted(self: RunTrainer, *arguments: object, **named: object) -> None:
+        if self.state.global_step == STEPS:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **named)
+
+    original = RunTrainer.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(RunTrainer, "evaluate", interrupted)
+        assert train(tiny_model, folder, **SAVES) == 130
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    assert json.loads((folder / "summary.json").read_text())["last"]["step"] == STEPS
+
+
+@pytest.mark.parametrize("rows", [32, 48])
+def test_other_data_under_the_same_name_are_refused(
+    rows: int,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def write(count: int, flipped: int) -> None:
+        lines = [f"the cat {number},{(number + flipped) % 2}" for number in range(count)]
+        file.write_text("\n".join(["text,label", *lines]) + "\n")
+
+    file, folder = tmp_path / "mine.csv", tmp_path / "run"
+    write(32, 0)
+    small = [option for option in small_options(**SAVES) if "sentences" not in option]
+    places = (f"--train_file={file}", f"--model={tiny_model}", f"--output_dir={folder}")
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        assert lora2("train", *places, *small) == 130
+    write(rows, 1)
+    said = refused(capsys, "train", "--output_dir", folder, "--resume")
+    assert "resume: the training rows are not those that the run in" in said
+    write(32, 0)
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+
+
+def test_an_order_that_cannot_be_drawn_again_is_refused(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        by_length = {"train_sampling_strategy": "group_by_length"}
+        assert train(tiny_model, folder, **SAVES, **by_length) == 130
+    said = refused(capsys, "train", "--output_dir", folder, "--resume")
+    assert "train_sampling_strategy=group_by_length: the order of its rows" in said

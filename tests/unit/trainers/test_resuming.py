@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora2 import Lora2Callback, Lora2Config, UserError
 from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
@@ -121,3 +123,86 @@ def test_nobody_is_reported_when_nothing_is_to_be_pruned(tmp_path: Path) -> None
     trainer = trainer_for(bert_model(target_r=None), tmp_path)
     trainer.remove_callback(Lora2Callback)
     trainer.train()
+
+
+def test_a_model_that_was_trained_and_pruned_resumes_in_another_trainer(tmp_path: Path) -> None:
+    model = bert_model()
+    saves = {"save_strategy": "steps", "save_steps": 4}
+    trainer_for(model, tmp_path, **saves).train()
+    expected = adapter_state(model)
+    trainer_for(model, tmp_path, **saves).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-8")
+    )
+    assert kept_of(model) == 12
+    assert adapter_state(model).keys() == expected.keys()
+
+
+def test_two_callbacks_are_resumed(tmp_path: Path) -> None:
+    saves = {"save_strategy": "steps", "save_steps": 5}
+    trainer_for(bert_model(), tmp_path, callbacks=(Lora2Callback(),), **saves).train()
+    model = bert_model()
+    trainer = trainer_for(model, tmp_path, callbacks=(Lora2Callback(),), **saves)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert kept_of(model) == 12
+
+
+class _Stop(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_an_adapter_is_compact_once_its_kept_set_is_settled(tmp_path: Path) -> None:
+    # The last three of ten steps change it no more.
+    model = bert_model()
+    trainer_for(model, tmp_path, callbacks=(_Stop(TOTAL - 1),)).train()
+    assert kept_of(model) == 12
+    assert sum(len(layer.lora2_lambda["default"]) for layer in layers_of(model).values()) == 12
+
+
+def kept_of(model: PeftModel) -> int:
+    return sum(int((m.lora2_lambda["default"] != 0).sum()) for m in layers_of(model).values())
+
+
+def test_a_finished_adapter_is_trained_twice_by_one_trainer(tmp_path: Path) -> None:
+    trainer_for(first := bert_model(), tmp_path / "first").train()
+    first.save_pretrained(tmp_path / "adapter")
+    model = PeftModel.from_pretrained(tiny_bert(), tmp_path / "adapter", is_trainable=True)
+    trainer = trainer_for(model, tmp_path / "second")
+    trainer.train()
+    trainer.train()
+    assert kept_of(model) <= 12
+
+
+def test_a_training_that_was_started_from_gradients_begins_again(tmp_path: Path) -> None:
+    model = bert_model(init_weights="gradient")
+    trainer = trainer_for(model, tmp_path, callbacks=(_Stop(3),))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="before adapter 'default' reached its target"):
+            trainer.train()
+
+
+class _ScheduleFree(torch.optim.SGD):
+    """As those of the package schedulefree: the weights of an evaluation are others."""
+
+    def train(self) -> None:
+        """Take the weights of training."""
+
+    def eval(self) -> None:
+        """Take those of evaluation."""
+
+
+def test_an_optimizer_that_would_bring_back_what_is_pruned_is_refused(tmp_path: Path) -> None:
+    def trainer_of(model: PeftModel) -> Any:
+        optimizer = _ScheduleFree(model.parameters(), lr=0.1)
+        trainer = trainer_for(model, tmp_path)
+        trainer.optimizer = optimizer
+        return trainer
+
+    with pytest.raises(UserError, match="_ScheduleFree makes the weights of an evaluation"):
+        trainer_of(bert_model()).train()
+    trainer_of(bert_model(target_r=None)).train()

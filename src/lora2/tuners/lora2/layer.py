@@ -38,6 +38,19 @@ class AdapterSettings:
     orthonormalize: bool
 
 
+@dataclass
+class PrunedValues:
+    """What a finished adapter has pruned in one layer.
+
+    Attributes:
+        mask: [r], true where a singular value was pruned.
+        version: of the tensor of singular values, when these were last known to be zero.
+    """
+
+    mask: Tensor
+    version: int
+
+
 class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
@@ -54,10 +67,14 @@ class Lora2Layer(AdaptedLayer):
         self.lora2_sizes: dict[str, tuple[int, int]] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
         self.lora2_finished: set[str] = set()
+        # By finished adapter, what was pruned of it and stays zero.
+        self.lora2_pruned: dict[str, PrunedValues] = {}
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
         # Adapters of which this layer has no singular value: they cost nothing.
         self.lora2_empty: set[str] = set()
+        # Of these, those that are trained once they have singular values again.
+        self.lora2_stilled: set[str] = set()
         # Adapters whose v has been started from gradients.
         self.lora2_started: set[str] = set()
         # Adapters whose k has become smaller: their scaling no longer follows from it.
@@ -110,11 +127,11 @@ class Lora2Layer(AdaptedLayer):
         super().delete_adapter(adapter_name)
         for names in (
             self.lora2_finished, self.lora2_allocated, self.lora2_empty, self.lora2_narrowed,
-            self.lora2_started,
+            self.lora2_started, self.lora2_stilled,
         ):  # fmt: skip
             names.discard(adapter_name)
-        self.lora2_prepared.pop(adapter_name, None)
-        self.lora2_watches.pop(adapter_name, None)
+        for held in (self.lora2_prepared, self.lora2_watches, self.lora2_pruned):
+            held.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol: v as vᵀ [k, d_in]."""
@@ -155,6 +172,7 @@ class Lora2Layer(AdaptedLayer):
         d_out, d_in = self.matrix_shape()
         k = k if r else 0
         self.lora2_sizes[adapter_name] = k, r
+        self.lora2_pruned.pop(adapter_name, None)
         for symbol, old in self.parameters_of(adapter_name).items():
             shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
             if old.shape != shape:
@@ -165,17 +183,25 @@ class Lora2Layer(AdaptedLayer):
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
         """Make these adapters active, and trainable unless in inference mode."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self.lora2_stilled.clear()
         for adapter_name in self.lora2_empty:
             self._note_whether_empty(adapter_name)
 
     def _note_whether_empty(self, adapter_name: str) -> None:
         _, r = self.sizes_of(adapter_name)
+        parameters = self.parameters_of(adapter_name).values()
         if r:
             self.lora2_empty.discard(adapter_name)
+            if adapter_name in self.lora2_stilled:
+                self.lora2_stilled.discard(adapter_name)
+                for parameter in parameters:
+                    parameter.requires_grad_(True)
             return
         self.lora2_empty.add(adapter_name)
+        if any(parameter.requires_grad for parameter in parameters):
+            self.lora2_stilled.add(adapter_name)
         # A parameter that no loss reaches would make DistributedDataParallel wait for it.
-        for parameter in self.parameters_of(adapter_name).values():
+        for parameter in parameters:
             parameter.requires_grad_(False)
 
     def _save_to_state_dict(
@@ -196,6 +222,8 @@ class Lora2Layer(AdaptedLayer):
             scaling = state_dict.pop(f"{prefix}{SCALING}.{adapter_name}", None)
             if saved is None:
                 continue
+            # What is loaded may have kept other values.
+            self.lora2_pruned.pop(adapter_name, None)
             if scaling is not None:
                 self._set_initial_scaling(adapter_name, float(scaling))
                 self.lora2_narrowed.add(adapter_name)
@@ -211,8 +239,22 @@ class Lora2Layer(AdaptedLayer):
         self.scaling[adapter_name] = scaling
 
     @torch.no_grad()
+    def keep_pruned_zero(self, adapter_name: str) -> None:
+        """Set to zero again what a finished adapter had pruned; all else stays as it is.
+
+        An optimizer that knows these values moves them by what it has averaged of their gradients.
+        """
+        pruned = self.lora2_pruned.get(adapter_name)
+        values = self.parameters_of(adapter_name)["lam"]
+        # Without a change there is nothing to wait for on a GPU, and no write between two passes.
+        if pruned is not None and values._version != pruned.version:
+            values.masked_fill_(pruned.mask.to(values.device), 0)
+            pruned.version = values._version
+
+    @torch.no_grad()
     def compact(self, adapter_name: str) -> None:
         """Drop the singular values of an adapter that are zero, in place; Δ stays the same."""
+        self.keep_pruned_zero(adapter_name)
         old_k, _ = self.sizes_of(adapter_name)
         small = self.compacted(adapter_name, self.parameters_of(adapter_name))
         self.resize_adapter(adapter_name, *small["u"].shape)

@@ -85,8 +85,8 @@ class Lora2Model(AdaptedModel):
         A count that has gone back is a new training.
 
         Raises:
-            UserError: the config has no `total_step`, or the first count is not the first step
-                of the adapter's training, as in a resumed one.
+            UserError: the config has no `total_step`, the first count is not the first step of
+                the adapter's training, as in a resumed one, or a count leaves steps out.
         """
         for adapter in training_hook.trained_adapters(self.model):
             if adapter.config.prunes:
@@ -98,6 +98,8 @@ class Lora2Model(AdaptedModel):
         allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
         known = allocators.get(name)
         if known is not None and known.completed_steps <= global_step + 1:
+            if global_step > known.completed_steps + 1:
+                raise _missing_steps(name, global_step)
             return known
         if config.total_step is None:
             raise UserError(
@@ -106,11 +108,7 @@ class Lora2Model(AdaptedModel):
             )
         # Some loops count from 1.
         if global_step > 1:
-            raise UserError(
-                f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
-                f"{name!r} before it. Count the optimizer steps of this adapter's training, from "
-                "0; where that cannot be, as in a resumed one, call step() of a RankAllocator."
-            )
+            raise _missing_steps(name, global_step)
         allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
         return allocators[name]
 
@@ -169,3 +167,11 @@ class Lora2Model(AdaptedModel):
         remapped = without_pruned_modules(model, adapter_name, remapped)
         resize_for(model, config, adapter_name, remapped)
         return remapped
+
+
+def _missing_steps(adapter_name: str, global_step: int) -> UserError:
+    return UserError(
+        f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
+        f"{adapter_name!r} before it. Count the optimizer steps of this adapter's training, from "
+        "0; where that cannot be, as in a resumed one, call step() of a RankAllocator."
+    )

@@ -29,6 +29,9 @@ def compact_state_dict(
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()):
             stored = {symbol: result[key] for symbol, key in keys.items()}
+            pruned = layer.lora2_pruned.get(adapter_name)
+            if pruned is not None:
+                stored["lam"] = stored["lam"].masked_fill(pruned.mask.to(stored["lam"].device), 0)
             small = layer.compacted(adapter_name, stored)
             result |= {keys[symbol]: tensor for symbol, tensor in small.items()}
     return result
@@ -139,10 +142,11 @@ def _was_its_own(
     adapter_name: str,
     saved: tuple[int, int],
 ) -> bool:
-    """Whether a finished layer can have saved these k and r: its first k, or a compact form."""
+    """Whether a layer that was pruned can have saved these k and r: its first k, or compact."""
     asked = looked_up(config.k_pattern, _short(module_name), config.k)
     first, (k, r) = min(asked, *layer.matrix_shape()), saved
-    return adapter_name in layer.lora2_finished and k in (r, first)
+    was_pruned = adapter_name in layer.lora2_finished or adapter_name in layer.lora2_narrowed
+    return was_pruned and k in (r, first)
 
 
 def _short(module_name: str) -> str:

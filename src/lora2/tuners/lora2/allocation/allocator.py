@@ -12,7 +12,7 @@ from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
+from lora2.tuners.base.distributed.whole import is_plain, multiply, whole, whole_gradients
 from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
 from lora2.tuners.base.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
@@ -20,7 +20,7 @@ from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, PrunedValues, adapted_layers
 
 
 class RankAllocator:
@@ -83,6 +83,7 @@ class RankAllocator:
         for layer in self._layers.values():
             layer.lora2_allocated.add(adapter_name)
             layer.lora2_finished.discard(adapter_name)
+            layer.lora2_pruned.pop(adapter_name, None)
 
     @property
     def budget(self) -> int:
@@ -97,8 +98,7 @@ class RankAllocator:
     @property
     def spent(self) -> int:
         """What is kept now over all matrices, in the config's `budget_unit`."""
-        costs = 1 if self._costs is None else self._costs.to(self._mask.device)
-        return int((self._mask * costs).sum())
+        return int((self._mask * self._costs_by_value()).sum())
 
     @property
     def finished(self) -> bool:
@@ -140,14 +140,22 @@ class RankAllocator:
                 self._recorded.stop()
         self._accumulation.end_step()
         if self.finished and not self.resumable:
-            for layer in self._layers.values():
+            for layer, part in zip(
+                self._layers.values(), self._mask.split(self._ranks), strict=True
+            ):
                 layer.lora2_finished.add(self.adapter_name)
+                factors = layer.parameters_of(self.adapter_name)
+                if is_plain(factors.values()) and not part.all():
+                    layer.lora2_pruned[self.adapter_name] = PrunedValues(
+                        ~part, factors["lam"]._version
+                    )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs to go on."""
         state = {
             "completed_steps": torch.tensor(self.completed_steps),
             "total_steps": torch.tensor(self.plan.total_steps),
+            "most": torch.tensor(self._most),
             "mask": self._mask.clone(),
         }
         for index, group in enumerate(self._groups):
@@ -166,8 +174,10 @@ class RankAllocator:
                 target.
         """
         own = self.state_dict()
-        # The states of older versions do not have it.
-        state = {"total_steps": own["total_steps"], **state}
+        # The states of older versions do not have them.
+        spent = (state["mask"].to(self._device) * self._costs_by_value()).sum()
+        most = spent.clamp(min=self.plan.target)
+        state = {"total_steps": own["total_steps"], "most": most, **state}
         if {key: value.shape for key, value in own.items()} != {
             key: value.shape for key, value in state.items()
         }:
@@ -177,6 +187,7 @@ class RankAllocator:
             )
         self.completed_steps = int(state["completed_steps"])
         self._mask = state["mask"].to(self._device)
+        self._most = int(state["most"])
         self._follow_new_total(int(state["total_steps"]))
         for index, group in enumerate(self._groups):
             group.state = {
@@ -305,14 +316,17 @@ class RankAllocator:
         repeated = torch.tensor(by_matrix).repeat_interleave(torch.tensor(self._ranks))
         return repeated.to(self._device)
 
+    def _costs_by_value(self) -> Tensor | int:
+        return 1 if self._costs is None else self._costs.to(self._device)
+
     def _budget_at(self, step: int) -> int:
         return min(self.plan.at(step), self._most)
 
     def _follow_new_total(self, saved_total: int) -> None:
         """Make the present kept set the start of what is left of the schedule."""
         plan, kept = self.plan, self.spent
-        # Both lines change nothing if the state was made with these total steps.
-        self._most = max(kept, plan.target)
+        if saved_total != plan.total_steps:
+            self._most = max(kept, plan.target)
         # Of a budget in parameters a part is left that is less than a value costs.
         self._is_overdue = kept > self.budget or (self._costs is None and kept < self.budget)
         if self._is_overdue and self.finished:
