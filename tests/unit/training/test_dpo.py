@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import DPOConfig
 
 from command_line import refused
 from language_model import prepared_run, save_language_model, text_options, write_rows
+from lora2 import Lora2Callback
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.reports.tables import plan_table
@@ -66,6 +69,18 @@ def test_metrics_are_means_over_rows_whatever_the_batch(
         found.append([metrics[name] for name in names])
     assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
     assert len(run.trainer.eval_dataset) == 5
+
+
+def test_loggers_come_after_what_adds_to_the_logs(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Logger(TrainerCallback):
+        """As that of TensorBoard."""
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Logger)
+    run = prepared(language_model, tmp_path / "run", report_to="tensorboard")
+    kinds = [type(callback) for callback in run.trainer.callback_handler.callbacks]
+    assert kinds.index(Lora2Callback) < kinds.index(Logger)
 
 
 def test_rows_that_are_cut_off_are_counted(language_model: Path, tmp_path: Path) -> None:
