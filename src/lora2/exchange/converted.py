@@ -14,9 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lora2.errors import UserError
+from lora2.exchange.lora_form import PREFIX, whole_modules
 from lora2.exchange.verification import Batch, logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.loading import WEIGHTS, load_adapter, reason_of
+from lora2.tuners.base.targets import exact_targets
+
+_LORA = ".lora_"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,12 @@ def export_converted(
         ) from error
     config.task_type = model.peft_config[model.active_adapter].task_type
     config.inference_mode = True
+    # PEFT 0.21 names what is saved whole by the last part of its name, and forgets modules that are
+    # excluded.
+    tensors = {name: tensor for name, tensor in tensors.items() if _LORA in name}
+    converted = {name.removeprefix(PREFIX).partition(_LORA)[0] for name in tensors}
+    config.target_modules = exact_targets(converted, [name for name, _ in base.named_modules()])
+    tensors |= whole_modules(model, model.active_adapter)
     with new_folder(path) as temporary:
         on_disk = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(on_disk, temporary / WEIGHTS, metadata={"format": "pt"})

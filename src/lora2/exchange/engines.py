@@ -21,6 +21,7 @@ class Engine:
         mixed_ranks: whether modules may differ in rank.
         whole_modules: the names that modules_to_save may have.
         root_scaling: whether it computes rsLoRA's scaling, alpha / sqrt(r).
+        transposed: whether it takes layers whose base weight is stored transposed, as GPT-2's.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Engine:
     mixed_ranks: bool = False
     whole_modules: frozenset[str] = frozenset()
     root_scaling: bool = False
+    transposed: bool = True
 
 
 ENGINES = (
@@ -41,7 +43,8 @@ ENGINES = (
         root_scaling=True,
     ),
     Engine("SGLang 0.5.23", ("peft_type", "r", "lora_alpha", "target_modules")),
-    Engine("llama.cpp", ("lora_alpha", "base_model_name_or_path")),
+    # Its converter turns such a base weight around, and the factors with it, which are not.
+    Engine("llama.cpp", ("lora_alpha", "base_model_name_or_path"), transposed=False),
 )
 
 _ENDINGS = (".lora_A.weight", ".lora_B.weight")
@@ -66,6 +69,8 @@ def objections(
         found.append("DoRA")
     if config.get("use_rslora") and not engine.root_scaling:
         found.append("rsLoRA's scaling")
+    if config.get("fan_in_fan_out") and not engine.transposed:
+        found.append("layers whose weight is stored transposed (Conv1D); export to merged for it")
     if config.get("trainable_token_indices"):
         found.append("trainable_token_indices, rows of an embedding; export to merged for it")
     whole = set(config.get("modules_to_save") or ())

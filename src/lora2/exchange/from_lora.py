@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, PeftType
 from torch import Tensor, nn
 
@@ -62,10 +63,15 @@ def import_lora(
 
     Raises:
         UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
-            a field that it decides itself.
+            a field that it decides itself; or the model has adapters already.
         NumericalError: it holds NaN or infinity.
     """
     config = check_importable(path)
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise UserError(
+            f"model: it has adapters already, and the adapter in {path} is read on the base model; "
+            "give the model without them."
+        )
     taught = load_source(model, path)
     _check_ties(taught, path)
     layers = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +56,8 @@ GGUF_ARCHITECTURES = {
 }
 """Architectures of GGUF by transformers' model_type."""
 
+# llama.cpp's name of the last layer's weight.
+_OUTPUT = "output.weight"
 _PARTS = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b"}
 
 
@@ -140,6 +144,12 @@ def _places(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
         module, _, part = key.removeprefix(PREFIX).rpartition(".lora_")
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         stored_part = _PARTS.get("lora_" + part)
+        if name == _OUTPUT and _is_tied(base):
+            raise UserError(
+                f"to: the adapter changes {module}, whose weight is that of the input embedding, "
+                "and a GGUF of such a model has no output weight; export to merged, and convert "
+                "that to GGUF."
+            )
         if name is None or stored_part is None:
             raise UserError(
                 f"llama.cpp has no place for {key.removeprefix(PREFIX)}; adapt linear layers of "
@@ -149,6 +159,12 @@ def _places(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
         heads = getattr(config, field) if field and stored_part == "lora_b" else None
         places[key] = _Place(architecture.name, f"{name}.{stored_part}", heads)
     return places
+
+
+def _is_tied(base: Any) -> bool:
+    output, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    weights = [getattr(each, "base_layer", each).weight for each in (output, embedding)]
+    return weights[0] is weights[1]
 
 
 def _write(
@@ -170,6 +186,9 @@ def _write(
         writer.write_tensors_to_file()
     finally:
         writer.close()
+    # numpy does not say that a disk is full.
+    if path.stat().st_size < sum(tensors[key].nbytes for key in places):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _read(path: Path, places: Mapping[str, _Place]) -> dict[str, Tensor]:

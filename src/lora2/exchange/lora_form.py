@@ -95,7 +95,7 @@ def lora_form(
         for module, own in parts.items():
             for key, tensor in own.items():
                 tensors[f"{PREFIX}{module}.{key}"] = tensor.to("cpu", dtype).contiguous()
-    tensors |= _whole_modules(model, adapter_name)
+    tensors |= whole_modules(model, adapter_name)
     modules, parameters = _as_peft_finds_them(sizes, layers, model)
     by_target = {_target_name(unit, parameters): size for unit, size in sizes.items()}
     usual = Counter(sizes.values()).most_common(1)[0][0]
@@ -111,6 +111,7 @@ def lora_form(
         trainable_token_indices=config.trainable_token_indices,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
         # PEFT would find out by itself, and warn.
         fan_in_fan_out=any(layer.stores_transposed for layer in layers.values()),
         inference_mode=True,
@@ -189,7 +190,7 @@ def _lora_rank(layer: AdaptedLayer, size: int) -> int:
     return size * layer.lora_groups()
 
 
-def _whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+def whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     """What the adapter trains and saves as it is, by PEFT's names: modules, and rows of tokens."""
     base = model.get_base_model()
     rows = {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -70,6 +71,7 @@ def export_merged(
             f"model: a {type(model.get_base_model()).__name__} is no model of transformers; merge "
             "it with merge_and_unload, and save it as it is saved."
         )
+    _check_can_be_saved(model)
     model.eval()
     batch = sample_batch(model) if batch is None else batch
     expected, tolerance = logits(model, batch), tolerance_of(model)
@@ -87,6 +89,7 @@ def export_merged(
     with warnings.catch_warnings():
         # PEFT warns that all is merged already.
         warnings.simplefilter("ignore")
+        _put_in_whole_modules(model)
         merged: Any = model.merge_and_unload()
     kind, device = type(merged), merged.device
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
@@ -101,6 +104,46 @@ def export_merged(
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
         difference = check_same(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)
+
+
+def _put_in_whole_modules(model: PeftModel) -> None:
+    """Put what is trained whole in its place: PEFT 0.21 takes it for a layer with one weight."""
+    base = model.get_base_model()
+    wrappers = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
+    for name, wrapper in wrappers.items():
+        outer, _, own = name.rpartition(".")
+        trained = wrapper.unload_and_optionally_merge_module(
+            merge=True, safe_merge=False, adapter_names=None
+        )
+        setattr(base.get_submodule(outer), own, trained)
+
+
+def _check_can_be_saved(model: PeftModel) -> None:
+    """Check what would be found out only when the model has been given up.
+
+    Raises:
+        UserError: its adapters are disabled, or its generation config cannot be written.
+    """
+    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    if any(layer.disable_adapters for layer in layers):
+        raise UserError(
+            "model: its adapters are disabled, so there is nothing to merge; call "
+            "model.base_model.enable_adapter_layers() before the export."
+        )
+    generation = getattr(model.get_base_model(), "generation_config", None)
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"model: transformers does not write its generation_config ({reason}); correct it "
+                "before the export."
+            ) from error
 
 
 def _blame_peft(model: PeftModel, error: Exception) -> None:

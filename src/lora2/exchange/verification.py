@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lora2.errors import UserError
@@ -108,10 +109,15 @@ def adapter_logits(
             takes is not known.
         NumericalError: the model computes NaN or infinity.
     """
-    if any(layer.merged for layer in layers_with(model, adapter_name).values()):
-        raise UserError(f"adapter {adapter_name!r} is merged: unmerge it before the export.")
+    # Of any adapter: the copy shares the weights that a change would be taken out of.
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer) and layer.merged:
+            raise UserError(
+                f"adapter {layer.merged_adapters[0]!r} is merged: unmerge it before the export."
+            )
     copied = sharing_copy(model)
     copied.set_adapter(adapter_name)
+    copied.base_model.enable_adapter_layers()
     batch = sample_batch(copied) if batch is None else batch
     return logits(copied, batch), batch, copied.unload()
 

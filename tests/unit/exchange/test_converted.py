@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import LoHaConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from peft.tuners.lily import LilyConfig
 from torch import nn
 
 from lora2 import UserError
 from lora2.exchange.converted import export_converted
 from lora2.exchange.verification import logits, sample_batch
-from unit.models import tiny_bert
+from unit.models import tiny_bert, tiny_roberta
 
 TARGETS = ["query", "value"]
 
 
-def adapted(config: Any) -> PeftModel:
+def adapted(config: Any, make: Any = tiny_bert) -> PeftModel:
     """An adapter whose parameters are all away from their start."""
-    model = get_peft_model(tiny_bert(), config)
+    model = get_peft_model(make(), config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -76,3 +76,18 @@ def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(UserError):
         export_converted(vera(), nn.Identity(), tmp_path, 2)
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_roberta])
+def test_heads_and_excluded_modules_are_carried_over(make: Any, tmp_path: Path) -> None:
+    # RoBERTa's head has two weights.
+    config = LoHaConfig(
+        r=2, target_modules=[*TARGETS, "key"], exclude_modules=["key"], task_type="SEQ_CLS"
+    )
+    model = adapted(config, make)
+    batch = sample_batch(model)
+    expected = logits(model, batch)
+    done = export_converted(model, make(), tmp_path / "lora", 8, batch=batch)
+    assert done.difference < 1e-5
+    read_back = PeftModel.from_pretrained(make(), str(tmp_path / "lora")).eval()
+    torch.testing.assert_close(logits(read_back, batch), expected, atol=1e-5, rtol=1e-4)

@@ -96,3 +96,10 @@ def test_head_of_a_classifier_is_served_by_vllm_alone(tmp_path: Path) -> None:
     disturb(model)
     export_lora(model, tmp_path / "lora")
     assert refusing(*exported(tmp_path / "lora")) == {SGLANG, LLAMA_CPP}
+
+
+def test_llama_cpp_does_not_take_layers_that_are_stored_transposed() -> None:
+    config = {"r": 2, "lora_alpha": 2, "target_modules": ["c_attn"], "peft_type": "LORA"}
+    config |= {"fan_in_fan_out": True, "base_model_name_or_path": "gpt2"}
+    refusing = [engine.name for engine in ENGINES if objections(engine, config, {})]
+    assert refusing == ["llama.cpp"]

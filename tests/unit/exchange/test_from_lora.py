@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, KasaConfig, LoraConfig, PeftModel, get_peft_model
 
-from lora2 import RankAllocator, UserError, import_lora
+from lora2 import Lora2Config, RankAllocator, UserError, import_lora
 from lora2.exchange.from_lora import _HARMLESS
 from unit.models import (
     ATTENTION,
@@ -217,3 +217,10 @@ def test_modules_that_peft_trains_by_the_end_of_their_name_are_imported(tmp_path
     expected = taught(tiny_llama(), config, tmp_path)(tokens).logits.detach()
     found = import_lora(tiny_llama(), tmp_path).eval()(tokens).logits.detach()
     assert same(found, expected)
+
+
+def test_a_model_that_has_adapters_is_refused(tmp_path: Path) -> None:
+    get_peft_model(tiny_llama(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    model = get_peft_model(tiny_llama(), Lora2Config(target_modules=["q_proj"]))
+    with pytest.raises(UserError, match="model: it has adapters already"):
+        import_lora(model, tmp_path, adapter_name="b")

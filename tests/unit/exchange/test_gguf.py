@@ -1,5 +1,6 @@
 """An adapter in GGUF has llama.cpp's names, shapes and order of rows."""
 
+import os
 from pathlib import Path
 
 import gguf
@@ -90,3 +91,30 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there.gguf").touch()
     with pytest.raises(UserError, match="exists already"):
         export_gguf(adapted(), tmp_path / "there.gguf")
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_the_output_of_a_tied_model_is_refused(tmp_path: Path) -> None:
+    model = adapted(target_modules=["q_proj", "lm_head"])
+    assert export_gguf(model, tmp_path / "untied.gguf").path.is_file()
+    tied = tiny_llama(tie_word_embeddings=True)
+    config = Lora2Config(target_modules=["q_proj", "lm_head"], k=2, init_weights=False)
+    model = get_peft_model(tied, config)
+    with pytest.raises(UserError, match="changes lm_head, whose weight is that of the input"):
+        export_gguf(model, tmp_path / "tied.gguf")
+
+
+def test_a_file_that_a_full_disk_has_cut_short_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = gguf.GGUFWriter.close
+
+    def close(self: gguf.GGUFWriter) -> None:
+        original(self)
+        (written,) = tmp_path.iterdir()
+        os.truncate(written, written.stat().st_size - 4096)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "close", close)
+    with pytest.raises(OSError, match="No space left on device"):
+        export_gguf(adapted(), tmp_path / "adapter.gguf")
+    assert not list(tmp_path.iterdir())

@@ -391,3 +391,28 @@ def test_an_adapter_that_is_no_low_rank_change_is_refused(tmp_path: Path) -> Non
     model = get_peft_model(LINEAR.model(), LoraConfig(target_modules=["lin0"], r=2))
     with pytest.raises(UserError, match="LORA"):
         export_lora(model, tmp_path / "lora", batch=rows())
+
+
+def test_another_adapter_that_is_merged_is_named_and_the_weights_stay(tmp_path: Path) -> None:
+    config = {"k": 2, "init_r": 2, "init_weights": False}
+    model = get_peft_model(tiny_llama(), Lora2Config(target_modules=["q_proj"], **config), "first")
+    model.add_adapter("second", Lora2Config(target_modules=["v_proj"], **config))
+    model.set_adapter("first")
+    model.merge_adapter(["first"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match="adapter 'first' is merged: unmerge it before the export"):
+        export_lora(model, tmp_path / "lora", adapter_name="second")
+    assert all(torch.equal(before[n], tensor) for n, tensor in model.state_dict().items())
+
+
+def test_a_disabled_adapter_is_exported_as_what_it_is(tmp_path: Path) -> None:
+    config = Lora2Config(target_modules=["q_proj"], k=2, init_r=2, init_weights=False)
+    model = get_peft_model(tiny_llama(), config)
+    with model.disable_adapter():
+        assert export_lora(model, tmp_path / "lora").difference < 1e-4
+
+
+def test_the_revision_of_the_base_model_is_kept(tmp_path: Path) -> None:
+    config = Lora2Config(target_modules=["q_proj"], k=2, init_weights=False, revision="v2")
+    export_lora(get_peft_model(tiny_llama(), config), tmp_path / "lora")
+    assert LoraConfig.from_pretrained(tmp_path / "lora").revision == "v2"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, VeraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
@@ -197,3 +197,34 @@ def test_a_model_that_was_given_up_is_not_exported_again(write, tmp_path: Path) 
         write(model, tmp_path / "again.gguf")
 
     assert not (tmp_path / "again.gguf").exists()
+
+
+@pytest.mark.parametrize("config", [LoHaConfig, IA3Config, VeraConfig])
+def test_a_head_of_several_layers_is_put_in_with_every_method(config: type, tmp_path: Path) -> None:
+    fields = {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}
+    if config is IA3Config:
+        fields["feedforward_modules"] = []
+    model = get_peft_model(tiny_roberta(), config(**fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+        batch = {key: tensor for key, tensor in bert_batch().items() if key != "labels"}
+        expected = model(**batch).logits
+    export = export_merged(model, tmp_path / "merged", batch=batch)
+    with torch.no_grad():
+        torch.testing.assert_close(export.model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be_saved_is_refused_while_the_model_is_whole(tmp_path: Path) -> None:
+    model = adapted()
+    model.base_model.disable_adapter_layers()
+    with pytest.raises(UserError, match="its adapters are disabled"):
+        export_merged(model, tmp_path / "merged")
+    model.base_model.enable_adapter_layers()
+    model.get_base_model().generation_config.temperature = 0.5
+    model.get_base_model().generation_config.do_sample = False
+    with pytest.raises(UserError, match="does not write its generation_config"):
+        export_merged(model, tmp_path / "merged")
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert not list(tmp_path.iterdir())

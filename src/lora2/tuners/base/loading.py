@@ -163,12 +163,13 @@ def check_loaded(model: PeftModel, path: Path, adapter_name: str = "default") ->
 
 
 def find_adapter(path: Path, option: str) -> Path:
-    """Return the folder of an adapter: `path` itself, or within that of a finished run.
+    """Return the folder of an adapter: `path` itself if it is one, or within a finished run's.
 
     Raises:
         UserError: there is none; `option` is what gave the path.
     """
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
+    is_run = (path / "adapter").is_dir() and not (path / CONFIG).is_file()
+    folder = path / "adapter" if is_run else path
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(

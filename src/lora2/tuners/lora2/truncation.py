@@ -80,6 +80,12 @@ def truncate_adapter(
         )
     costs = {name: sum(layer.matrix_shape()) for name, layer in layers.items()}
     ranks = kept_ranks(spectra, costs, rank=rank, size=size)
+    if not any(ranks.values()):
+        first = max((name for name in spectra if spectra[name]), key=lambda name: spectra[name][0])
+        raise UserError(
+            f"size={size:g}: the most important singular value alone, one of {first}, has "
+            f"{costs[first]:,} parameters; write at least so many, or a share of all such as 0.5."
+        )
     for name, layer in layers.items():
         _cut(layer, adapter_name, ranks[name], *forms[name])
     return _truncation(spectra, costs, ranks)

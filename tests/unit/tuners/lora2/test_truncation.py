@@ -109,3 +109,11 @@ def test_an_adapter_that_was_not_trained_is_not_cut():
     with pytest.raises(UserError, match=r"changes nothing, .* train it before it is cut"):
         truncate_adapter(model, rank=1)
     assert {name: layer.sizes_of("default") for name, layer in layers_of(model).items()} == before
+
+
+@pytest.mark.parametrize("size", [1, 1e-9])
+def test_a_size_that_no_value_fits_is_refused(size: float) -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config())
+    disturb(model)
+    with pytest.raises(UserError, match="the most important singular value alone, one of"):
+        truncate_adapter(model, size=size)
