@@ -23,7 +23,7 @@ from lora2.data import read_table
 from lora2.data.columns import shortened
 from lora2.data.table_files import DataTable
 from lora2.data.table_writing import as_one_line
-from lora2.data.text_rows import are_messages, cells_as_messages
+from lora2.data.text_rows import are_messages, column_of
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.training.generation import check_fits, generate
@@ -77,7 +77,7 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
 def _answer_file(run: SavedRun, model: Any, table: DataTable, options: Any) -> None:
     (name,) = result_names(table.column_names, [_RESULT])
     rows = table.records()
-    prompts = [_prompt(row, run) for row in rows]
+    prompts = [_prompt(prompt, run) for prompt in column_of(table, "prompt", "file")]
     _check_template(run, prompts, table.source)
     check_fits(model, run.tokenizer, prompts, "file")
     texts = _texts(run, model, prompts, options)
@@ -123,8 +123,7 @@ def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> No
             ) from error
 
 
-def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
-    (prompt,) = cells_as_messages([row["prompt"]])
+def _prompt(prompt: Any, run: SavedRun) -> Prompt:
     if isinstance(prompt, str):
         return as_prompt(prompt, run.task)
     if not run.task["conversational"]:
@@ -132,7 +131,7 @@ def _prompt(row: dict[str, Any], run: SavedRun) -> Prompt:
             f"file: a prompt is a list of messages, and {run.folder.path} has learnt from bare "
             "text; write the prompts as text."
         )
-    messages: Any = prompt
+    messages: Prompt = prompt
     return messages
 
 
@@ -140,8 +139,7 @@ def _prompts_of(path: Path) -> DataTable:
     """Return a file's table, whose prompts have been checked."""
     table = read_table(path)
     result_names(table.column_names, [_RESULT])
-    prompts = cells_as_messages(table.column("prompt", "file"))
-    for number, prompt in enumerate(prompts, start=1):
+    for number, prompt in enumerate(column_of(table, "prompt", "file"), start=1):
         if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
                 f"file: prompt is {shortened(prompt)} in row {number} of {path}; write a text, or "

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 60
 
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
-# A fraction, or a number with an exponent, as Python writes a small or a large float.
-_DECIMAL = re.compile(r"[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
+# A fraction, also as Python writes a small one; 1E2 may be a code.
+_DECIMAL = re.compile(r"[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+[eE]-\d+)")
 _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
 # Digits that Python turns into an integer; it refuses more than 4,300.

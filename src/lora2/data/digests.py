@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from lora2.data.task import Task
 
 _DIGITS = 16
+_IMAGE = {"bytes", "path"}
 
 
 def digests_of(task: Task) -> dict[str, str]:
@@ -23,10 +25,15 @@ def digests_of(task: Task) -> dict[str, str]:
 def _digest(rows: Dataset) -> str:
     found = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps(row, sort_keys=True, default=_stated).encode())
+        cells = {name: _content(value) for name, value in row.items()}
+        found.update(json.dumps(cells, sort_keys=True, default=repr).encode())
     return found.hexdigest()[:_DIGITS]
 
 
-def _stated(value: Any) -> str:
-    """Return what stands for a value that JSON has no form for, such as the content of an image."""
-    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
+def _content(value: Any) -> Any:
+    """Return a cell; of an image what stands for its content, wherever its file is."""
+    if not isinstance(value, dict) or set(value) != _IMAGE:
+        return value
+    content = value["bytes"]
+    content = Path(value["path"]).read_bytes() if content is None else content
+    return hashlib.sha256(content).hexdigest()

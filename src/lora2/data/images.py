@@ -130,10 +130,14 @@ def _images_in(folder: Path) -> Iterator[Path]:
 def _check_has_no_images(folder: Path, folders: Sequence[Path], role: str, has: str) -> None:
     """Check that no images are left out because they are in folders next to others, at any depth.
 
+    Links to folders are not followed, which may lead back.
+
     Raises:
         UserError: some would be.
     """
     for each in folders:
+        if each.is_symlink():
+            continue
         if any(_images_in(each)):
             raise UserError(
                 f"{role}: {folder} has {has}, and {each.relative_to(folder)} in it has more, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lora2.data.columns import shortened
@@ -12,6 +13,7 @@ from lora2.data.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
 
 _ROLE = "text_columns"
+_OF_TEXT_ALONE = (".csv", ".tsv")
 # What chat templates write of a message beside role and content.
 _WRITTEN_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 
@@ -59,7 +61,7 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     Raises:
         UserError: naming the first row that cannot be used.
     """
-    values = [cells_as_messages(table.column(name, _ROLE), form) for name in columns]
+    values = [column_of(table, name, _ROLE, form) for name in columns]
     rows = [dict(zip(FORMS[form].columns, row, strict=True)) for row in zip(*values, strict=True)]
     kinds = set()
     for number, row in enumerate(rows, start=1):
@@ -89,13 +91,17 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
 
-def cells_as_messages(values: Sequence[object], form: Form | None = None) -> list[object]:
-    """Return the values of a column, lists of messages in place of what is JSON of one.
+def column_of(
+    table: DataTable, name: str, role: str, form: Form = "prompt_completion"
+) -> list[object]:
+    """Return a column; in CSV and TSV, which hold nothing but text, messages are read from JSON.
 
-    A table of text, CSV or TSV, has no other way to hold messages. form: of the rows, if known.
+    Raises:
+        UserError: there is no such column; `role` is the option that named it.
     """
-    if form == "text":
-        return list(values)
+    values = list(table.column(name, role))
+    if form == "text" or Path(table.source).suffix.lower() not in _OF_TEXT_ALONE:
+        return values
     return [_messages_of(value) or value for value in values]
 
 

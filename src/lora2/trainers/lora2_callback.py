@@ -67,6 +67,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         self._watches: list[GradientWatch] = []
         self._hooks: dict[TrainingHook, nn.Module] = {}
         self._was_penalty_checked = False
+        self._has_prepared = False
         self._outer_handles: list[RemovableHandle] = []
         # One that was made for parameters which have been replaced since.
         self._outdated_optimizer: Any = None
@@ -91,6 +92,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
     ) -> None:
         """Put right what TRL's trainers have done, before the model is wrapped for training."""
         if model is not None:
+            self._has_prepared = True
             for adapter in trained_adapters(model):
                 keep_small_factors_precise(adapter)
                 fill_reference(adapter)
@@ -129,8 +131,9 @@ class Lora2Callback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             self._restore(state)
         else:
-            # A callback that was added to a finished trainer has not seen it begin.
-            self.on_init_end(args, state, control, model)
+            # A callback that was added later has not seen the trainer begin.
+            if not self._has_prepared:
+                self.on_init_end(args, state, control, model)
             for each in self._adapters.values():
                 if each.config.init_weights == "gradient" and not has_changed(
                     each.module, each.name
@@ -227,8 +230,11 @@ class Lora2Callback(TrainerCallback, ExportableState):
             if allocator.config.prunes:
                 self._check_target(label, allocator, args, state)
                 is_settled = allocator.completed_steps >= allocator.plan.last_change
-                if is_settled and allocator.spent <= allocator.plan.target:
+                if allocator.finished:
                     self._compact(self._adapters[label], kwargs.get("optimizer"))
+                elif is_settled and allocator.spent <= allocator.plan.target:
+                    # It is saved compact, and this trainer's optimizer can still go on with it.
+                    allocator.mark_finished()
 
     def _compact(self, adapter: PlacedAdapter[Lora2Config], optimizer: Any) -> None:
         before = {id(parameter) for parameter in adapter.module.parameters()}

@@ -30,7 +30,10 @@ class RunDpoTrainer(WithPenalty, RunBase, DPOTrainer):
         return super().prediction_step(model, inputs, *arguments, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log means over rows: TRL's are over batches, of which the last may have fewer rows."""
+        """Log means over rows: TRL's are over batches, of which the last may have fewer rows.
+
+        That of tokens is one of batches still, weighted by their rows.
+        """
         rows, metrics = self._rows, self._metrics["eval"]
         if rows and not self.model.training:
             for name, values in metrics.items():

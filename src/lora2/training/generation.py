@@ -41,9 +41,18 @@ def generate(
     """
     positions = positions_of(model)
     for start in range(0, len(prompts), batch_size):
-        batch = encode(tokenizer, prompts[start : start + batch_size]).to(model.device)
+        asked = prompts[start : start + batch_size]
+        batch = encode(tokenizer, asked).to(model.device)
         # After the last position there is none to write at.
         left = max_new_tokens if positions is None else positions - batch["input_ids"].shape[1]
+        if left < max_new_tokens and len(asked) > 1:
+            # A long prompt ends its own answer alone.
+            for prompt in asked:
+                yield from generate(
+                    model, tokenizer, [prompt], max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                )  # fmt: skip
+            continue
         # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
         # says that prompt tuning has no use for the positions that transformers hands it.
         with quiet_loading(), printing_on_standard_error(), warnings.catch_warnings():

@@ -7,20 +7,25 @@ from torch import nn
 # Names of tables with one row for each position, in transformers' models.
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 _WRAPPED = ".base_layer"
+# In the names of the parts of a model that read images, whose positions are those of patches.
+_OF_IMAGES = ("vision", "visual", "image")
 
 
 def positions_of(model: nn.Module) -> int | None:
-    """Return the number of tokens that a model's table of positions has rows for.
+    """Return the number of tokens of a text that a model's table of positions has rows for.
 
-    None if it has no table: positions that are rotated, or relative, have no end.
+    None if it has no table: positions that are rotated, or relative, have no end. Vectors that
+    prompt tuning puts in front of a text take theirs.
     """
     found = [
         module.num_embeddings - _unused_rows(module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding)
         and name.removesuffix(_WRAPPED).rpartition(".")[2] in _TABLES
+        and not any(of_images in name for of_images in _OF_IMAGES)
     ]
-    return min(found, default=None)
+    in_front = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+    return min(found) - in_front if found else None
 
 
 def _unused_rows(table: nn.Embedding) -> int:

@@ -173,10 +173,14 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
 
 
 def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
-    if settings.text.packing:
-        return {}
     rows = {"train": task.train, **task.validation}
-    counts = {name: len(rows[name]) - len(made) for name, made in sets.items()}
+    packs, evaluates_packed = settings.text.packing, settings.text.eval_packing
+    packs_others = packs if evaluates_packed is None else evaluates_packed
+    counts = {
+        name: len(rows[name]) - len(made)
+        for name, made in sets.items()
+        if not (packs if name == "train" else packs_others)
+    }
     return {name: count for name, count in counts.items() if count}
 
 

@@ -112,6 +112,14 @@ def test_prompts_that_the_model_has_no_positions_for_are_refused(
     )
 
 
+def test_a_long_prompt_ends_no_others_answer(
+    run_on_gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "prompts.jsonl", {"prompt": "b"}, {"prompt": "a" * 22})
+    command = (run_on_gpt2, "--file", file, "--max_new_tokens=9", "--batch_size")
+    assert written(capsys, *command, "2") == written(capsys, *command, "1")
+
+
 def test_an_answer_ends_at_the_last_position(
     run_on_gpt2: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,12 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path, labels):
     assert (data.label_names, data.train["label"][:]) == (("0", "1"), [0, 1, 1])
 
 
+def test_codes_that_look_like_exponents_are_classes(tmp_path):
+    rows = "".join(f"a,{label}\n" for label in ["123", "7E4"] * 5)
+    path = write(tmp_path, "data.csv", "text,label\n" + rows)
+    assert load_task(train_file=path).label_names == ("123", "7E4")
+
+
 def test_regression_labels_are_floats_even_if_whole(tmp_path):
     path = write(tmp_path, "data.csv", "sentence1,sentence2,label\na,b,1\nc,d,3\n")
     data = load_task(train_file=path, validation_file=path, kind="regression")
@@ -138,6 +144,7 @@ def test_a_tenth_is_split_off_by_the_seed_alone(tmp_path):
         ("text,label\na,no\nb,yes\nc,no \n", {}, ["'no' and 'no ' (row 3)", "blanks alone"]),
         ("text,label\na,1\nb,1\n", {}, ["label_column", "single value '1'"]),
         ("text,label\na,1.5\nb,2\n", {}, ["kind", "1.5", "kind=regression"]),
+        ("text,label\na,1\nb,2e-05\n", {}, ["kind", "2e-05", "kind=regression"]),
         ("text,label\na,1\nb,2.3e-05\n", {}, ["kind", "2.3e-05", "kind=regression"]),
         ("text,label\na,0.5\nb,1e-05\n", {}, ["kind", "kind=regression"]),
         ("text,label\na,1\nb,bad\n", {"kind": "regression"}, ["kind", "'bad' in row 2"]),

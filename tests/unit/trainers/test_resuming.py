@@ -156,12 +156,60 @@ class _Stop(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
-def test_an_adapter_is_compact_once_its_kept_set_is_settled(tmp_path: Path) -> None:
+def test_an_adapter_is_saved_compact_once_its_kept_set_is_settled(tmp_path: Path) -> None:
     # The last three of ten steps change it no more.
-    model = bert_model()
-    trainer_for(model, tmp_path, callbacks=(_Stop(TOTAL - 1),)).train()
-    assert kept_of(model) == 12
-    assert sum(len(layer.lora2_lambda["default"]) for layer in layers_of(model).values()) == 12
+    saves = {"save_strategy": "steps", "save_steps": 1}
+    trainer = trainer_for(bert_model(), tmp_path / "run", callbacks=(_Stop(TOTAL - 1),), **saves)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    reloaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "saved")
+    assert sum(len(layer.lora2_lambda["default"]) for layer in layers_of(reloaded).values()) == 12
+    # And the same trainer goes on.
+    trainer.train(resume_from_checkpoint=True)
+    # transformers does some steps more where it is stopped within an epoch.
+    assert trainer.state.global_step >= TOTAL
+    assert kept_of(trainer.model) == 12
+
+
+@pytest.mark.filterwarnings("ignore:load_best_model_at_end has loaded the checkpoint")
+def test_a_best_model_from_within_the_pruning_is_saved_compact(tmp_path: Path) -> None:
+    trainer = trainer_for(
+        bert_model(), tmp_path / "run", save_strategy="steps", save_steps=1, eval_strategy="steps",
+        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=False,
+    )  # fmt: skip
+    trainer.evaluate = _losses(trainer, best_step=5)
+    trainer.train()
+    kept = kept_of(trainer.model)
+    assert 12 < kept < 36
+    trainer.save_model(str(tmp_path / "saved"))
+    reloaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "saved")
+    assert sum(len(layer.lora2_lambda["default"]) for layer in layers_of(reloaded).values()) == kept
+
+
+def _losses(trainer: Any, best_step: int) -> Any:
+    original = trainer.evaluate
+
+    def evaluate(*arguments: Any, **named: Any) -> Any:
+        found = original(*arguments, **named)
+        found["eval_loss"] = abs(trainer.state.global_step - best_step)
+        return found
+
+    return evaluate
+
+
+def test_a_reference_is_filled_once(tmp_path: Path) -> None:
+    model = bert_model(target_r=None)
+    model.add_adapter("ref", model.peft_config["default"])
+    trainer = trainer_for(model, tmp_path)
+
+    def reference() -> list[Tensor]:
+        return [layer.parameters_of("ref")["V"].clone() for layer in layers_of(model).values()]
+
+    before = reference()
+    for _ in range(2):
+        trainer.train()
+        assert all(map(torch.equal, reference(), before))
 
 
 def kept_of(model: PeftModel) -> int:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModel
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from lora2.training.positions import positions_of
 
@@ -36,6 +36,20 @@ def test_a_model_reads_so_many_tokens_and_no_more(model_type: str) -> None:
         if positions is not None:
             with pytest.raises((IndexError, RuntimeError)):
                 model(input_ids=torch.full((1, length + 1), 5))
+
+
+def test_patches_of_images_are_no_positions_of_texts() -> None:
+    images = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "intermediate_size": 16,
+              "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+    fields = _SIZES | {"vision_config": images}
+    git = AutoModelForCausalLM.from_config(AutoConfig.for_model("git", **fields))
+    assert positions_of(git) == 12
+
+
+def test_prompt_tuning_takes_positions() -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **_LIKE_GPT2))
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    assert positions_of(get_peft_model(model, config)) == 9
 
 
 def test_a_table_under_an_adapter_is_found() -> None:

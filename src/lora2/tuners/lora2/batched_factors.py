@@ -167,10 +167,14 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _are_whole(
     layer: Lora2Layer, adapter_name: str, parameters: Mapping[str, nn.Parameter]
 ) -> bool:
-    """Whether the factors are here and plain: not sharded, offloaded or of another kind."""
+    """Whether the factors are here and plain: not sharded, offloaded or of another kind.
+
+    Where a finished adapter has pruned values in memory, each layer leaves them out by itself.
+    """
     k, r = layer.sizes_of(adapter_name)
     return (
         r > 0
+        and adapter_name not in layer.lora2_pruned
         # FSDP1 leaves flattened parts in their place.
         and parameters["u"].shape == (k, r)
         and all(type(each) is nn.Parameter and not each.is_meta for each in parameters.values())

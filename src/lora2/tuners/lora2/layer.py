@@ -38,19 +38,6 @@ class AdapterSettings:
     orthonormalize: bool
 
 
-@dataclass
-class PrunedValues:
-    """What a finished adapter has pruned in one layer.
-
-    Attributes:
-        mask: [r], true where a singular value was pruned.
-        version: of the tensor of singular values, when these were last known to be zero.
-    """
-
-    mask: Tensor
-    version: int
-
-
 class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
@@ -67,8 +54,9 @@ class Lora2Layer(AdaptedLayer):
         self.lora2_sizes: dict[str, tuple[int, int]] = {}
         # Adapters whose schedule is over: their zero singular values are not saved.
         self.lora2_finished: set[str] = set()
-        # By finished adapter, what was pruned of it and stays zero.
-        self.lora2_pruned: dict[str, PrunedValues] = {}
+        # By finished adapter, [r], true where a singular value was pruned: it counts as zero,
+        # whatever an optimizer that knows it makes of it.
+        self.lora2_pruned: dict[str, Tensor] = {}
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
         # Adapters of which this layer has no singular value: they cost nothing.
@@ -239,22 +227,8 @@ class Lora2Layer(AdaptedLayer):
         self.scaling[adapter_name] = scaling
 
     @torch.no_grad()
-    def keep_pruned_zero(self, adapter_name: str) -> None:
-        """Set to zero again what a finished adapter had pruned; all else stays as it is.
-
-        An optimizer that knows these values moves them by what it has averaged of their gradients.
-        """
-        pruned = self.lora2_pruned.get(adapter_name)
-        values = self.parameters_of(adapter_name)["lam"]
-        # Without a change there is nothing to wait for on a GPU, and no write between two passes.
-        if pruned is not None and values._version != pruned.version:
-            values.masked_fill_(pruned.mask.to(values.device), 0)
-            pruned.version = values._version
-
-    @torch.no_grad()
     def compact(self, adapter_name: str) -> None:
         """Drop the singular values of an adapter that are zero, in place; Δ stays the same."""
-        self.keep_pruned_zero(adapter_name)
         old_k, _ = self.sizes_of(adapter_name)
         small = self.compacted(adapter_name, self.parameters_of(adapter_name))
         self.resize_adapter(adapter_name, *small["u"].shape)
@@ -289,6 +263,7 @@ class Lora2Layer(AdaptedLayer):
         Their k and r become the number of values that are left, where that is below k.
         """
         plain = {symbol: tensor.detach().cpu().double() for symbol, tensor in stored.items()}
+        plain["lam"] = self._without_pruned(adapter_name, plain["lam"])
         small = compacted(
             **plain | {"v": plain["v"].mT},
             orthonormalize=self.lora2_settings[adapter_name].orthonormalize,
@@ -312,7 +287,12 @@ class Lora2Layer(AdaptedLayer):
             symbol: in_full_precision(tensor, dtype)
             for symbol, tensor in self._loaded_tensors(adapter_name).items()
         }
-        return stored | {"v": stored["v"].mT}
+        lam = self._without_pruned(adapter_name, stored["lam"])
+        return stored | {"v": stored["v"].mT, "lam": lam}
+
+    def _without_pruned(self, adapter_name: str, lam: Tensor) -> Tensor:
+        pruned = self.lora2_pruned.get(adapter_name)
+        return lam if pruned is None else lam.masked_fill(pruned.to(lam.device), 0)
 
     def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
         parameters = self.parameters_of(adapter_name)

@@ -96,10 +96,13 @@ class Lora2Model(AdaptedModel):
 
     def _allocator(self, name: str, config: Lora2Config, global_step: int) -> RankAllocator:
         allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
+        # The count of the call before; calls at micro-batches count too.
+        last_steps: dict[str, int] = self.__dict__.setdefault("_last_steps", {})
         known = allocators.get(name)
         if known is not None and known.completed_steps <= global_step + 1:
-            if global_step > known.completed_steps + 1:
+            if global_step > last_steps[name] + 1:
                 raise _missing_steps(name, global_step)
+            last_steps[name] = global_step
             return known
         if config.total_step is None:
             raise UserError(
@@ -110,6 +113,7 @@ class Lora2Model(AdaptedModel):
         if global_step > 1:
             raise _missing_steps(name, global_step)
         allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
+        last_steps[name] = global_step
         return allocators[name]
 
     def delete_adapter(self, adapter_name: str) -> None:

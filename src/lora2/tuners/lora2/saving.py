@@ -29,9 +29,6 @@ def compact_state_dict(
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()):
             stored = {symbol: result[key] for symbol, key in keys.items()}
-            pruned = layer.lora2_pruned.get(adapter_name)
-            if pruned is not None:
-                stored["lam"] = stored["lam"].masked_fill(pruned.mask.to(stored["lam"].device), 0)
             small = layer.compacted(adapter_name, stored)
             result |= {keys[symbol]: tensor for symbol, tensor in small.items()}
     return result

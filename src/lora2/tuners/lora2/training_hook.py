@@ -51,7 +51,6 @@ class TrainingHook:
             return
         layers = self._layers(model)
         trains = model.training and torch.is_grad_enabled()
-        self._keep_pruned_zero(layers)
         # FSDP2 reduces a module's gradients as soon as the backward pass has left it, and takes
         # care of dtypes itself: each layer computes its own factors.
         if not is_fully_sharding():
@@ -115,12 +114,6 @@ class TrainingHook:
         if known is None or known[0] is not model:
             return _layers_in(model)
         return known[1]
-
-    def _keep_pruned_zero(self, layers: list[Lora2Layer]) -> None:
-        """Undo what optimizer steps after the end of an adapter's schedule did to its zeros."""
-        for layer in layers:
-            for name in layer.lora2_pruned:
-                layer.keep_pruned_zero(name)
 
     def _warn_if_never_allocated(
         self, layers: list[Lora2Layer], name: str, config: Lora2Config

@@ -20,7 +20,7 @@ from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import Lora2Layer, PrunedValues, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 
 
 class RankAllocator:
@@ -140,15 +140,16 @@ class RankAllocator:
                 self._recorded.stop()
         self._accumulation.end_step()
         if self.finished and not self.resumable:
-            for layer, part in zip(
-                self._layers.values(), self._mask.split(self._ranks), strict=True
-            ):
-                layer.lora2_finished.add(self.adapter_name)
-                factors = layer.parameters_of(self.adapter_name)
-                if is_plain(factors.values()) and not part.all():
-                    layer.lora2_pruned[self.adapter_name] = PrunedValues(
-                        ~part, factors["lam"]._version
-                    )
+            self.mark_finished()
+
+    def mark_finished(self) -> None:
+        """Save the adapter without its pruned values from now on, and compute without them."""
+        parts = self._mask.split(self._ranks)
+        for layer, part in zip(self._layers.values(), parts, strict=True):
+            layer.lora2_finished.add(self.adapter_name)
+            factors = layer.parameters_of(self.adapter_name)
+            if is_plain(factors.values()) and not part.all():
+                layer.lora2_pruned[self.adapter_name] = ~part
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs to go on."""
@@ -175,9 +176,8 @@ class RankAllocator:
         """
         own = self.state_dict()
         # The states of older versions do not have them.
-        spent = (state["mask"].to(self._device) * self._costs_by_value()).sum()
-        most = spent.clamp(min=self.plan.target)
-        state = {"total_steps": own["total_steps"], "most": most, **state}
+        is_older = "most" not in state
+        state = {"total_steps": own["total_steps"], "most": own["most"], **state}
         if {key: value.shape for key, value in own.items()} != {
             key: value.shape for key, value in state.items()
         }:
@@ -187,7 +187,7 @@ class RankAllocator:
             )
         self.completed_steps = int(state["completed_steps"])
         self._mask = state["mask"].to(self._device)
-        self._most = int(state["most"])
+        self._most = max(self.spent, self.plan.target) if is_older else int(state["most"])
         self._follow_new_total(int(state["total_steps"]))
         for index, group in enumerate(self._groups):
             group.state = {
