@@ -91,7 +91,11 @@ def check_same_data(prepared: PreparedRun) -> None:
     Raises:
         UserError: naming the set that has changed.
     """
-    stored = prepared.folder.read_task().get(_DIGESTS, {})
+    try:
+        stored = prepared.folder.read_task().get(_DIGESTS, {})
+    except UserError:
+        # Nothing else of a run that is resumed reads the file; what uses the run says its damage.
+        return
     for name, digest in digests_of(prepared.task).items():
         if stored.get(name, digest) != digest:
             rows = "training rows" if name == "train" else f"rows of {name}"

@@ -191,7 +191,7 @@ def test_measured_steps_are_a_table_and_a_column_of_the_table_they_are_of(
     said = capsys.readouterr().out
     assert "agreement, ratio" in said
     assert runs.made == []
-    (file,) = (tmp_path / "records").glob("iteration-times-*.json")
+    (file,) = (tmp_path / "records").glob("step-times-*.json")
     measured = file.read_bytes()
     assert lora2("reproduce", "times", *options) == 0
     assert file.read_bytes() == measured

@@ -142,12 +142,15 @@ def test_own_rows_train_evaluate_and_generate(case, language_model, tmp_path, ca
 
 
 def test_rows_without_an_answer_are_not_among_those_that_are_counted(
-    run_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    file, folder = write_rows(tmp_path / "mine.jsonl", *[{"messages": CHAT}] * 20), tmp_path / "run"
+    own = {"train_rows": None, "validation_rows": None, "tinit": 0, "tfinal": 0}
+    assert train_texts(language_model, folder, f"--train_file={file}", **own) == 0
     # Two of four end in an answer; one has an answer to nothing.
     chats = [CHAT, CHAT[:3], CHAT[:2], CHAT[1:2]]
     file = write_rows(tmp_path / "chats.jsonl", *[{"messages": chat} for chat in chats])
-    assert lora2("evaluate", run_of("lora2"), "--file", file) == 0
+    assert lora2("evaluate", folder, "--file", file) == 0
     assert "chats.jsonl, 2 rows" in capsys.readouterr().out
 
 
