@@ -1,4 +1,4 @@
-"""A trainer that trains again keeps its optimizer, which may be of parameters that are gone."""
+"""Optimizers that are refused: of parameters that are gone, or with weights of their own."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -65,9 +65,9 @@ def test_a_resumed_allocator_has_the_budgets_of_the_whole_training(unit: str, st
     loop = Loop(model, allocator)
     budgets(allocator, loop, 0, stop)
     state = {name: tensor.clone() for name, tensor in allocator.state_dict().items()}
-    # The same model goes on with either allocator.
+    # Another model of the same weights goes on from this state.
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = loop.optimizer.state_dict()
+    optimizer = copy.deepcopy(loop.optimizer.state_dict())
     expected = budgets(allocator, loop, stop, TOTAL)
 
     other = pruned_model(**fields)
