@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.support.checked_files import read_json
+from lora2.support.field_types import shortened
 from lora2.support.files import write_json_atomically
 
 Status = Literal["finished", "diverged", "failed", "elsewhere"]
@@ -109,18 +110,28 @@ class RunRecord:
         """
         if content["status"] not in _WRITTEN:
             raise ValueError(f"status {content['status']!r}")
-        fields = {name: value for name, value in content.items() if name != "identity"}
-        fields["description"] = RunDescription.from_dict(content["description"])
+        values = {name: value for name, value in content.items() if name != "identity"}
+        values["description"] = RunDescription.from_dict(content["description"])
         for name in ("evaluations", "cuts"):
-            fields[name] = [_with_nan(entry) for entry in content.get(name, [])]
+            values[name] = [_with_nan(entry) for entry in content.get(name, [])]
         for name in ("best", "last"):
-            fields[name] = _with_nan(content[name]) if content.get(name) else None
-        return cls(**fields)
+            values[name] = _with_nan(content[name]) if content.get(name) else None
+        return cls(**values)
 
 
 def _with_nan(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return an evaluation with NaN where its file has null."""
     return {name: math.nan if value is None else value for name, value in evaluation.items()}
+
+
+def _check_known(path: Path, content: dict[str, Any]) -> None:
+    unknown = sorted(content.keys() - {"identity", *(each.name for each in fields(RunRecord))})
+    if unknown:
+        raise UserError(
+            f"{path} is not a record of a run that this version of lora2 can read, which does not "
+            f"know {', '.join(map(shortened, unknown))}; remove it, or use the version that wrote "
+            "it."
+        )
 
 
 class RecordFolder:
@@ -143,6 +154,7 @@ class RecordFolder:
         if not path.is_file():
             return None
         content = read_json(path, _DAMAGED, nan_as_null=True)
+        _check_known(path, content)
         try:
             record = RunRecord.from_dict(content)
             is_of_another = record.description != description

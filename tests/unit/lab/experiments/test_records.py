@@ -157,6 +157,13 @@ def test_a_file_that_is_no_record_is_refused(text, tmp_path):
     assert str(folder.file_of(RUN)) in str(caught.value)
 
 
+def test_the_record_of_a_newer_version_is_not_called_damaged(tmp_path):
+    folder = RecordFolder(tmp_path)
+    folder.file_of(RUN).write_text(as_json(colour="red"))
+    with pytest.raises(UserError, match=r"know 'colour'; remove it, or use the version that wrote"):
+        folder.find(RUN)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     folder = RecordFolder(tmp_path)
     folder.file_of(RUN).write_bytes(b"\xff\xfe\x00")
