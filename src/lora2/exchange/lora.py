@@ -21,6 +21,7 @@ from lora2.exchange.lora_form import LoraForm, lora_form
 from lora2.exchange.model_card.file import write_lora_card
 from lora2.exchange.units import target_of
 from lora2.exchange.verification import (
+    TOLERANCES,
     Batch,
     adapter_logits,
     check_changes,
@@ -70,12 +71,14 @@ def export_lora(
     `batch` (inputs of the model, made up if there are none). The model stays as it is.
 
     Raises:
-        UserError: the folder exists, the adapter has no form as a LoRA, inputs cannot be made up,
-            or the check failed.
+        UserError: the folder exists, a dtype of no LoRA, the adapter has no form as one, inputs
+            cannot be made up, or the check failed.
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
     path = Path(path)
     check_is_new(path)
+    if dtype not in TOLERANCES:
+        raise UserError(f"dtype={dtype!r}: write one of {', '.join(map(str, TOLERANCES))}.")
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
     expected, batch, base = adapter_logits(model, adapter_name, batch)
     with new_folder(path) as temporary:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lora2.errors import UserError
+from lora2.support.field_types import is_finite
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _HIGH = "V"
@@ -31,9 +32,9 @@ def loraplus_groups(
     Raises:
         UserError: no LoRA² adapter is trained, or a number out of its range.
     """
-    if ratio < 1 or lr < 0:
+    if not (is_finite(ratio) and is_finite(lr) and ratio >= 1 and lr >= 0):
         raise UserError(
-            f"ratio={ratio} and lr={lr}: write a ratio of at least 1, and a rate of 0 or more."
+            f"ratio={ratio!r} and lr={lr!r}: write a ratio of at least 1, and a rate of 0 or more."
         )
     factors = _trained(model)
     if not factors["V"]:

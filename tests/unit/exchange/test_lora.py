@@ -146,6 +146,14 @@ def test_head_is_exported_with_the_lora(make, compact: bool, tmp_path: Path) -> 
     assert export.difference < 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8, None])
+def test_a_dtype_that_a_lora_cannot_have_is_refused(dtype: object, tmp_path: Path) -> None:
+    model = get_peft_model(tiny_llama(), Lora2Config(task_type="CAUSAL_LM", k=3))
+    with pytest.raises(UserError, match=f"dtype={dtype!r}: write one of .*torch.bfloat16"):
+        export_lora(model, tmp_path / "lora", dtype=dtype)  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_adapter_on_half_precision_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
     # A modest change: where it is large against the weights, half precision is off by a tenth.

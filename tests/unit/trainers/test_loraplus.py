@@ -54,10 +54,16 @@ def test_our_own_groups_are_not_warned_of(tmp_path):
         train(model, torch.optim.AdamW(loraplus_groups(model, 1e-3, 4)), tmp_path)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0, -1])
+@pytest.mark.parametrize("ratio", [0.5, 0, -1, float("nan"), float("inf"), "16", None])
 def test_a_ratio_below_one_is_refused(ratio):
-    with pytest.raises(UserError, match=f"ratio={ratio}"):
+    with pytest.raises(UserError, match=f"ratio={ratio!r}"):
         loraplus_groups(bert_model(), 1e-3, ratio)
+
+
+@pytest.mark.parametrize("rate", [-1e-3, float("nan"), "1e-3", None])
+def test_a_rate_below_zero_is_refused(rate):
+    with pytest.raises(UserError, match=f"lr={rate!r}"):
+        loraplus_groups(bert_model(), rate, 16)
 
 
 def test_a_model_without_our_adapter_is_refused():

@@ -124,8 +124,17 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
 
     The parameters are new tensors afterwards: an optimizer made before does not know them.
     Parameters that FSDP2 has sharded stay as they are, and are compact once they are saved.
+
+    Raises:
+        UserError: the model has no such adapter.
     """
-    for layer in adapted_layers(model, adapter_name).values():
+    layers = adapted_layers(model, adapter_name)
+    if not layers:
+        raise UserError(
+            f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to make "
+            "smaller."
+        )
+    for layer in layers.values():
         if is_plain(layer.parameters_of(adapter_name).values()):
             layer.compact(adapter_name)
         else:

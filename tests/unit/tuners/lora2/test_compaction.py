@@ -97,6 +97,11 @@ def test_compact_in_memory_and_in_the_file_are_the_same_tensors(tmp_path: Path) 
             assert torch.equal(tensor, other[symbol]), (name, symbol)
 
 
+def test_a_name_that_no_adapter_has_is_refused() -> None:
+    with pytest.raises(UserError, match="adapter_name='other': the model has no LoRA² adapter"):
+        compact_adapter(adapted(LINEAR), "other")
+
+
 def test_saved_config_has_all_sizes_and_the_users_stays(tmp_path: Path) -> None:
     config = LINEAR.config(lora_alpha=6.0)
     model = get_peft_model(LINEAR.model(), config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ class RankAllocator:
             state |= {f"group{index}.{key}": value for key, value in group.state.items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a saved state.
 
         With another `total_steps` than the state was made with, the schedule follows the new one,
@@ -171,9 +172,14 @@ class RankAllocator:
         step, and what has been pruned before the time stays pruned.
 
         Raises:
-            UserError: the state is of another adapter, or no step is left in which to reach the
-                target.
+            UserError: it is no state, or one of another adapter, or no step is left in which to
+                reach the target.
         """
+        if not isinstance(state, Mapping):
+            raise UserError(
+                f"state: a {type(state).__name__} is no allocator state; give what state_dict() "
+                "returned when the checkpoint was made."
+            )
         own = self.state_dict()
         # The states of older versions do not have them.
         is_older = "most" not in state

@@ -130,3 +130,9 @@ def test_a_state_of_another_adapter_is_refused(unit: str, fault: str) -> None:
         state["mask"] = state["mask"][:-3]
     with pytest.raises(UserError, match="is of an adapter of other sizes"):
         RankAllocator(pruned_model(**fields), TOTAL).load_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [None, [], "state.safetensors"])
+def test_what_is_no_state_is_refused(state: object) -> None:
+    with pytest.raises(UserError, match="is no allocator state; give what state_dict"):
+        RankAllocator(pruned_model(), TOTAL).load_state_dict(state)  # type: ignore[arg-type]
