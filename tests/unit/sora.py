@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import SoraConfig
-from lora2.tuners.sora.gates import gated_layers
+from lora2.tuners.base.layer import layers_of_kind
 from lora2.tuners.sora.layer import SoraLayer
 from unit.models import (
     CONV1D,
@@ -33,7 +33,7 @@ def adapted(kind: Kind = LINEAR, **fields: Any) -> PeftModel:
 
 
 def layers(model: nn.Module, adapter_name: str = "default") -> list[SoraLayer]:
-    return list(gated_layers(model, adapter_name).values())
+    return list(layers_of_kind(model, adapter_name, SoraLayer).values())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from transformers import HfArgumentParser
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.progress import watch_on

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
 from lora2.data import image_task, tagged_task
 from lora2.data.table_files import listed
 from lora2.errors import UserError
 from lora2.support.files import check_is_new, new_folder
 from lora2.training.combined_run import write_combined_run
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import quiet_loading
+from lora2.training.quiet import quiet_loading
 from lora2.training.run_folder import RunFolder
 from lora2.training.saved_run import load_saved_run
 from lora2.tuners.base.loading import add_adapter, find_adapter

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.commands.evaluate import add_run_options
 from lora2.commands.export_forms import EXPORT_FORMS
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
+from lora2.commands.run_options import add_run_options
 from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
@@ -16,8 +16,8 @@ from lora2.support.ranges import SIZE
 from lora2.training.idle_options import refuse_idle
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import quiet_loading
 from lora2.training.objectives.registry import objective_of
+from lora2.training.quiet import quiet_loading
 from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run, reload_base
 from lora2.tuners.lora2.truncation import Truncation

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_option import (
     add_output,
     check_output_option,
@@ -17,8 +18,8 @@ from lora2.commands.output_option import (
     print_records,
     write_records,
 )
-from lora2.commands.parser import OptionParser
 from lora2.commands.result_names import result_names
+from lora2.commands.run_options import add_run_options
 from lora2.data import read_table
 from lora2.data.columns import shortened
 from lora2.data.table_files import DataTable
@@ -200,8 +201,7 @@ def _parser() -> OptionParser:
         description="Write texts with a run's adapter. Without --prompt and --file: answers what "
         "is typed, line by line.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--model", help="where the base model is now, if it has moved")
+    add_run_options(parser)
     parser.add_argument("--prompt", help="one prompt")
     parser.add_argument("--file", type=Path, help="a file with a column `prompt`")
     add_output(parser)

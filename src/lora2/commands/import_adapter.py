@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import TaskType
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.exchange.from_lora import check_importable, import_lora, load_source
 from lora2.exchange.verification import check_same, logits, sample_batch, tolerance_of
@@ -18,9 +18,9 @@ from lora2.training.models import (
     load_base_model,
     load_config,
     load_language_model,
-    quiet_loading,
 )
 from lora2.training.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
+from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import WEIGHTS, find_adapter, saved_tensors
 from lora2.tuners.base.token_rows import FIELD as ROWS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept, summed_over_experts

@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lora2.commands.parser import OptionParser, read_mapping_or_file
+from lora2.commands.option_parser import OptionParser
+from lora2.commands.parser import read_mapping_or_file
 from lora2.errors import UserError
 from lora2.reports.tables import in_words
 from lora2.support.ranges import check_number

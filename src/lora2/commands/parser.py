@@ -5,58 +5,21 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import difflib
 import json
-import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
 from lora2.training.arguments import OPTION_GROUPS
 from lora2.training.derived_options import FILE, RULES
 from lora2.training.recipes import GENERAL
-
-_NOT_GIVEN = object()
-
-
-class OptionParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises a UserError in place of printing its usage."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message as one sentence."""
-        raise UserError(f"{message}; `{self.prog} --help` lists the options.")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and refuse an unknown option with the nearest known one."""
-        _check_texts(sys.argv[1:] if args is None else args)
-        namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
-            raise UserError(self._unknown(rest[0]))
-        return namespace, rest
-
-    def typed(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return the options that the command line itself names."""
-        # argparse writes defaults only where the namespace has no value yet.
-        namespace = argparse.Namespace(**{action.dest: _NOT_GIVEN for action in self._actions})
-        parsed = vars(self.parse_args(list(arguments), namespace))
-        return {name: value for name, value in parsed.items() if value is not _NOT_GIVEN}
-
-    def _unknown(self, word: str) -> str:
-        name = word.partition("=")[0]
-        known = list(self._option_string_actions)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; `{self.prog} --help` lists all."
-        kind = "option" if word.startswith("-") else "argument"
-        return f"{name} is not an {kind} of `{self.prog}`{hint}"
 
 
 class TrainParser(OptionParser, HfArgumentParser):
@@ -159,22 +122,6 @@ class TrainParser(OptionParser, HfArgumentParser):
         if given.keys() != {option}:
             raise _unreadable(option, value, hint, path)
         return given[option]
-
-
-def _check_texts(words: Sequence[str]) -> None:
-    """Check that words are texts that a file can be named by, and that a file can hold.
-
-    Raises:
-        UserError: a NUL character, or bytes that are not UTF-8, which Python reads as surrogates.
-    """
-    option = "arguments"
-    for word in words:
-        if word.startswith("--"):
-            option = word.removeprefix("--").partition("=")[0]
-        if "\0" in word:
-            raise UserError(f"{option}: {word!r} has a NUL character in it; write it without.")
-        if any("\ud800" <= character <= "\udfff" for character in word):
-            raise UserError(f"{option}: {word!r} is not UTF-8; write it in that encoding.")
 
 
 def _as_arguments(option: str, value: Any) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.commands.evaluate import add_batch_size, add_run_options
+from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_option import (
     add_output,
     check_output_option,
@@ -14,8 +14,8 @@ from lora2.commands.output_option import (
     print_records,
     write_records,
 )
-from lora2.commands.parser import OptionParser
 from lora2.commands.result_names import result_names
+from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.table_writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
-from lora2.commands.parser import OptionParser
+from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription

@@ -3,7 +3,7 @@
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.image_loading import IMAGE_TASK_NAMES
 from lora2.data.load import TASK_NAMES, load_task
-from lora2.data.own_data import load_labelled, load_texts, texts_of
+from lora2.data.own_data import load_labelled, texts_of
 from lora2.data.preferences import PREFERENCE_TASK_NAMES, load_preference_task
 from lora2.data.table_files import read_table
 from lora2.data.table_writing import as_table_file, check_ending
@@ -31,7 +31,6 @@ __all__ = [
     "load_task",
     "load_text_rows",
     "load_text_task",
-    "load_texts",
     "read_table",
     "texts_of",
     "tokenize",

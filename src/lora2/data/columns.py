@@ -14,8 +14,9 @@ from lora2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Characters of a value that a message shows.
+# Characters of a value that a message shows, and names in it.
 _SHOWN = 60
+_NAMED = 10
 
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
 # A fraction, also as Python writes a small one; 1E2 may be a code.
@@ -199,9 +200,9 @@ def encode_labels(
     return [index[label] for label in labels]
 
 
-def _first_of(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return listed(name[:_SHOWN] for name in names[:limit]) + more
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return listed(name[:_SHOWN] for name in names[:_NAMED]) + more
 
 
 def shortened(value: object) -> str:

@@ -88,15 +88,6 @@ def load_labelled(
     return _labelled(read_table(path), tuple(text_columns), label_column, kind, label_names)
 
 
-def load_texts(path: Path | str, text_columns: Sequence[str]) -> Dataset:
-    """Read the texts of a file that needs no labels.
-
-    Raises:
-        UserError: a file or column that cannot be used.
-    """
-    return texts_of(read_table(path), text_columns)
-
-
 def texts_of(table: DataTable, text_columns: Sequence[str]) -> Dataset:
     """Return the texts of a table that needs no labels.
 

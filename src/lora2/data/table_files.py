@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,7 +20,7 @@ from lora2.support.extras import require
 
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.
-csv.field_size_limit(2**31 - 1)
+_LONGEST_CELL = 2**31 - 1
 # The depth of lists and objects in each other. Python's own limit is some hundreds, differs by
 # version, and leaves none for those that write them again.
 _DEEPEST = 100
@@ -152,7 +153,7 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
 
 
 def _read_csv(path: Path) -> DataTable:
-    with _open(path) as file:
+    with _open(path) as file, _long_cells():
         # strict: an unclosed quote is an error instead of a text that swallows the file's rest.
         reader = csv.reader(file, strict=True)
         try:
@@ -163,6 +164,16 @@ def _read_csv(path: Path) -> DataTable:
                 f"is not well-formed CSV near line {reader.line_num} ({error}); "
                 f"look for an unclosed quote there"
             ) from error
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let csv read long cells; its limit holds for the whole process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_tsv(path: Path) -> DataTable:

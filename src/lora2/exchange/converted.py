@@ -16,8 +16,9 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.exchange.lora_form import PREFIX, whole_modules
 from lora2.exchange.verification import Batch, logits, sample_batch
+from lora2.support.error_text import reason_of
 from lora2.support.files import check_is_new, new_folder
-from lora2.tuners.base.loading import WEIGHTS, load_adapter, reason_of
+from lora2.tuners.base.loading import WEIGHTS, load_adapter
 from lora2.tuners.base.targets import exact_targets
 
 _LORA = ".lora_"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from lora2.exchange.verification import (
     tolerance_of,
 )
 from lora2.support.extras import require
-from lora2.support.files import flush_to_disk
+from lora2.support.files import check_is_new, replacing
 from lora2.tuners.base.token_rows import FIELD
 
 
@@ -92,9 +91,9 @@ def export_gguf(
             part of the adapter.
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
-    path = Path(path).resolve()
-    if path.exists():
-        raise UserError(f"output: {path} exists already; give another file.")
+    path = Path(path)
+    check_is_new(path, "file")
+    path = path.resolve()
     form = lora_form(model, adapter_name)
     if form.config.trainable_token_indices:
         raise UserError(
@@ -104,17 +103,12 @@ def export_gguf(
     places = _places(model.get_base_model(), form.tensors)
     expected, batch, base = adapter_logits(model, adapter_name, batch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    with replacing(path) as temporary:
         _write(temporary, places, form.tensors, form.config.r, str(form.config.task_type))
-        flush_to_disk(temporary)
         reloaded = get_peft_model(base, form.config)
         set_peft_model_state_dict(reloaded, _read(temporary, places))
         check_changes(model, adapter_name, reloaded, torch.float32)
         difference = check_same(expected, logits(reloaded.eval(), batch), tolerance_of(model))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return GgufExport(path, form.config.r, difference)
 
 

@@ -29,11 +29,11 @@ from lora2.exchange.verification import (
     logits,
     tolerance_of,
 )
+from lora2.support.error_text import one_line, reason_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.attention import AttentionLayer
 from lora2.tuners.base.convolution import ConvolutionLayer
 from lora2.tuners.base.layer import layers_with
-from lora2.tuners.base.loading import reason_of
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,9 @@ def _read_back(base: Any, folder: Path) -> PeftModel:
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except (TypeError, ValueError) as error:
         # PEFT makes convolutions of the base layer's class, which may take other arguments.
-        text = " ".join(str(error).split())
         raise UserError(
             f"to: PEFT's LoRA cannot be put on a {type(base).__name__} where this adapter is "
-            f"({text}); export the merged model in place of a LoRA."
+            f"({one_line(error)}); export the merged model in place of a LoRA."
         ) from error
 
 

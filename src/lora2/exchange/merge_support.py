@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
+from lora2.support.error_text import reason_of
 from lora2.tuners.base.config import TargetConfig
-from lora2.tuners.base.loading import reason_of
 
 
 @torch.no_grad()

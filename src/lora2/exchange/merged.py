@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
+from lora2.support.error_text import one_line, reason_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
-from lora2.tuners.base.loading import reason_of
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -139,7 +139,7 @@ def _check_can_be_saved(model: PeftModel) -> None:
         try:
             generation.validate(strict=True)
         except ValueError as error:
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise UserError(
                 f"model: transformers does not write its generation_config ({reason}); correct it "
                 "before the export."

@@ -1,9 +1,9 @@
 """Δ = v u Λ 𝒰 𝒱 as a product of two thin factors (eq. 4)."""
 
-import torch
 from torch import Tensor
 
 from lora2.mathematics.inverse_square_root import inverse_square_root
+from lora2.mathematics.low_rank import singular_value_form
 
 
 def core(
@@ -50,11 +50,7 @@ def normal_form(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (P [..., d_in, k], σ [..., k], Q [..., k, d_out]): the singular value form of Δ.
 
-    P has orthonormal columns, Q orthonormal rows, σ falls; Δ = P diag(σ) Q exactly. It costs two
-    thin QR decompositions and the SVD of one k × k matrix, never anything of size d × d.
+    P has orthonormal columns, Q orthonormal rows, σ falls; Δ = P diag(σ) Q exactly.
     """
-    left, R_left = torch.linalg.qr(v)
-    right, R_right = torch.linalg.qr(V.mT)
     C = core(u, lam, U, gram=v.mT @ v if orthonormalize else None)
-    X, sigma, Yt = torch.linalg.svd(R_left @ C @ R_right.mT)
-    return left @ X, sigma, Yt @ right.mT
+    return singular_value_form(v @ C, V)

@@ -15,9 +15,9 @@ from rich.progress import (
 
 
 def progress_bar(console: Console, *last: ProgressColumn) -> Progress:
-    """Return a bar with a title, steps and times, then the given columns; it goes when done.
+    """Return a bar with a title, steps and times, then the given columns; it vanishes when done.
 
-    Where the console is no terminal there is no bar: what is printed apart from it is all.
+    Where the console is no terminal, no bar is shown.
     """
     return _Bar(
         TextColumn("{task.description}", markup=False),

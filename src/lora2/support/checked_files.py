@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
+from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.support.field_types import fits, in_words, kind_of, shortened
 
@@ -21,18 +22,18 @@ class _FaultError(ValueError):
     """What is wrong with a file, as the predicate of a sentence."""
 
 
-def read_json(path: Path, advice: str, *, expects: type = dict, nan_as_null: bool = False) -> Any:
-    """Return the value in a JSON file.
+def read_json(path: Path, advice: str, *, nan_as_null: bool = False) -> dict[str, Any]:
+    """Return the mapping in a JSON file.
 
     Args:
         advice: what the user can do about a damaged file, the end of the sentence.
-        expects: type of the value.
         nan_as_null: whether NaN and Infinity, which are not JSON, are read as null.
 
     Raises:
         UserError: the file is missing, no JSON, or holds another type; the sentence names it.
     """
-    return _checked(path, advice, partial(_parse_json, expects=expects, nan_as_null=nan_as_null))
+    content: dict[str, Any] = _checked(path, advice, partial(_parse_json, nan_as_null=nan_as_null))
+    return content
 
 
 def read_json_text(text: str, name: str) -> Any:
@@ -146,10 +147,10 @@ def _text(path: Path) -> str:
         raise _FaultError(f"is not UTF-8 text (byte {error.start})") from error
 
 
-def _parse_json(text: str, expects: type, nan_as_null: bool) -> Any:
+def _parse_json(text: str, nan_as_null: bool) -> dict[str, Any]:
     value = _json_value(text, nan_as_null)
-    if not isinstance(value, expects):
-        raise _FaultError(f"holds {kind_of(value)}, and must hold {in_words(expects)}")
+    if not isinstance(value, dict):
+        raise _FaultError(f"holds {kind_of(value)}, and must hold {in_words(dict)}")
     return value
 
 
@@ -161,8 +162,7 @@ def _parse_lines(text: str) -> list[dict[str, Any]]:
 
 def _parse_line(number: int, line: str) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = _parse_json(line, dict, nan_as_null=True)
-        return value
+        return _parse_json(line, nan_as_null=True)
     except _FaultError as fault:
         raise _FaultError(f"is damaged: its line {number} {fault}") from fault
 
@@ -210,10 +210,10 @@ def _parse_yaml(text: str) -> Any:
     except (_FaultError, RecursionError):
         raise
     except yaml.YAMLError as error:
-        raise _FaultError(f"is not valid YAML ({_one_line(error)})") from error
+        raise _FaultError(f"is not valid YAML ({one_line(error)})") from error
     # What SafeLoader raises of `!!int x`, a thirteenth month, or a number of too many digits.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _FaultError(f"holds a value that YAML cannot read ({_one_line(error)})") from error
+        raise _FaultError(f"holds a value that YAML cannot read ({one_line(error)})") from error
 
 
 def _refuse_repeated_keys(node: Any, seen: set[int]) -> None:
@@ -231,7 +231,3 @@ def _refuse_repeated_keys(node: Any, seen: set[int]) -> None:
                 )
             names.add(key.value)
         _refuse_repeated_keys(value, seen)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

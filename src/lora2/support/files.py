@@ -3,21 +3,14 @@
 import json
 import math
 import os
-import re
 import secrets
 import shutil
-import stat
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
-
-# Names of what a process has open already, such as the standard output that a shell redirects.
-_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
-_STANDARD = {"stdout": 1, "stderr": 2}
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -30,14 +23,23 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         OSError: the folder is missing or not writable, or the disk is full.
     """
     content = data.encode("utf-8") if isinstance(data, str) else data
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file that becomes `path` at the end, or vanishes on an error.
+
+    Raises:
+        OSError: as for `write_atomically`.
+    """
     # Files of `tempfile` are readable by their owner alone, and the rename would keep that.
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            # Without it a power cut after the rename can leave an empty file under the final name.
-            os.fsync(file.fileno())
+        yield temporary
+        # Without it a power cut after the rename can leave an empty file under the final name.
+        flush_to_disk(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -74,132 +76,7 @@ def nan_as_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
-    """Check that a command may write its output to the file `path`, and leave all as it is.
-
-    Args:
-        path: a file that may exist only if it is to be overwritten; or a named pipe, a device, or
-            an open descriptor such as /dev/stdout, which are written to as they are.
-        overwrite: whether the user has asked to replace an existing file.
-        inputs: files that the command reads, and folders of such; none is ever overwritten.
-
-    Raises:
-        UserError: it may not be written, in a sentence that says why.
-    """
-    try:
-        descriptor = _descriptor(path)
-        state = _state(path) if descriptor is None else _state_to_write(descriptor)
-        target = path.resolve()
-    # RuntimeError is a loop of symbolic links, ValueError a NUL in the name, OverflowError a number
-    # that no descriptor has.
-    except (OSError, RuntimeError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"output: {path} cannot be written ({reason}); give another file."
-        ) from error
-    if state is not None:
-        _check_is_no_input(path, state, inputs)
-        if stat.S_ISDIR(state.st_mode):
-            raise UserError(f"output: {path} is a folder; give a file.")
-        if stat.S_ISSOCK(state.st_mode):
-            raise UserError(f"output: {path} is a socket; give a file.")
-    if descriptor is not None:
-        return
-    if state is not None:
-        if _holds_data(state) and not overwrite:
-            raise UserError(
-                f"output: {path} exists already; add --overwrite, or give another file."
-            )
-        if not os.access(path, os.W_OK):
-            raise UserError(f"output: {path} is read-only; give another file.")
-    if state is None or stat.S_ISREG(state.st_mode):
-        if not target.parent.is_dir():
-            what = "is a file" if target.parent.exists() else "does not exist"
-            raise UserError(
-                f"output: the folder {target.parent} {what}; make it first, or give another file."
-            )
-        _check_can_make(path, target.parent)
-
-
-def write_output(
-    path: Path, data: bytes | str, *, overwrite: bool = False, inputs: Iterable[Path] = ()
-) -> None:
-    """Write the output of a command to `path`, in one step where it is a regular file.
-
-    A symbolic link stays one, and the file that it points to is written.
-
-    Raises:
-        UserError: as for `check_output`; the file may have been made since that check.
-        OSError: it cannot be written, or the disk is full.
-    """
-    check_output(path, overwrite=overwrite, inputs=inputs)
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    if is_regular(path):
-        write_atomically(path.resolve(), content)
-        return
-    descriptor = _descriptor(path)
-    if descriptor is None:
-        with path.open("wb") as file:
-            file.write(content)
-        return
-    for stream in (sys.stdout, sys.stderr):
-        # A stream that is closed is None.
-        if stream is not None:
-            stream.flush()
-    # Opening it by its name would cut off a file that the shell appends to (`>>`).
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content)
-
-
-def is_regular(path: Path) -> bool:
-    """Whether `path` is a regular file or will be one: no pipe, no device, no open descriptor."""
-    if _descriptor(path) is not None:
-        return False
-    state = _state(path)
-    return state is None or stat.S_ISREG(state.st_mode)
-
-
-def _descriptor(path: Path) -> int | None:
-    """Return the number of an open descriptor that `path` names, if it names one."""
-    found = _DESCRIPTOR.fullmatch(str(path))
-    return None if found is None else _STANDARD.get(found[1]) or int(found[2])
-
-
-def _state(path: Path) -> os.stat_result | None:
-    """Return the status of what a path leads to, through links; None if nothing is there."""
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _state_to_write(descriptor: int) -> os.stat_result:
-    """Return the status of an open file.
-
-    Raises:
-        OSError: it is not open, or only for reading.
-    """
-    # A descriptor for reading refuses this, and one for writing takes no byte.
-    os.write(descriptor, b"")
-    return os.fstat(descriptor)
-
-
-def _holds_data(state: os.stat_result) -> bool:
-    return stat.S_ISREG(state.st_mode) or stat.S_ISBLK(state.st_mode)
-
-
-def _check_is_no_input(path: Path, state: os.stat_result, inputs: Iterable[Path]) -> None:
-    for source in inputs:
-        try:
-            is_source = os.path.samestat(state, source.stat())
-        except OSError:
-            continue
-        if is_source or source.resolve() == path.resolve().parent:
-            what = "the file that is read" if source.is_file() else "a file that is read"
-            raise UserError(f"output: {path} is {what} ({source}); give another file.")
-
-
-def _check_can_make(path: Path, folder: Path) -> None:
+def check_can_make(path: Path, folder: Path) -> None:
     """Check that something of the name of `path` can be made in a folder, by making it once.
 
     Permissions alone do not say it: a file system may be read-only, and root may do anything.
@@ -224,15 +101,15 @@ def _temporary(path: Path) -> Path:
 
 
 def check_is_new(path: Path, what: str = "folder") -> None:
-    """Check that `path` can be made: nothing is there, or an empty folder, and its parents may be.
+    """Check that `path` can be made: nothing is there, and its parents are there or can be made.
 
-    what: that is to be made there.
+    what: "folder", which may be there if it is empty, or "file".
 
     Raises:
         UserError: something is there, or nothing can be made there.
     """
     try:
-        is_new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        is_new = not path.exists() or (what == "folder" and _is_empty_folder(path))
         nearest = next(parent for parent in path.resolve().parents if parent.exists())
     # RuntimeError is a loop of symbolic links, ValueError a NUL in the name.
     except (OSError, RuntimeError, ValueError) as error:
@@ -252,7 +129,11 @@ def check_is_new(path: Path, what: str = "folder") -> None:
         raise UserError(
             f"output: {nearest} is a file, so {path} cannot be made; give another {what}."
         )
-    _check_can_make(path, nearest)
+    check_can_make(path, nearest)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def check_may_be_folder(option: str, path: Path) -> None:

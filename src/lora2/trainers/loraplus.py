@@ -12,8 +12,6 @@ from lora2.errors import UserError
 from lora2.support.field_types import is_finite
 from lora2.tuners.lora2.layer import Lora2Layer
 
-_HIGH = "V"
-
 
 def loraplus_groups(
     model: nn.Module, lr: float, ratio: float, weight_decay: float = 0.0
@@ -41,15 +39,12 @@ def loraplus_groups(
         raise UserError(
             "model: no LoRA² adapter in it is trained; wrap it with get_peft_model first."
         )
-    high = {id(parameter) for parameter in factors[_HIGH]}
+    fast = {id(parameter) for parameter in factors["V"]}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    others = [parameter for parameter in trained if id(parameter) not in fast]
     return [
-        {
-            "params": [p for p in trained if (id(p) in high) == is_high],
-            "lr": lr * ratio if is_high else lr,
-            "weight_decay": weight_decay,
-        }
-        for is_high in (False, True)
+        {"params": others, "lr": lr, "weight_decay": weight_decay},
+        {"params": factors["V"], "lr": lr * ratio, "weight_decay": weight_decay},
     ]
 
 

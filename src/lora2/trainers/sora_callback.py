@@ -54,7 +54,7 @@ class SoraCallback(TrainerCallback):
         self._adapters = {
             adapter.label: adapter
             for adapter in find_adapters(model, SoraConfig)
-            if any(layer.trains(adapter.name) for layer in adapter.layers.values())
+            if adapter.is_trained
         }
         if not self._adapters:
             raise UserError(

@@ -47,7 +47,7 @@ HUB_NAMES = {
     "deberta-v3-base": "microsoft/deberta-v3-base",
     "roberta-large": "FacebookAI/roberta-large",
 }
-"""Where the known architectures lie on the hub, by their names in `ARCHITECTURES`."""
+"""The hub's names of models of the known architectures, by their names in `ARCHITECTURES`."""
 
 # The paper's names (Table 4) → module names, by model_type.
 _BERT_LIKE = {

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from lora2.data.digits import KNOWN, digits_of
-from lora2.training.models import quiet_loading
+from lora2.training.quiet import quiet_loading
 
 EPOCHS = 60
 _BATCH, _RATE, _SEED = 64, 1e-3, 0

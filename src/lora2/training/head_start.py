@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lora2.training.methods.wrapping import HEADS
+from lora2.training.methods.wrapping import is_of_head
 from lora2.training.models import BaseModel
 from lora2.tuners.base.distributed.zero import writable
 
@@ -38,11 +38,7 @@ def _log_shares(labels: Tensor, classes: int) -> Tensor:
 
 
 def _new_output_layer(base: BaseModel) -> nn.Linear | None:
-    new = [
-        base.model.get_submodule(name)
-        for name in base.new_modules
-        if set(name.split(".")) & set(HEADS)
-    ]
+    new = [base.model.get_submodule(name) for name in base.new_modules if is_of_head(name)]
     linear = [module for module in new if isinstance(module, nn.Linear)]
     outputs = [module for module in linear if module.out_features == base.model.config.num_labels]
     return outputs[-1] if outputs else None

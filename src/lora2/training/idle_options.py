@@ -15,7 +15,7 @@ def refuse_idle(
     """Refuse options that have no effect, where they are given.
 
     Raises:
-        UserError: one of them is given, and with more than that something is off.
+        UserError: one of them has a value, other than None, False or "none".
     """
     for name in names:
         value = given.get(name)

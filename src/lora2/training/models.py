@@ -1,9 +1,7 @@
-"""Pretrained models and their tokenizers, wherever they lie."""
+"""Loads pretrained models and their tokenizers, from a folder, a package or the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,11 +19,11 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from lora2.errors import UserError
 from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.loading_errors import as_user_error
+from lora2.training.quiet import quiet_loading
 from lora2.training.sentencepiece_files import naming_packages
 from lora2.training.sources import ModelSource, check_is_whole_model, find_model
 from lora2.tuners.base.finite_checks import check_weights
@@ -265,18 +263,3 @@ def set_padding(model: PreTrainedModel, token: int | None) -> None:
 
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:
     return key.startswith(f"{model.base_model_prefix}.")
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers' bars and reports off the terminal while it loads a model."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()

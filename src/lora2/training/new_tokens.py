@@ -9,9 +9,11 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.errors import UserError
+from lora2.support.error_text import in_one_sentence
 from lora2.training.arguments import RunSettings
-from lora2.training.models import load_config, quiet_loading
-from lora2.tuners.base.loading import blaming, find_adapter, read_adapter_config
+from lora2.training.models import load_config
+from lora2.training.quiet import quiet_loading
+from lora2.tuners.base.loading import find_adapter, read_adapter_config
 from lora2.tuners.base.token_rows import FIELD, Indices, by_module
 
 _TOKENIZER = "tokenizer_config.json"
@@ -54,7 +56,7 @@ def tokenizer_of(adapter: Path) -> PreTrainedTokenizerBase | None:
     if not (adapter / _TOKENIZER).is_file():
         return None
     advice = "restore its files from a copy, or train the adapter again"
-    with quiet_loading(), blaming(f"the tokenizer in {adapter}", advice):
+    with quiet_loading(), in_one_sentence(f"the tokenizer in {adapter} cannot be loaded", advice):
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             adapter, local_files_only=True, trust_remote_code=False
         )

@@ -24,8 +24,6 @@ from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.peft_registry import ANY
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS
 
-Settings = RunSettings
-
 
 @dataclass(frozen=True)
 class Effect:
@@ -39,14 +37,14 @@ class Effect:
 
     options: tuple[str, ...]
     otherwise: str
-    holds: Callable[[Settings], bool]
+    holds: Callable[[RunSettings], bool]
 
 
-def _of_training(settings: Settings, name: str, usual: Any) -> str:
+def _of_training(settings: RunSettings, name: str, usual: Any) -> str:
     return as_typed(settings.training.get(name, usual))
 
 
-def _prunes(settings: Settings) -> bool:
+def _prunes(settings: RunSettings) -> bool:
     if settings.run.method == "adalora":
         return True
     target, brings_r = settings.adapter["target_r"], settings.adapter["start_from"] is not None
@@ -54,32 +52,32 @@ def _prunes(settings: Settings) -> bool:
     return target is not None and (brings_r or target != settings.adapter["init_r"])
 
 
-def _has_penalty(settings: Settings) -> bool:
+def _has_penalty(settings: RunSettings) -> bool:
     return settings.run.method == "adalora" or settings.adapter["orthogonality"] == "penalty"
 
 
-def _starts_gaussian(settings: Settings) -> bool:
+def _starts_gaussian(settings: RunSettings) -> bool:
     start = settings.adapter["init_weights"]
     return start == "gaussian" or (start is True and _has_penalty(settings))
 
 
-def _optimizer_in(*starts: str) -> Callable[[Settings], bool]:
+def _optimizer_in(*starts: str) -> Callable[[RunSettings], bool]:
     return lambda settings: _of_training(settings, "optim", "adamw_torch_fused").startswith(starts)
 
 
-def _not(holds: Callable[[Settings], bool]) -> Callable[[Settings], bool]:
+def _not(holds: Callable[[RunSettings], bool]) -> Callable[[RunSettings], bool]:
     return lambda settings: not holds(settings)
 
 
-def _strategy_is(name: str, wanted: str, usual: str) -> Callable[[Settings], bool]:
+def _strategy_is(name: str, wanted: str, usual: str) -> Callable[[RunSettings], bool]:
     return lambda settings: _of_training(settings, f"{name}_strategy", usual) == wanted
 
 
-def _is_on(name: str) -> Callable[[Settings], bool]:
+def _is_on(name: str) -> Callable[[RunSettings], bool]:
     return lambda settings: settings.training.get(name) not in (None, False, 0, "", "no")
 
 
-def _reports(settings: Settings) -> bool:
+def _reports(settings: RunSettings) -> bool:
     return any(name != "none" for name in settings.training.get("report_to") or ())
 
 
@@ -222,7 +220,7 @@ NEEDS: Mapping[str, Need] = {
 _OF_METHODS = frozenset(name for group in METHOD_GROUPS for name in option_names(group))
 
 
-def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "") -> None:
+def check_effects(settings: RunSettings, given: Mapping[str, Any], place: str = "") -> None:
     """Check that options have an effect in a run.
 
     Args:
@@ -239,7 +237,7 @@ def check_effects(settings: Settings, given: Mapping[str, Any], place: str = "")
             refuse_idle(given, [name], reason, place)
 
 
-def reason_against(settings: Settings, name: str) -> str | None:
+def reason_against(settings: RunSettings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
         return f"with --method {settings.run.method}, only with {_readers_of(name)}"

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from transformers.utils import logging as transformers_logging
+
 from lora2.support.extras import require
 
 
@@ -27,3 +29,18 @@ def printing_on_standard_error() -> Iterator[None]:
     """Print on standard error what a library prints, so that standard output has results alone."""
     with redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal while it loads a model."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()

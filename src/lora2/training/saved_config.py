@@ -7,9 +7,9 @@ from pathlib import Path
 from transformers import AutoConfig, PretrainedConfig
 
 from lora2.support.checked_files import check_fields, read_json
-from lora2.training.models import quiet_loading
+from lora2.support.error_text import in_one_sentence
+from lora2.training.quiet import quiet_loading
 from lora2.training.run_files import DAMAGED
-from lora2.tuners.base.loading import blaming
 
 CONFIG = "config.json"
 
@@ -22,5 +22,5 @@ def read_saved_config(adapter: Path) -> PretrainedConfig:
     """
     file = adapter / CONFIG
     check_fields(read_json(file, DAMAGED), {"model_type": str}, file, DAMAGED)
-    with blaming(str(file), DAMAGED), quiet_loading():
+    with in_one_sentence(f"{file} cannot be loaded", DAMAGED), quiet_loading():
         return AutoConfig.from_pretrained(adapter)

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from lora2.data import Task
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
+from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
@@ -23,7 +24,7 @@ from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
 from lora2.training.saved_config import CONFIG, read_saved_config
-from lora2.tuners.base.loading import blaming, load_adapter, reason_of
+from lora2.tuners.base.loading import load_adapter
 
 
 @printing_on_standard_error()
@@ -97,7 +98,7 @@ def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedToken
     read_json(folder.adapter / objective.preprocessor_file, DAMAGED)
     what = f"the {objective.preprocessor} in {folder.adapter}"
     try:
-        with blaming(what, DAMAGED):
+        with in_one_sentence(f"{what} cannot be loaded", DAMAGED):
             return objective.load_preprocessor(str(folder.adapter))
     except UserError as error:
         file = folder.adapter / "tokenizer.json"

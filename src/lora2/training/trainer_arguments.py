@@ -17,10 +17,11 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
+from lora2.support.error_text import one_line
 from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.compilation import check_compilation
-from lora2.training.models import quiet_loading
 from lora2.training.processes import processes_launched
+from lora2.training.quiet import quiet_loading
 from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.token_rows import FIELD, has_tied_rows
 
@@ -146,8 +147,7 @@ def _works_without(
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return f"{text}."
+    return f"{one_line(error).rstrip('.')}."
 
 
 def _check_reporting(arguments: TrainingArguments) -> None:

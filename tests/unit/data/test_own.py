@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora2.data import load_labelled, load_task, load_texts
+from lora2.data import load_labelled, load_task, texts_of
+from lora2.data.table_files import read_table
 from lora2.errors import UserError
 
 RECORDS = [
@@ -217,7 +218,7 @@ def test_other_files_are_read_for_a_known_task(tmp_path):
     assert labelled["label"][:] == [1, 0]
     with pytest.raises(UserError, match="has the label 'no'"):
         load_labelled(path, label_names=("yes", "other"), **options)
-    texts = load_texts(path, ["text"])
+    texts = texts_of(read_table(path), ["text"])
     assert texts[:] == {"text": ["a", "b"]}
 
 

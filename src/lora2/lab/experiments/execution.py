@@ -21,6 +21,7 @@ from lora2.lab.experiments.cuts import score_cuts
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.forgetting import ability, lost
 from lora2.lab.experiments.record import RunRecord, Status
+from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
 from lora2.training.arguments import RunSettings
 from lora2.training.checkpoints import newest_complete
@@ -73,9 +74,8 @@ def execute_run(description: RunDescription, place: Place, tick: Tick | None = N
     except Exception as error:
         # The other runs go on after any error; the traceback is for whoever looks into this one.
         traceback.print_exc(file=sys.stderr)
-        text = " ".join(str(error).split()) or type(error).__name__
         status: Status = "diverged" if isinstance(error, NumericalError) else "failed"
-        return RunRecord(description, status, error=text, machine=_machine())
+        return RunRecord(description, status, error=one_line(error), machine=_machine())
 
 
 def settings_of(description: RunDescription, place: Place) -> RunSettings:

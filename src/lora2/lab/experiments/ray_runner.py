@@ -21,6 +21,7 @@ from lora2.lab.experiments.execution import Place
 from lora2.lab.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.runner import Finished, Runner
+from lora2.support.error_text import one_line
 from lora2.support.extras import require
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class RayRunner(Runner):
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"ray_address: no Ray cluster answers at {self._address} "
-                f"({' '.join(str(error).split()).rstrip('.')}); start one with `ray start --head`."
+                f"({one_line(error).rstrip('.')}); start one with `ray start --head`."
             ) from error
         self._tell_if_runs_must_wait()
         return super().__enter__()
@@ -125,7 +126,7 @@ class RayRunner(Runner):
             record: RunRecord
             record, self._nodes[description] = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            record = RunRecord(description, "failed", error=" ".join(str(error).split()))
+            record = RunRecord(description, "failed", error=one_line(error))
         self._submitted.discard(task)
         return record
 

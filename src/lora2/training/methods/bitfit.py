@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import HEADS, with_head, wrap
+from lora2.training.methods.wrapping import is_of_head, with_head, wrap
 from lora2.training.models import BaseModel
 
 
@@ -22,7 +22,7 @@ def biases(model: PreTrainedModel) -> list[nn.Parameter]:
     found = [
         parameter
         for name, parameter in model.named_parameters()
-        if name.endswith("bias") and not set(name.split(".")) & set(HEADS)
+        if name.endswith("bias") and not is_of_head(name)
     ]
     if not found:
         raise UserError(

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
-from lora2.training.methods.wrapping import HEADS, matrix_shapes, place, wrap_with_head
+from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
 from lora2.tuners.base.token_rows import FIELD, count_numbers
@@ -34,7 +34,7 @@ def normalisations(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_modules()
         if "norm" in type(module).__name__.lower()
         and getattr(module, "weight", None) is not None
-        and not set(name.split(".")) & set(HEADS)
+        and not is_of_head(name)
     ]
 
 

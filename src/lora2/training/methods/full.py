@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import HEADS
+from lora2.training.methods.wrapping import is_of_head
 from lora2.training.models import BaseModel
 
 
@@ -17,9 +17,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if not set(name.split(".")) & set(HEADS)
+        parameter.numel() for name, parameter in model.named_parameters() if not is_of_head(name)
     )
 
 

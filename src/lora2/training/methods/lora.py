@@ -13,9 +13,9 @@ from lora2.training.methods import lora2
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import (
     ALL_KINDS,
-    HEADS,
     matrix_shapes,
     place,
+    trained_outside_head,
     wrap,
     wrap_with_head,
 )
@@ -61,11 +61,7 @@ def _count_by_peft(model: PreTrainedModel, options: Options) -> int:
         # PEFT sets ranks of fused matrices, and warns that their names are those of no module.
         warnings.simplefilter("ignore")
         adapted = wrap(copy.deepcopy(model).to("meta"), config(model, options))
-    return sum(
-        parameter.numel()
-        for name, parameter in adapted.named_parameters()
-        if parameter.requires_grad and not set(name.split(".")) & set(HEADS)
-    )
+    return trained_outside_head(adapted)
 
 
 METHOD = Method(

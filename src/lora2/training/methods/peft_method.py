@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
+from lora2.support.error_text import in_one_sentence
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.peft_options import (
     OPTION,
@@ -27,10 +28,9 @@ from lora2.training.methods.peft_options import (
     make_config,
     shared_options,
 )
-from lora2.training.methods.wrapping import HEADS, ConfigRefusedError, wrap_with_head
+from lora2.training.methods.wrapping import ConfigRefusedError, trained_outside_head, wrap_with_head
 from lora2.training.models import BaseModel
 from lora2.training.peft_registry import ANY, KINDS, PeftKind
-from lora2.tuners.base.loading import in_one_sentence
 
 _KindOf = Callable[[Options], PeftKind]
 # What a new random weight is drawn with, where only its size matters.
@@ -120,11 +120,7 @@ def _count(kind_of: _KindOf, model: PreTrainedModel, options: Options) -> int:
     kind = kind_of(options)
     content = {n: v for n, v in (options.get(OPTION) or {}).items() if n != "modules_to_save"}
     adapted = _without_weights(kind, BaseModel(model, ()), {**options, OPTION: content})
-    return sum(
-        parameter.numel()
-        for name, parameter in adapted.named_parameters()
-        if parameter.requires_grad and not set(name.split(".")) & set(HEADS)
-    )
+    return trained_outside_head(adapted)
 
 
 def _loraplus_optimizer(model: Any, arguments: TrainingArguments, options: Options) -> Optimizer:

@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraModel
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
+from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
 from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
@@ -28,7 +29,7 @@ from lora2.training.peft_registry import (
     field_names,
     has_own_method,
 )
-from lora2.tuners.base.loading import FIELDS_OF_PEFT, in_one_sentence
+from lora2.tuners.base.loading import FIELDS_OF_PEFT
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
 OPTION = "peft_config"

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
+from lora2.support.error_text import one_line
 from lora2.training.methods.method import PLACE, Options
 from lora2.training.models import BaseModel
 from lora2.tuners.base.dispatch import layer_type_of
@@ -64,7 +65,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
                 "of its linear layers, or all-linear."
             ) from error
         # A TypeError: a module that is to be adapted and trained whole.
-        raise ConfigRefusedError(f"adapter: {' '.join(str(error).split())}") from error
+        raise ConfigRefusedError(f"adapter: {one_line(error)}") from error
 
 
 def _nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:
@@ -111,12 +112,26 @@ def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
     adapter.exclude_modules = {*(excluded or ()), *whole} or None
 
 
+def is_of_head(name: str) -> bool:
+    """Whether a module or parameter of this name belongs to a classification head."""
+    return not set(HEADS).isdisjoint(name.split("."))
+
+
+def trained_outside_head(model: nn.Module) -> int:
+    """Return how many numbers of a model are trained, its head left out."""
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not is_of_head(name)
+    )
+
+
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:
     """Return the modules that must be trained whole, since the checkpoint lacks them.
 
     A pooler, for instance, that was never pretrained would stay random if it were frozen.
     """
-    return [name for name in new_modules if not set(name.split(".")) & set(HEADS)]
+    return [name for name in new_modules if not is_of_head(name)]
 
 
 def place(
@@ -184,7 +199,7 @@ def matrix_shapes(
         _shape(module, name)
         for name, module in model.named_modules()
         if isinstance(module, LINEAR if all_linear else kinds)
-        and not set(name.split(".")) & set(HEADS)
+        and not is_of_head(name)
         and config.target_modules is not None
         and (all_linear or check_target_module_exists(config, name))
     ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
@@ -24,13 +22,12 @@ from lora2.data.text_task import PREFERENCES
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import sharing_copy
 from lora2.training.arguments import RunSettings, as_typed
-from lora2.training.generation import refused_by_template
 from lora2.training.loaded_run import SavedRun
-from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
+    blaming,
     check_has_rows,
     check_lengths,
     check_template,
@@ -59,15 +56,7 @@ class PreferenceOptimization(WritingObjective):
     options = PREFERENCE_OPTIONS | {"train_rows", "validation_rows", "max_new_tokens", "loss_type"}
     forms = PREFERENCES
     losses = get_args(PreferenceLoss)
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": PACKAGED_LANGUAGE_MODEL,
-        "max_length": 1024,
-        "loss_type": "sigmoid",
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 8,
-        "num_train_epochs": 3.0,
-        "learning_rate": 5e-4,
-    }
+    recipe: ClassVar[Mapping[str, Any]] = {**WritingObjective.recipe, "loss_type": "sigmoid"}
 
     def check(self, settings: RunSettings) -> None:
         """Need TRL, a loss of this objective, and a model that one process holds whole."""
@@ -116,7 +105,7 @@ class PreferenceOptimization(WritingObjective):
         check_template(settings, task, tokenizer)
         (validation,) = task.validation
         # A trainer makes its folder, and nothing may be written yet.
-        with _blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
+        with blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
             made = _trainer(
                 # TRL replaces the forward of a model, and wants two different ones.
                 sharing_copy(base.model),
@@ -141,7 +130,7 @@ class PreferenceOptimization(WritingObjective):
     ) -> Trainer:
         """Return the trainer of a model that is ready to train, against what it computes now."""
         reference = reference_at_start(model, settings)
-        with _blaming("training"):
+        with blaming("training"):
             made: Trainer = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
         return made
 
@@ -166,7 +155,7 @@ class PreferenceOptimization(WritingObjective):
             sets = {"train": rows, "validation": rows}
             # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
             model = without_peft_model(run.model)
-            with _blaming("data"):
+            with blaming("data"):
                 trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
             check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)
@@ -187,23 +176,6 @@ class PreferenceOptimization(WritingObjective):
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation set, which are known at once."""
         return (("validation_loss", *task.metrics),)
-
-
-@contextmanager
-def _blaming(what: str) -> Iterator[None]:
-    """Say in one sentence what TRL, or a chat template, refuses.
-
-    Raises:
-        UserError: in place of its error.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except TemplateError as error:
-        raise UserError(refused_by_template(error, "the rows")) from error
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def _trainer(

@@ -18,8 +18,6 @@ from lora2.training.objectives.output import TEXTS, Output
 from lora2.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from torch import nn
     from transformers import PretrainedConfig

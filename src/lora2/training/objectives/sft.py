@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -22,13 +21,13 @@ from lora2.data.tokenization import by_length
 from lora2.errors import UserError
 from lora2.training.arguments import RunSettings, option_names
 from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
-from lora2.training.generation import check_fits, refused_by_template
+from lora2.training.generation import check_fits
 from lora2.training.loaded_run import SavedRun
-from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
+    blaming,
     check_has_rows,
     check_lengths,
     check_template,
@@ -61,14 +60,6 @@ class SupervisedFineTuning(WritingObjective):
     options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS | {"data_dir"}
     forms = TO_WRITE
     losses = ("nll", "dft")
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "model": PACKAGED_LANGUAGE_MODEL,
-        "max_length": 1024,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 8,
-        "num_train_epochs": 3.0,
-        "learning_rate": 5e-4,
-    }
 
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""
@@ -114,23 +105,18 @@ class SupervisedFineTuning(WritingObjective):
         """Return token ids and labels, packed if asked for, as TRL makes them."""
         check_lengths(settings.data.max_length, base)
         check_template(settings, task, tokenizer)
-        try:
-            # A trainer makes its folder, and nothing may be written yet.
-            with quiet_data_sets(), TemporaryDirectory() as folder:
-                # The rows must be counted before there is an adapter, whose schedule depends on
-                # their number. What TRL makes of rows is what a trainer of it has.
-                made = trl().SFTTrainer(
-                    model=base.model,
-                    args=self._config(settings, RunFolder(Path(folder))),
-                    train_dataset=task.train,
-                    eval_dataset=task.validation,
-                    processing_class=tokenizer,
-                )
-        except (ValueError, RuntimeError) as error:
-            option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
-            raise UserError(f"{option}: {' '.join(str(error).split())}") from error
-        except TemplateError as error:
-            raise UserError(refused_by_template(error, task.name)) from error
+        option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
+        # A trainer makes its folder, and nothing may be written yet.
+        with blaming(option, task.name), quiet_data_sets(), TemporaryDirectory() as folder:
+            # The rows must be counted before there is an adapter, whose schedule depends on their
+            # number. What TRL makes of rows is what a trainer of it has.
+            made = trl().SFTTrainer(
+                model=base.model,
+                args=self._config(settings, RunFolder(Path(folder))),
+                train_dataset=task.train,
+                eval_dataset=task.validation,
+                processing_class=tokenizer,
+            )
         sets = {"train": made.train_dataset, **made.eval_dataset}
         check_has_rows(settings, sets)
         return sets
@@ -154,7 +140,7 @@ class SupervisedFineTuning(WritingObjective):
         # Before the trainer, which makes its folder.
         questions = questions_in(task.validation[validation], rows) if rows else []
         check_fits(model, tokenizer, [prompt for prompt, _ in questions], "exact_match_rows")
-        try:
+        with blaming("training"):
             trainer = RunSftTrainer(
                 model=model,
                 args=arguments,
@@ -163,8 +149,6 @@ class SupervisedFineTuning(WritingObjective):
                 processing_class=tokenizer,
                 callbacks=callbacks,
             )
-        except ValueError as error:
-            raise UserError(f"training: {' '.join(str(error).split())}") from error
         if questions:
             # After the adapter's own callbacks, which may still change what is scored.
             trainer.add_callback(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from jinja2 import TemplateError
+from torch import OutOfMemoryError
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from lora2.data import TextTask, load_text_rows
 from lora2.data.text_task import Form
 from lora2.errors import UserError
+from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
+from lora2.training.generation import refused_by_template
+from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
 from lora2.training.models import BaseModel, load_language_model
 from lora2.training.new_tokens import grow_as_saved
 from lora2.training.objectives.objective import Objective, Sets
@@ -22,7 +28,6 @@ from lora2.training.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import ClassVar
 
     from transformers import PretrainedConfig
 
@@ -38,6 +43,14 @@ class WritingObjective(Objective):
     """
 
     output = TEXTS
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "model": PACKAGED_LANGUAGE_MODEL,
+        "max_length": 1024,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 3.0,
+        "learning_rate": 5e-4,
+    }
     forms: ClassVar[Collection[Form]]
     losses: ClassVar[Collection[str]]
 
@@ -90,6 +103,23 @@ def trl_arguments(
     usual = {"bf16": False, "gradient_checkpointing": False}
     length = {"max_length": settings.data.max_length}
     return training_arguments(settings, folder, kind, **usual | length | fields)
+
+
+@contextmanager
+def blaming(what: str, rows: str = "the rows") -> Iterator[None]:
+    """Say in one sentence what TRL, or a chat template, refuses; rows: what the template refuses.
+
+    Raises:
+        UserError: in place of its error.
+    """
+    try:
+        yield
+    except (UserError, OutOfMemoryError):
+        raise
+    except TemplateError as error:
+        raise UserError(refused_by_template(error, rows)) from error
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{what}: {one_line(error)}") from error
 
 
 def check_lengths(max_length: int, base: BaseModel) -> None:

@@ -14,6 +14,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 
 from lora2.errors import UserError
+from lora2.support.error_text import one_line
 
 _ALL_LINEAR = "all-linear"
 
@@ -37,7 +38,7 @@ def choose_parameters(config: Any, model: nn.Module, kinds: tuple[type[nn.Module
     try:
         convert_peft_config_for_transformers(lora, model, None)
     except ValueError as error:
-        raise UserError(f"target_modules: {' '.join(str(error).split())}") from error
+        raise UserError(f"target_modules: {one_line(error)}") from error
     if lora.target_parameters:
         config.target_parameters = sorted(lora.target_parameters)
     # PEFT's LoRA leaves out those that have become parameters.

@@ -107,9 +107,7 @@ class ExpertMatrix(AdaptedLayer):
         """Return the names of the adapters whose change a forward pass adds."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        if self.disable_adapters or self.merged:
-            return []
-        return [name for name in self.active_adapters if self.has_effect(name)]
+        return super().effective_adapters()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: PEFT's conversion knows modules alone; `lora2.export_lora` knows parameters."""

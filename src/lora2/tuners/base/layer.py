@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
@@ -339,10 +339,18 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         return True
 
 
-def layers_with(model: nn.Module, adapter_name: str) -> dict[str, AdaptedLayer]:
-    """Return the layers that carry an adapter of this package, by name in the model's order."""
+LayerT = TypeVar("LayerT", bound=AdaptedLayer)
+
+
+def layers_of_kind(model: nn.Module, adapter_name: str, kind: type[LayerT]) -> dict[str, LayerT]:
+    """Return the layers of a class that carry an adapter, by name in the model's order."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, AdaptedLayer) and module.has_adapter(adapter_name)
+        if isinstance(module, kind) and module.has_adapter(adapter_name)
     }
+
+
+def layers_with(model: nn.Module, adapter_name: str) -> dict[str, AdaptedLayer]:
+    """Return the layers that carry an adapter of this package, by name in the model's order."""
+    return layers_of_kind(model, adapter_name, AdaptedLayer)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,10 +14,10 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError, safe_open
-from torch import OutOfMemoryError
 
 from lora2.errors import OtherModelError, UserError
 from lora2.support.checked_files import check_fields, read_json
+from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
 from lora2.tuners.base.token_rows import check_rows
@@ -102,7 +102,7 @@ def read_adapter_config(path: Path) -> PeftConfig:
         check_fields(content, dict.fromkeys(needed, object), file, _DAMAGED)
     check_fields(content, types, file, _DAMAGED, optional=True)
     try:
-        with blaming(str(file), _DAMAGED), warnings.catch_warnings():
+        with in_one_sentence(f"{file} cannot be loaded", _DAMAGED), warnings.catch_warnings():
             # PEFT names the fields of other versions, which it leaves out.
             warnings.simplefilter("ignore")
             return PeftConfig.from_pretrained(str(path))
@@ -179,37 +179,14 @@ def find_adapter(path: Path, option: str) -> Path:
     return folder
 
 
-def blaming(what: str, advice: str) -> AbstractContextManager[None]:
-    """Say that `what` cannot be loaded, whatever another library raises of a damaged file.
-
-    Raises:
-        UserError: as for `in_one_sentence`.
-    """
-    return in_one_sentence(f"{what} cannot be loaded", advice)
-
-
-@contextmanager
-def in_one_sentence(what: str, advice: str) -> Iterator[None]:
-    """Say `what`, why in the words of another library, whatever it raises, and what to do.
-
-    Raises:
-        UserError: in place of any error but one of memory, or one that is a UserError already.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UserError(f"{what} ({reason_of(error)}); {advice}.") from error
-
-
 @contextmanager
 def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
     """Load the adapter in `path` quietly; sizes: of the base model's weights, by name."""
     saved_tensors(path / WEIGHTS)
     try:
         # PEFT warns of modules without weights, which here is an error, found later.
-        with blaming(f"the adapter in {path}", _DAMAGED), warnings.catch_warnings():
+        what = f"the adapter in {path} cannot be loaded"
+        with in_one_sentence(what, _DAMAGED), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except UserError as error:
@@ -314,10 +291,3 @@ def _of_another_base(path: Path, reason: str) -> OtherModelError:
         f"model: the adapter in {path} is of another base model ({reason}); give the model that it "
         "was trained on."
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """Return an error's type and the first line of its text, two if the first ends in a colon."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from torch import Tensor, nn
+from collections.abc import Mapping
 
 from lora2.tuners.base.layer import AdaptedLayer
 
@@ -63,13 +60,9 @@ class UseWatch:
         )
 
     def _is_watched(self, layer: AdaptedLayer) -> bool:
-        parameters = list(self._parameters(layer))
+        parameters = layer.tensors_of(self._adapter_name)
         # FSDP1 leaves empty parts in the place of parameters.
         return layer.trains(self._adapter_name) and all(each.numel() for each in parameters)
 
     def _is_reached(self, layer: AdaptedLayer) -> bool:
-        return any(parameter.grad is not None for parameter in self._parameters(layer))
-
-    def _parameters(self, layer: AdaptedLayer) -> Iterator[nn.Parameter | Tensor]:
-        held: Any = (getattr(layer, name) for name in layer.adapter_layer_names)
-        return (tensors[self._adapter_name] for tensors in held)
+        return any(parameter.grad is not None for parameter in layer.tensors_of(self._adapter_name))

@@ -205,8 +205,8 @@ class Lora2Config(TargetConfig):
         """Save the fields; those of an adapter whose tensors are saved too, with their sizes.
 
         A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
-        must find the sizes here. The fields themselves stay as the user wrote them: a config may
-        serve again.
+        must find the sizes here. The fields themselves stay as the user wrote them, who may
+        use the config once more.
         """
         saved = copy.copy(self)
         saved.__dict__ |= self.__dict__.pop(_NEXT_SAVE, {})

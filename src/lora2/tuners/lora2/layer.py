@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.compaction import compacted, from_normal_form
-from lora2.mathematics.factors import factors, normal_form
+from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
-from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS, INNER
@@ -59,9 +59,7 @@ class Lora2Layer(AdaptedLayer):
         self.lora2_pruned: dict[str, Tensor] = {}
         # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
         self.lora2_allocated: set[str] = set()
-        # Adapters of which this layer has no singular value: they cost nothing.
-        self.lora2_empty: set[str] = set()
-        # Of these, those that are trained once they have singular values again.
+        # Adapters without singular values that are trained once they have some again.
         self.lora2_stilled: set[str] = set()
         # Adapters whose v has been started from gradients.
         self.lora2_started: set[str] = set()
@@ -95,7 +93,7 @@ class Lora2Layer(AdaptedLayer):
         for symbol, tensor in as_stored(start).items():
             getattr(self, FACTORS[symbol].attribute)[adapter_name] = nn.Parameter(tensor)
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        self._note_whether_empty(adapter_name)
+        self._still_if_empty(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def has_adapter(self, adapter_name: str) -> bool:
@@ -104,7 +102,7 @@ class Lora2Layer(AdaptedLayer):
 
     def has_effect(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter and any singular value of it."""
-        return adapter_name in self.lora2_settings and adapter_name not in self.lora2_empty
+        return adapter_name in self.lora2_settings and self.sizes_of(adapter_name)[1] > 0
 
     def initial_scaling(self, adapter_name: str) -> float:
         """Return the factor that the adapter's config gives."""
@@ -114,8 +112,8 @@ class Lora2Layer(AdaptedLayer):
         """Remove one adapter from this layer."""
         super().delete_adapter(adapter_name)
         for names in (
-            self.lora2_finished, self.lora2_allocated, self.lora2_empty, self.lora2_narrowed,
-            self.lora2_started, self.lora2_stilled,
+            self.lora2_finished, self.lora2_allocated, self.lora2_narrowed, self.lora2_started,
+            self.lora2_stilled,
         ):  # fmt: skip
             names.discard(adapter_name)
         for held in (self.lora2_prepared, self.lora2_watches, self.lora2_pruned):
@@ -166,26 +164,24 @@ class Lora2Layer(AdaptedLayer):
             if old.shape != shape:
                 new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
                 getattr(self, FACTORS[symbol].attribute)[adapter_name] = new
-        self._note_whether_empty(adapter_name)
+        self._still_if_empty(adapter_name)
 
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
         """Make these adapters active, and trainable unless in inference mode."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
         self.lora2_stilled.clear()
-        for adapter_name in self.lora2_empty:
-            self._note_whether_empty(adapter_name)
+        for adapter_name in self.lora2_settings:
+            self._still_if_empty(adapter_name)
 
-    def _note_whether_empty(self, adapter_name: str) -> None:
-        _, r = self.sizes_of(adapter_name)
+    def _still_if_empty(self, adapter_name: str) -> None:
+        """Stop training an adapter that has no singular value here, until it has some again."""
         parameters = self.parameters_of(adapter_name).values()
-        if r:
-            self.lora2_empty.discard(adapter_name)
+        if self.has_effect(adapter_name):
             if adapter_name in self.lora2_stilled:
                 self.lora2_stilled.discard(adapter_name)
                 for parameter in parameters:
                     parameter.requires_grad_(True)
             return
-        self.lora2_empty.add(adapter_name)
         if any(parameter.requires_grad for parameter in parameters):
             self.lora2_stilled.add(adapter_name)
         # A parameter that no loss reaches would make DistributedDataParallel wait for it.
@@ -307,7 +303,7 @@ class Lora2Layer(AdaptedLayer):
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
         settings = self.lora2_settings[adapter_name]
         stored = self.stored_factors(adapter_name, dtype)
-        if adapter_name in self.lora2_empty:
+        if not self.has_effect(adapter_name):
             return stored["V"].mT, stored["v"].mT
         with torch.autocast(stored["v"].device.type, enabled=False):
             return factors(
@@ -351,15 +347,6 @@ class Lora2Layer(AdaptedLayer):
         A, V = self.product_factors(adapter_name)
         return V.mT, A
 
-    @torch.no_grad()
-    def normal_form(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (P, σ, Q), the singular value form of the change, with scaling in σ."""
-        settings = self.lora2_settings[adapter_name]
-        P, sigma, Q = normal_form(
-            **self.stored_factors(adapter_name), orthonormalize=settings.orthonormalize
-        )
-        return P, self.scaling[adapter_name] * sigma, Q
-
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""
         return "lora2." + super().__repr__()
@@ -372,8 +359,4 @@ def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
     """Return the layers that carry the adapter, by module name in the order of the model."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Lora2Layer) and module.has_adapter(adapter_name)
-    }
+    return layers_of_kind(model, adapter_name, Lora2Layer)

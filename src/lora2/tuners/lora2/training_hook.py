@@ -34,7 +34,7 @@ class TrainingHook:
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
-        # The model and its adapted layers: a walk through all modules is worth sparing.
+        # The model and its adapted layers, so that not every step looks through all modules.
         self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
         self.meter = PenaltyMeter()
         self._delivery = PenaltyDelivery()

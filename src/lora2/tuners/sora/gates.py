@@ -9,6 +9,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
+from lora2.tuners.base.layer import layers_of_kind
 from lora2.tuners.base.placement import adapters_named, prefix_of
 from lora2.tuners.base.use_watch import UseWatch
 from lora2.tuners.sora.config import SoraConfig
@@ -45,7 +46,7 @@ class GateThreshold:
                 f"{', '.join(repr(adapter.outer) for adapter in found)} all have it: make one "
                 "GateThreshold for each PEFT model."
             )
-        self._layers = gated_layers(model, adapter_name)
+        self._layers = layers_of_kind(model, adapter_name, SoraLayer)
         self.config: SoraConfig = found[0].config
         self._use = UseWatch(self._layers, adapter_name, total_steps)
 
@@ -81,15 +82,6 @@ class GateThreshold:
         return list(self._layers.values())
 
 
-def gated_layers(model: nn.Module, adapter_name: str) -> dict[str, SoraLayer]:
-    """Return the layers that carry the adapter, by module name in the order of the model."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SoraLayer) and module.has_adapter(adapter_name)
-    }
-
-
 def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, int]:
     """Drop ranks whose gate is zero and return the ranks left, by module; Δ stays the same.
 
@@ -106,7 +98,7 @@ def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, in
             short_name = name.removeprefix(prefix_of(adapter.base))
             pattern[f"^{short_name}"] = int(kept.sum())
             ranks[prefix_of(adapter.outer) + short_name] = int(kept.sum())
-        # A copy: the config that the user has made may serve again.
+        # A copy: the user may use the config once more.
         pruned = copy(adapter.config)
         pruned.rank_pattern = pattern
         adapter.configs[adapter_name] = pruned

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora2 import UserError
-from lora2.support.files import check_is_new, check_output, write_output
+from lora2.commands.output_file import check_output, write_output
+from lora2.support.files import check_is_new
 
 
 def _folder(path):

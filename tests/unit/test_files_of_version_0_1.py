@@ -1,4 +1,4 @@
-"""What the code wrote before its folders were rearranged still loads and continues."""
+"""What version 0.1.0 wrote, before its folders were rearranged, still loads and continues."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from lora2.tuners.base.layer import layers_with
 from unit.models import Examples
 from upstream import WRITTEN_WITH_NUMPY_2
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "before_rooms"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1"
 ADAPTERS = sorted(path.name for path in (FIXTURES / "adapters").iterdir() if path.is_dir())
 RECORDS = sorted((FIXTURES / "records").glob("stsb-*.json"))
 NAMES: dict[str, list[str]] = json.loads((FIXTURES / "records" / "names.json").read_text())
@@ -130,7 +130,7 @@ def test_checkpoint_in_the_middle_of_pruning_ends_as_the_uninterrupted_training(
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of all fixtures, and the current folder: paths in run folders are relative to it."""
-    copy = tmp_path / "before_rooms"
+    copy = tmp_path / "version_0_1"
     shutil.copytree(FIXTURES, copy)
     monkeypatch.chdir(copy)
     return copy
