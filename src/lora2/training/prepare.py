@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
 
 from lora2.data import Task
 from lora2.errors import UserError
@@ -99,24 +106,12 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     check_values(settings)
     chosen.check(settings.adapter)
     objective.check(settings)
-    if settings.adapter["start_from"] is not None and chosen.name not in ("lora2", "head"):
-        raise UserError(
-            f"start_from: {chosen.label} cannot start from an adapter; leave it out, or take "
-            "--method lora2."
-        )
-    start = settings.adapter["start_from"]
-    if start is not None and Path(start).resolve().is_relative_to(folder.path.resolve()):
-        raise UserError(
-            f"start_from: {start} is in the run folder {folder.path}, which a new run clears; "
-            "give another --output_dir."
-        )
+    _check_start_from(settings.adapter["start_from"], chosen, folder)
     arguments = objective.arguments(settings, folder)
     task = objective.load_data(settings)
-    if arguments.label_smoothing_factor and getattr(task, "kind", None) == "regression":
-        raise UserError(
-            f"label_smoothing_factor={arguments.label_smoothing_factor} is for classes, and the "
-            f"labels of {task.name} are numbers; leave it out."
-        )
+    smoothing = arguments.label_smoothing_factor
+    if smoothing:
+        _check_has_classes(smoothing, task)
     tokenizer = objective.load_preprocessor(settings.model.model)
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
@@ -128,11 +123,11 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
     model = chosen.build(base, options, steps)
-    if arguments.label_smoothing_factor and adds_penalty(model):
+    if smoothing and adds_penalty(model):
         raise UserError(
-            f"label_smoothing_factor={arguments.label_smoothing_factor}: a smoothed loss is made "
-            f"outside of the model, where the penalty of {chosen.label} does not reach it; leave "
-            "it out, or take --method lora2 with --orthogonality exact."
+            f"label_smoothing_factor={smoothing}: a smoothed loss is made outside of the model, "
+            f"where the penalty of {chosen.label} does not reach it; leave it out, or take "
+            "--method lora2 with --orthogonality exact."
         )
     head = (*HEADS, *base.new_modules)
     parameters = count_parameters(model, head)
@@ -147,10 +142,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)
-    # First of all, so that loggers such as TensorBoard get what these add to the logs.
-    for callback in reversed(callbacks):
-        trainer.callback_handler.callbacks.remove(callback)
-        trainer.callback_handler.callbacks.insert(0, callback)
+    _call_first(trainer, callbacks)
     # The head alone is trained at the learning rate of the run.
     if chosen.make_optimizer is not None:
         trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)
@@ -170,6 +162,35 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         shown=objective.shown(task),
         left_out=_left_out(settings, task, sets),
     )
+
+
+def _check_start_from(start: str | None, method: Method, folder: RunFolder) -> None:
+    if start is None:
+        return
+    if method.name not in ("lora2", "head"):
+        raise UserError(
+            f"start_from: {method.label} cannot start from an adapter; leave it out, or take "
+            "--method lora2."
+        )
+    if Path(start).resolve().is_relative_to(folder.path.resolve()):
+        raise UserError(
+            f"start_from: {start} is in the run folder {folder.path}, which a new run clears; "
+            "give another --output_dir."
+        )
+
+
+def _check_has_classes(smoothing: float, task: Task) -> None:
+    if getattr(task, "kind", None) == "regression":
+        raise UserError(
+            f"label_smoothing_factor={smoothing} is for classes, and the labels of {task.name} are "
+            "numbers; leave it out."
+        )
+
+
+def _call_first(trainer: Trainer, callbacks: Sequence[TrainerCallback]) -> None:
+    """Call these before all others, so that loggers such as TensorBoard get what they log."""
+    handler = trainer.callback_handler
+    handler.callbacks = [*callbacks, *(each for each in handler.callbacks if each not in callbacks)]
 
 
 def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:

@@ -32,7 +32,7 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_data(case, tiny_model, tmp_path, capsys):
+def test_data_that_cannot_be_used_are_refused_in_one_sentence(case, tiny_model, tmp_path, capsys):
     content, more, named = BAD_DATA[case]
     file = tmp_path / "mine.csv"
     file.write_text(content)

@@ -23,12 +23,12 @@ def test_entities_of_tags(tags):
 
 
 @pytest.mark.parametrize("tag", ["O", "B-x", "I-x", "B-two words", "B-a-b"])
-def test_tags(tag):
+def test_tags_of_the_scheme_are_known(tag):
     assert is_tag(tag)
 
 
 @pytest.mark.parametrize("tag", ["", "x", "S-x", "B_x", "B-", "b-x", "o", "B- x", "OO"])
-def test_no_tags(tag):
+def test_other_words_are_no_tags(tag):
     assert not is_tag(tag)
 
 

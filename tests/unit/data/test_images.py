@@ -271,7 +271,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_images(case, tmp_path):
+def test_images_that_cannot_be_used_are_refused_in_one_sentence(case, tmp_path):
     change, said = BAD[case]
     folder = save_images(tmp_path / "colours", each=4)
     with pytest.raises(UserError) as raised:

@@ -87,7 +87,7 @@ def test_no_text_occurs_twice():
     assert len(set(texts)) == 3000
 
 
-def test_seeds_decide():
+def test_a_seed_decides_the_rows():
     assert rewrite_pairs("train", 50, seed=3) == rewrite_pairs("train", 50, seed=3)
     assert rewrite_pairs("train", 50, seed=3) != rewrite_pairs("train", 50, seed=4)
 

@@ -56,7 +56,7 @@ def test_appointments_share_no_name_and_no_date_between_the_splits():
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("row", [WORDS, SPANS], ids=["words", "spans"])
-def test_own_rows(row, ending, tmp_path):
+def test_rows_of_each_form_become_words_and_tags(row, ending, tmp_path):
     task = load_tagged_task(train_file=write(tmp_path / f"mine.{ending}", *[row] * 10))
     assert task.label_names == LABELS
     assert (len(task.train), len(task.validation["validation"])) == (9, 1)
@@ -129,7 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_rows(case, tmp_path):
+def test_rows_that_cannot_be_used_are_refused_in_one_sentence(case, tmp_path):
     row, options, said = BAD[case]
     first = WORDS if "tokens" in row or "text" not in row else SPANS
     first = {name: cell for name, cell in first.items() if name in row}

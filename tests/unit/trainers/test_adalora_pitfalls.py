@@ -14,7 +14,6 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator, UserError, compact_adapter
@@ -28,6 +27,7 @@ from unit.models import (
     rows,
     tiny_bert,
 )
+from unit.operations import Operations
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
 pytestmark = pytest.mark.slow
@@ -265,18 +265,6 @@ def test_8_parameters_shrink_and_the_config_stays_small(tmp_path: Path) -> None:
     assert all(type(rank) is int for rank in ranks.values())
     assert sum(ranks.values()) == 6
     assert len(json.dumps(ranks)) < 60 * len(layers_of(model))
-
-
-class Operations(TorchDispatchMode):
-    """Counts the tensor operations that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 class Stack(nn.Module):

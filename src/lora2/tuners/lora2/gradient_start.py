@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
@@ -152,7 +153,7 @@ def _gradients(
         for batch in batches:
             sums: dict[str, Tensor] = {}
             with _seeing(layers, mixtures, sums):
-                loss = loss_of(model, _on(batch, device))
+                loss = loss_of(model, send_to_device(batch, device))
                 wanted = [
                     parameter
                     for layer in layers.values()
@@ -220,14 +221,6 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
-
-
-def _on(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: _on(value, device) for name, value in batch.items()}
-    return batch
 
 
 @torch.no_grad()

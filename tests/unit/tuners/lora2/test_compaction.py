@@ -15,7 +15,6 @@ from peft import (
     set_peft_model_state_dict,
 )
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter, export_lora
 from unit.models import (
@@ -30,6 +29,7 @@ from unit.models import (
     sgd_steps,
     tiny_llama,
 )
+from unit.operations import Operations
 
 K = 3
 FORMS = ("exact", "penalty")
@@ -137,18 +137,6 @@ def test_the_sizes_of_an_adapter_are_in_its_own_file_alone(tmp_path: Path) -> No
     config.save_pretrained(str(tmp_path / "config"))
     saved = json.loads((tmp_path / "config" / "adapter_config.json").read_text())
     assert saved["rank_pattern"] == saved["k_pattern"] == saved["alpha_pattern"] == {}
-
-
-class Operations(TorchDispatchMode):
-    """Counts the tensor operations that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def operations(model: nn.Module, x: Tensor) -> Counter[str]:
