@@ -7,8 +7,8 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from lora2 import Lora2Config
-from unit.models import bert_batch, disturb, tiny_bert
+from lora2 import Lora2Config, weighted_penalty
+from unit.models import bert_batch, disturb, layers_of, tiny_bert
 from unit.training_case import PRUNING, TOTAL, bert_model, trainer_for
 from upstream import ADDED_BY_TRANSFORMERS
 
@@ -31,8 +31,6 @@ def with_penalty(kind: str) -> tuple[nn.Module, nn.Module]:
     ["with_task", "without_task", ADDED_BY_TRANSFORMERS],
 )
 def test_penalty_is_in_the_training_loss_only(kind: str) -> None:
-    from lora2.tuners.lora2.training_hook import weighted_penalty
-
     model, _ = with_penalty(kind)
     base = model if kind == "transformers" else model.get_base_model()
     batch = bert_batch()
@@ -50,6 +48,24 @@ def test_penalty_is_in_the_training_loss_only(kind: str) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     torch.testing.assert_close(model(**batch).loss, task_loss)
+
+
+@pytest.mark.parametrize("frozen", ["layer", "adapters of the layer"])
+def test_the_penalty_stays_where_the_first_layers_are_frozen(frozen: str) -> None:
+    model, _ = with_penalty("with_task")
+    first = model.get_base_model().bert.encoder.layer[0]
+    if frozen == "layer":
+        first.requires_grad_(False)
+    else:
+        for layer in layers_of(first).values():
+            layer.enable_adapters(False)
+    batch = bert_batch()
+    penalty = weighted_penalty(model)
+    assert penalty is not None
+    outputs = model.train()(**batch)
+    task_loss = nn.functional.cross_entropy(outputs.logits, batch["labels"])
+    torch.testing.assert_close(outputs.loss, task_loss + penalty)
+    assert penalty.item() > 1
 
 
 class _Dictionary(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from peft.utils import ModulesToSaveWrapper
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
-from lora2.support.field_types import is_finite, shortened
+from lora2.support.field_types import fits, is_finite, shortened
 from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
 from lora2.tuners.base.patterns import pattern_for
@@ -47,14 +47,15 @@ def add_weighted_adapter(
     Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
 
     Raises:
-        UserError: an unknown adapter or combination, lists of different length, a weight that is
-            no number, several adapters with the same modules_to_save if `heads` is "refuse", or
-            weights whose sum is 0 if it is "average".
+        UserError: an unknown adapter, combination or choice of heads, lists of different length, a
+            weight or svd_rank that is no number, several adapters with the same modules_to_save if
+            `heads` is "refuse", or weights whose sum is 0 if it is "average".
         NumericalError: NaN or infinity in one of the adapters.
     """
     if adapter_name in tuner.peft_config:
         return 0.0
-    _check(tuner, adapters, weights, combination_type)
+    _check(tuner, adapters, weights)
+    _check_choices(combination_type, svd_rank, heads)
     states = _head_states(tuner, adapters, weights, heads)
     rows_from = _owner_of_rows(tuner, adapters, heads)
     limit = None
@@ -104,9 +105,7 @@ def add_weighted_adapter(
     return math.sqrt(max(0.0, 1 - kept / all_of_it)) if all_of_it else 0.0
 
 
-def _check(
-    tuner: AdaptedModel, adapters: list[str], weights: list[float], combination_type: str
-) -> None:
+def _check(tuner: AdaptedModel, adapters: list[str], weights: list[float]) -> None:
     if not adapters or len(adapters) != len(weights):
         raise UserError(
             f"adapters has {len(adapters)} names and weights {len(weights)} numbers: give one "
@@ -120,11 +119,20 @@ def _check(
     for weight in weights:
         if not is_finite(weight):
             raise UserError(f"weights: {shortened(weight)} must be a finite number.")
+
+
+def _check_choices(combination_type: str, svd_rank: int | None, heads: Heads) -> None:
     if combination_type not in COMBINATION_TYPES:
         raise UserError(
             f"combination_type={combination_type!r} is not known: choose one of "
             f"{', '.join(COMBINATION_TYPES)}."
         )
+    if heads not in get_args(Heads):
+        raise UserError(
+            f"heads={heads!r} is not known: choose one of {', '.join(get_args(Heads))}."
+        )
+    if svd_rank is not None and not (fits(svd_rank, int) and svd_rank > 0):
+        raise UserError(f"svd_rank={svd_rank!r} must be a whole number of at least 1.")
 
 
 def _head_states(

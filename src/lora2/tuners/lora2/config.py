@@ -235,22 +235,18 @@ class Lora2Config(TargetConfig):
             _WINDOW[1] if self.tfinal is None else self.tfinal,
         )
 
-    def value_costs(self, matrices: Iterable[MatrixSize]) -> list[int]:
-        """Return what a singular value of each matrix takes of the budget."""
-        in_parameters = self.budget_unit == "parameters"
-        return [matrix.per_value if in_parameters else 1 for matrix in matrices]
-
-    def initial_budget(self, matrices: Sequence[MatrixSize]) -> int:
+    def initial_budget(self, matrices: Iterable[MatrixSize]) -> int:
         """Return the budget at the start, in `budget_unit`: all singular values."""
-        costs = self.value_costs(matrices)
-        return sum(matrix.r * cost for matrix, cost in zip(matrices, costs, strict=True))
+        in_parameters = self.budget_unit == "parameters"
+        return sum(each.parameters(each.r) if in_parameters else each.r for each in matrices)
 
     def target_budget(self, matrices: Sequence[MatrixSize]) -> int:
         """Return the budget at the end, in `budget_unit`."""
         whole = self.initial_budget(matrices)
         if not self.prunes or self.target_r is None:
             return whole
-        costs = self.value_costs(matrices)
+        in_parameters = self.budget_unit == "parameters"
+        costs = [matrix.cost if in_parameters else 1 for matrix in matrices]
         return max(min(costs), min(whole, round(self.target_r * sum(costs))))
 
     @property

@@ -109,6 +109,12 @@ def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
             f"The model has no linear layer with a LoRA² adapter {adapter_name!r}, so there is "
             "nothing to start from gradients; leave init_weights at its default."
         )
+    if not any(layer.trains(adapter_name) for layer in layers.values()):
+        raise UserError(
+            f"The adapter {adapter_name!r} is not active, is disabled or has no trained factor, so "
+            f"no gradient reaches it: call model.set_adapter({adapter_name!r}) before "
+            "start_from_gradients."
+        )
     for name, layer in layers.items():
         parameters = layer.parameters_of(adapter_name)
         if not is_plain(parameters.values()):
@@ -160,6 +166,7 @@ def _gradients(
                     for parameter in layer.parameters_of(adapter_name).values()
                     if parameter.requires_grad
                 ]
+                _check_loss(loss)
                 torch.autograd.grad(loss, wanted, allow_unused=True)
             for name, each in sums.items():
                 if not bool(each.isfinite().all()):
@@ -169,6 +176,17 @@ def _gradients(
                     )
                 found[name].append(each)
     return found
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        kind = f"a tensor of {loss.numel()}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"loss: it returned {kind}; return a tensor of one number.")
+    if not loss.requires_grad:
+        raise UserError(
+            "loss: it does not depend on a trained parameter of the model; return what the model "
+            "computes from the batch, without detach() or no_grad()."
+        )
 
 
 def _mixture(layer: Lora2Layer, adapter_name: str) -> Tensor:
@@ -227,10 +245,11 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
 def _start(layer: Lora2Layer, adapter_name: str, gradients: Tensor) -> bool:
     """Give v the directions, and return whether there are any."""
     v = layer.parameters_of(adapter_name)["v"]
-    length = v.norm(dim=1).mean()
-    # Not every accelerator has float64.
-    found = signal_directions(gradients.cpu(), len(v), ridge=_RIDGE).to(v)
+    # Not every accelerator has float64, and no device has a QR decomposition in half precision.
+    random = v.detach().cpu().double()
+    length = random.norm(dim=1).mean()
+    found = signal_directions(gradients.cpu(), len(v), ridge=_RIDGE)
     # Where there are fewer directions, random ones remain, made orthogonal to them.
-    whole = torch.cat([found, v[len(found) :] / length])
+    whole = torch.cat([found, random[len(found) :] / length])
     v.copy_(length * torch.linalg.qr(whole.mT).Q.mT)
     return len(found) > 0

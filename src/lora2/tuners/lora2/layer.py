@@ -192,9 +192,17 @@ class Lora2Layer(AdaptedLayer):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        self._clear_pruned()
         for adapter_name in self.lora2_narrowed:
             scaling = torch.tensor(self.initial_scaling(adapter_name), dtype=torch.float64)
             destination[f"{prefix}{SCALING}.{adapter_name}"] = scaling
+
+    @torch.no_grad()
+    def _clear_pruned(self) -> None:
+        """Make the values zero that count as zero; a state dict does not hold the mask."""
+        for adapter_name, pruned in self.lora2_pruned.items():
+            lam = self.parameters_of(adapter_name)["lam"]
+            lam.masked_fill_(pruned.to(lam.device), 0)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

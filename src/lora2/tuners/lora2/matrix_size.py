@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -25,10 +24,10 @@ class MatrixSize:
         return self.cost * min(kept, self.k)
 
     @property
-    def per_value(self) -> int:
-        """The parameters of a LoRA that one singular value needs.
+    def is_narrow(self) -> bool:
+        """Whether it has more singular values than its change can have rank.
 
-        Where k is cut to the smaller side of a matrix, r may be above it: a value then has its
-        share of those of rank k.
+        k is cut to the smaller side of a matrix. Of its values k have a cost then, and the others
+        none.
         """
-        return self.cost if self.k >= self.r else math.ceil(self.k * self.cost / self.r)
+        return self.r > self.k

@@ -5,10 +5,12 @@ of r', which its change needs (`lora2.mathematics.compaction`), and one that kep
 saved config's patterns have these sizes, and the lora_alpha with which the scaling stays the same.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.compiled_names import name_before_compiling
 from lora2.tuners.base.distributed.whole import is_plain
 from lora2.tuners.base.patterns import looked_up, pattern_for
@@ -29,6 +31,7 @@ def compact_state_dict(
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()):
             stored = {symbol: result[key] for symbol, key in keys.items()}
+            _check_finite(name, stored)
             small = layer.compacted(adapter_name, stored)
             result |= {keys[symbol]: tensor for symbol, tensor in small.items()}
     return result
@@ -127,6 +130,7 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
 
     Raises:
         UserError: the model has no such adapter.
+        NumericalError: NaN or infinity in one of its factors.
     """
     layers = adapted_layers(model, adapter_name)
     if not layers:
@@ -134,11 +138,25 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to make "
             "smaller."
         )
-    for layer in layers.values():
-        if is_plain(layer.parameters_of(adapter_name).values()):
+    plain = {}
+    for name, layer in layers.items():
+        factors = layer.parameters_of(adapter_name)
+        if is_plain(factors.values()):
+            _check_finite(name, factors)
+            plain[name] = layer
+    for name, layer in layers.items():
+        if name in plain:
             layer.compact(adapter_name)
         else:
             layer.lora2_finished.add(adapter_name)
+
+
+def _check_finite(name: str, factors: Mapping[str, Tensor]) -> None:
+    if not all(bool(factor.isfinite().all()) for factor in factors.values()):
+        raise NumericalError(
+            f"NaN or infinity in a factor of {name}, which has no smaller form: train the adapter "
+            "again, or load it from a checkpoint."
+        )
 
 
 def _was_its_own(

@@ -118,7 +118,7 @@ class TrainingHook:
     def _warn_if_never_allocated(
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
     ) -> None:
-        first = next(layer for layer in layers if layer.has_effect(name))
+        first = next(layer for layer in layers if _trains(layer, name))
         if self._has_warned or name in first.lora2_allocated or not config.prunes:
             return
         adapted = [layer for layer in layers if layer.has_adapter(name)]
@@ -141,7 +141,7 @@ class TrainingHook:
         """Once: an adapter that nobody has started from gradients learns from the default start."""
         if config.init_weights != "gradient":
             return
-        first = next(layer for layer in layers if layer.has_effect(name))
+        first = next(layer for layer in layers if _trains(layer, name))
         if name in first.lora2_started:
             return
         # One that has been trained has been started, or is past it: it is not looked at again.
@@ -254,11 +254,16 @@ def _trained_parameters(layers: list[Lora2Layer]) -> list[nn.Parameter]:
 
 
 def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
-    # A layer of which nothing is left trains nothing. torch 2.8 compiles no generator here.
-    for layer in layers:
-        if layer.has_effect(adapter_name):
-            return layer.trains(adapter_name)
+    # torch 2.8 compiles no generator here.
+    for layer in layers:  # noqa: SIM110
+        if _trains(layer, adapter_name):
+            return True
     return False
+
+
+def _trains(layer: Lora2Layer, adapter_name: str) -> bool:
+    # A layer of which nothing is left trains nothing.
+    return layer.has_effect(adapter_name) and layer.trains(adapter_name)
 
 
 def has_penalty(config: object) -> bool:

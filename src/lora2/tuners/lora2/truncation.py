@@ -20,6 +20,7 @@ from lora2.errors import UserError
 from lora2.mathematics.low_rank import rank as rank_of
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.ranges import SIZE, Range, check_number
+from lora2.tuners.base.finite_checks import check_factors
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 
 
@@ -61,6 +62,7 @@ def truncate_adapter(
     Raises:
         UserError: no such adapter, one that changes nothing, not one of the two numbers, or one out
             of its range.
+        NumericalError: NaN or infinity in the adapter.
     """
     layers = adapted_layers(model, adapter_name)
     if not layers:
@@ -68,6 +70,7 @@ def truncate_adapter(
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to cut."
         )
     _check(rank, size)
+    check_factors(model, adapter_name, f"adapter {adapter_name!r}")
     forms = {
         name: singular_value_form(*layer.factors(adapter_name, torch.float64))
         for name, layer in layers.items()

@@ -314,3 +314,20 @@ def test_an_adapter_is_not_named_like_a_part_of_a_head_beside_another() -> None:
     with pytest.raises(UserError, match="adapter_name='out_proj' is the name of a module"):
         model.add_adapter("out_proj", Lora2Config(task_type="SEQ_CLS"))
     get_peft_model_state_dict(model)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"heads": "frist"}, "heads='frist' is not known: choose one of refuse, average, first"),
+        ({"heads": None}, "heads=None is not known"),
+        ({"svd_rank": "2"}, "svd_rank='2' must be a whole number of at least 1"),
+        ({"svd_rank": -1}, "svd_rank=-1 must be"),
+        ({"svd_rank": 0}, "svd_rank=0 must be"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_and_nothing_is_added(choice, said) -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config())
+    with pytest.raises(UserError, match=said):
+        model.add_weighted_adapter(["default"], [1.0], "sum", combination_type="svd", **choice)
+    assert list(model.peft_config) == ["default"]

@@ -16,7 +16,15 @@ from peft import (
 )
 from torch import Tensor, nn
 
-from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter, export_lora
+from lora2 import (
+    Lora2Config,
+    RankAllocator,
+    UserError,
+    compact_adapter,
+    export_lora,
+    truncate_adapter,
+)
+from lora2.errors import NumericalError
 from unit.models import (
     CONV1D,
     CONV2D,
@@ -95,6 +103,24 @@ def test_compact_in_memory_and_in_the_file_are_the_same_tensors(tmp_path: Path) 
         other = layers_of(reloaded)[name].parameters_of("default")
         for symbol, tensor in layer.parameters_of("default").items():
             assert torch.equal(tensor, other[symbol]), (name, symbol)
+
+
+@pytest.mark.parametrize("symbol", ["v", "u", "lam", "U", "V"])
+def test_factors_that_are_no_numbers_are_named_and_nothing_is_made_smaller(
+    symbol: str, tmp_path: Path
+) -> None:
+    model = adapted(LINEAR)
+    prune_to(model, 1)
+    name, layer = list(layers_of(model).items())[-1]
+    sizes = [each.sizes_of("default") for each in layers_of(model).values()]
+    with torch.no_grad():
+        layer.parameters_of("default")[symbol][0] = torch.nan
+    for shrink in (compact_adapter, lambda model: model.save_pretrained(tmp_path)):
+        with pytest.raises(NumericalError, match=f"NaN or infinity in a factor of .*{name}"):
+            shrink(model)
+    assert [each.sizes_of("default") for each in layers_of(model).values()] == sizes
+    with pytest.raises(NumericalError, match=f"NaN or infinity in the change of .*{name}"):
+        truncate_adapter(model, rank=1)
 
 
 def test_a_name_that_no_adapter_has_is_refused() -> None:

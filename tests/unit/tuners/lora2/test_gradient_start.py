@@ -192,6 +192,46 @@ def test_batches_without_a_gradient_are_refused_and_v_stays(batches, error, said
     assert all(torch.equal(v, before[name]) for name, v in vs(model).items())
 
 
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda loss: loss.expand(4), "loss: it returned a tensor of 4; return a tensor of one"),
+        (torch.Tensor.item, "loss: it returned float; return a tensor of one number"),
+        (torch.Tensor.detach, "loss: it does not depend on a trained parameter"),
+    ],
+)
+def test_a_loss_without_gradients_is_refused_and_v_stays(returned, said):
+    model = adapted()
+    before = vs(model)
+    with pytest.raises(UserError, match=said):
+        start_from_gradients(
+            model, BATCHES, loss=lambda model, batch: returned(model(**batch).loss)
+        )
+    assert all(torch.equal(v, before[name]) for name, v in vs(model).items())
+
+
+def test_an_adapter_that_no_gradient_reaches_is_refused():
+    model = adapted()
+    with model.disable_adapter(), pytest.raises(UserError, match="'default' is not active"):
+        start_from_gradients(model, BATCHES)
+    model.add_adapter("other", model.peft_config["default"])
+    with pytest.raises(UserError, match=r"call model.set_adapter\('other'\) before"):
+        start_from_gradients(model, BATCHES, "other")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_in_half_precision_get_the_directions_of_float32(dtype):
+    expected = adapted()
+    start_from_gradients(expected, BATCHES)
+    model = adapted()
+    for layer in adapted_layers(model, "default").values():
+        layer.lora2_v["default"].data = layer.lora2_v["default"].data.to(dtype)
+    start_from_gradients(model, BATCHES)
+    for name, v in vs(model).items():
+        assert v.dtype == dtype
+        torch.testing.assert_close(v.float(), vs(expected)[name], atol=2e-2, rtol=2e-2)
+
+
 def test_a_trained_adapter_is_refused():
     model = adapted()
     disturb(model)

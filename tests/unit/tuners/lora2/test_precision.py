@@ -75,6 +75,14 @@ def test_singular_values_move_in_a_plain_loop(make) -> None:
     assert dtypes(model, INNER) == {torch.float32}
 
 
+def test_the_inner_factors_move_where_the_first_matrix_is_frozen() -> None:
+    model = made_in_half_precision().train()
+    first, *others = layers_of(model).values()
+    first.requires_grad_(False)
+    train_one_step(model)
+    assert all((layer.lora2_lambda["default"] != 1).any() for layer in others)
+
+
 def test_an_adapter_that_is_not_trained_stays_as_it_was_loaded() -> None:
     model = made_in_half_precision()
     model.requires_grad_(False)

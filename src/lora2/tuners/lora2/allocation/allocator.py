@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.matrix_size import MatrixSize
 
 
 class RankAllocator:
@@ -44,7 +46,7 @@ class RankAllocator:
 
     Raises:
         UserError: the model has no such adapter, adapters of this name have different schedules,
-            or the schedule does not fit `total_steps`.
+            the config is no Lora2Config, or the schedule does not fit `total_steps`.
     """
 
     def __init__(
@@ -56,19 +58,24 @@ class RankAllocator:
         config: Lora2Config | None = None,
         resumable: bool = False,
     ) -> None:
+        if config is not None and not isinstance(config, Lora2Config):
+            raise UserError(
+                f"config: a {type(config).__name__} says nothing of a budget; give the Lora2Config "
+                "of the adapter, or leave it out."
+            )
         self.adapter_name = adapter_name
         self._layers = adapted_layers(model, adapter_name)
         if config is None or not self._layers:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
         self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
-        matrices = [layer.matrix_size(adapter_name) for layer in self._layers.values()]
-        self.plan = plan_budget(self.config, matrices, checked_total(total_steps))
+        self._matrices = [layer.matrix_size(adapter_name) for layer in self._layers.values()]
+        self.plan = plan_budget(self.config, self._matrices, checked_total(total_steps))
         # None: each value costs 1, and nothing has to be added up.
         self._costs = (
             None
             if self.plan.unit == "values"
-            else self._by_value(self.config.value_costs(matrices))
+            else self._by_value([matrix.cost for matrix in self._matrices])
         )
         self.resumable = resumable
         self.completed_steps = 0
@@ -99,7 +106,10 @@ class RankAllocator:
     @property
     def spent(self) -> int:
         """What is kept now over all matrices, in the config's `budget_unit`."""
-        return int((self._mask * self._costs_by_value()).sum())
+        if self._costs is None:
+            return self.kept
+        kept = torch.stack([part.sum() for part in self._mask.split(self._ranks)]).tolist()
+        return sum(map(MatrixSize.parameters, self._matrices, kept))
 
     @property
     def finished(self) -> bool:
@@ -270,9 +280,7 @@ class RankAllocator:
         frozen = self._are_frozen()
         if not any(frozen):
             return importance
-        by_value = self._by_value(frozen).to(importance.device)
-        costs = 1 if self._costs is None else self._costs.to(importance.device)
-        spent = int((by_value * costs).sum())
+        spent = self.config.initial_budget(list(compress(self._matrices, frozen)))
         if spent >= self.plan.target:
             name = list(self._layers)[frozen.index(True)]
             raise UserError(
@@ -281,7 +289,7 @@ class RankAllocator:
                 f"{self.plan.target} are to be left: set requires_grad of lora2_lambda, raise "
                 "target_r, or name frozen modules in exclude_modules."
             )
-        return importance.masked_fill(by_value, torch.inf)
+        return importance.masked_fill(self._by_value(frozen).to(importance.device), torch.inf)
 
     def _has_gradients(self) -> bool:
         if self._recorded is not None:
@@ -302,8 +310,7 @@ class RankAllocator:
         # A model may be split over devices; the ranking is one.
         parts = [group.importance().flatten().to(self._device) for group in self._groups]
         importance = self._frozen_first(torch.cat(parts)[self._order.to(self._device)])
-        costs = None if self._costs is None else self._costs.to(importance.device)
-        self._mask = keep_most_important(importance, budget, costs)
+        self._mask = self._most_important(importance, budget)
         if not agree_on(self._mask):
             raise UserError(
                 f"The processes of this training do not keep the same singular values of adapter "
@@ -311,6 +318,23 @@ class RankAllocator:
                 "DistributedDataParallel or fully_shard reduce the gradients, start all processes "
                 "from the same weights, and call step() after the same optimizer steps in all."
             )
+
+    def _most_important(self, importance: Tensor, budget: int) -> Tensor:
+        if self._costs is None:
+            return keep_most_important(importance, budget)
+        costs = self._costs.to(importance.device)
+        narrow = [i for i, matrix in enumerate(self._matrices) if matrix.is_narrow]
+        parts = importance.split(self._ranks)
+        free = torch.zeros_like(importance, dtype=torch.bool)
+        for i in narrow:
+            order = parts[i].sort(descending=True, stable=True).indices
+            free.split(self._ranks)[i][order[self._matrices[i].k :]] = True
+        # What costs more than the budget takes no part.
+        mask = keep_most_important(importance, budget, costs.masked_fill(free, budget + 1))
+        for i in narrow:
+            kept = mask.split(self._ranks)[i]
+            kept |= kept.sum() == self._matrices[i].k
+        return mask
 
     def _apply_mask(self) -> None:
         values = self._singular_values()
@@ -321,9 +345,6 @@ class RankAllocator:
         """Return numbers of the matrices, one for each of their singular values."""
         repeated = torch.tensor(by_matrix).repeat_interleave(torch.tensor(self._ranks))
         return repeated.to(self._device)
-
-    def _costs_by_value(self) -> Tensor | int:
-        return 1 if self._costs is None else self._costs.to(self._device)
 
     def _budget_at(self, step: int) -> int:
         return min(self.plan.at(step), self._most)

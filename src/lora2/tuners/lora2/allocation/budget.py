@@ -101,7 +101,7 @@ def checked_total(total_steps: int) -> int:
         UserError: it is no whole number, or negative.
     """
     try:
-        total = operator.index(total_steps)
+        total = -1 if isinstance(total_steps, bool) else operator.index(total_steps)
     except TypeError:
         total = -1
     if total < 0:

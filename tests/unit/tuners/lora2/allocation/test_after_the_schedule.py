@@ -41,6 +41,20 @@ def test_pruned_values_count_as_zero_while_training_goes_on(fused: bool, tmp_pat
     torch.testing.assert_close(model(rows()), expected, atol=1e-6, rtol=1e-6)
 
 
+def test_a_state_dict_of_a_model_that_trained_on_holds_what_it_computes() -> None:
+    model = pruned_model()
+    loop = Loop(model, RankAllocator(model, TOTAL))
+    list(loop.run(0, TOTAL))
+    loop.allocator = None
+    list(loop.run(TOTAL, TOTAL + 5))
+    expected = model.eval()(rows())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    other = pruned_model()
+    for each in (model, other):
+        each.load_state_dict(state)
+        torch.testing.assert_close(each.eval()(rows()), expected)
+
+
 def test_what_is_loaded_after_the_end_is_not_pruned() -> None:
     model = pruned_model()
     whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}

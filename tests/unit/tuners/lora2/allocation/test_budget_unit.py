@@ -124,13 +124,49 @@ def test_at_least_one_value_of_the_cheapest_matrix_is_kept() -> None:
     assert plan_budget(config, [MatrixSize(10, 4, 4), MatrixSize(6, 4, 4)], TOTAL).target == 6
 
 
-def test_a_narrow_matrix_is_counted_with_the_rank_it_can_have() -> None:
-    model = nn.ModuleDict({"wide": nn.Linear(6, 6), "narrow": nn.Linear(6, 2)})
-    config = Lora2Config(target_modules=["wide", "narrow"], budget_unit="parameters")
-    adapted = get_peft_model(model, config)
-    costs = [each.matrix_size("default").per_value for each in layers_of(adapted).values()]
-    # Eight values in changes of rank six and two: six of eight of 6 + 6, two of eight of 6 + 2.
-    assert costs == [9, 2]
+class WithNarrow(nn.Module):
+    """Matrices of rank two at most, and wide ones; the narrow ones count by `share`."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.narrow = nn.ModuleList(nn.Linear(24, 2) for _ in range(3))
+        self.wide = nn.ModuleList(nn.Linear(24, 24) for _ in range(3))
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = sum(layer(x).square().mean() for layer in self.wide)
+        return wide + self.share * sum(layer(x).square().mean() for layer in self.narrow)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 1.0, 10.0])
+@pytest.mark.parametrize("rank", [0.5, 1, 2, 4])
+def test_narrow_matrices_are_counted_with_the_rank_that_they_can_have(
+    rank: float, share: float
+) -> None:
+    torch.manual_seed(0)
+    config = Lora2Config(
+        k=8, target_r=rank, budget_unit="parameters", deltaT=1,
+        target_modules=r".*(narrow|wide)\.\d",
+    )  # fmt: skip
+    model = get_peft_model(WithNarrow(share), config)
+    allocator = RankAllocator(model, 12)
+    of_rank_1 = 3 * (24 + 2) + 3 * (24 + 24)
+    whole = 3 * 2 * (24 + 2) + 3 * 8 * (24 + 24)
+    assert (allocator.plan.initial, allocator.plan.target) == (whole, round(rank * of_rank_1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(12):
+        model(torch.randn(16, 24, generator=torch.Generator().manual_seed(step))).backward()
+        optimizer.step()
+        allocator.step()
+        optimizer.zero_grad()
+        kept = allocator.kept_by_module()
+        spent = {
+            name: min(kept[name], *layer.matrix_shape()) * sum(layer.matrix_shape())
+            for name, layer in layers_of(model).items()
+        }
+        assert allocator.spent == sum(spent.values()) <= allocator.budget
+        # What adds nothing to the size is kept.
+        assert all(kept[name] in (0, 1, 8) for name in kept if "narrow" in name)
 
 
 def test_a_budget_in_parameters_needs_a_value_for_each_rank() -> None:
