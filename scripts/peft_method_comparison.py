@@ -17,12 +17,12 @@ from pathlib import Path
 from peft.utils import infer_device
 from transformers import set_seed
 
+from lora2.commands.output_file import check_output
 from lora2.commands.sentences import as_sentence
 from lora2.errors import UserError
 from lora2.support.files import (
     check_is_new,
     check_may_be_folder,
-    check_output,
     write_json_atomically,
 )
 from lora2.training.models import load_tokenizer
@@ -130,7 +130,9 @@ def _prepared(experiment: Experiment, data: TaskData, speaks: bool) -> Training:
         if speaks:
             print(line, file=sys.stderr, flush=True)
 
-    return Training(experiment, data, model, tokenizer, device, memory, report)
+    training = Training(experiment, data, model, tokenizer, device, memory, report)
+    training.check_generation()
+    return training
 
 
 def _said_of(stopped: BaseException | None) -> str:

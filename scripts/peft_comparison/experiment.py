@@ -16,6 +16,7 @@ from peft.utils import CONFIG_NAME
 from lora2 import Lora2Config
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
+from lora2.training.methods.peft_options import STARTS_OF_DATA
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.unknown_fields import check_known_fields
 from peft_comparison.train_config import FILE, TrainConfig, read_train_config
@@ -95,6 +96,12 @@ def _read_adapter(path: Path, max_steps: int) -> PeftConfig:
 
 def _check_fields(given: Mapping[str, Any], path: Path) -> None:
     """Check that a method has all fields that are not empty; PEFT would leave the others out."""
+    start = given.get("init_lora_weights")
+    if start in STARTS_OF_DATA:
+        raise UserError(
+            f"init_lora_weights is {start!r}, which is computed from data by a call of PEFT that "
+            "is not made here, so that the result would be that of the default start; remove it."
+        )
     kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING.get(given["peft_type"], PeftConfig)
     known = [each.name for each in dataclasses.fields(kind)]
     wrong = {name: value for name, value in given.items() if name not in known and value}

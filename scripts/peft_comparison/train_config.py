@@ -17,6 +17,12 @@ from lora2.support.checked_files import check_fields, read_json
 FILE = "training_params.json"
 # Of PEFT's own helpers; all others are classes of torch.optim.
 PEFT_OPTIMIZERS = ("lora+", "lora-fa", "riemannian")
+# Classes of torch.optim that make no step of dense gradients alone.
+_OTHER_STEPS = {
+    "LBFGS": "computes the loss several times in a step",
+    "SparseAdam": "is for sparse gradients",
+    "Optimizer": "is the base of all others",
+}
 _QUERY = "{query}"
 
 
@@ -97,6 +103,12 @@ def _check_numbers(config: TrainConfig, path: Path) -> None:
 def _check_texts(config: TrainConfig, path: Path) -> None:
     kind = getattr(torch.optim, config.optimizer_type, None)
     is_torch = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    if is_torch and config.optimizer_type in _OTHER_STEPS:
+        raise UserError(
+            f"{path}: optimizer_type is {config.optimizer_type!r}, which "
+            f"{_OTHER_STEPS[config.optimizer_type]}; write another class of torch.optim, such as "
+            "AdamW."
+        )
     if config.optimizer_type not in PEFT_OPTIMIZERS and not is_torch:
         raise UserError(
             f"{path}: optimizer_type is {config.optimizer_type!r}; write a class of torch.optim "

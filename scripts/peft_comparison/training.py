@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +13,15 @@ from torch import nn
 from torch.amp import GradScaler, autocast
 from transformers import PreTrainedTokenizerBase
 
+from lora2.errors import NumericalError
+from lora2.support.error_text import in_one_sentence
 from peft_comparison.batches import Batch, training_batches
-from peft_comparison.evaluation import accuracy_on, loss_on_other_texts
+from peft_comparison.evaluation import accuracy_on, answers, loss_on_other_texts
 from peft_comparison.experiment import Experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_optimizer
 from peft_comparison.task_data import TaskData
+from peft_comparison.train_config import FILE
 
 _EMPTY_CACHE_STEPS = 10
 
@@ -68,6 +72,22 @@ class Training:
         self._tokenizer, self._report = tokenizer, report
         self._step = OptimizerStep(experiment, model, device)
 
+    def check_generation(self) -> None:
+        """Answer one question before the training, since nothing else shows what cannot be.
+
+        Raises:
+            UserError: no answer is written, or more than one.
+        """
+        config = self.experiment.train
+        what = f"generation_kwargs of {FILE}, {config.generation_kwargs}, cannot be used"
+        query, _ = self.data.validation[0]
+        self.model.eval()
+        # What is drawn here must not change the training.
+        with torch.random.fork_rng(), in_one_sentence(what, "correct them"):
+            found = answers([query], self.model, self._tokenizer, config)
+            if len(found) != 1:
+                raise ValueError(f"{len(found)} answers to one question")
+
     def run(self, progress: Progress) -> None:
         """Train, evaluate every `eval_steps` steps, and score the test set."""
         config = self.experiment.train
@@ -76,7 +96,7 @@ class Training:
         batches = training_batches(self.data.train, self._tokenizer, config)
         for step, batch in zip(range(1, config.max_steps + 1), batches, strict=False):
             start = time.perf_counter()
-            progress.losses.append(self._step.learn(batch, step))
+            progress.losses.append(_finite(self._step.learn(batch, step), step))
             progress.samples += batch.rows
             progress.tokens.append(batch.tokens)
             self.memory.log_step()
@@ -140,6 +160,20 @@ class Training:
         return loss_on_other_texts(
             self.data.other, self.model, self._tokenizer, self.experiment.train
         )
+
+
+def _finite(loss: float, step: int) -> float:
+    """Return a loss.
+
+    Raises:
+        NumericalError: it is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"NaN or infinity in the loss of step {step}: write a smaller lr in optimizer_kwargs, "
+            "or another dtype."
+        )
+    return loss
 
 
 class OptimizerStep:

@@ -54,6 +54,9 @@ TRAIN: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a negative seed": ({"seed": -1}, "seed is -1"),
     "no optimizer": ({"optimizer_type": "Adamm"}, "optimizer_type is 'Adamm'"),
     "no class of an optimizer": ({"optimizer_type": "lr_scheduler"}, "optimizer_type"),
+    "an optimizer that computes losses": ({"optimizer_type": "LBFGS"}, "'LBFGS', which computes"),
+    "an optimizer of sparse gradients": ({"optimizer_type": "SparseAdam"}, "is for sparse"),
+    "no optimizer at all": ({"optimizer_type": "Optimizer"}, "is the base of all others"),
     "another schedule": ({"lr_scheduler": "linear"}, "lr_scheduler is 'linear'"),
     "a template without query": ({"query_template": "Q:"}, "query_template is 'Q:'"),
     "a template with braces": ({"query_template": "{query} {x}"}, "no other braces"),
@@ -88,6 +91,7 @@ ADAPTERS: dict[str, tuple[Any, Any, str]] = {
         "use_new is no field of",
     ),
     "an adapter that is not trained": (LORA | {"inference_mode": True}, None, "inference_mode"),
+    "a start of data": (LORA | {"init_lora_weights": "eva"}, None, "is 'eva', which is computed"),
     "a schedule of another length": (LORA2 | {"total_step": 9}, SHORT, "total_step is 9"),
 }
 
@@ -109,6 +113,22 @@ ON_THE_MODEL: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "options of another optimizer": (LORA, {"optimizer_kwargs": {"rate": 1}}, "optimizer_kwargs"),
     "an optimizer of LoRA": (LORA2, {"optimizer_type": "lora-fa"}, "lora-fa"),
     "another attention": (LORA, {"attn_implementation": "swift"}, "swift"),
+    "a text for beams": (LORA, {"generation_kwargs": {"num_beams": "3"}}, "'num_beams': '3'"),
+    "no temperature": (
+        LORA,
+        {"generation_kwargs": {"temperature": -1.0, "do_sample": True}},
+        "cannot be used",
+    ),
+    "two answers": (
+        LORA,
+        {"generation_kwargs": {"num_return_sequences": 2, "num_beams": 2, "max_new_tokens": 4}},
+        "2 answers to one question",
+    ),
+    "another form of answers": (
+        LORA,
+        {"generation_kwargs": {"return_dict_in_generate": True, "max_new_tokens": 4}},
+        "generation_kwargs of training_params.json",
+    ),
 }
 
 
@@ -123,6 +143,18 @@ def test_what_the_model_does_not_take_is_named(name, language_model, tmp_path, c
     )  # fmt: skip
     assert named in said
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_loss_that_is_no_number_stops_the_training(language_model, tmp_path, capsys):
+    rates = {"optimizer_kwargs": {"lr": 1e30}, "generation_kwargs": {"max_new_tokens": 2}}
+    experiment = write_experiment(tmp_path / "lora" / "any", LORA, SHORT | rates)
+    words = [experiment, f"--model={language_model}", f"--data_dir={write_data(tmp_path / 'data')}"]
+    words.append(f"--output_dir={tmp_path / 'out'}")
+    assert peft_method_comparison.main([str(word) for word in words]) == 2
+    said = capsys.readouterr()
+    assert "NaN or infinity in the loss of step 2: write a smaller lr" in said.err
+    (written,) = (tmp_path / "out").rglob("*.json")
+    assert "cancelled_results" in str(written)
 
 
 MATHS = [{"query": "1+1?", "response": "It is two. The answer is: 2"}]

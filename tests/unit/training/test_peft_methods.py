@@ -24,6 +24,7 @@ from lora2.training.methods.method import Method
 from lora2.training.methods.peft_method import _try_step
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
+from lora2.training.named_modules import check_named_modules
 from lora2.training.peft_registry import ALL_KINDS, KINDS
 from lora2.tuners.base.loading import load_adapter
 from unit import method_case
@@ -184,6 +185,11 @@ BAD: Mapping[str, tuple[str, Any, dict[str, Any], str]] = {
     "start_of_data": ("dora", {"init_lora_weights": "eva"}, {}, "is computed from data before"),
     "random_start": ("dora", {"init_lora_weights": "pissa_niter_4"}, {}, "does not save"),
     "refused_by_peft": ("oft", {"r": 3, "oft_block_size": 4}, {}, "OFTConfig of PEFT refuses it"),
+    "no_share": ("dora", {"lora_dropout": -0.5}, {}, "lora_dropout=-0.5 must be a finite number"),
+    "no_task": ("miss", {"task_type": "nonsense"}, {}, "task_type='nonsense' is none of SEQ_CLS"),
+    "no_targets": ("dora", {"target_modules": []}, {}, "target_modules is empty; write some"),
+    "text_in_a_pattern": ("dora", {"rank_pattern": {"query": "x"}}, {}, "rank_pattern is"),
+    "null_in_a_pattern": ("dora", {"alpha_pattern": {"query": None}}, {}, "alpha_pattern is"),
     "given_twice": (
         "miss", {"target_modules": ["key"]}, {"target_modules": ["query"]}, "both give it",
     ),
@@ -216,6 +222,15 @@ def test_a_wrong_config_is_one_sentence_before_anything_is_loaded(
 )
 def test_a_config_may_say_what_peft_takes(name: str, config: dict[str, Any]) -> None:
     check(name, config)
+
+
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_names_no_module_is_refused(pattern: str) -> None:
+    options = RunSettings.from_options({"peft_config": {pattern: {"querry": 2}}}).adapter
+    with pytest.raises(UserError, match=f"{pattern}={{'querry': 2}} chooses no module"):
+        check_named_modules(tiny_bert(), METHODS["dora"], options)
+    options = RunSettings.from_options({"peft_config": {pattern: {"query": 2}}}).adapter
+    check_named_modules(tiny_bert(), METHODS["dora"], options)
 
 
 def test_a_saved_config_makes_the_same_adapter(trained: Callable[[str], Trained]) -> None:

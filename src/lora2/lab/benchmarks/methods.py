@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.lab.benchmarks.dense import make_dense
 from lora2.lab.benchmarks.sharing import shared_copy
-from lora2.lab.benchmarks.workloads import Batch, Workload
+from lora2.lab.benchmarks.workloads import Batch, BatchSize, Workload
 from lora2.support.error_text import in_one_sentence
 from lora2.training.methods.peft_options import make_config
 from lora2.training.peft_registry import KINDS, PeftKind, field_names
@@ -249,6 +249,11 @@ def _of_peft(kind: PeftKind) -> BenchmarkMethod:
             f"methods: PEFT cannot put {kind.name} on {workload.name}", "leave it out"
         ):
             adapted = _wrap(model, make_config(kind, options))
+        trial = workload.batch(BatchSize(1, min(4, workload.longest)), str(adapted.device))
+        # Some find out in a step what they cannot do, others are called with more than a batch.
+        with in_one_sentence(f"methods: {kind.name} of PEFT cannot train here", "leave it out"):
+            adapted(**trial).loss.backward()
+        adapted.zero_grad(set_to_none=True)
         tuner: Any = adapted.base_model
         if not kind.allocates:
             return TrainedModel(adapted, adapted)

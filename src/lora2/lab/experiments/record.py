@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.support.checked_files import read_json
-from lora2.support.field_types import shortened
+from lora2.support.field_types import fits, in_words, shortened
 from lora2.support.files import write_json_atomically
 
 Status = Literal["finished", "diverged", "failed", "elsewhere"]
@@ -111,12 +111,39 @@ class RunRecord:
         if content["status"] not in _WRITTEN:
             raise ValueError(f"status {content['status']!r}")
         values = {name: value for name, value in content.items() if name != "identity"}
+        for name, hint in _HINTS.items():
+            if name in values and not fits(values[name], hint):
+                raise ValueError(f"{name} is {shortened(values[name])}, and not {in_words(hint)}")
         values["description"] = RunDescription.from_dict(content["description"])
         for name in ("evaluations", "cuts"):
             values[name] = [_with_nan(entry) for entry in content.get(name, [])]
         for name in ("best", "last"):
             values[name] = _with_nan(content[name]) if content.get(name) else None
         return cls(**values)
+
+
+# Of NaN, files have null.
+_HINTS: dict[str, Any] = {
+    "error": str | None,
+    "main_metric": str,
+    "evaluations": list[dict[str, int | float | None]],
+    "best": dict[str, int | float | None] | None,
+    "last": dict[str, int | float | None] | None,
+    "trainable_parameters": dict[str, int],
+    "final_parameters": dict[str, int],
+    "steps": int,
+    "resumed_from_step": int | None,
+    "seconds": float,
+    "seconds_per_step": float | None,
+    "peak_memory": int | None,
+    "kept": dict[str, int],
+    "initial": int | None,
+    "cuts": list[dict[str, int | float | None]],
+    "forgotten": dict[str, float | None],
+    "file_bytes": int | None,
+    "versions": dict[str, str],
+    "machine": dict[str, Any],
+}
 
 
 def _with_nan(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import reduce
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from peft import LoraConfig
+from peft import LoraConfig, TaskType
 from peft.config import PeftConfig
 from peft.tuners.lora import LoraModel
 from transformers import PreTrainedModel
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
+from lora2.support.ranges import SHARE
 from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
@@ -37,7 +38,8 @@ OPTION = "peft_config"
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, *AS_THEY_ARE)
-_STARTS_OF_DATA = ("corda", "eva", "lora_ga")
+STARTS_OF_DATA = ("corda", "eva", "lora_ga")
+_PATTERNS = {"rank_pattern": dict[str, int] | None, "alpha_pattern": dict[str, float] | None}
 _RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
 
@@ -157,9 +159,21 @@ def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
                 f"{OPTION}: {name} is {shortened(value)}, and must be "
                 f"{in_words(types_of[name])}; correct it, or leave it out."
             )
+        if name.endswith("dropout") and fits(value, float) and not SHARE.holds(value):
+            raise UserError(f"{OPTION}: {name}={value} must be {SHARE}.")
     _check_start(content.get("init_lora_weights"))
+    _check_task_type(content.get("task_type"))
     own = {name: content[name] for name in content if name not in (*_BOOKKEEPING, *_SHARED)}
     return {**kind.fields, **own}
+
+
+def _check_task_type(given: Any) -> None:
+    known = [task.value for task in TaskType]
+    if given is not None and given not in known:
+        raise UserError(
+            f"{OPTION}: task_type={shortened(given)} is none of {', '.join(known)}; leave it out, "
+            "since --objective says it."
+        )
 
 
 def _check_start(start: Any) -> None:
@@ -168,7 +182,7 @@ def _check_start(start: Any) -> None:
     Raises:
         UserError: it is not; PEFT would train and save without a word.
     """
-    if start in _STARTS_OF_DATA:
+    if start in STARTS_OF_DATA:
         raise UserError(
             f"{OPTION}: init_lora_weights={start!r} is computed from data before the training, by "
             "a call of PEFT that is not made here; leave it out, or write 'pissa' or 'olora'."
@@ -190,6 +204,9 @@ def _shared_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
         if name == "modules_to_save" and of_file:
             # PEFT notes the heads, which it trains anyway, of all models.
             of_file = [module for module in of_file if module not in HEADS] or None
+        is_empty = of_file in ([], "") and not content.get("target_parameters")
+        if name == "target_modules" and is_empty:
+            raise UserError(f"{OPTION}: target_modules is empty; write some, or leave it out.")
         if given is not None and of_file is not None and given != of_file:
             raise UserError(f"{name}: --{name} and {OPTION} both give it; leave one of them out.")
         fields[name] = of_file if given is None else given
@@ -215,7 +232,7 @@ def _types_of(config_type: type) -> dict[str, Any]:
         # A name that PEFT imports for type checkers alone.
         declared = {}
     of_json = {name: _of_json(hint) for name, hint in declared.items()}
-    loose = FIELDS_OF_PEFT if issubclass(config_type, LoraConfig) else {}
+    loose = FIELDS_OF_PEFT | _PATTERNS if issubclass(config_type, LoraConfig) else {}
     return {**of_json, **{name: hint for name, hint in loose.items() if name in of_json}}
 
 

@@ -77,6 +77,15 @@ def test_other_methods_of_peft_are_measured_by_name(tmp_path, capsys):
     assert "PEFT DoRA" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["poly", "trainable_tokens"])
+def test_a_method_that_cannot_train_is_one_sentence_and_leaves_no_folder(method, tmp_path, capsys):
+    words = ["steps", "--models=tiny", f"--methods=lora,{method}", *SMALL]
+    said = refused(capsys, "bench", *words, f"--output_dir={tmp_path / 'out'}")
+    assert "methods: " in said
+    assert method in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_sweep_can_be_measured_alone(tmp_path):
     bench(tmp_path, "sweeps", "--models=tiny", "--warm_up=0", "--sweep=r")
     (result,) = BenchmarkRecord.read(tmp_path / "sweeps-cpu-float32.json").results

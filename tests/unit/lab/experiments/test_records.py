@@ -146,6 +146,13 @@ def as_json(**changed):
         as_json(description=RUN.to_dict() | {"options": ["k"]}),
         as_json(colour="red"),
         as_json(status="ended"),
+        as_json(final_parameters={"adapter": "many"}),
+        as_json(trainable_parameters=None),
+        as_json(last={"matthews_correlation": "high"}),
+        as_json(evaluations=[{"step": []}]),
+        as_json(kept="all"),
+        as_json(seconds="fast"),
+        as_json(versions=None),
         json.dumps({"description": RUN.to_dict()}),
     ],
 )
