@@ -164,20 +164,11 @@ _DIGITS = 3
 _FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
 
 
-def a_third_of(search: Search) -> float:
-    """Return a third of the usual learning rate, as the table of rates has it."""
-    return _rounded(search.first / 3)
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.{_DIGITS}g}")
-
-
 def _rates() -> Iterator[Setting]:
     """Yield every method at its usual learning rate, a third and three times of it."""
     for setting in SAME_HEAD_SETTINGS:
         for words, factor in _FACTORS.items():
-            rate = _rounded(factor * setting.search.first)
+            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
             made = TO_CUT.get(setting.key, setting) if factor == 1 else setting
             yield replace(made, text=f"{setting.text}, {words}", rate=rate)
 
