@@ -16,6 +16,7 @@ from peft.utils import CONFIG_NAME
 from lora2 import Lora2Config
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
+from lora2.support.error_text import one_line
 from lora2.training.methods.peft_options import STARTS_OF_DATA
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.unknown_fields import check_known_fields
@@ -87,7 +88,7 @@ def _read_adapter(path: Path, max_steps: int) -> PeftConfig:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: PEFT does not take it ({reason_of(error)}); correct it."
+            f"{path}: PEFT does not take it ({one_line(error).rstrip('.')}); correct it."
         ) from error
     if config.inference_mode:
         raise UserError(f"{path}: inference_mode is true, which trains nothing; write false.")
@@ -112,11 +113,6 @@ def _check_fields(given: Mapping[str, Any], path: Path) -> None:
             f"{', '.join(wrong)} is no field of {kind.__name__} in PEFT {peft.__version__}; remove "
             "it, or install a version that has it."
         )
-
-
-def reason_of(error: Exception) -> str:
-    """Return what a library says, as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _with_total_step(config: Any, path: Path, max_steps: int) -> PeftConfig:

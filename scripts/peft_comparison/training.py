@@ -82,8 +82,9 @@ class Training:
         what = f"generation_kwargs of {FILE}, {config.generation_kwargs}, cannot be used"
         query, _ = self.data.validation[0]
         self.model.eval()
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         # What is drawn here must not change the training.
-        with torch.random.fork_rng(), in_one_sentence(what, "correct them"):
+        with torch.random.fork_rng(devices), in_one_sentence(what, "correct them"):
             found = answers([query], self.model, self._tokenizer, config)
             if len(found) != 1:
                 raise ValueError(f"{len(found)} answers to one question")

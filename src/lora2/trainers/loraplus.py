@@ -41,10 +41,11 @@ def loraplus_groups(
         )
     fast = {id(parameter) for parameter in factors["V"]}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    high = [parameter for parameter in trained if id(parameter) in fast]
     others = [parameter for parameter in trained if id(parameter) not in fast]
     return [
         {"params": others, "lr": lr, "weight_decay": weight_decay},
-        {"params": factors["V"], "lr": lr * ratio, "weight_decay": weight_decay},
+        {"params": high, "lr": lr * ratio, "weight_decay": weight_decay},
     ]
 
 

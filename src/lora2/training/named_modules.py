@@ -20,7 +20,6 @@ from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.lora2.config import Lora2Config
 
 _ALL_LINEAR = "all-linear"
-_PATTERNS = ("k_pattern", "rank_pattern", "alpha_pattern")
 _Kinds = tuple[type[nn.Module], ...]
 
 
@@ -48,13 +47,9 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
     parameters: dict[str, tuple[int, ...]] = {}
     if "target_parameters" in method.options:
         parameters = _checked_parameters(model, options)
-    for pattern in _PATTERNS:
+    for pattern in ("k_pattern", "rank_pattern", "alpha_pattern"):
         if pattern in method.options:
             _check_pattern(model, options, pattern, parameters)
-    everywhere = [name for name, _ in model.named_modules()]
-    for pattern, given in (options.get("peft_config") or {}).items():
-        for name in unmatched(given or (), everywhere) if pattern in _PATTERNS else ():
-            raise _chooses_nothing(pattern, {name: given[name]}, model)
 
 
 def _chooses_here(method: Method, options: Options) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,6 @@ from lora2.training.methods.method import Method
 from lora2.training.methods.peft_method import _try_step
 from lora2.training.methods.registry import METHODS
 from lora2.training.models import BaseModel
-from lora2.training.named_modules import check_named_modules
 from lora2.training.peft_registry import ALL_KINDS, KINDS
 from lora2.tuners.base.loading import load_adapter
 from unit import method_case
@@ -226,11 +226,19 @@ def test_a_config_may_say_what_peft_takes(name: str, config: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
 def test_a_pattern_that_names_no_module_is_refused(pattern: str) -> None:
-    options = RunSettings.from_options({"peft_config": {pattern: {"querry": 2}}}).adapter
-    with pytest.raises(UserError, match=f"{pattern}={{'querry': 2}} chooses no module"):
-        check_named_modules(tiny_bert(), METHODS["dora"], options)
-    options = RunSettings.from_options({"peft_config": {pattern: {"query": 2}}}).adapter
-    check_named_modules(tiny_bert(), METHODS["dora"], options)
+    def made(key: str) -> Any:
+        options = RunSettings.from_options({"peft_config": {pattern: {key: 2}}}).adapter
+        return built(METHODS["dora"], options)
+
+    for key in ("query", r"layer\.0\..*query", "^bert.encoder.layer.1.attention.self.value"):
+        made(key)
+    with warnings.catch_warnings():
+        # As outside of tests, where warnings are no errors.
+        warnings.simplefilter("default")
+        with pytest.raises(UserError, match=f"{pattern} keys did not match"):
+            made("querry")
+    with pytest.raises(UserError, match="PEFT cannot put DoRA on this model"):
+        made("layer[")
 
 
 def test_a_saved_config_makes_the_same_adapter(trained: Callable[[str], Trained]) -> None:

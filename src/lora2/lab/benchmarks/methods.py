@@ -114,7 +114,22 @@ def prepare_all(
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
         prepared[name] = ALL_METHODS[name].prepare(shared_copy(base), workload, size, steps)
+        if name in KINDS:
+            _try_step(name, prepared[name], workload)
     return prepared
+
+
+def _try_step(name: str, trained: TrainedModel, workload: Workload) -> None:
+    """Compute the gradient of one row: some of PEFT's methods say only then what they lack.
+
+    Raises:
+        UserError: the method cannot be trained like this.
+    """
+    size = BatchSize(1, min(4, workload.longest))
+    batch = workload.batch(size, str(trained.parameters[0].device))
+    with in_one_sentence(f"methods: {name} of PEFT cannot train here", "leave it out"):
+        trained.loss(batch).backward()
+    trained.model.zero_grad(set_to_none=True)
 
 
 def _floor(
@@ -249,11 +264,6 @@ def _of_peft(kind: PeftKind) -> BenchmarkMethod:
             f"methods: PEFT cannot put {kind.name} on {workload.name}", "leave it out"
         ):
             adapted = _wrap(model, make_config(kind, options))
-        trial = workload.batch(BatchSize(1, min(4, workload.longest)), str(adapted.device))
-        # Some find out in a step what they cannot do, others are called with more than a batch.
-        with in_one_sentence(f"methods: {kind.name} of PEFT cannot train here", "leave it out"):
-            adapted(**trial).loss.backward()
-        adapted.zero_grad(set_to_none=True)
         tuner: Any = adapted.base_model
         if not kind.allocates:
             return TrainedModel(adapted, adapted)

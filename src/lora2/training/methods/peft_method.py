@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -54,10 +55,15 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
     """
     adapter = make_config(kind, options, base.model)
     model_type = base.model.config.model_type
-    with in_one_sentence(
-        f"method: PEFT cannot put {kind.label} on this model ({model_type})",
-        f"change --{OPTION} or --target_modules, or choose another method",
+    with (
+        in_one_sentence(
+            f"method: PEFT cannot put {kind.label} on this model ({model_type})",
+            f"change --{OPTION} or --target_modules, or choose another method",
+        ),
+        warnings.catch_warnings(),
     ):
+        # What a pattern gives to no module, PEFT leaves out with a warning.
+        warnings.filterwarnings("error", "The following .* keys did not match", RuntimeWarning)
         try:
             return wrap_with_head(base, adapter, effective_options(kind, options))
         except ConfigRefusedError as error:

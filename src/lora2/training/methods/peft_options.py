@@ -106,7 +106,7 @@ def make_config(kind: PeftKind, options: Options, model: PreTrainedModel | None 
         UserError: as `check`.
     """
     fields = {**_own_fields(kind, options), **_shared_fields(kind, options)}
-    if model is not None and not fields.get("target_modules"):
+    if model is not None and fields.get("target_modules") is None:
         targets = default_targets(kind, model.config.model_type)
         fields |= {} if targets is None else {"target_modules": targets}
     with in_one_sentence(f"{OPTION}: {kind.config_type.__name__} of PEFT refuses it", "correct it"):
@@ -204,12 +204,12 @@ def _shared_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
         if name == "modules_to_save" and of_file:
             # PEFT notes the heads, which it trains anyway, of all models.
             of_file = [module for module in of_file if module not in HEADS] or None
-        is_empty = of_file in ([], "") and not content.get("target_parameters")
-        if name == "target_modules" and is_empty:
-            raise UserError(f"{OPTION}: target_modules is empty; write some, or leave it out.")
         if given is not None and of_file is not None and given != of_file:
             raise UserError(f"{name}: --{name} and {OPTION} both give it; leave one of them out.")
         fields[name] = of_file if given is None else given
+    parameters = fields.get("target_parameters") or content.get("target_parameters")
+    if fields.get("target_modules") in ([], "") and not parameters:
+        raise UserError(f"{OPTION}: target_modules is empty; write some, or leave it out.")
     return dict(one_word(fields))
 
 

@@ -245,9 +245,16 @@ class Lora2Config(TargetConfig):
         whole = self.initial_budget(matrices)
         if not self.prunes or self.target_r is None:
             return whole
-        in_parameters = self.budget_unit == "parameters"
-        costs = [matrix.cost if in_parameters else 1 for matrix in matrices]
-        return max(min(costs), min(whole, round(self.target_r * sum(costs))))
+        costs, impossible = [1] * len(matrices), 0.0
+        if self.budget_unit == "parameters":
+            costs = [matrix.cost for matrix in matrices]
+            # The ranks that narrow matrices cannot have are not for others.
+            impossible = sum(
+                matrix.cost * max(0.0, self.target_r - matrix.k)
+                for matrix in matrices
+                if matrix.is_narrow
+            )
+        return max(min(costs), min(whole, round(self.target_r * sum(costs) - impossible)))
 
     @property
     def start(self) -> Start | Literal[False]:

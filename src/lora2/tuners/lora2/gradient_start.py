@@ -159,7 +159,9 @@ def _gradients(
         for batch in batches:
             sums: dict[str, Tensor] = {}
             with _seeing(layers, mixtures, sums):
-                loss = loss_of(model, send_to_device(batch, device))
+                # As a dictionary: other mappings may take more than their items.
+                plain = dict(batch) if isinstance(batch, Mapping) else batch
+                loss = loss_of(model, send_to_device(plain, device))
                 wanted = [
                     parameter
                     for layer in layers.values()
