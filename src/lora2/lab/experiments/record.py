@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
@@ -123,26 +123,15 @@ class RunRecord:
 
 
 # Of NaN, files have null.
-_HINTS: dict[str, Any] = {
-    "error": str | None,
-    "main_metric": str,
-    "evaluations": list[dict[str, int | float | None]],
-    "best": dict[str, int | float | None] | None,
-    "last": dict[str, int | float | None] | None,
-    "trainable_parameters": dict[str, int],
-    "final_parameters": dict[str, int],
-    "steps": int,
-    "resumed_from_step": int | None,
-    "seconds": float,
-    "seconds_per_step": float | None,
-    "peak_memory": int | None,
-    "kept": dict[str, int],
-    "initial": int | None,
-    "cuts": list[dict[str, int | float | None]],
-    "forgotten": dict[str, float | None],
-    "file_bytes": int | None,
-    "versions": dict[str, str],
-    "machine": dict[str, Any],
+_METRICS = dict[str, int | float | None]
+_HINTS: dict[str, Any] = get_type_hints(RunRecord) | {
+    "evaluations": list[_METRICS],
+    "best": _METRICS | None,
+    "last": _METRICS | None,
+    "cuts": list[_METRICS],
+    "forgotten": _METRICS,
+    # What is in it is checked where it becomes a RunDescription.
+    "description": dict,
 }
 
 

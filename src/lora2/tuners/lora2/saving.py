@@ -138,12 +138,11 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to make "
             "smaller."
         )
-    plain = {}
-    for name, layer in layers.items():
-        factors = layer.parameters_of(adapter_name)
-        if is_plain(factors.values()):
-            _check_finite(name, factors)
-            plain[name] = layer
+    factors = {name: layer.parameters_of(adapter_name) for name, layer in layers.items()}
+    plain = {name: each for name, each in factors.items() if is_plain(each.values())}
+    # Before any layer is made smaller.
+    for name, each in plain.items():
+        _check_finite(name, each)
     for name, layer in layers.items():
         if name in plain:
             layer.compact(adapter_name)
