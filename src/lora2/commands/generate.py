@@ -21,7 +21,7 @@ from lora2.commands.output_option import (
 from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_run_options
 from lora2.data import read_table
-from lora2.data.columns import shortened
+from lora2.data.columns import as_shown
 from lora2.data.table_files import DataTable
 from lora2.data.table_writing import as_one_line
 from lora2.data.text_rows import are_messages, column_of
@@ -143,7 +143,7 @@ def _prompts_of(path: Path) -> DataTable:
     for number, prompt in enumerate(column_of(table, "prompt", "file"), start=1):
         if not (isinstance(prompt, str) and prompt) and not are_messages(prompt):
             raise UserError(
-                f"file: prompt is {shortened(prompt)} in row {number} of {path}; write a text, or "
+                f"file: prompt is {as_shown(prompt)} in row {number} of {path}; write a text, or "
                 "a list of messages with role and content."
             )
     return table

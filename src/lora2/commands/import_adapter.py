@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import TaskType
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
@@ -21,7 +22,7 @@ from lora2.training.models import (
 )
 from lora2.training.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
 from lora2.training.quiet import quiet_loading
-from lora2.tuners.base.loading import WEIGHTS, find_adapter, saved_tensors
+from lora2.tuners.base.loading import find_adapter, saved_tensors
 from lora2.tuners.base.token_rows import FIELD as ROWS
 
 _HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
@@ -92,6 +93,6 @@ def _parser() -> OptionParser:
         "--target_r",
         "--target-r",
         type=float,
-        help="singular values a matrix is to keep when training goes on",
+        help="singular values a matrix is to keep when training continues",
     )
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from rich.console import Console
 
 from lora2.commands.option_parser import OptionParser
@@ -15,7 +16,6 @@ from lora2.reports.tables import kept_table, summary_table
 from lora2.training.checkpoints import newest_complete
 from lora2.training.records import MetricsRecord, read_lines
 from lora2.training.run_folder import RunFolder
-from lora2.tuners.base.loading import WEIGHTS
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -76,7 +76,5 @@ def write_records(records: Sequence[OutputRow], options: Any, what: str, types: 
 def _inputs(options: Any) -> list[Path]:
     """Return what the command reads: the data, the run, and the folder of its base model."""
     run = RunFolder(options.run)
-    parts = [run.config_file, run.task_file, run.environment_file, run.summary_file]
-    parts += [run.metrics_file, run.log_file, run.baseline_file, run.adapter]
-    parts += [Path(options.model or run.read_options()["model"])]
+    parts = [*run.entries, Path(options.model or run.read_options()["model"])]
     return parts if options.file is None else [options.file, *parts]

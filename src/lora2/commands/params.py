@@ -20,7 +20,7 @@ from transformers import (
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.parser import read_mapping_or_file
 from lora2.errors import UserError
-from lora2.reports.tables import in_words
+from lora2.reports.tables import size_in_words
 from lora2.support.ranges import check_number
 from lora2.training.architectures import ARCHITECTURES, target_pattern
 from lora2.training.arguments import RunSettings
@@ -61,7 +61,7 @@ def execute(arguments: Sequence[str]) -> int:
     said = [f"{count(config, options.method, sizes):,}"]
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
-        least_and_most = in_words(final(config, options.method, sizes | budget))
+        least_and_most = size_in_words(final(config, options.method, sizes | budget))
         said.append(f"at the end: {least_and_most}, as a LoRA")
     print(*said, sep="\n")
     return 0

@@ -17,7 +17,7 @@ from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
 from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
-from lora2.training.arguments import RunSettings
+from lora2.training.arguments import HOW_IT_STARTS, RunSettings
 from lora2.training.checkpoints import newest_complete
 from lora2.training.default_task import check_default_task
 from lora2.training.idle_options import refuse_idle
@@ -38,9 +38,7 @@ from lora2.training.run import (
 )
 from lora2.training.run_folder import RunFolder
 
-# How a run starts, as against what it is.
-_STARTS = ("resume", "overwrite", "output_dir")
-# What changes nothing of what a run computes, and may change when it goes on.
+# What changes nothing of what a run computes, and may change when it is resumed.
 _OF_THE_MACHINE = (
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
     "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step", "ddp_timeout",
@@ -50,7 +48,7 @@ _OF_THE_MACHINE = (
 
 _SAMPLING = "train_sampling_strategy"
 # Their order is drawn from the generator of the whole training at the start of each epoch.
-_DRAWN_ANEW = ("group_by_length",)
+_DRAWN_AGAIN = ("group_by_length",)
 
 # What names a file, a folder, or something on the hub.
 _NAMES = (
@@ -160,7 +158,7 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
     for name, value in given.items():
         # config.yaml has not those of the trainer's options that were left at their defaults.
         started = saved.get(name, parser.get_default(name))
-        if name not in (*_STARTS, *_OF_THE_MACHINE) and value != started:
+        if name not in (*HOW_IT_STARTS, *_OF_THE_MACHINE) and value != started:
             raise UserError(
                 f"{name}: the run in {folder.path} was started with {started!r}, not "
                 f"{value!r}; leave --{name} out to resume it, or give another --output_dir."
@@ -209,17 +207,14 @@ def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunS
 def _usual(settings: RunSettings) -> dict[str, Any]:
     """Return the options that hold for such a run where none are given."""
     kind = {"method": settings.run.method, "task": settings.task, "objective": settings.objective}
-    defaults = METHODS[settings.run.method].defaults
-    return RunSettings.from_options(
-        recipe(settings.task, objective_of(settings).recipe) | defaults | kind
-    ).to_options()
+    return _over_defaults(kind).to_options()
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
     method = METHODS[settings.run.method]
     if newest_complete(folder.checkpoints)[0] is None:
         return
-    if settings.training.get(_SAMPLING) in _DRAWN_ANEW:
+    if settings.training.get(_SAMPLING) in _DRAWN_AGAIN:
         raise UserError(
             f"{_SAMPLING}={settings.training[_SAMPLING]}: the order of its rows cannot be drawn "
             f"again, so the run cannot go on; start over with `{command_to_start_over(folder)}`."

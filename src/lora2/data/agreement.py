@@ -9,9 +9,8 @@ looking at their roles stays at chance: the task needs the encoder itself to cha
 
 import random
 from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "validation"]
+from lora2.data.generated import Split, generator_of
 
 LABEL_NAMES = ("unacceptable", "acceptable")
 
@@ -79,8 +78,7 @@ def agreement_pairs(split: Split, sentences: int, seed: int = 0) -> tuple[list[s
             f"got {sentences}."
         )
     vocabulary = _VOCABULARIES[split]
-    # A string seed is hashed the same way by every Python version; hash() of a tuple is not.
-    generator = random.Random(f"agreement-{split}-{seed}")
+    generator = generator_of("agreement", split, seed)
     texts: list[str] = []
     labels: list[int] = []
     seen: set[str] = set()

@@ -11,9 +11,9 @@ import random
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "validation"]
+from lora2.data.generated import MONTHS, Split, generator_of
+
 TaggedSentence = tuple[list[str], list[str]]
 
 
@@ -75,10 +75,6 @@ _SYLLABLES = (
     "lu", "mar", "pe", "ro", "sta", "un", "ve", "wil", "zan",
 )  # fmt: skip
 _BESIDE_A_PLACE = ("New NAME", "Port NAME", "NAME Bay", "NAME Falls")
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _DATES = ("{day} {month}", "{day} {month} {year}", "{month} {day}", "{weekday} , {day} {month}")
 # One name or date in so many is kept for validation.
@@ -96,8 +92,7 @@ def tagged_sentences(split: Split, rows: int, seed: int = 0) -> list[TaggedSente
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1; got {rows}.")
-    # A string seed is hashed the same way by every Python version; hash() of a tuple is not.
-    generator = random.Random(f"appointments-{split}-{seed}")
+    generator = generator_of("appointments", split, seed)
     sentences: dict[str, TaggedSentence] = {}
     while len(sentences) < rows:
         tokens, tags = _sentence(split, generator)
@@ -137,7 +132,7 @@ def _entity(word: str, split: Split, generator: random.Random) -> list[str]:
 
 
 def _is_name(word: str) -> bool:
-    fixed = {*_MONTHS, *_DAYS, *" ".join(_BESIDE_A_PLACE).split()}
+    fixed = {*MONTHS, *_DAYS, *" ".join(_BESIDE_A_PLACE).split()}
     return word[0].isupper() and word not in fixed
 
 
@@ -160,7 +155,7 @@ def _date(generator: random.Random) -> list[str]:
         generator.choice(_DATES)
         .format(
             day=generator.randint(1, 28),
-            month=generator.choice(_MONTHS),
+            month=generator.choice(MONTHS),
             year=generator.randint(1900, 2099),
             weekday=generator.choice(_DAYS),
         )

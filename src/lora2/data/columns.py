@@ -71,7 +71,7 @@ def _read_text_column(table: DataTable, name: str) -> list[str]:
     for row, value in enumerate(values, start=1):
         if not isinstance(value, str):
             raise UserError(
-                f"text_columns: column {name!r} of {table.source} holds {shortened(value)} in row "
+                f"text_columns: column {name!r} of {table.source} holds {as_shown(value)} in row "
                 f"{row}, which is no text; name a column of texts."
             )
         texts.append(value)
@@ -132,7 +132,7 @@ def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) ->
         if other != label:
             raise UserError(
                 f"label_column: column {name!r} of {table.source} has the labels "
-                f"{shortened(other)} and {shortened(label)} (row {list(labels).index(label) + 1}), "
+                f"{as_shown(other)} and {as_shown(label)} (row {list(labels).index(label) + 1}), "
                 "which differ in blanks alone; write both the same way."
             )
 
@@ -149,7 +149,7 @@ def _number(table: DataTable, name: str, row: int, value: object) -> float:
         if abs(number) <= _LARGEST_NUMBER:
             return number
     raise UserError(
-        f"kind: column {name!r} of {table.source} holds {shortened(value)} in row {row}, which is "
+        f"kind: column {name!r} of {table.source} holds {as_shown(value)} in row {row}, which is "
         f"no number, or none of float32; regression needs numbers, so use kind=classification or "
         f"another label column."
     )
@@ -158,7 +158,7 @@ def _number(table: DataTable, name: str, row: int, value: object) -> float:
 def _class_name(table: DataTable, name: str, row: int, value: object) -> str:
     if not isinstance(value, (str, int, float)) or (isinstance(value, float) and math.isinf(value)):
         raise UserError(
-            f"label_column: column {name!r} of {table.source} holds {shortened(value)} in row "
+            f"label_column: column {name!r} of {table.source} holds {as_shown(value)} in row "
             f"{row}; a class label is one word or one whole number."
         )
     text = str(value)
@@ -193,7 +193,7 @@ def encode_labels(
     if unknown:
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the label "
-            f"{shortened(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "
+            f"{as_shown(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "
             f"training data lacks; its labels are {_first_of(label_names)}; correct it, or add "
             "training rows with it."
         )
@@ -205,7 +205,7 @@ def _first_of(names: Sequence[str]) -> str:
     return listed(name[:_SHOWN] for name in names[:_NAMED]) + more
 
 
-def shortened(value: object) -> str:
+def as_shown(value: object) -> str:
     """Return a value of a cell as a message shows it."""
     try:
         shown = repr(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora2.data.table_files import DataTable
 from lora2.errors import UserError
+from lora2.support.error_text import first_line_of
 from lora2.support.extras import require
 
 # "test" is not among them: a test set is not to be looked at while training.
@@ -23,7 +24,7 @@ def load_from_hub(name: str, configuration: str | None = None) -> Any:
         return datasets.load_dataset(name, configuration)
     except (OSError, ValueError, RuntimeError) as error:
         of = f" (configuration {configuration})" if configuration else ""
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        reason = first_line_of(error)
         raise UserError(
             f"dataset: {name}{of} could not be loaded from the hub ({reason}); check the name and "
             f"the network, or give local files."

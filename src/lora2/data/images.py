@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lora2.data.columns import shortened
+from lora2.data.columns import as_shown
 from lora2.data.table_files import DataTable, listed, read_table
 from lora2.errors import UserError
+from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 
 EXTRA = "images"
@@ -217,8 +218,8 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
             named = image["path"] or place
             # Pillow's sentence for an unknown format has the path again, or an address in memory.
             is_unknown = isinstance(error, pillow.UnidentifiedImageError)
-            reason = "it has none of the formats that Pillow reads" if is_unknown else str(error)
-            reason = " ".join(reason.split()).rstrip(".") or type(error).__name__
+            read = "it has none of the formats that Pillow reads"
+            reason = read if is_unknown else clause_of(error)
             raise UserError(
                 f"image_column: {named} is no image that can be read ({reason}); save it as PNG or "
                 "JPEG, or remove it."
@@ -235,7 +236,7 @@ def _stored(value: object, folder: Path, place: str) -> StoredImage:
         return StoredImage(bytes=content, path=None)
     if not isinstance(path, str):
         raise UserError(
-            f"image_column: {place} holds {shortened(value)}; write the path of an image, or its "
+            f"image_column: {place} holds {as_shown(value)}; write the path of an image, or its "
             "content in Parquet."
         )
     # Paths in a table are from its folder on.

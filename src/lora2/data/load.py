@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from lora2.data.agreement import LABEL_NAMES, Split, agreement_pairs
+from lora2.data.agreement import LABEL_NAMES, agreement_pairs
+from lora2.data.generated import Split
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.glue_loading import load_glue_folder, load_glue_from_hub
 from lora2.data.named_or_own import is_named

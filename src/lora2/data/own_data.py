@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora2.data.columns import (
+    as_shown,
     choose_text_columns,
     encode_labels,
     read_labels,
     read_texts,
-    shortened,
     sorted_label_names,
 )
 from lora2.data.table_files import DataTable, read_table
@@ -108,7 +108,7 @@ def label_names_of(
     if len(set(labels)) < 2:
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the single value "
-            f"{shortened(labels[0])}, so there is nothing to learn; name a column with at "
+            f"{as_shown(labels[0])}, so there is nothing to learn; name a column with at "
             "least two values."
         )
     if kind == "regression":

@@ -9,17 +9,12 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from typing import Literal
 
-Split = Literal["train", "validation"]
+from lora2.data.generated import MONTHS, Split, generator_of
 
 SYSTEM = "Write in standard form."
 """The system message of every row; without one, SmolLM2's template puts a longer one there."""
 
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 # Days that every month has, so that no date is impossible.
 _DAYS = 28
 _YEARS = (1900, 2099)
@@ -70,8 +65,7 @@ def rewrite_pairs(split: Split, rows: int, seed: int = 0) -> list[tuple[str, str
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1; got {rows}.")
-    # A string seed is hashed the same way by every Python version; hash() of a tuple is not.
-    generator = random.Random(f"rewrite-{split}-{seed}")
+    generator = generator_of("rewrite", split, seed)
     pairs: dict[str, str] = {}
     while len(pairs) < rows:
         text, answer = (_date, _quantity)[len(pairs) % 2](generator)
@@ -106,7 +100,7 @@ def wrong_forms(answer: str) -> list[str]:
 
 
 def _wrong_dates(year: str, month: str, day: str) -> list[str]:
-    name, short = _MONTHS[int(month) - 1], f"{int(day)}"
+    name, short = MONTHS[int(month) - 1], f"{int(day)}"
     return [
         f"{year}/{month}/{day}",
         f"{day}-{month}-{year}",
@@ -115,7 +109,7 @@ def _wrong_dates(year: str, month: str, day: str) -> list[str]:
         f"{year}-{int(month)}-{short}",
         f"{short} {name} {year}",
         f"{year}-{month}-{int(day) % _DAYS + 1:02d}",
-        f"{year}-{int(month) % len(_MONTHS) + 1:02d}-{day}",
+        f"{year}-{int(month) % len(MONTHS) + 1:02d}-{day}",
     ]
 
 
@@ -138,8 +132,8 @@ def _split_of(answer: str) -> Split:
 
 def _date(generator: random.Random) -> tuple[str, str]:
     year = generator.randint(*_YEARS)
-    month, day = generator.randint(1, len(_MONTHS)), generator.randint(1, _DAYS)
-    name = _MONTHS[month - 1]
+    month, day = generator.randint(1, len(MONTHS)), generator.randint(1, _DAYS)
+    name = MONTHS[month - 1]
     text = generator.choice(_DATES).format(
         year=year, month=name, short=name[:3], day=day, ordinal=_ordinal(day), word=_nth(day)
     )

@@ -8,11 +8,10 @@ seed have the same rows, so that methods can be compared on a part of them.
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-from lora2.data.rewrite import Split
+from lora2.data.generated import Split, generator_of
 from lora2.data.table_files import read_table
 from lora2.data.text_rows import read_rows
 from lora2.data.text_task import Form
@@ -52,8 +51,7 @@ def snips_pairs(
             f"data_dir: {path} holds messages where queries and answers are expected as texts; "
             "give it as --train_file."
         )
-    # A string seed is hashed the same way by every Python version; hash() of a tuple is not.
-    drawn = random.Random(f"snips-{split}-{seed}").sample(found, rows)
+    drawn = generator_of("snips", split, seed).sample(found, rows)
     return [(row["prompt"], row["completion"]) for row in drawn]
 
 

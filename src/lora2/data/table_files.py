@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from lora2.data.text_encoding import check_is_utf8_text
 from lora2.errors import UserError
+from lora2.support.error_text import first_line_of
 from lora2.support.extras import require
 
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
@@ -325,7 +326,7 @@ def _values(table: Any, name: str, path: Path) -> list[object]:
         values: list[object] = table.column(name).to_pylist()
     # Bytes in a column of text that are no UTF-8, or dates that Python has no form for.
     except (ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line_of(error)
         raise UserError(
             f"{path}: values of the column {name!r} cannot be read ({reason}); leave the column "
             "out, or write it as text."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
+from lora2.support.error_text import first_line_of
 from lora2.support.extras import require
 from lora2.support.files import nan_as_null
 
@@ -130,7 +131,7 @@ def _parquet(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any])
             parquet.write_table(arrow.table({name: columns[name]}).slice(0, 0), io.BytesIO())
         parquet.write_table(arrow.table(columns), content)
     except (arrow.ArrowException, OverflowError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line_of(error)
         raise UserError(
             f"output: {path} cannot hold the column {name!r}, since a column of Parquet has one "
             f"type ({reason}); give a file that ends in .jsonl."

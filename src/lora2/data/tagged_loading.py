@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lora2.data.appointments import Split, tagged_sentences
+from lora2.data.appointments import tagged_sentences
 from lora2.data.bio import is_tag, tag_names, type_of
 from lora2.data.columns import sorted_label_names
+from lora2.data.generated import Split
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
 from lora2.data.own_source import OwnSource, own_tables

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lora2.data.bio import Span, is_tag, tags_of, words_of
-from lora2.data.columns import shortened
+from lora2.data.columns import as_shown
 from lora2.data.table_files import DataTable, is_encodable, listed
 from lora2.data.tagged_task import RowsOf
 from lora2.errors import UserError
@@ -125,7 +125,7 @@ def read_plain_texts(table: DataTable, text_column: str) -> list[str]:
         if not isinstance(value, str) or not words_of(value):
             raise UserError(
                 f"{_TEXT}: column {text_column!r}, row {number} of {table.source} holds "
-                f"{shortened(value)}; write a text with a word at least."
+                f"{as_shown(value)}; write a text with a word at least."
             )
         texts.append(value)
     return texts
@@ -151,7 +151,7 @@ def _tokens(value: object, place: str) -> list[str]:
     words = _as_list(value)
     if words is None:
         raise UserError(
-            f"{_TEXT}: {place} holds {shortened(value)}; write a list of words such as "
+            f"{_TEXT}: {place} holds {as_shown(value)}; write a list of words such as "
             '["in", "Rome"].'
         )
     if not words:
@@ -160,7 +160,7 @@ def _tokens(value: object, place: str) -> list[str]:
     for word in words:
         if not isinstance(word, str) or not word.strip():
             raise UserError(
-                f"{_TEXT}: {place} holds the word {shortened(word)}, which is no text or blank; "
+                f"{_TEXT}: {place} holds the word {as_shown(word)}, which is no text or blank; "
                 "write words alone."
             )
         tokens.append(word)
@@ -171,7 +171,7 @@ def _tags(value: object, tokens: Sequence[str], place: str) -> list[str]:
     found = _as_list(value)
     if found is None:
         raise UserError(
-            f"{_LABEL}: {place} holds {shortened(value)}; write a list of tags such as "
+            f"{_LABEL}: {place} holds {as_shown(value)}; write a list of tags such as "
             '["O", "B-place"].'
         )
     if len(found) != len(tokens):
@@ -183,7 +183,7 @@ def _tags(value: object, tokens: Sequence[str], place: str) -> list[str]:
     for tag in found:
         if not isinstance(tag, str) or not is_tag(tag):
             raise UserError(
-                f"{_LABEL}: {place} holds {shortened(tag)}, which is no BIO tag; write O, B-x or "
+                f"{_LABEL}: {place} holds {as_shown(tag)}, which is no BIO tag; write O, B-x or "
                 "I-x, where x is the type of the entity."
             )
         tags.append(tag)
@@ -196,7 +196,7 @@ def _spans(value: object, text: str, place: str) -> list[Span]:
     found = [] if value is None else _as_list(value)
     if found is None:
         raise UserError(
-            f"{_LABEL}: {place} holds {shortened(value)}; write a list of spans such as "
+            f"{_LABEL}: {place} holds {as_shown(value)}; write a list of spans such as "
             '[{"start": 3, "end": 7, "label": "place"}].'
         )
     spans = sorted(_span(each, text, place) for each in found)
@@ -220,7 +220,7 @@ def _span(value: object, text: str, place: str) -> Span:
         or not is_tag(f"B-{label}")
     ):
         raise UserError(
-            f"{_LABEL}: {place} holds the span {shortened(value)}; write start and end as numbers "
+            f"{_LABEL}: {place} holds the span {as_shown(value)}; write start and end as numbers "
             "of characters, and label as a word."
         )
     if not 0 <= start < end <= len(text):

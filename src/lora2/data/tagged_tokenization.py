@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora2.data.tagged_task import TAGS_COLUMN, TOKENS_COLUMN
-from lora2.data.tokenization import check_max_length
+from lora2.data.tokenization import check_max_length, in_parts
 from lora2.errors import UserError
-from lora2.support.extras import require
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,9 +18,6 @@ PIECES_COLUMN = "first_pieces"
 NO_PIECE = -1
 IGNORED = -100
 """The label of a place that is not learnt, as in torch and transformers."""
-
-# Rows tokenized at once: keeps the Python lists of token ids small next to the Arrow table.
-_BATCH = 1000
 
 
 def tokenize_tagged(
@@ -37,16 +33,14 @@ def tokenize_tagged(
         UserError: a tokenizer that cannot say which word a piece is of, or a `max_length` that is
             more than the model reads or leaves no room for a word.
     """
-    datasets = require("datasets", extra="train")
     check_max_length(tokenizer, max_length, pairs=False)
     if not tokenizer.is_fast:
         raise UserError(
             "model: its tokenizer cannot say which word a piece is of; give a model that has a "
             "tokenizer.json."
         )
-    parts = []
-    for start in range(0, len(dataset), _BATCH):
-        rows = dataset[start : start + _BATCH]
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         encoding = tokenizer(
             rows[TOKENS_COLUMN], is_split_into_words=True, truncation=True, max_length=max_length
         )
@@ -62,9 +56,9 @@ def tokenize_tagged(
                     rows[TAGS_COLUMN], encoded[PIECES_COLUMN], encoded["input_ids"], strict=True
                 )
             ]
-        parts.append(datasets.Dataset.from_dict(encoded))
-    tokenized: Dataset = datasets.concatenate_datasets(parts)
-    return tokenized
+        return encoded
+
+    return in_parts(dataset, encode)
 
 
 def _first_pieces(word_ids: list[int | None], words: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,14 @@ Kind = Literal["classification", "regression"]
 # Every Dataset of this package names its columns so, whatever the source called them.
 TEXT_COLUMNS = ("text", "text_pair")
 LABEL_COLUMN = "label"
+
+
+def recorded_name(metric: str, validation_set: str, validation: Collection[str]) -> str:
+    """Return the name of a metric in the records: with its set's, if there are several.
+
+    validation: the names of all validation sets.
+    """
+    return f"{validation_set}_{metric}" if len(validation) > 1 else metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,22 @@ class Task:
     validation: dict[str, Dataset]
     metrics: tuple[str, ...]
     main_metric: str
+
+    @property
+    def recorded_metrics(self) -> tuple[str, ...]:
+        """The names of all metrics in metrics.jsonl, those of the first validation set first."""
+        return tuple(
+            self.recorded_name(name, metric) for name in self.validation for metric in self.metrics
+        )
+
+    @property
+    def recorded_main_metric(self) -> str:
+        """The name in metrics.jsonl of the metric that decides; of the first set if several."""
+        return self.recorded_name(next(iter(self.validation)), self.main_metric)
+
+    def recorded_name(self, validation_set: str, metric: str) -> str:
+        """Return the name that a metric of one validation set has in metrics.jsonl."""
+        return recorded_name(metric, validation_set, self.validation)
 
     def describe(self) -> dict[str, Any]:
         """Return what must be known of the task when its run is used, ready for JSON."""

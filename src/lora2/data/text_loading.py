@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data import rewrite, snips
+from lora2.data.generated import Split
 from lora2.data.named_or_own import is_named
 from lora2.data.own_data import split_off_validation
 from lora2.data.own_source import OwnSource, own_tables
-from lora2.data.rewrite import Split, rewrite_pairs
+from lora2.data.rewrite import rewrite_pairs
 from lora2.data.table_files import DataTable, read_table
 from lora2.data.text_rows import choose_form, read_rows
 from lora2.data.text_task import FORMS, TO_WRITE, Form, TextTask

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.columns import shortened
+from lora2.data.columns import as_shown
 from lora2.data.table_files import DataTable, is_encodable, listed
 from lora2.data.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
@@ -171,4 +171,4 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: object) -> str:
-    return "empty" if value in (None, "", []) else shortened(value)
+    return "empty" if value in (None, "", []) else as_shown(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lora2.data.task import LABEL_COLUMN, TEXT_COLUMNS, TaskData
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Rows tokenized at once: keeps the Python lists of token ids small next to the Arrow table.
-_BATCH = 1000
+# Keeps the Python lists of token ids small next to the Arrow table.
+_ROWS_AT_ONCE = 1000
 
 
 def tokenize(
@@ -42,13 +43,10 @@ def tokenize_dataset(
     Raises:
         UserError: as `tokenize`, or texts of no token.
     """
-    datasets = require("datasets", extra="train")
     columns = [name for name in TEXT_COLUMNS if name in dataset.column_names]
     check_max_length(tokenizer, max_length, pairs=len(columns) == 2)
-    # Dataset.map is not used: it hashes the tokenizer and keeps cache files, neither of use here.
-    parts = []
-    for start in range(0, len(dataset), _BATCH):
-        rows = dataset[start : start + _BATCH]
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         encoded: dict[str, Any] = dict(
             tokenizer(*(rows[name] for name in columns), truncation=True, max_length=max_length)
         )
@@ -60,9 +58,25 @@ def tokenize_dataset(
             )
         if LABEL_COLUMN in rows:
             encoded["labels"] = rows[LABEL_COLUMN]
-        parts.append(datasets.Dataset.from_dict(encoded))
-    tokenized: Dataset = datasets.concatenate_datasets(parts)
-    return tokenized
+        return encoded
+
+    return in_parts(dataset, encode)
+
+
+def in_parts(dataset: Dataset, encode: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> Dataset:
+    """Return the columns that `encode` makes of some rows at a time, given by column.
+
+    `Dataset.map` is not used: it hashes the tokenizer and keeps cache files, neither of use here.
+    """
+    datasets = require("datasets", extra="train")
+    starts = range(0, len(dataset), _ROWS_AT_ONCE)
+    encoded: Dataset = datasets.concatenate_datasets(
+        [
+            datasets.Dataset.from_dict(encode(dataset[start : start + _ROWS_AT_ONCE]))
+            for start in starts
+        ]
+    )
+    return encoded
 
 
 def by_length(dataset: Dataset) -> Dataset:
@@ -82,14 +96,23 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs:
         UserError: it is more than the model reads, or leaves no room for a word.
     """
     # Tokenizers without a limit state an astronomically large one, which passes here.
-    if max_length > tokenizer.model_max_length:
-        raise UserError(
-            f"max_length: got {max_length}, but the model reads {tokenizer.model_max_length} "
-            f"tokens; write at most {tokenizer.model_max_length}."
-        )
+    check_reads(max_length, tokenizer.model_max_length)
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
     if max_length < least:
         raise UserError(
             f"max_length: got {max_length}, which leaves no room for a word next to the special "
             f"tokens; write at least {least}."
+        )
+
+
+def check_reads(max_length: int, longest: int | None) -> None:
+    """Check that a model reads `max_length` tokens; longest: the most it reads, None without limit.
+
+    Raises:
+        UserError: it does not.
+    """
+    if longest is not None and max_length > longest:
+        raise UserError(
+            f"max_length: got {max_length}, but the model reads {longest} tokens; write at most "
+            f"{longest}."
         )

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from peft import PeftModel, convert_to_lora
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors.torch import save_file
 from torch import nn
 
 from lora2.errors import UserError
-from lora2.exchange.lora_form import PREFIX, whole_modules
+from lora2.exchange.lora_form import whole_modules
 from lora2.exchange.verification import Batch, logits, sample_batch
 from lora2.support.error_text import reason_of
 from lora2.support.files import check_is_new, new_folder
-from lora2.tuners.base.loading import WEIGHTS, load_adapter
+from lora2.tuners.base.loading import load_adapter
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.targets import exact_targets
 
 _LORA = ".lora_"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.expert_form import factors_of_experts
 from lora2.exchange.units import target_of
-from lora2.exchange.verification import sharing_copy
+from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.experts import matrix_name, split_targets
@@ -129,7 +129,7 @@ def load_source(model: nn.Module, path: Path | str) -> PeftModel:
     Raises:
         UserError: it is of another base model.
     """
-    return load_adapter(sharing_copy(model), Path(path)).eval()
+    return load_adapter(copy_sharing_weights(model), Path(path)).eval()
 
 
 def check_importable(path: Path | str) -> PeftConfig:

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.exchange.lora_form import PREFIX, lora_form
+from lora2.exchange.lora_form import lora_form
 from lora2.exchange.verification import (
     Batch,
     adapter_logits,
@@ -26,6 +26,7 @@ from lora2.exchange.verification import (
 )
 from lora2.support.extras import require
 from lora2.support.files import check_is_new, replacing
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.token_rows import FIELD
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import torch
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors.torch import save_file
 from torch import OutOfMemoryError, Tensor
 
@@ -156,5 +157,5 @@ def _computed(reloaded: PeftModel, batch: Batch) -> Tensor:
 
 def write_lora(form: LoraForm, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json into an existing folder."""
-    save_file(form.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(form.tensors, folder / WEIGHTS, metadata={"format": "pt"})
     form.config.save_pretrained(str(folder))

@@ -26,11 +26,11 @@ from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.compiled_names import check_has_own_names
 from lora2.tuners.base.expert_targets import means_parameters
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 
-PREFIX = "base_model.model."
 """What PEFT writes before the name of every module."""
 # Where PEFT's wrapper of an embedding has it.
 _INSIDE_ROWS = ".token_adapter.base_layer"

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
-from lora2.support.error_text import one_line, reason_of
+from lora2.support.error_text import clause_of, reason_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
@@ -50,7 +50,7 @@ def export_merged(
 ) -> MergedExport:
     """Write a standalone checkpoint: sharded safetensors, tokenizer, generation config.
 
-    Merges layer by layer within the given model and lets go of its weights once they are on disk,
+    Merges layer by layer within the given model and releases its weights once they are on disk,
     so that memory stays near one copy of the model; use the `model` that is returned, which
     was read back and found to compute the same on `batch`. The folder appears only then. Merged
     logits are compared before anything is given up, and the model is unmerged if they differ.
@@ -139,7 +139,7 @@ def _check_can_be_saved(model: PeftModel) -> None:
         try:
             generation.validate(strict=True)
         except ValueError as error:
-            reason = one_line(error).rstrip(".")
+            reason = clause_of(error)
             raise UserError(
                 f"model: transformers does not write its generation_config ({reason}); correct it "
                 "before the export."

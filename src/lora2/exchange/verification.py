@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.exchange.expert_form import change_of_experts
 from lora2.exchange.sample_batch import sample_batches
+from lora2.support.error_text import first_line_of
 from lora2.tuners.base.experts import parameter_of
 from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layer import AdaptedLayer, layers_with
@@ -68,7 +69,7 @@ def sample_batch(model: nn.Module) -> dict[str, Tensor]:
         try:
             _output(model, batch)
         except _NOT_TAKEN as error:
-            reasons.append(next(iter(str(error).splitlines()), type(error).__name__).rstrip("."))
+            reasons.append(first_line_of(error))
         else:
             return batch
     # The inputs that reach most of the model come first.
@@ -79,7 +80,7 @@ def sample_batch(model: nn.Module) -> dict[str, Tensor]:
     )
 
 
-def sharing_copy(model: nn.Module) -> Any:
+def copy_sharing_weights(model: nn.Module) -> Any:
     """Return a copy of a model whose tensors share its memory: what it costs is Python.
 
     Adapters can be switched, unloaded and loaded in it, and the original stays as it is.
@@ -115,7 +116,7 @@ def adapter_logits(
             raise UserError(
                 f"adapter {layer.merged_adapters[0]!r} is merged: unmerge it before the export."
             )
-    copied = sharing_copy(model)
+    copied = copy_sharing_weights(model)
     copied.set_adapter(adapter_name)
     copied.base_model.enable_adapter_layers()
     batch = sample_batch(copied) if batch is None else batch

@@ -68,7 +68,7 @@ def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     try:
         eigenvalues, E = torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # It names no layer. A NaN in the result goes on to the checks that do.
+        # It names no layer. A NaN in the result reaches the checks that do.
         broken = ~torch.isfinite(gram).flatten(-2).all(-1, keepdim=True)
         if not broken.any():
             raise

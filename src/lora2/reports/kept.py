@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from lora2.tuners.base.finite_checks import check_weights
 from lora2.tuners.base.loading import saved_tensors
+from lora2.tuners.base.module_names import PREFIX
 
 _SUFFIX = ".lora2_lambda"
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_kept(weights: Path) -> dict[str, int]:
     saved_tensors(weights)
     with safe_open(weights, framework="pt") as file:
         values = {
-            key.removesuffix(_SUFFIX).removeprefix(_PREFIX): file.get_tensor(key)
+            key.removesuffix(_SUFFIX).removeprefix(PREFIX): file.get_tensor(key)
             for key in file.keys()  # noqa: SIM118 (not a dictionary)
             if key.endswith(_SUFFIX)
         }

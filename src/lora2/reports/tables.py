@@ -35,7 +35,7 @@ def plan_table(prepared: PreparedRun) -> Table:
     adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
     final = final_size(prepared.trainer.model)
     if final is not None:
-        adapter += f", {in_words(final)} at the end, counted as a LoRA"
+        adapter += f", {size_in_words(final)} at the end, counted as a LoRA"
     table.add_row("adapter", adapter)
     if prepared.parameters["head"]:
         table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
@@ -54,7 +54,7 @@ def _rows_of(name: str) -> str:
     return "training rows" if name == "train" else f"rows of {name}"
 
 
-def in_words(final: tuple[int, int]) -> str:
+def size_in_words(final: tuple[int, int]) -> str:
     """Return the bounds of a final size as tables and `lora2 params` print them."""
     fewest, most = final
     return f"at most {most:,}" if fewest == most else f"{fewest:,} to {most:,}"

@@ -15,11 +15,26 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def reason_of(error: BaseException) -> str:
-    """Return an error's type and the first line of its text, two if the first ends in a colon."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
+def clause_of(error: BaseException) -> str:
+    """Return the same without a final period, for the middle of a sentence."""
+    return one_line(error).rstrip(".")
+
+
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of an error's text without a final period; its type without a text.
+
+    Two lines if the first ends in a colon: "Validation error for field 'hidden_size':" says in the
+    next what is wrong.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's type and the first line of its text."""
+    kind, text = type(error).__name__, first_line_of(error)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 @contextmanager

@@ -233,7 +233,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 if allocator.finished:
                     self._compact(self._adapters[label], kwargs.get("optimizer"))
                 elif is_settled and allocator.spent <= allocator.plan.target:
-                    # It is saved compact, and this trainer's optimizer can still go on with it.
+                    # It is saved compact, and this trainer's optimizer can still train it.
                     allocator.mark_finished()
 
     def _compact(self, adapter: PlacedAdapter[Lora2Config], optimizer: Any) -> None:

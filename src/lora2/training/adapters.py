@@ -9,6 +9,7 @@ from torch import nn
 
 from lora2.training.methods.wrapping import HEADS
 from lora2.tuners.base.distributed.zero import numbers_of
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
@@ -18,7 +19,7 @@ from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.model import Lora2Model
 
 # Tuners have the first; prompts, which PEFT puts in front of the model, have the second.
-_PREFIXES = ("base_model.model.", "base_model.")
+_PREFIXES = (PREFIX, "base_model.")
 
 
 def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[str, int]:

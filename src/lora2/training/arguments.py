@@ -24,6 +24,9 @@ from lora2.training.run_arguments import RunArguments
 from lora2.training.text_arguments import TextArguments
 from lora2.training.trainer_options import TrainingOptions
 
+HOW_IT_STARTS = ("resume", "overwrite", "output_dir")
+"""Options that say how a run starts, as against what it is."""
+
 
 def option_names(group: type) -> tuple[str, ...]:
     """Return the names of a group's options."""
@@ -100,7 +103,7 @@ class RunSettings:
     def to_options(self) -> dict[str, Any]:
         """Return the options by name, without those that say how a run starts."""
         run = dataclasses.asdict(self.run)
-        for name in ("resume", "overwrite", "output_dir"):
+        for name in HOW_IT_STARTS:
             del run[name]
         return {
             **run,

@@ -10,14 +10,16 @@ import re
 import zipfile
 from pathlib import Path
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 # The first is an adapter's; the other is that of a model that is trained whole.
-_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+_WEIGHTS = (SAFETENSORS_WEIGHTS_NAME, SAFE_WEIGHTS_NAME)
 _STATE = "trainer_state.json"
 _OPTIMIZER = "optimizer.pt"
 _SCHEDULER = "scheduler.pt"

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import OutOfMemoryError
 
 from lora2.errors import UserError
+from lora2.support.error_text import first_line_of
 from lora2.training.sources import ModelSource
 
 # Files of a model folder that hold one JSON object each.
@@ -63,7 +64,7 @@ def folder_of(source: ModelSource) -> Path | None:
 
 
 def _reason(error: Exception, name: str, source: ModelSource) -> str:
-    text = _first_sentence(error)
+    text = first_line_of(error)
     if isinstance(error, MemoryError | OutOfMemoryError):
         return (
             "does not fit into memory: use --dtype bfloat16, a smaller model, or a machine with "
@@ -142,15 +143,6 @@ def _reason_of_files(folder: Path, error: Exception, text: str) -> str:
     if "model_type" in text:
         return "could not be loaded: its config.json has no model_type; " + _ANOTHER
     return f"could not be loaded ({text}); {_ANOTHER}"
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # "Validation error for field 'hidden_size':" says what is wrong in the next line.
-    count = 2 if lines[0].endswith(":") else 1
-    return " ".join(lines[:count]).rstrip(".")
 
 
 def _no_such_head(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -19,7 +20,6 @@ from lora2.tuners.base.experts import matrix_name
 from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.lora2.config import Lora2Config
 
-_ALL_LINEAR = "all-linear"
 _Kinds = tuple[type[nn.Module], ...]
 
 
@@ -117,7 +117,7 @@ def _adapted(
 ) -> set[str]:
     """Return the names of the modules of these kinds that a config of these fields adapts."""
     whole = [*HEADS, *(options.get("modules_to_save") or ())]
-    everywhere = fields["target_modules"] == _ALL_LINEAR
+    everywhere = fields["target_modules"] == ALL_LINEAR
     targets = ".*" if everywhere else fields["target_modules"]
     config = LoraConfig(**fields | {"target_modules": targets, "modules_to_save": whole})
     return {

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from lora2.data import Task
+from lora2.data.tokenization import check_reads
 from lora2.errors import UserError
 from lora2.training.adapters import (
     adds_penalty,
@@ -75,13 +76,7 @@ class PreparedRun:
     @property
     def main_metric(self) -> str:
         """Name of the metric that decides what is best, as metrics.jsonl has it."""
-        return metric_name(self.task)
-
-
-def metric_name(task: Task) -> str:
-    """Return the main metric's name in the records; of the first validation set if several."""
-    first = next(iter(task.validation))
-    return f"{first}_{task.main_metric}" if len(task.validation) > 1 else task.main_metric
+        return self.task.recorded_main_metric
 
 
 def load_data(settings: RunSettings) -> Any:
@@ -207,13 +202,8 @@ def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
 
 def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
     """Check that a text of `max_length` tokens fits after what a method puts in front of it."""
-    longest = positions_of(base.model)
     in_front, length = method.tokens_in_front(settings.adapter), settings.data.max_length
-    if longest is not None and length > longest:
-        raise UserError(
-            f"max_length: got {length}, but the model reads {longest} tokens; write at most "
-            f"{longest}."
-        )
+    check_reads(length, positions_of(base.model))
     longest = getattr(base.model.config, "max_position_embeddings", None)
     if in_front and longest is not None and in_front + length > longest:
         raise UserError(

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.exchange.verification import sharing_copy
+from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
@@ -25,7 +25,7 @@ def reference_at_start(model: nn.Module, settings: RunSettings) -> PreTrainedMod
     That is the base model without the adapter; or, where the training starts from an adapter, or
     PEFT has taken the start of one out of the weights, the model with the adapter as it is now.
     """
-    copied: Any = sharing_copy(model)
+    copied: Any = copy_sharing_weights(model)
     pairs = zip(model.named_parameters(), copied.named_parameters(), strict=True)
     for (_, parameter), (_, own) in pairs:
         if parameter.requires_grad:
@@ -40,7 +40,7 @@ def reference_of_run(run: SavedRun, base: BaseModel | None) -> PreTrainedModel:
     """Return the reference of a finished run; base: its base model, where `needs_base` says so."""
     model: Any = run.model
     if base is None:
-        unloaded: PreTrainedModel = sharing_copy(model).unload()
+        unloaded: PreTrainedModel = copy_sharing_weights(model).unload()
         return unloaded
     base.model.to(model.device)
     if run.settings.adapter["start_from"] is None:

@@ -32,6 +32,7 @@ from lora2.training.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.run_card import run_facts
 from lora2.training.run_folder import RunFolder
 from lora2.training.whole_state import whole_state
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
 # In task.json: what tells one set of rows from another, by name of the set.
@@ -39,7 +40,7 @@ _DIGESTS = "rows"
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training; the message says how to go on."""
+    """Ctrl-C during training; the message says how to resume."""
 
 
 Watch = Callable[[str, int], AbstractContextManager[TrainerCallback | None]]
@@ -267,4 +268,4 @@ def _kept_by_module(trainer: Trainer) -> dict[str, int]:
         for allocator in callback.allocators.values()
     ]
     kept = allocators[0].kept_by_module() if allocators else {}
-    return {name.removeprefix("base_model.model."): count for name, count in kept.items()}
+    return {name.removeprefix(PREFIX): count for name, count in kept.items()}

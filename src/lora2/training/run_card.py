@@ -42,10 +42,5 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
 
 def _measured(prepared: PreparedRun, record: Mapping[str, Any]) -> dict[str, Any]:
     """The step and the metrics of one evaluation; of several validation sets, those of each."""
-    sets = prepared.task.validation
-    names = [
-        f"{name}_{metric}" if len(sets) > 1 else metric
-        for name in sets
-        for metric in prepared.task.metrics
-    ]
-    return {name: record[name] for name in ("step", *names) if name in record}
+    names = ("step", *prepared.task.recorded_metrics)
+    return {name: record[name] for name in names if name in record}

@@ -176,7 +176,7 @@ class RunFolder:
             FolderHeldError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # The system lets go of it when a process ends, however it ends.
+        # The system releases it when a process ends, however it ends.
         lock = FileLock(self._lock)
         try:
             lock.acquire(blocking=False)
@@ -244,7 +244,7 @@ class RunFolder:
         if not path or not Path(path).exists():
             return
         read = Path(path).resolve()
-        if any(read.is_relative_to(entry.resolve()) for entry in self._entries()):
+        if any(read.is_relative_to(entry.resolve()) for entry in self.entries):
             raise UserError(
                 f"{option}: {path} is of the run in {self.path}, which a new run clears; give "
                 "another --output_dir, or a copy of it."
@@ -317,7 +317,7 @@ class RunFolder:
         return baseline
 
     def _clear(self) -> None:
-        for entry in self._entries():
+        for entry in self.entries:
             if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
                 # The link may lead to a larger disk, to which the next run is to write as well.
                 for each in entry.glob("checkpoint-*"):
@@ -332,7 +332,9 @@ class RunFolder:
             for entry in self.path.iterdir()
         )
 
-    def _entries(self) -> Sequence[Path]:
+    @property
+    def entries(self) -> Sequence[Path]:
+        """All files and folders of a run, be they there or not."""
         # Files are named, because what somebody else put there is theirs. The config goes first, so
         # that a folder cleared in part does not pass for a run.
         return (

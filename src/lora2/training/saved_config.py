@@ -11,7 +11,7 @@ from lora2.support.error_text import in_one_sentence
 from lora2.training.quiet import quiet_loading
 from lora2.training.run_files import DAMAGED
 
-CONFIG = "config.json"
+MODEL_CONFIG = "config.json"
 
 
 def read_saved_config(adapter: Path) -> PretrainedConfig:
@@ -20,7 +20,7 @@ def read_saved_config(adapter: Path) -> PretrainedConfig:
     Raises:
         UserError: the file is missing or damaged.
     """
-    file = adapter / CONFIG
+    file = adapter / MODEL_CONFIG
     check_fields(read_json(file, DAMAGED), {"model_type": str}, file, DAMAGED)
     with in_one_sentence(f"{file} cannot be loaded", DAMAGED), quiet_loading():
         return AutoConfig.from_pretrained(adapter)

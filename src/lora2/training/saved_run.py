@@ -23,7 +23,7 @@ from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.training.run_files import DAMAGED
 from lora2.training.run_folder import RunFolder
-from lora2.training.saved_config import CONFIG, read_saved_config
+from lora2.training.saved_config import MODEL_CONFIG, read_saved_config
 from lora2.tuners.base.loading import load_adapter
 
 
@@ -89,7 +89,7 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
     if names and list(config.id2label.values()) != names:
         raise UserError(
             f"{folder.task_file} has {len(names)} label_names, and they are not those of id2label "
-            f"in {folder.adapter / CONFIG}; {DAMAGED}."
+            f"in {folder.adapter / MODEL_CONFIG}; {DAMAGED}."
         )
     return config
 

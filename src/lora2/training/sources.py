@@ -6,12 +6,13 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft.utils import CONFIG_NAME
+
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def check_is_whole_model(source: ModelSource) -> None:
     Raises:
         UserError: there is.
     """
-    config = Path(source.location) / _ADAPTER
+    config = Path(source.location) / CONFIG_NAME
     if config.is_file():
         raise UserError(
             f"model: {source.location} is no model, since {_what_it_is(config.parent)}."
@@ -82,12 +83,12 @@ def check_is_whole_model(source: ModelSource) -> None:
 
 def _what_it_is(folder: Path) -> str:
     """Say what a folder without a model holds, and what to give in its place."""
-    if (folder / _ADAPTER).is_file():
+    if (folder / CONFIG_NAME).is_file():
         return (
-            f"it holds an adapter ({_ADAPTER}); give the base model, and the adapter with "
+            f"it holds an adapter ({CONFIG_NAME}); give the base model, and the adapter with "
             "--start_from to train it further"
         )
-    if (folder / "adapter" / _ADAPTER).is_file() or (folder / "config.yaml").is_file():
+    if (folder / "adapter" / CONFIG_NAME).is_file() or (folder / "config.yaml").is_file():
         return (
             "it is the folder of a run; give the run's base model, and the run with --start_from "
             "to train its adapter further"

@@ -17,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of
 from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.compilation import check_compilation
 from lora2.training.processes import processes_launched
@@ -147,7 +147,7 @@ def _works_without(
 
 
 def _sentence(error: Exception) -> str:
-    return f"{one_line(error).rstrip('.')}."
+    return f"{clause_of(error)}."
 
 
 def _check_reporting(arguments: TrainingArguments) -> None:

@@ -14,7 +14,7 @@ from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Tick, Watch
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.benchmarks.sharing import shared_copy
+from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
 from lora2.lab.benchmarks.workloads import Batch, Workload
@@ -35,7 +35,7 @@ def measure(
     base = workload.build(options.dtype, options.device)
     size = options.size(workload)
     batch = workload.batch(size, options.device)
-    prepared = {_BASE: TrainedModel(shared_copy(base))} | prepare_all(
+    prepared = {_BASE: TrainedModel(copy_sharing_frozen_weights(base))} | prepare_all(
         base, workload, options.adapter, options.steps + _COUNTED_STEPS, _METHODS
     )
     torch._dynamo.reset()

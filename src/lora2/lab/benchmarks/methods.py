@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.lab.benchmarks.dense import make_dense
-from lora2.lab.benchmarks.sharing import shared_copy
+from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.workloads import Batch, BatchSize, Workload
 from lora2.support.error_text import in_one_sentence
 from lora2.training.methods.peft_options import make_config
@@ -113,7 +113,9 @@ def prepare_all(
     for name in chosen:
         # Whoever comes second starts with the same numbers.
         torch.manual_seed(_SEED)
-        prepared[name] = ALL_METHODS[name].prepare(shared_copy(base), workload, size, steps)
+        prepared[name] = ALL_METHODS[name].prepare(
+            copy_sharing_frozen_weights(base), workload, size, steps
+        )
         if name in KINDS:
             _try_step(name, prepared[name], workload)
     return prepared

@@ -7,7 +7,7 @@ import copy
 from transformers import PreTrainedModel
 
 
-def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
+def copy_sharing_frozen_weights(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy with its own trainable parameters, and the very same frozen ones."""
     # What the memo holds already, deepcopy takes as it is.
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}

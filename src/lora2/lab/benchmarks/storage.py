@@ -14,7 +14,7 @@ from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import spread
-from lora2.lab.benchmarks.sharing import shared_copy
+from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, seconds_of, without_garbage_collection
 from lora2.lab.benchmarks.workloads import Workload
@@ -59,7 +59,7 @@ def _once(
 ) -> dict[str, float]:
     adapted = prepared.adapted
     assert adapted is not None
-    fresh = shared_copy(base)
+    fresh = copy_sharing_frozen_weights(base)
     # "auto" would look up the base model's vocabulary on the hub.
     actions: dict[str, Step] = {
         "save": lambda: adapted.save_pretrained(str(folder), save_embedding_layers=False),

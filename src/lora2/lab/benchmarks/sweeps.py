@@ -13,7 +13,7 @@ from lora2.lab.benchmarks.arguments import SWEEPS, BenchArguments
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import overhead, ratio, spread
-from lora2.lab.benchmarks.sharing import shared_copy
+from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
@@ -123,7 +123,7 @@ def _measure_one(
 def _step(
     method: str, point: Point, options: BenchArguments, workload: Workload, base: PreTrainedModel
 ) -> Step:
-    model = shared_copy(base)
+    model = copy_sharing_frozen_weights(base)
     prepared = BENCHMARK_METHODS[method].prepare(model, workload, point.adapter, options.steps)
     return training_step(prepared, repeat(workload.batch(point.batch, options.device)))
 

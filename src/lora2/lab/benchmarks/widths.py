@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import nn
 
 from lora2.lab.benchmarks.arguments import BenchArguments
@@ -45,7 +46,7 @@ def allocation(d: int, k: int, r: int, device: str) -> Step:
     for layer in model:
         layer.weight = weight
     config = Lora2Config(
-        k=k, init_r=r, target_r=r / 2, tinit=0, tfinal=0, target_modules="all-linear"
+        k=k, init_r=r, target_r=r / 2, tinit=0, tfinal=0, target_modules=ALL_LINEAR
     )
     adapted = get_peft_model(model, config, adapter_name=ADAPTER_NAME)
     for parameter in adapted.parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from lora2.lab.experiments.grid import Column
 
@@ -28,7 +29,7 @@ def estimate(values: Collection[float]) -> Estimate | None:
     """Return mean and deviation of the values, None if there are none."""
     if not values:
         return None
-    mean = _mean(values)
+    mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean, None, 1)
     squares = math.fsum((value - mean) ** 2 for value in values)
@@ -40,7 +41,7 @@ def row_average(values: Mapping[str, float], columns: Iterable[Column]) -> float
     groups: dict[str, list[float]] = {}
     for column in columns:
         groups.setdefault(_group(column), []).append(values[column.name])
-    return _mean([_mean(group) for group in groups.values()])
+    return fmean([fmean(group) for group in groups.values()])
 
 
 def pairs(columns: Iterable[Column]) -> list[list[Column]]:
@@ -72,7 +73,3 @@ def averages_by_seed(
 def _group(column: Column) -> str:
     # A pair may be called what a column is called; the two are kept apart.
     return f"column {column.name}" if column.pair is None else f"pair {column.pair}"
-
-
-def _mean(values: Collection[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora2.data.task import recorded_name
 from lora2.training.objectives.registry import objective_of
 from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run
@@ -28,7 +29,8 @@ def score_cuts(
         objective = objective_of(cut.settings)
         metrics: dict[str, float] = {}
         for name, rows in validation.items():
-            prefix = f"{name}_" if len(validation) > 1 else ""
             scored = objective.measure(cut, objective.scored_rows(cut, rows), batch_size)
-            metrics |= {prefix + metric: value for metric, value in scored.items()}
+            metrics |= {
+                recorded_name(metric, name, validation): value for metric, value in scored.items()
+            }
         yield {"size": size, "parameters": done.parameters, "error": done.error, **metrics}

@@ -1,4 +1,4 @@
-"""One progress display for many runs: a bar for all, and one for each that is going on."""
+"""One progress display for many runs: a bar for all, and one for each that is being made."""
 
 from __future__ import annotations
 

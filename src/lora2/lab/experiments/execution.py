@@ -28,6 +28,7 @@ from lora2.training.checkpoints import newest_complete
 from lora2.training.environment import describe_environment
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.recipes import GENERAL
 from lora2.training.records import evaluation_records
 from lora2.training.run import run, start_folder
 from lora2.training.run_folder import FolderHeldError, RunFolder
@@ -72,7 +73,7 @@ def execute_run(description: RunDescription, place: Place, tick: Tick | None = N
     except FolderHeldError as error:
         return RunRecord(description, "elsewhere", error=str(error))
     except Exception as error:
-        # The other runs go on after any error; the traceback is for whoever looks into this one.
+        # The other runs are made after any error; the traceback is for whoever looks into this one.
         traceback.print_exc(file=sys.stderr)
         status: Status = "diverged" if isinstance(error, NumericalError) else "failed"
         return RunRecord(description, status, error=one_line(error), machine=_machine())
@@ -89,11 +90,10 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "seed": description.seed,
             "data_dir": None if description.task in GENERATED_TASKS else place.data_dir,
             "output_dir": str(place.work / description.name),
-            # A checkpoint at each evaluation, two of them: one may be cut short.
+            # A checkpoint at each evaluation.
             "save_strategy": description.options.get("eval_strategy", "epoch"),
             "save_steps": description.options.get("eval_steps", 500),
-            "save_total_limit": 2,
-            "logging_nan_inf_filter": False,
+            **{name: GENERAL[name] for name in ("save_total_limit", "logging_nan_inf_filter")},
         }
     )
 

@@ -1,6 +1,6 @@
 """Makes runs on a Ray cluster that is there already: one remote task a run.
 
-Which runs go on at a time, and where, is Ray's to decide; so is what becomes of one whose worker
+Which runs are made at a time, and where, is Ray's to decide; so is what becomes of one whose worker
 was killed: it is tried again, and resumes from its newest checkpoint where the work folder is one
 that the new worker sees.
 """
@@ -21,7 +21,7 @@ from lora2.lab.experiments.execution import Place
 from lora2.lab.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.runner import Finished, Runner
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of, one_line
 from lora2.support.extras import require
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class RayRunner(Runner):
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"ray_address: no Ray cluster answers at {self._address} "
-                f"({one_line(error).rstrip('.')}); start one with `ray start --head`."
+                f"({clause_of(error)}); start one with `ray start --head`."
             ) from error
         self._tell_if_runs_must_wait()
         return super().__enter__()

@@ -57,7 +57,7 @@ class Runner(ABC):
         self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._end()
-        # What has been ended lets its thread go on; until then it may still write a record.
+        # The thread of what has been ended continues; until then it may still write a record.
         self._executor.shutdown()
 
     def run(self, description: RunDescription) -> RunRecord:
@@ -108,4 +108,4 @@ class Runner(ABC):
 
     @abstractmethod
     def _end(self) -> None:
-        """End all runs that are being made; none is started afterwards that goes on."""
+        """End all runs that are being made; none that is started afterwards continues."""

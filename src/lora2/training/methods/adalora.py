@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from lora2.errors import UserError
-from lora2.training.methods import lora, lora2
+from lora2.training.methods import lora
+from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
@@ -68,7 +69,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
     Raises:
         UserError: an invalid value, or a schedule without a step in which to prune.
     """
-    checked = lora2.shared_config(options, "AdaLoRA")
+    checked = shared_config(options, "AdaLoRA")
     target = checked.target_r if checked.target_r is not None else checked.init_r
     if target >= checked.init_r or target != int(target):
         # PEFT fails in the middle of training at the one, and rounds the other in silence.
@@ -135,6 +136,6 @@ METHOD = Method(
     callbacks=lambda: [AdaLoraCallback()],
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
-    # PEFT keeps neither its averages nor its mask, and prunes all when it goes on.
+    # PEFT keeps neither its averages nor its mask, and prunes all when it is resumed.
     resumes=False,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from lora2.training.arguments import option_names
+from lora2.training.method_arguments import BottleneckArguments
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wrap_with_head
 from lora2.training.models import BaseModel
@@ -66,7 +68,7 @@ METHOD = Method(
     formula="2 m d + m + d a sub-layer, 2 d a normalisation",
     build=_build,
     count=_count,
-    options=("bottleneck_size", "activation", *PLACE, *AS_THEY_ARE),
+    options=(*option_names(BottleneckArguments), *PLACE, *AS_THEY_ARE),
     start="near",
     merges=False,
 )

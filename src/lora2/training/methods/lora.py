@@ -6,20 +6,18 @@ import copy
 import warnings
 
 from peft import LoraConfig
-from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.training.methods import lora2
+from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import (
     ALL_KINDS,
+    built_with,
     matrix_shapes,
     place,
     trained_outside_head,
     wrap,
-    wrap_with_head,
 )
-from lora2.training.models import BaseModel
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 
 # [experts, rows, columns]
@@ -32,7 +30,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
     Raises:
         UserError: an invalid value; it is the same mistake for every method.
     """
-    checked = lora2.shared_config(options, "LoRA")
+    checked = shared_config(options, "LoRA")
     return LoraConfig(
         r=checked.k,
         lora_alpha=checked.lora_alpha,  # type: ignore[arg-type]
@@ -41,10 +39,6 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
         target_parameters=checked.target_parameters,
         **place(model, options),
     )
-
-
-def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    return wrap_with_head(base, config(base.model, options), options)
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
@@ -70,7 +64,7 @@ METHOD = Method(
     source="Hu et al. 2022, arXiv 2106.09685",
     trains="B A of each matrix, of fixed rank k",
     formula="k (d_in + d_out)",
-    build=_build,
+    build=built_with(config),
     count=_count,
     options=(*LOW_RANK, "target_parameters"),
     defaults={"lora_alpha": 16.0, "learning_rate": 5e-4},

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from lora2.errors import UserError
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.arguments import option_names
 from lora2.training.method_arguments import AdapterArguments
+from lora2.training.methods.checked_options import lora2_config
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (
     ALL_KINDS,
     matrix_shapes,
-    one_word,
     parameter_shapes,
     place,
     with_head,
@@ -32,44 +29,16 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.matrix_size import MatrixSize
 
-_FIELDS = frozenset(f.name for f in dataclasses.fields(Lora2Config))
-
-
-def config(options: Options, **fields: Any) -> Lora2Config:
-    """Return the config of the options that it has fields for, with some of them replaced.
-
-    Raises:
-        UserError: an invalid value.
-    """
-    chosen = {name: value for name, value in options.items() if name in _FIELDS}
-    return Lora2Config(**one_word(chosen) | fields)
-
-
-def shared_config(options: Options, label: str) -> Lora2Config:
-    """Return what another method shares with LoRA².
-
-    Raises:
-        UserError: an invalid value, or a size of single matrices.
-    """
-    for name in ("k_pattern", "rank_pattern", "alpha_pattern"):
-        if options.get(name):
-            what = "lora_alpha" if name == "alpha_pattern" else "rank"
-            raise UserError(
-                f"{name}={options[name]}: {label} has one {what} for all matrices; leave it out, "
-                "or take --method lora2."
-            )
-    return config(options)
-
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
     start = options.get("start_from")
     if start is not None:
         return go_on_from(base, Path(start), options)
-    return wrap(base.model, config(options, **with_head(base, options)))
+    return wrap(base.model, lora2_config(options, **with_head(base, options)))
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    adapter = config(options, **place(model, options))
+    adapter = lora2_config(options, **place(model, options))
     return sum(
         math.prod(
             factor.shape(d_in=d_in, d_out=d_out, k=min(adapter.k, d_in, d_out), r=adapter.init_r)
@@ -84,7 +53,7 @@ def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int
 
 
 def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
-    adapter = config(options, **place(model, options))
+    adapter = lora2_config(options, **place(model, options))
     rows = count_numbers(model, adapter.trainable_token_indices)
     fewest, most = final_sizes(adapter, _matrices(model, adapter))
     return fewest + rows, most + rows

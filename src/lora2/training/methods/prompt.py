@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from peft import PromptTuningConfig
-from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import wrap_with_head
-from lora2.training.models import BaseModel
+from lora2.training.methods.wrapping import built_with
 
 _HEAD_OF_DECODERS = "score"
 
@@ -37,10 +35,6 @@ def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
     )
 
 
-def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    return wrap_with_head(base, config(base.model, options), options)
-
-
 def _count(model: PreTrainedModel, options: Options) -> int:
     adapter = config(model, options)
     return adapter.num_virtual_tokens * adapter.token_dim
@@ -52,7 +46,7 @@ METHOD = Method(
     source="Lester et al. 2021, arXiv 2104.08691",
     trains="vectors in front of the text",
     formula="tokens · d",
-    build=_build,
+    build=built_with(config),
     count=_count,
     options=("virtual_tokens", "modules_to_save"),
     tokens_in_front=lambda options: int(options["virtual_tokens"]),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.trainers.sora_callback import SoraCallback
-from lora2.training.methods import lora2
+from lora2.training.arguments import option_names
+from lora2.training.method_arguments import SoraArguments
+from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
-from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
-from lora2.training.models import BaseModel
+from lora2.training.methods.wrapping import built_with, matrix_shapes, place
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.sora import SoraConfig
 
-_OWN = ("threshold", "threshold_schedule", "max_threshold", "threshold_stages")
+_OWN = option_names(SoraArguments)
 
 
 def config(model: PreTrainedModel, options: Options) -> SoraConfig:
@@ -22,7 +22,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
     Raises:
         UserError: an invalid value.
     """
-    checked = lora2.shared_config(options, "SoRA")
+    checked = shared_config(options, "SoRA")
     return SoraConfig(
         r=checked.k,
         lora_alpha=checked.lora_alpha,
@@ -31,10 +31,6 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
         **{name: options[name] for name in _OWN},
         **place(model, options),
     )
-
-
-def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
-    return wrap_with_head(base, config(base.model, options), options)
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
@@ -50,7 +46,7 @@ METHOD = Method(
     source="Ding et al. 2023, arXiv 2311.11696",
     trains="B diag(g) A of each matrix, gates g driven to zero",
     formula="k (d_in + d_out) + k",
-    build=_build,
+    build=built_with(config),
     count=_count,
     options=(*LOW_RANK, *_OWN),
     callbacks=lambda: [SoraCallback()],

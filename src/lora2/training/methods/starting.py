@@ -15,7 +15,7 @@ from lora2.exchange.from_lora import check_importable, import_lora
 from lora2.support.field_types import shortened
 from lora2.training.methods.method import Options
 from lora2.training.models import BaseModel
-from lora2.training.saved_config import CONFIG, read_saved_config
+from lora2.training.saved_config import MODEL_CONFIG, read_saved_config
 from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
@@ -69,7 +69,7 @@ def _check_labels(base: BaseModel, folder: Path) -> None:
     Raises:
         UserError: its head would mean other labels.
     """
-    if base.task_type == TaskType.CAUSAL_LM or not (folder / CONFIG).is_file():
+    if base.task_type == TaskType.CAUSAL_LM or not (folder / MODEL_CONFIG).is_file():
         return
     before, now = _labels(read_saved_config(folder)), _labels(base.model.config)
     # Without names, PEFT finds a head of another size.

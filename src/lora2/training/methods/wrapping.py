@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peft import TaskType, get_peft_model
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,7 +28,7 @@ from lora2.tuners.base.token_rows import check_rows, complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 
-HEADS = ("classifier", "score")
+HEADS = tuple(SEQ_CLS_HEAD_NAMES)
 """What PEFT always trains in addition to the adapter for classification of texts and of words."""
 
 _WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
@@ -100,10 +102,24 @@ def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn
     return wrap(base.model, adapter)
 
 
+def built_with(
+    config: Callable[[PreTrainedModel, Options], PeftConfig],
+) -> Callable[[BaseModel, Options, int], nn.Module]:
+    """Return the `build` of a method whose config does not depend on the optimizer steps.
+
+    config: takes the pretrained model and options; returns the config without the head.
+    """
+
+    def build(base: BaseModel, options: Options, steps: int) -> nn.Module:
+        return wrap_with_head(base, config(base.model, options), options)
+
+    return build
+
+
 def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
     """Keep 'all-linear' away from modules that are trained whole: PEFT cannot do both to one."""
     excluded = getattr(adapter, "exclude_modules", None)
-    if getattr(adapter, "target_modules", None) != "all-linear" or isinstance(excluded, str):
+    if getattr(adapter, "target_modules", None) != ALL_LINEAR or isinstance(excluded, str):
         return
     heads = HEADS if adapter.task_type in _WITH_HEADS else ()
     # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
@@ -153,7 +169,7 @@ def one_word(options: Options) -> dict[str, Any]:
         for name in ("target_modules", "exclude_modules")
         if isinstance(value := options.get(name), list)
         and len(value) == 1
-        and (value[0] == "all-linear" or not value[0].replace("_", "").replace(".", "").isalnum())
+        and (value[0] == ALL_LINEAR or not value[0].replace("_", "").replace(".", "").isalnum())
     }
     return {**options, **names}
 
@@ -194,7 +210,7 @@ def matrix_shapes(
     Raises:
         UserError: there is none.
     """
-    all_linear = config.target_modules == "all-linear"
+    all_linear = config.target_modules == ALL_LINEAR
     shapes = [
         _shape(module, name)
         for name, module in model.named_modules()

@@ -20,7 +20,7 @@ from transformers import (
 from lora2.data import Task, TextTask, load_preference_task
 from lora2.data.text_task import PREFERENCES
 from lora2.errors import NumericalError, UserError
-from lora2.exchange.verification import sharing_copy
+from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.arguments import RunSettings, as_typed
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel
@@ -108,8 +108,8 @@ class PreferenceOptimization(WritingObjective):
         with blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
             made = _trainer(
                 # TRL replaces the forward of a model, and wants two different ones.
-                sharing_copy(base.model),
-                sharing_copy(base.model),
+                copy_sharing_weights(base.model),
+                copy_sharing_weights(base.model),
                 self.arguments(settings, RunFolder(Path(folder))),
                 {"train": task.train, validation: task.validation[validation]},
                 tokenizer,

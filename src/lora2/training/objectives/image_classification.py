@@ -37,7 +37,7 @@ from lora2.data.table_files import DataTable
 from lora2.data.table_writing import OutputRow
 from lora2.data.task import LABEL_COLUMN
 from lora2.errors import UserError
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 from lora2.training.arguments import RunSettings
 from lora2.training.digits_model import digits_processor, save_digits_model
@@ -236,7 +236,7 @@ def _check_reads(model: PreTrainedModel, pixels: Tensor, settings: RunSettings) 
         with torch.no_grad():
             model.eval()(pixel_values=pixels.to(model.device, model.dtype))
     except (ValueError, RuntimeError, AssertionError) as error:
-        reason = one_line(error).rstrip(".")
+        reason = clause_of(error)
         raise UserError(
             f"model: {settings.model.model} does not read images of "
             f"{' × '.join(map(str, pixels.shape[1:]))} numbers, which its preprocessor_config.json "

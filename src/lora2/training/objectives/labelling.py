@@ -159,14 +159,7 @@ class Labelling(Objective):
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return all metrics of all validation sets."""
-        sets = task.validation
-        return (
-            tuple(
-                f"{name}_{metric}" if len(sets) > 1 else metric
-                for name in sets
-                for metric in task.metrics
-            ),
-        )
+        return (task.recorded_metrics,)
 
     # Of a finished run
 

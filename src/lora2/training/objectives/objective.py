@@ -14,7 +14,7 @@ from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.models import BaseModel, load_tokenizer
 from lora2.training.named_tasks import ObjectiveName
-from lora2.training.objectives.output import TEXTS, Output
+from lora2.training.objectives.output import Output
 from lora2.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class Objective(ABC):
 
     @abstractmethod
     def check(self, settings: RunSettings) -> None:
-        """Check that the packages of this objective are there.
+        """Check what can be checked of the options alone, before data and model are read.
 
         Raises:
-            UserError: one is missing.
+            UserError: a package is missing, or an option does not go with this objective.
         """
 
     def load_preprocessor(self, name: str) -> Any:
@@ -145,9 +145,9 @@ class Objective(ABC):
 
     # Of a finished run
 
+    @abstractmethod
     def trains_on(self, task: Mapping[str, Any]) -> bool:
         """Whether a task of this description, as in task.json, has what the model is to give."""
-        return ("form" in task) == (self.output is TEXTS)
 
     @abstractmethod
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from lora2.data import TextTask, load_text_rows
 from lora2.data.text_task import Form
+from lora2.data.tokenization import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
@@ -128,12 +129,7 @@ def check_lengths(max_length: int, base: BaseModel) -> None:
     Raises:
         UserError: it does not.
     """
-    longest = getattr(base.model.config, "max_position_embeddings", None)
-    if longest is not None and max_length > longest:
-        raise UserError(
-            f"max_length: got {max_length}, but the model reads {longest} tokens; write at most "
-            f"{longest}."
-        )
+    check_reads(max_length, getattr(base.model.config, "max_position_embeddings", None))
     if max_length < 2:
         raise UserError(f"max_length: got {max_length}; write at least 2.")
 

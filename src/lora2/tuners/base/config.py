@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from peft.config import PeftConfig
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 
 from lora2.errors import UserError
 from lora2.support.field_types import shortened
@@ -71,7 +72,7 @@ class TargetConfig(PeftConfig):
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         pattern = self.target_modules
-        is_regular_expression = isinstance(pattern, str) and pattern != "all-linear"
+        is_regular_expression = isinstance(pattern, str) and pattern != ALL_LINEAR
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), str):
                 check_regular_expression(name, getattr(self, name))

@@ -10,13 +10,12 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
-
-_ALL_LINEAR = "all-linear"
 
 
 def choose_parameters(config: Any, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
@@ -43,7 +42,7 @@ def choose_parameters(config: Any, model: nn.Module, kinds: tuple[type[nn.Module
         config.target_parameters = sorted(lora.target_parameters)
     # PEFT's LoRA leaves out those that have become parameters.
     gone = set() if isinstance(targets, str) else set(targets) - set(lora.target_modules or ())
-    if targets != _ALL_LINEAR:
+    if targets != ALL_LINEAR:
         config.target_modules = _that_name_modules(targets, gone, config, model, kinds)
     _warn_of_parameters_left_out(config, targets, model)
 
@@ -116,14 +115,14 @@ def _warn_of_parameters_left_out(
     config: Any, targets: Collection[str] | str, model: nn.Module
 ) -> None:
     left = [name for name in _expert_parameters(model) if not names_parameter(config, name)]
-    if targets != _ALL_LINEAR:
+    if targets != ALL_LINEAR:
         modules = [name for name, _ in model.named_modules()]
         named = set() if isinstance(targets, str) else set(targets)
         named = {target for target in named if not any(_is_named(n, [target]) for n in modules)}
         left = [name for name in left if _is_named(name, named)]
     if left:
         short = sorted({".".join(name.split(".")[-2:]) for name in left})
-        shown = _ALL_LINEAR if targets == _ALL_LINEAR else sorted(named)
+        shown = ALL_LINEAR if targets == ALL_LINEAR else sorted(named)
         warnings.warn(
             f"target_modules={shown!r} names modules, and the weights of experts of this model are "
             f"parameters, which stay as they are: write target_parameters={short} to adapt them, "

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lora2.errors import OtherModelError, UserError
+from lora2.mathematics.precision import FLOATING
 from lora2.mathematics.transforms import is_traced
 from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.whole import is_sharded
 from lora2.tuners.base.layer import AdaptedLayer
 from lora2.tuners.base.offloading import execution_device
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # mlp.experts.matrices.gate_up_proj.3: the matrix of expert 3 in the parameter gate_up_proj.
 _TENSOR = re.compile(r"^(.*\bmatrices\.[^.]+)\.(\d+)\.")
 _MATRIX = re.compile(r"^(?:(.*)\.)?matrices\.([^.]+)\.\d+$")
@@ -291,7 +291,7 @@ def _check_can_be_adapted(module: nn.Module, name: str) -> None:
         raise UserError(
             f"{what} is split over several processes, and an adapter must be added before that."
         )
-    if type(parameter) is not nn.Parameter or parameter.dtype not in _DTYPES:
+    if type(parameter) is not nn.Parameter or parameter.dtype not in FLOATING:
         raise UserError(
             f"{what} is a {type(parameter).__name__} of dtype {parameter.dtype}, and a quantized "
             "parameter cannot be adapted: leave it out, or load the model without quantization."

@@ -12,9 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lora2.errors import MergedWeightError, NumericalError, UserError
+from lora2.mathematics.precision import FLOATING
 from lora2.tuners.base.layer import layers_with
-
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> None:
@@ -29,7 +28,7 @@ def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> Non
         name: tensor.detach()
         for name, tensor in tensors.items()
         if type(tensor) in (Tensor, nn.Parameter)
-        and tensor.dtype in _FLOATING
+        and tensor.dtype in FLOATING
         and tensor.numel()
         and not tensor.is_meta
     }

@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import CONFIG_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError, safe_open
 
@@ -20,17 +22,14 @@ from lora2.support.checked_files import check_fields, read_json
 from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.token_rows import check_rows
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 _DAMAGED = "restore the file from a copy, or train the adapter again"
 _MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) from "
     r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
-_PREFIX = "base_model.model."
 _WHOLE_MODULE = ".modules_to_save."
 # Fields of our own configs by whose defaults a saved adapter would compute something else.
 _NEEDED = ("k", "init_r", "lora_alpha", "orthogonality", "bottleneck_size", "activation")
@@ -86,7 +85,7 @@ def read_adapter_config(path: Path) -> PeftConfig:
     Raises:
         UserError: the file is missing or damaged, or a value in it is not possible.
     """
-    file = path / CONFIG
+    file = path / CONFIG_NAME
     content = read_json(file, _DAMAGED)
     check_fields(content, {"peft_type": str}, file, _DAMAGED)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(content["peft_type"])
@@ -168,9 +167,9 @@ def find_adapter(path: Path, option: str) -> Path:
     Raises:
         UserError: there is none; `option` is what gave the path.
     """
-    is_run = (path / "adapter").is_dir() and not (path / CONFIG).is_file()
+    is_run = (path / "adapter").is_dir() and not (path / CONFIG_NAME).is_file()
     folder = path / "adapter" if is_run else path
-    for name in (CONFIG, WEIGHTS):
+    for name in (CONFIG_NAME, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(
                 f"{option}: {path} holds no {name}; give the folder of an adapter or of a finished "
@@ -193,18 +192,20 @@ def _refusing(path: Path, sizes: dict[str, tuple[int, ...]]) -> Iterator[None]:
         cause = error.__cause__
         if isinstance(cause, NoMatchingPeftModuleError):
             raise UserError(
-                f"the target_modules in {path / CONFIG} name no module of this model; give the "
-                "model that the adapter was trained on, or restore the file."
+                f"the target_modules in {path / CONFIG_NAME} name no module of this model; give "
+                "the model that the adapter was trained on, or restore the file."
             ) from error
         found = _MISMATCH.findall(str(cause))
         if found:
             raise _sizes_differ(path, found, sizes) from error
-        if isinstance(cause, KeyError) and str(cause.args[0]).startswith(_PREFIX):
+        if isinstance(cause, KeyError) and str(cause.args[0]).startswith(PREFIX):
             raise UserError(f"{path / WEIGHTS} lacks {cause.args[0]}; {_DAMAGED}.") from error
         if isinstance(error, OtherModelError):
             raise OtherModelError(f"{str(error).rstrip('.')} ({path}).") from error
         if cause is None:
-            raise UserError(f"{path / WEIGHTS} does not fit the {CONFIG} there: {error}") from error
+            raise UserError(
+                f"{path / WEIGHTS} does not fit the {CONFIG_NAME} there: {error}"
+            ) from error
         raise
 
 
@@ -221,13 +222,13 @@ def _sizes_differ(
         saved[1:] == here[1:] for saved, here in shapes
     ):
         name, ((saved_first, *_), (here_first, *_)) = found[0][0], shapes[0]
-        head = name.removeprefix(_PREFIX).partition(_WHOLE_MODULE)[0]
+        head = name.removeprefix(PREFIX).partition(_WHOLE_MODULE)[0]
         return UserError(
             f"model: the {head} in the adapter in {path} has {saved_first} outputs, and that of "
             f"this model {here_first}; give the labels, or the num_labels, that it was trained for."
         )
     for name, saved, here in found:
-        module = name.removeprefix(_PREFIX)
+        module = name.removeprefix(PREFIX)
         while module and f"{module}.weight" not in sizes:
             module = module.rpartition(".")[0]
         of_base = sizes.get(f"{module}.weight", ())
@@ -238,8 +239,8 @@ def _sizes_differ(
             return _of_another_base(path, f"{name} is [{saved}] in it, and [{here}] for this model")
     name, saved, here = found[0]
     return UserError(
-        f"{path / WEIGHTS} does not fit the {CONFIG} there: {name} is [{saved}] in the file, and "
-        f"[{here}] by the config; {_DAMAGED}."
+        f"{path / WEIGHTS} does not fit the {CONFIG_NAME} there: {name} is [{saved}] in the file, "
+        f"and [{here}] by the config; {_DAMAGED}."
     )
 
 
@@ -251,15 +252,15 @@ def _tensors_differ(
         return _of_another_base(path, different)
     if extra and not missing:
         module = _module_of(extra[0])
-        if extra[0].startswith(_PREFIX) and not _has_module(model, module):
+        if extra[0].startswith(PREFIX) and not _has_module(model, module):
             return _of_another_base(path, f"this model has no {module}")
         return UserError(
-            f"{path / WEIGHTS} holds {extra[0]}, for which {CONFIG} has no place; {_DAMAGED}."
+            f"{path / WEIGHTS} holds {extra[0]}, for which {CONFIG_NAME} has no place; {_DAMAGED}."
         )
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return UserError(
-        f"{path / WEIGHTS} lacks {missing[0]}{more}, which this model needs by {CONFIG}; restore "
-        "both files from a copy, or give the model that the adapter was trained on."
+        f"{path / WEIGHTS} lacks {missing[0]}{more}, which this model needs by {CONFIG_NAME}; "
+        "restore both files from a copy, or give the model that the adapter was trained on."
     )
 
 
@@ -282,7 +283,7 @@ def _has_module(model: PeftModel, name: str) -> bool:
 
 def _module_of(tensor: str) -> str:
     """Return the module that an adapter's tensor belongs to: layer.query.lora_A.weight → query."""
-    name = tensor.removeprefix(_PREFIX)
+    name = tensor.removeprefix(PREFIX)
     return re.split(r"\.(?:lora|lora2|sora|bottleneck)_", name)[0]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora2.mathematics.precision import FLOATING
+
 # In float8 a layer has scales in addition to its weight.
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _class(module: str, name: str) -> Any:
@@ -54,7 +55,7 @@ def values_of_weight(layer: nn.Module, name: str = "weight") -> Tensor | None:
             return weight.dequantize().float()
         except (NotImplementedError, AttributeError):
             return None
-    return weight.data if weight.dtype in _DTYPES else None
+    return weight.data if weight.dtype in FLOATING else None
 
 
 def _from_four_bits(layer: Any) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils import TrainableTokensWrapper
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import Tensor, nn
 
 from lora2.errors import UserError
@@ -327,7 +328,7 @@ def _check_is_free(model: nn.Module, name: str, config: Any) -> None:
     if any(name.endswith(each) for each in whole):
         raise UserError(f"{FIELD}: modules_to_save trains all of {name}; leave one of the two out.")
     targets = config.target_modules
-    is_named = targets not in (None, "all-linear") and check_target_module_exists(config, name)
+    is_named = targets not in (None, ALL_LINEAR) and check_target_module_exists(config, name)
     if is_named or isinstance(model.get_submodule(name), BaseTunerLayer):
         raise UserError(
             f"{FIELD}: {name} is adapted as well (target_modules), and PEFT trains rows of a plain "

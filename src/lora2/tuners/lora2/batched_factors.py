@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.factors import core
-from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.precision import HALF_PRECISION, in_full_precision
 from lora2.mathematics.stacks import stacks
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import AdapterSettings, Lora2Layer
@@ -25,8 +25,6 @@ from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
 _Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, float, torch.device, torch.dtype]
 _Member = tuple[Lora2Layer, dict[str, nn.Parameter]]
-
-_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
@@ -161,7 +159,7 @@ def _computing_dtype(layer: Lora2Layer, device: torch.device) -> torch.dtype:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if dtype in _HALF_PRECISION else tensor
+    return tensor.to(dtype) if dtype in HALF_PRECISION else tensor
 
 
 def _are_whole(

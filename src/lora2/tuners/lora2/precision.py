@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora2.mathematics.precision import HALF_PRECISION
 from lora2.tuners.lora2.factors import INNER
-
-_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class PreciseParameters(nn.ParameterDict):
@@ -23,7 +22,7 @@ class PreciseParameters(nn.ParameterDict):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def precisely(tensor: Tensor) -> Tensor:
             applied = fn(tensor)
-            is_rounded = applied.dtype in _HALF_PRECISION and tensor.dtype not in _HALF_PRECISION
+            is_rounded = applied.dtype in HALF_PRECISION and tensor.dtype not in HALF_PRECISION
             return tensor.to(applied.device) if is_rounded else applied
 
         return super()._apply(precisely, recurse)
@@ -31,12 +30,12 @@ class PreciseParameters(nn.ParameterDict):
 
 def are_rounded(parameters: Mapping[str, Tensor]) -> bool:
     """Whether an inner factor, by symbol, is in half precision."""
-    return parameters["lam"].dtype in _HALF_PRECISION
+    return parameters["lam"].dtype in HALF_PRECISION
 
 
 @torch.no_grad()
 def make_precise(parameters: Mapping[str, Tensor]) -> None:
     """Make the inner factors float32, in place: an optimizer made before knows them still."""
     for symbol in INNER:
-        if parameters[symbol].dtype in _HALF_PRECISION:
+        if parameters[symbol].dtype in HALF_PRECISION:
             parameters[symbol].data = parameters[symbol].data.float()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.compiled_names import name_before_compiling
 from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.patterns import looked_up, pattern_for
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
@@ -174,7 +175,7 @@ def _was_its_own(
 
 def _short(module_name: str) -> str:
     """Return the name that the patterns of a config are matched against."""
-    return name_before_compiling(module_name.removeprefix("base_model.model."))
+    return name_before_compiling(module_name.removeprefix(PREFIX))
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:

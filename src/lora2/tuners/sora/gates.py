@@ -1,4 +1,4 @@
-"""Closes gates while training goes on, and drops the closed ones at its end."""
+"""Closes gates during training, and drops the closed ones at its end."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class RankAllocator:
                 layer.lora2_pruned[self.adapter_name] = ~part
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return averages, mask and step; all that `load_state_dict` needs to go on."""
+        """Return averages, mask and step; all that `load_state_dict` needs."""
         state = {
             "completed_steps": torch.tensor(self.completed_steps),
             "total_steps": torch.tensor(self.plan.total_steps),
