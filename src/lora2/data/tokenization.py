@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Keeps the Python lists of token ids small next to the Arrow table.
-_ROWS_AT_ONCE = 1000
+# Rows encoded at once: keeps the Python lists of token ids small next to the Arrow table.
+_BATCH = 1000
 
 
 def tokenize(
@@ -69,10 +69,10 @@ def in_parts(dataset: Dataset, encode: Callable[[dict[str, list[Any]]], dict[str
     `Dataset.map` is not used: it hashes the tokenizer and keeps cache files, neither of use here.
     """
     datasets = require("datasets", extra="train")
-    starts = range(0, len(dataset), _ROWS_AT_ONCE)
+    starts = range(0, len(dataset), _BATCH)
     encoded: Dataset = datasets.concatenate_datasets(
         [
-            datasets.Dataset.from_dict(encode(dataset[start : start + _ROWS_AT_ONCE]))
+            datasets.Dataset.from_dict(encode(dataset[start : start + _BATCH]))
             for start in starts
         ]
     )
