@@ -36,7 +36,7 @@ def execute(arguments: Sequence[str]) -> int:
     said: list[str] = []
     if options.rank is not None or options.size is not None:
         run, done = cut_run(run, rank=options.rank, size=options.size)
-        said = _what_is_left(done)
+        said = _what_is_left(done, is_padded=options.to == "lora" and not options.compact)
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)
@@ -73,11 +73,13 @@ def _convert(run: SavedRun, options: Any) -> int:
     return 0
 
 
-def _what_is_left(done: Truncation) -> list[str]:
+def _what_is_left(done: Truncation, *, is_padded: bool) -> list[str]:
     worst = max(done.errors, key=done.errors.__getitem__)
+    has_one_rank = len(set(done.ranks.values())) == 1
+    note = " of these ranks; --compact writes no more" if is_padded and not has_one_rank else ""
     return [
         f"Kept {sum(done.ranks.values()):,} singular values of {len(done.ranks)} matrices, "
-        f"{done.parameters:,} parameters as a LoRA",
+        f"{done.parameters:,} parameters as a LoRA{note}",
         f"Left out {100 * done.error:.2f} % of the change in all, at most "
         f"{100 * done.errors[worst]:.2f} % ({worst})",
     ]
@@ -87,9 +89,9 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 export",
         description="Write a run's adapter in a form that other programs read. The change of each "
-        "weight is exactly a LoRA of rank k, so nothing is approximated, and what was written is "
-        "read back and compared before it appears. Of PEFT's other methods, a LoRA is the nearest "
-        "one of the rank that --rank gives.",
+        "weight is exactly a LoRA of rank k, so nothing is approximated, unless --rank or --size "
+        "cuts it before. What was written is read back and compared before it appears. Of PEFT's "
+        "other methods, a LoRA is the nearest one of the rank that --rank gives.",
     )
     add_run_options(parser)
     parser.add_argument(

@@ -71,10 +71,7 @@ def in_parts(dataset: Dataset, encode: Callable[[dict[str, list[Any]]], dict[str
     datasets = require("datasets", extra="train")
     starts = range(0, len(dataset), _BATCH)
     encoded: Dataset = datasets.concatenate_datasets(
-        [
-            datasets.Dataset.from_dict(encode(dataset[start : start + _BATCH]))
-            for start in starts
-        ]
+        [datasets.Dataset.from_dict(encode(dataset[start : start + _BATCH])) for start in starts]
     )
     return encoded
 

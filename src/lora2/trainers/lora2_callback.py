@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from lora2.errors import UserError
-from lora2.trainers.divergence import GradientWatch, check_finite, check_loss
+from lora2.trainers.divergence import GradientWatch, check_loss
 from lora2.trainers.first_batches import shuffled_batches
 from lora2.trainers.logs import (
     add_to_log,
@@ -166,8 +166,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         if model is not None and not args.fp16:
             for watch in self._watches:
                 watch.check()
-            for adapter in self._adapters.values():
-                check_finite(adapter.module, adapter.name)
+            for watch in self._watches:
+                watch.check_factors()
 
     def on_optimizer_step(
         self,

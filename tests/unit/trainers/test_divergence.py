@@ -1,5 +1,6 @@
 """What watches the gradients of a training, between its steps."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from peft import get_peft_model
 from lora2 import Lora2Config
 from lora2.errors import NumericalError
 from lora2.trainers.divergence import GradientWatch
+from lora2.tuners.lora2.layer import adapted_layers
 from unit.models import bert_batch, layers_of, tiny_bert
 
 
@@ -40,3 +42,28 @@ def test_a_nan_in_an_earlier_micro_batch_is_found() -> None:
     model.train()(**bert_batch()).loss.backward()
     with pytest.raises(NumericalError, match="NaN or infinity in the gradient of"):
         watch.check()
+
+
+def a_watched_step() -> tuple[Any, GradientWatch]:
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS", k=2, init_r=2))
+    watch = GradientWatch(model, "default")
+    model.train()(**bert_batch()).loss.backward()
+    return model, watch
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("in_gradient", [False, True])
+def test_a_factor_or_gradient_that_is_not_finite_is_named(value: float, in_gradient: bool) -> None:
+    model, watch = a_watched_step()
+    name, layer = list(adapted_layers(model, "default").items())[1]
+    factor = layer.parameters_of("default")["lam"]
+    (factor.grad if in_gradient else factor.data)[0] = value
+    named = f"the gradient of {name}.lora2_lambda" if in_gradient else f"{name}.lora2_lambda"
+    with pytest.raises(NumericalError, match=f"^NaN or infinity in {re.escape(named)}: "):
+        watch.check_factors()
+
+
+def test_large_numbers_whose_squares_overflow_are_finite() -> None:
+    model, watch = a_watched_step()
+    next(iter(layers_of(model).values())).parameters_of("default")["V"].data.fill_(1e30)
+    watch.check_factors()

@@ -186,6 +186,13 @@ BAD: Mapping[str, tuple[str, Any, dict[str, Any], str]] = {
     "random_start": ("dora", {"init_lora_weights": "pissa_niter_4"}, {}, "does not save"),
     "refused_by_peft": ("oft", {"r": 3, "oft_block_size": 4}, {}, "OFTConfig of PEFT refuses it"),
     "no_share": ("dora", {"lora_dropout": -0.5}, {}, "lora_dropout=-0.5 must be a finite number"),
+    "no_scale": ("dora", {"lora_alpha": 0}, {}, "lora_alpha=0 must be a finite number above 0"),
+    "no_scale_of_loha": ("loha", {"alpha": -1}, {}, "alpha=-1 must be a finite number above 0"),
+    "no_scale_of_one": (
+        "dora", {"alpha_pattern": {"query": 0}}, {}, "alpha_pattern=0 must be a finite number"
+    ),
+    "no_room": ("miss", {"r": 100_000_000}, {}, "r=100000000 must be below 16,777,216"),
+    "no_room_for_one": ("dora", {"rank_pattern": {"query": 10**9}}, {}, "must be below 16,777"),
     "no_task": ("miss", {"task_type": "nonsense"}, {}, "task_type='nonsense' is none of SEQ_CLS"),
     "no_targets": ("dora", {"target_modules": []}, {}, "target_modules is empty; write some"),
     "text_in_a_pattern": ("dora", {"rank_pattern": {"query": "x"}}, {}, "rank_pattern is"),
@@ -338,3 +345,19 @@ def test_loraplus_raises_the_rate_of_b_alone() -> None:
     }
     assert {rate for name, rate in rates.items() if "lora_B" in name} == {(2.0, 0.25)}
     assert {rate for name, rate in rates.items() if "lora_A" in name} == {(0.5, 0.25)}
+
+
+def test_loraplus_trains_an_embedding_at_the_rate_that_was_given() -> None:
+    options = options_of("loraplus", target_modules=["query", "word_embeddings"])
+    model: Any = built(METHODS["loraplus"], options)
+    make = METHODS["loraplus"].make_optimizer
+    assert make is not None
+    arguments = TrainingArguments(learning_rate=0.5, use_cpu=True, report_to=[])
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {
+        group["lr"]
+        for group in make(model, arguments, options).param_groups
+        for parameter in group["params"]
+        if "lora_embedding" in names[id(parameter)]
+    }
+    assert rates == {0.5}

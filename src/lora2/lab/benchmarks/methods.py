@@ -249,13 +249,16 @@ def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 
 def _of_peft(kind: PeftKind) -> BenchmarkMethod:
-    """Return a method of PEFT's registry: variants of LoRA at rank k, others as PEFT has them."""
+    """Return a method of PEFT's registry, at rank k if it has a rank, and else as PEFT has it."""
 
     def prepare(
         model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
     ) -> TrainedModel:
-        is_lora = issubclass(kind.config_type, LoraConfig)
-        fields = {"r": size.k, "lora_alpha": _ALPHA} if is_lora else {}
+        # MiSS would have 64. OFT's 0 is no rank: its blocks have a size of their own.
+        has_rank = bool(getattr(kind.config_type, "r", 0))
+        fields: dict[str, Any] = {"r": size.k} if has_rank else {}
+        if issubclass(kind.config_type, LoraConfig):
+            fields["lora_alpha"] = _ALPHA
         known, targets = field_names(kind.config_type), _targets(workload, size)
         if size.layers is None:
             del targets["layers_to_transform"]

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
-from lora2.support.ranges import SHARE
+from lora2.support.ranges import POSITIVE, SHARE, SIZE, check_number
 from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
@@ -42,6 +42,8 @@ STARTS_OF_DATA = ("corda", "eva", "lora_ga")
 _PATTERNS = {"rank_pattern": dict[str, int] | None, "alpha_pattern": dict[str, float] | None}
 _RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
+# PEFT divides them by the rank: with 0 an adapter changes nothing.
+_SCALES = ("lora_alpha", "alpha", "alpha_pattern")
 
 
 def shared_options(kind: PeftKind) -> tuple[str, ...]:
@@ -159,12 +161,28 @@ def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
                 f"{OPTION}: {name} is {shortened(value)}, and must be "
                 f"{in_words(types_of[name])}; correct it, or leave it out."
             )
-        if name.endswith("dropout") and fits(value, float) and not SHARE.holds(value):
-            raise UserError(f"{OPTION}: {name}={value} must be {SHARE}.")
+        _check_number(name, value)
     _check_start(content.get("init_lora_weights"))
     _check_task_type(content.get("task_type"))
     own = {name: content[name] for name in content if name not in (*_BOOKKEEPING, *_SHARED)}
     return {**kind.fields, **own}
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Check what PEFT would train with: numbers that are none of the field's, or fill the memory.
+
+    Raises:
+        UserError: a number outside of its range.
+    """
+    if fits(value, float) and name.endswith("dropout"):
+        check_number(f"{OPTION}: {name}", value, SHARE)
+    elif fits(value, float) and name in _SCALES:
+        check_number(f"{OPTION}: {name}", value, POSITIVE)
+    elif fits(value, int) and value >= SIZE.below:
+        raise UserError(f"{OPTION}: {name}={value} must be below {SIZE.below:,.0f}.")
+    elif name.endswith("_pattern") and isinstance(value, dict):
+        for entry in value.values():
+            _check_number(name, entry)
 
 
 def _check_task_type(given: Any) -> None:

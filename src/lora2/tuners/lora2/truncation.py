@@ -32,7 +32,8 @@ class Truncation:
         ranks: singular values left, by module name.
         errors: Frobenius norm of what was left out over that of the change, by module name.
         error: the same over all modules together.
-        parameters: numbers of a LoRA with these ranks, Σ rank · (d_in + d_out).
+        parameters: numbers of a LoRA with these ranks, Σ rank · (d_in + d_out). PEFT's LoRA has
+            more of grouped convolutions, and of experts, which it gives one rank.
     """
 
     ranks: dict[str, int]
@@ -87,7 +88,7 @@ def truncate_adapter(
         first = max((name for name in spectra if spectra[name]), key=lambda name: spectra[name][0])
         raise UserError(
             f"size={size:g}: the most important singular value alone, one of {first}, has "
-            f"{costs[first]:,} parameters; write at least so many, or a share of all such as 0.5."
+            f"{costs[first]:,} parameters; write at least so many, or a larger share of all."
         )
     for name, layer in layers.items():
         _cut(layer, adapter_name, ranks[name], *forms[name])
@@ -122,7 +123,8 @@ def kept_ranks(
         limit = size or 0.0
         if limit < 1 and spent:
             limit *= spent[-1]
-        most = bisect_right(spent, limit)
+        # A share that stands for whole parameters, such as 0.57 of 100, is a bit below them.
+        most = bisect_right(spent, limit * (1 + 1e-12))
     kept = Counter(names[:most])
     return {name: kept[name] for name in spectra}
 

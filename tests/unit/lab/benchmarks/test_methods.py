@@ -12,6 +12,7 @@ from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, options, prepare
 from lora2 import UserError
 from lora2.lab.benchmarks.dense import DenseLora2Linear
 from lora2.lab.benchmarks.methods import (
+    ADAPTER_NAME,
     ALL_METHODS,
     BENCHMARK_METHODS,
     adapted_modules,
@@ -223,6 +224,12 @@ def test_zeros_in_memory_compute_what_a_finished_adapter_computes():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     sizes = [sum(each.numel() for each in method.parameters) for method in (whole, finished)]
     assert sizes[0] > 1.5 * sizes[1]
+
+
+@pytest.mark.parametrize("name", ["dora", "hira", "miss"])
+def test_another_method_of_peft_has_rank_k_whatever_its_default_is(name):
+    config = prepare(name)[name].adapted.peft_config[ADAPTER_NAME]
+    assert config.r == SIZE.k
 
 
 @pytest.mark.parametrize("workload", **BY_NAME)

@@ -35,6 +35,13 @@ def test_one_threshold_holds_for_all_matrices(wanted, ranks):
     assert tuple(kept_ranks(SPECTRA, COSTS, **wanted).values()) == ranks
 
 
+@pytest.mark.parametrize("of", [50, 100])
+def test_a_share_that_is_a_whole_number_of_values_keeps_as_many(of):
+    values = [float(of - index) for index in range(of)]
+    kept = [kept_ranks({"a": values}, {"a": 256}, size=count / of)["a"] for count in range(1, of)]
+    assert kept == list(range(1, of))
+
+
 @pytest.mark.parametrize("kind", [LINEAR, CONV1D], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("form", ["exact", "penalty"])
 def test_each_matrix_becomes_the_nearest_of_its_rank(kind, form):

@@ -244,6 +244,12 @@ class RankAllocator:
         )
 
     def _score(self) -> None:
+        ranks = [layer.sizes_of(self.adapter_name)[1] for layer in self._layers.values()]
+        if ranks != self._ranks:
+            raise UserError(
+                f"Adapter {self.adapter_name!r} has been cut or compacted since this RankAllocator "
+                "was made; make a new one for what is left."
+            )
         if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
             raise UserError(
                 f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed "

@@ -1,6 +1,7 @@
 """The allocator on models: budget, kept set, state and importance."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from peft import get_peft_model
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lora2 import Lora2Config, RankAllocator, UserError
+from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter, truncate_adapter
 from lora2.tuners.lora2.allocation.sensitivities import group_by_shape
 from unit.models import LINEAR, adapter_state, layers_of, rows
 from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, count, kept_values, pruned_model
@@ -236,3 +237,18 @@ def test_frozen_matrices_that_are_the_whole_target_are_named() -> None:
     allocator = RankAllocator(model, TOTAL)
     with pytest.raises(UserError, match=r"frozen, such as .*, have 12 singular values, and 9 are"):
         list(Loop(model, allocator).run(0, TOTAL))
+
+
+@pytest.mark.parametrize("change", [compact_adapter, partial(truncate_adapter, rank=1)], ids=str)
+def test_an_adapter_made_smaller_between_steps_is_named(
+    change: Callable[[nn.Module], None],
+) -> None:
+    model = pruned_model(deltaT=1)
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    for _ in loop.run(0, 10):
+        pass
+    change(model)
+    with pytest.raises(UserError, match="has been cut or compacted since this RankAllocator"):
+        for _ in Loop(model, allocator).run(10, 11):
+            pass
