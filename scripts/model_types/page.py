@@ -28,7 +28,7 @@ def page(outcomes: list[Outcome]) -> str:
             f"{torch.__version__.partition('+')[0]}.",
             "",
             f"* {len(built)} model types were built. LoRA² fails a check that PEFT's LoRA passes "
-            f"on {', '.join(behind) or 'none'}.",
+            f"on {', '.join(behind) or 'none'}; pruning and export are checks of LoRA² alone.",
             "* A cell has LoRA's result, then LoRA²'s. – means that the model or the method has no "
             "such thing. What is not a yes is below the table; where both fail, the model or PEFT "
             "is the reason.",
