@@ -16,7 +16,7 @@ from peft.utils import CONFIG_NAME
 from lora2 import Lora2Config
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of
 from lora2.training.methods.peft_options import STARTS_OF_DATA
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.unknown_fields import check_known_fields
@@ -88,7 +88,7 @@ def _read_adapter(path: Path, max_steps: int) -> PeftConfig:
         raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: PEFT does not take it ({one_line(error).rstrip('.')}); correct it."
+            f"{path}: PEFT does not take it ({clause_of(error)}); correct it."
         ) from error
     if config.inference_mode:
         raise UserError(f"{path}: inference_mode is true, which trains nothing; write false.")

@@ -22,7 +22,7 @@ from transformers import (
 
 import lora2
 from lora2.errors import UserError
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 from lora2.training.models import load_language_model
 from lora2.tuners.lora2.allocation.budget import plan_budget
@@ -81,7 +81,7 @@ def _adapted(model: Any, experiment: Experiment) -> Any:
         raise UserError(f"adapter_config.json: {error}") from error
     except (KeyError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
-            f"adapter_config.json: this model does not take it ({one_line(error).rstrip('.')}); "
+            f"adapter_config.json: this model does not take it ({clause_of(error)}); "
             "correct it, or give another model."
         ) from error
     if isinstance(adapter, lora2.Lora2Config) and adapter.prunes:
@@ -97,8 +97,7 @@ def _start_prefix(model: Any, tokenizer: PreTrainedTokenizerBase, text: str) -> 
         initialize_kv_prefix_from_text(model, tokenizer, text=text, use_chat_template=False)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"init_kv_cache_prefix: PEFT does not take it ({one_line(error).rstrip('.')}); correct "
-            "it."
+            f"init_kv_cache_prefix: PEFT does not take it ({clause_of(error)}); correct it."
         ) from error
 
 
@@ -117,7 +116,7 @@ def build_optimizer(model: Any, experiment: Experiment) -> tuple[Optimizer, LRSc
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"optimizer_kwargs: {config.optimizer_type} does not take {config.optimizer_kwargs} "
-            f"({one_line(error).rstrip('.')}); correct them, or optimizer_type."
+            f"({clause_of(error)}); correct them, or optimizer_type."
         ) from error
     if config.lr_scheduler is None:
         return optimizer, get_constant_schedule(optimizer)

@@ -16,6 +16,7 @@ from lora2.data.hub import load_from_hub
 from lora2.data.table_files import read_table
 from lora2.data.text_rows import read_rows
 from lora2.errors import UserError
+from lora2.support.error_text import first_line_of
 from lora2.training.exact_match import share_of_exact
 from peft_comparison.accuracy import answer_accuracy, parsed_answer
 
@@ -160,7 +161,7 @@ def _wiki_pages(folder: Path | None) -> list[str]:
         pages = datasets.load_dataset(_OTHER, split="train", streaming=True)
         return [page["text"] for page in pages.take(_OTHER_ROWS)]
     except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        reason = first_line_of(error)
         at = "the --data_dir" if folder is None else folder
         raise UserError(
             f"dataset: {_OTHER}, on which forgetting is measured, could not be loaded from the hub "

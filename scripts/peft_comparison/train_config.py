@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
+from lora2.support.error_text import first_line_of
 
 FILE = "training_params.json"
 # Of PEFT's own helpers; all others are classes of torch.optim.
@@ -147,5 +148,5 @@ def _check_generation(given: Mapping[str, Any], path: Path) -> None:
     try:
         GenerationConfig(**given)
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line_of(error)
         raise UserError(f"{path}: generation_kwargs cannot be ({reason}); correct it.") from error

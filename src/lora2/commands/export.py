@@ -22,6 +22,10 @@ from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run, reload_base
 from lora2.tuners.lora2.truncation import Truncation
 
+_MORE = "the file has more, since every matrix is padded to the largest rank"
+# What to say of a form that gives all matrices one rank.
+_PADDED = {"lora": f"{_MORE} (--compact avoids most of that)", "gguf": _MORE}
+
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
@@ -36,7 +40,7 @@ def execute(arguments: Sequence[str]) -> int:
     said: list[str] = []
     if options.rank is not None or options.size is not None:
         run, done = cut_run(run, rank=options.rank, size=options.size)
-        said = _what_is_left(done, is_padded=options.to == "lora" and not options.compact)
+        said = _what_is_left(done, "" if options.compact else _PADDED.get(options.to, ""))
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)
@@ -73,10 +77,11 @@ def _convert(run: SavedRun, options: Any) -> int:
     return 0
 
 
-def _what_is_left(done: Truncation, *, is_padded: bool) -> list[str]:
+def _what_is_left(done: Truncation, padded: str) -> list[str]:
+    """Return sentences about a cut; padded: what to say where the ranks differ."""
     worst = max(done.errors, key=done.errors.__getitem__)
     has_one_rank = len(set(done.ranks.values())) == 1
-    note = " of these ranks; --compact writes no more" if is_padded and not has_one_rank else ""
+    note = "" if has_one_rank or not padded else f"; {padded}"
     return [
         f"Kept {sum(done.ranks.values()):,} singular values of {len(done.ranks)} matrices, "
         f"{done.parameters:,} parameters as a LoRA{note}",
@@ -89,9 +94,9 @@ def _parser() -> OptionParser:
     parser = OptionParser(
         prog="lora2 export",
         description="Write a run's adapter in a form that other programs read. The change of each "
-        "weight is exactly a LoRA of rank k, so nothing is approximated, unless --rank or --size "
-        "cuts it before. What was written is read back and compared before it appears. Of PEFT's "
-        "other methods, a LoRA is the nearest one of the rank that --rank gives.",
+        "weight is exactly a LoRA of rank k, so nothing is approximated unless --rank or --size "
+        "cuts the adapter first. What was written is read back and compared before it appears. Of "
+        "PEFT's other methods, a LoRA is the nearest one of the rank that --rank gives.",
     )
     add_run_options(parser)
     parser.add_argument(

@@ -74,7 +74,7 @@ def write_records(records: Sequence[OutputRow], options: Any, what: str, types: 
 
 
 def _inputs(options: Any) -> list[Path]:
-    """Return what the command reads: the data, the run, and the folder of its base model."""
+    """Return what the output must not replace: the data, all of the run, and its base model."""
     run = RunFolder(options.run)
     parts = [*run.entries, Path(options.model or run.read_options()["model"])]
     return parts if options.file is None else [options.file, *parts]

@@ -218,8 +218,8 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
             named = image["path"] or place
             # Pillow's sentence for an unknown format has the path again, or an address in memory.
             is_unknown = isinstance(error, pillow.UnidentifiedImageError)
-            read = "it has none of the formats that Pillow reads"
-            reason = read if is_unknown else clause_of(error)
+            unknown_format = "it has none of the formats that Pillow reads"
+            reason = unknown_format if is_unknown else clause_of(error)
             raise UserError(
                 f"image_column: {named} is no image that can be read ({reason}); save it as PNG or "
                 "JPEG, or remove it."

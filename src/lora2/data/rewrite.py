@@ -85,7 +85,7 @@ def rewrite_preferences(split: Split, rows: int, seed: int = 0) -> list[tuple[st
     Raises:
         ValueError: `rows` is not positive.
     """
-    generator = random.Random(f"preferences-{split}-{seed}")
+    generator = generator_of("preferences", split, seed)
     return [
         (text, answer, generator.choice(wrong_forms(answer)))
         for text, answer in rewrite_pairs(split, rows, seed)

@@ -18,7 +18,7 @@ TEXT_COLUMNS = ("text", "text_pair")
 LABEL_COLUMN = "label"
 
 
-def recorded_name(metric: str, validation_set: str, validation: Collection[str]) -> str:
+def recorded_name(validation_set: str, metric: str, validation: Collection[str]) -> str:
     """Return the name of a metric in the records: with its set's, if there are several.
 
     validation: the names of all validation sets.
@@ -58,7 +58,7 @@ class Task:
 
     def recorded_name(self, validation_set: str, metric: str) -> str:
         """Return the name that a metric of one validation set has in metrics.jsonl."""
-        return recorded_name(metric, validation_set, self.validation)
+        return recorded_name(validation_set, metric, self.validation)
 
     def describe(self) -> dict[str, Any]:
         """Return what must be known of the task when its run is used, ready for JSON."""

@@ -64,7 +64,9 @@ def tokenize_dataset(
 
 
 def in_parts(dataset: Dataset, encode: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> Dataset:
-    """Return the columns that `encode` makes of some rows at a time, given by column.
+    """Return a data set of what `encode` returns for the rows, a part of them at a time.
+
+    encode: takes and returns lists by column name.
 
     `Dataset.map` is not used: it hashes the tokenizer and keeps cache files, neither of use here.
     """
@@ -103,7 +105,9 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, pairs:
 
 
 def check_reads(max_length: int, longest: int | None) -> None:
-    """Check that a model reads `max_length` tokens; longest: the most it reads, None without limit.
+    """Check that a model reads texts of `max_length` tokens.
+
+    longest: the most that it reads; None where it has no limit.
 
     Raises:
         UserError: it does not.

@@ -31,7 +31,6 @@ from lora2.tuners.base.patterns import pattern_for
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 
-"""What PEFT writes before the name of every module."""
 # Where PEFT's wrapper of an embedding has it.
 _INSIDE_ROWS = ".token_adapter.base_layer"
 

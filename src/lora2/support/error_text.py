@@ -16,8 +16,8 @@ def one_line(error: BaseException) -> str:
 
 
 def clause_of(error: BaseException) -> str:
-    """Return the same without a final period, for the middle of a sentence."""
-    return one_line(error).rstrip(".")
+    """Return an error's text on one line without a final period, for the middle of a sentence."""
+    return one_line(error).rstrip(".") or type(error).__name__
 
 
 def first_line_of(error: BaseException) -> str:

@@ -61,14 +61,14 @@ class GradientWatch:
         sums, self._sums = self._sums, {}
         first = first_not_finite(list(sums.values()))
         if self._is_sharded:
-            # All processes must stop here, since `check_factors` waits for each of them.
+            # All processes must stop here, since the next check waits for each of them.
             first = first_of_all(first)
         if first is not None:
             name = [*sums][first] if first < len(sums) else "a layer in another process"
             raise NumericalError(f"NaN or infinity in the gradient of {name}: {ADVICE}")
 
     @torch.no_grad()
-    def check_factors(self) -> None:
+    def check_factors_and_gradients(self) -> None:
         """Check all factors, and their gradients as the optimizer gets them.
 
         Raises:
@@ -114,8 +114,8 @@ def _first_not_finite(tensors: Sequence[Tensor]) -> int | None:
     if not positions:
         return None
     filled = [tensors[position] for position in positions]
-    # A sum of squares takes a CPU a quarter of the time of the largest absolute value; but it may
-    # overflow, which that cannot.
+    # A sum of squares takes a CPU a quarter of the time of the largest absolute value, but it may
+    # overflow. Then the largest absolute value decides: it cannot overflow.
     if first_not_finite(torch._foreach_norm(filled)) is None:
         return None
     first = first_not_finite(torch._foreach_norm(filled, float("inf")))

@@ -167,7 +167,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
             for watch in self._watches:
                 watch.check()
             for watch in self._watches:
-                watch.check_factors()
+                watch.check_factors_and_gradients()
 
     def on_optimizer_step(
         self,

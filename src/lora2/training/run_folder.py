@@ -334,7 +334,7 @@ class RunFolder:
 
     @property
     def entries(self) -> Sequence[Path]:
-        """All files and folders of a run, be they there or not."""
+        """What a new run clears: files and folders, whether they exist or not."""
         # Files are named, because what somebody else put there is theirs. The config goes first, so
         # that a folder cleared in part does not pass for a run.
         return (

@@ -27,7 +27,7 @@ def test_a_run_is_cut_before_any_form_is_written(form, finished_run, tmp_path, c
     said = capsys.readouterr().out
     assert "Kept 6 singular values of 12 matrices" in said
     assert "% of the change in all" in said
-    assert ("--compact writes no more" in said) == (form == "lora")
+    assert ("padded to the largest rank (--compact avoids" in said) == (form == "lora")
 
 
 def test_a_lora_is_cut_to_a_share_of_its_size(lora_run, tmp_path, capsys):

@@ -60,10 +60,19 @@ def test_a_factor_or_gradient_that_is_not_finite_is_named(value: float, in_gradi
     (factor.grad if in_gradient else factor.data)[0] = value
     named = f"the gradient of {name}.lora2_lambda" if in_gradient else f"{name}.lora2_lambda"
     with pytest.raises(NumericalError, match=f"^NaN or infinity in {re.escape(named)}: "):
-        watch.check_factors()
+        watch.check_factors_and_gradients()
 
 
 def test_large_numbers_whose_squares_overflow_are_finite() -> None:
     model, watch = a_watched_step()
     next(iter(layers_of(model).values())).parameters_of("default")["V"].data.fill_(1e30)
-    watch.check_factors()
+    watch.check_factors_and_gradients()
+
+
+def test_a_nan_is_named_next_to_a_factor_whose_squares_overflow() -> None:
+    model, watch = a_watched_step()
+    first, second = list(adapted_layers(model, "default").items())[:2]
+    first[1].parameters_of("default")["V"].data.fill_(1e30)
+    second[1].parameters_of("default")["u"].data[0, 0] = float("nan")
+    with pytest.raises(NumericalError, match=re.escape(f"{second[0]}.lora2_u")):
+        watch.check_factors_and_gradients()

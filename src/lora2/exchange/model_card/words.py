@@ -47,8 +47,8 @@ def lora_card(facts: AdapterFacts, ranks: Mapping[str, int]) -> str:
     """Return the text of the card of a LoRA that was exported from an adapter."""
     sections = [
         f"# {facts.base.title} with LoRA",
-        "A plain LoRA, which computes what the adapter in memory computed when it was exported. "
-        "PEFT alone loads it; the `lora2` package is not needed.",
+        f"A plain LoRA, exported from a {facts.method} adapter. It computes what that adapter "
+        "computed when it was exported. PEFT alone loads it; the `lora2` package is not needed.",
         f"* Base model: {facts.base.in_words}\n* Ranks of the change: {_spread(ranks)}",
         _code(_load_lines(facts, ())),
     ]

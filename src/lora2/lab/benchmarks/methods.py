@@ -248,14 +248,18 @@ def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     return adapted
 
 
+# Their r is the size of something that is not trained, a number of parts, or of parameters.
+_R_IS_NO_RANK = ("adamss", "psoft", "pvera", "randlora", "shira", "tinylora", "vera")
+
+
 def _of_peft(kind: PeftKind) -> BenchmarkMethod:
     """Return a method of PEFT's registry, at rank k if it has a rank, and else as PEFT has it."""
 
     def prepare(
         model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
     ) -> TrainedModel:
-        # MiSS would have 64. OFT's 0 is no rank: its blocks have a size of their own.
-        has_rank = bool(getattr(kind.config_type, "r", 0))
+        # PEFT's default differs by method: 64 for MiSS, 32 for HiRA. OFT's 0 is no rank.
+        has_rank = bool(getattr(kind.config_type, "r", 0)) and kind.name not in _R_IS_NO_RANK
         fields: dict[str, Any] = {"r": size.k} if has_rank else {}
         if issubclass(kind.config_type, LoraConfig):
             fields["lora_alpha"] = _ALPHA

@@ -136,7 +136,7 @@ def _loraplus_optimizer(model: Any, arguments: TrainingArguments, options: Optio
         optimizer_cls=made,
         loraplus_lr_ratio=options["loraplus_lr_ratio"],
         loraplus_weight_decay=arguments.weight_decay,
-        # PEFT's default is a millionth, with which an adapted embedding does not learn.
+        # PEFT's default is 1e-6, a rate at which an adapted embedding hardly learns.
         loraplus_lr_embedding=arguments.learning_rate,
         **fields,
     )

@@ -42,8 +42,13 @@ STARTS_OF_DATA = ("corda", "eva", "lora_ga")
 _PATTERNS = {"rank_pattern": dict[str, int] | None, "alpha_pattern": dict[str, float] | None}
 _RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
-# PEFT divides them by the rank: with 0 an adapter changes nothing.
-_SCALES = ("lora_alpha", "alpha", "alpha_pattern")
+# With 0, an adapter changes nothing.
+_SCALES = (
+    "lora_alpha", "alpha", "alpha_pattern", "psoft_alpha", "randlora_alpha", "shadow_alpha",
+    "scaling",
+)  # fmt: skip
+# Fields that may be any whole number.
+_SEEDS = ("seed", "_key")
 
 
 def shared_options(kind: PeftKind) -> tuple[str, ...]:
@@ -161,28 +166,36 @@ def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
                 f"{OPTION}: {name} is {shortened(value)}, and must be "
                 f"{in_words(types_of[name])}; correct it, or leave it out."
             )
-        _check_number(name, value)
+        _check_number(name, name, value)
     _check_start(content.get("init_lora_weights"))
     _check_task_type(content.get("task_type"))
     own = {name: content[name] for name in content if name not in (*_BOOKKEEPING, *_SHARED)}
     return {**kind.fields, **own}
 
 
-def _check_number(name: str, value: Any) -> None:
-    """Check what PEFT would train with: numbers that are none of the field's, or fill the memory.
+def _check_number(field: str, shown: str, value: Any) -> None:
+    """Refuse numbers that PEFT accepts but cannot use.
+
+    They are a dropout that is no share, a scale that is not positive, and a size that no memory
+    holds.
+
+    Args:
+        field: its name.
+        shown: what a message calls the number.
+        value: of any type.
 
     Raises:
-        UserError: a number outside of its range.
+        UserError: it is such a number.
     """
-    if fits(value, float) and name.endswith("dropout"):
-        check_number(f"{OPTION}: {name}", value, SHARE)
-    elif fits(value, float) and name in _SCALES:
-        check_number(f"{OPTION}: {name}", value, POSITIVE)
-    elif fits(value, int) and value >= SIZE.below:
-        raise UserError(f"{OPTION}: {name}={value} must be below {SIZE.below:,.0f}.")
-    elif name.endswith("_pattern") and isinstance(value, dict):
-        for entry in value.values():
-            _check_number(name, entry)
+    if fits(value, float) and field.endswith("dropout"):
+        check_number(f"{OPTION}: {shown}", value, SHARE)
+    elif fits(value, float) and field in _SCALES:
+        check_number(f"{OPTION}: {shown}", value, POSITIVE)
+    elif fits(value, int) and value >= SIZE.below and not field.endswith(_SEEDS):
+        raise UserError(f"{OPTION}: {shown}={value} must be below {SIZE.below:,.0f}.")
+    elif field.endswith("_pattern") and isinstance(value, dict):
+        for module, entry in value.items():
+            _check_number(field, f"{field}[{module!r}]", entry)
 
 
 def _check_task_type(given: Any) -> None:

@@ -1,4 +1,4 @@
 """What PEFT puts in front of the names of a base model's modules and tensors."""
 
 PREFIX = "base_model.model."
-"""Of PEFT's tuners, such as LoRA and LoRA²."""
+"""What tuners such as LoRA and LoRA² put there; prompts put `base_model.`."""

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from lora2.mathematics.precision import FLOATING
 
-# In float8 a layer has scales in addition to its weight.
-
 
 def _class(module: str, name: str) -> Any:
     """A class of a package, or an empty tuple, of which nothing is an instance."""
@@ -55,6 +53,7 @@ def values_of_weight(layer: nn.Module, name: str = "weight") -> Tensor | None:
             return weight.dequantize().float()
         except (NotImplementedError, AttributeError):
             return None
+    # FLOATING has no float8: there a layer has scales in addition to its weight.
     return weight.data if weight.dtype in FLOATING else None
 
 

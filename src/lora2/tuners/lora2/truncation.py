@@ -32,8 +32,9 @@ class Truncation:
         ranks: singular values left, by module name.
         errors: Frobenius norm of what was left out over that of the change, by module name.
         error: the same over all modules together.
-        parameters: numbers of a LoRA with these ranks, Σ rank · (d_in + d_out). PEFT's LoRA has
-            more of grouped convolutions, and of experts, which it gives one rank.
+        parameters: numbers of a LoRA with these ranks, Σ rank · (d_in + d_out). The file of
+            PEFT's LoRA has more for grouped convolutions and for experts, since PEFT gives all
+            groups, or all experts, one rank.
     """
 
     ranks: dict[str, int]
@@ -86,9 +87,10 @@ def truncate_adapter(
     ranks = kept_ranks(spectra, costs, rank=rank, size=size)
     if not any(ranks.values()):
         first = max((name for name in spectra if spectra[name]), key=lambda name: spectra[name][0])
+        share = "a larger share of all" if size and size < 1 else "a share of all such as 0.5"
         raise UserError(
             f"size={size:g}: the most important singular value alone, one of {first}, has "
-            f"{costs[first]:,} parameters; write at least so many, or a larger share of all."
+            f"{costs[first]:,} parameters; write at least so many, or {share}."
         )
     for name, layer in layers.items():
         _cut(layer, adapter_name, ranks[name], *forms[name])
@@ -123,7 +125,7 @@ def kept_ranks(
         limit = size or 0.0
         if limit < 1 and spent:
             limit *= spent[-1]
-        # A share that stands for whole parameters, such as 0.57 of 100, is a bit below them.
+        # A share of whole values, such as 0.57 of 100, can come out slightly below their number.
         most = bisect_right(spent, limit * (1 + 1e-12))
     kept = Counter(names[:most])
     return {name: kept[name] for name in spectra}

@@ -226,10 +226,14 @@ def test_zeros_in_memory_compute_what_a_finished_adapter_computes():
     assert sizes[0] > 1.5 * sizes[1]
 
 
-@pytest.mark.parametrize("name", ["dora", "hira", "miss"])
+@pytest.mark.parametrize("name", ["hira", "miss"])
 def test_another_method_of_peft_has_rank_k_whatever_its_default_is(name):
     config = prepare(name)[name].adapted.peft_config[ADAPTER_NAME]
     assert config.r == SIZE.k
+
+
+def test_what_peft_calls_r_and_is_no_rank_is_left_as_it_is():
+    assert prepare("vera")["vera"].adapted.peft_config[ADAPTER_NAME].r == 256
 
 
 @pytest.mark.parametrize("workload", **BY_NAME)
@@ -245,12 +249,12 @@ def test_another_method_of_peft_adapts_the_same_matrices(name, workload):
     assert adapted == names
 
 
-def test_variants_of_lora_have_its_rank_and_others_the_size_that_peft_gives_them():
-    lora, rslora, hira = (
+def test_methods_with_two_factors_of_rank_k_train_as_much_as_lora():
+    lora, rslora, hira, miss = (
         sum(parameter.numel() for parameter in prepare(name)[name].parameters)
-        for name in ("lora", "rslora", "hira")
+        for name in ("lora", "rslora", "hira", "miss")
     )
-    assert lora == rslora < hira
+    assert lora == rslora == hira > miss
 
 
 def test_a_method_that_peft_calls_after_each_step_is_called(monkeypatch):

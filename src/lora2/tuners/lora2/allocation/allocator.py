@@ -68,7 +68,8 @@ class RankAllocator:
         if config is None or not self._layers:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
-        self._ranks = [layer.sizes_of(adapter_name)[1] for layer in self._layers.values()]
+        self._sizes = [layer.sizes_of(adapter_name) for layer in self._layers.values()]
+        self._ranks = [r for _, r in self._sizes]
         self._matrices = [layer.matrix_size(adapter_name) for layer in self._layers.values()]
         self.plan = plan_budget(self.config, self._matrices, checked_total(total_steps))
         # None: each value costs 1, and nothing has to be added up.
@@ -126,8 +127,9 @@ class RankAllocator:
         """Score, allocate if it is time, and set pruned values to zero.
 
         Raises:
-            UserError: no adapter parameter has a gradient, all `total_steps` are done, or the
-                processes of one training do not agree on the values to keep.
+            UserError: no adapter parameter has a gradient, all `total_steps` are done, the adapter
+                was cut or compacted since the last step, or the processes of one training do not
+                agree on the values to keep.
         """
         if self._accumulation.is_micro_batch():
             return
@@ -139,6 +141,7 @@ class RankAllocator:
             )
         step = self.completed_steps + 1
         if self.plan.target < self.plan.initial:
+            self._check_sizes()
             if step <= self.plan.last_change or self._is_overdue:
                 self._score()
                 self._allocate(step)
@@ -243,13 +246,14 @@ class RankAllocator:
             parameter for group in self._groups for parameter in group.factors()
         )
 
-    def _score(self) -> None:
-        ranks = [layer.sizes_of(self.adapter_name)[1] for layer in self._layers.values()]
-        if ranks != self._ranks:
+    def _check_sizes(self) -> None:
+        if self._sizes != [layer.sizes_of(self.adapter_name) for layer in self._layers.values()]:
             raise UserError(
                 f"Adapter {self.adapter_name!r} has been cut or compacted since this RankAllocator "
                 "was made; make a new one for what is left."
             )
+
+    def _score(self) -> None:
         if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
             raise UserError(
                 f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed "

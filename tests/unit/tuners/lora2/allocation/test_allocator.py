@@ -239,16 +239,19 @@ def test_frozen_matrices_that_are_the_whole_target_are_named() -> None:
         list(Loop(model, allocator).run(0, TOTAL))
 
 
-@pytest.mark.parametrize("change", [compact_adapter, partial(truncate_adapter, rank=1)], ids=str)
+@pytest.mark.parametrize(
+    "change", [compact_adapter, partial(truncate_adapter, rank=1)], ids=["compacted", "cut"]
+)
+@pytest.mark.parametrize("steps", [10, 18])
 def test_an_adapter_made_smaller_between_steps_is_named(
-    change: Callable[[nn.Module], None],
+    steps: int, change: Callable[[nn.Module], None]
 ) -> None:
     model = pruned_model(deltaT=1)
     allocator = RankAllocator(model, TOTAL)
     loop = Loop(model, allocator)
-    for _ in loop.run(0, 10):
+    for _ in loop.run(0, steps):
         pass
     change(model)
     with pytest.raises(UserError, match="has been cut or compacted since this RankAllocator"):
-        for _ in Loop(model, allocator).run(10, 11):
+        for _ in Loop(model, allocator).run(steps, steps + 1):
             pass
