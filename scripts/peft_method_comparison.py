@@ -25,7 +25,7 @@ from lora2.support.files import (
     check_may_be_folder,
     write_json_atomically,
 )
-from lora2.training.models import load_tokenizer
+from lora2.training.base_models.models import load_tokenizer
 from peft_comparison.experiment import Experiment, read_experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_model

@@ -13,9 +13,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from lora2.training.arguments import RunSettings
-from lora2.training.option_effects import reason_against
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.checks.option_effects import reason_against
+from lora2.training.options.arguments import RunSettings
+from lora2.training.trainer.run_trainer import RunTrainer
 from lora2_cli.main import main
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageColor
 from transformers import ViTConfig, ViTModel
 
-from lora2.training.digits_model import digits_processor
+from lora2.training.base_models.digits_model import digits_processor
 
 
 def save_vision_model(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lora2.training.generation import end_tokens
+from lora2.training.base_models.generation import end_tokens
 from lora2.training.quiet import quiet_loading
 from peft_comparison.task_data import Accuracy, Row
 from peft_comparison.train_config import TrainConfig

@@ -24,7 +24,7 @@ import lora2
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.support.extras import require
-from lora2.training.models import load_language_model
+from lora2.training.base_models.models import load_language_model
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.layer import adapted_layers
 from peft_comparison.experiment import Experiment

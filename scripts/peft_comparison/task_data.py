@@ -17,7 +17,7 @@ from lora2.data.table_files import read_table
 from lora2.data.text_rows import read_rows
 from lora2.errors import UserError
 from lora2.support.error_text import first_line_of
-from lora2.training.exact_match import share_of_exact
+from lora2.training.scores.exact_match import share_of_exact
 from peft_comparison.accuracy import answer_accuracy, parsed_answer
 
 # PEFT's: longer ones do not fit into its 768 tokens.

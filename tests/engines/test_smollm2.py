@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from command_line import lora2
-from lora2.training.records import read_lines
+from lora2.training.on_disk.records import read_lines
 
 pytestmark = pytest.mark.engines
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from command_line import lora2
-from lora2.training.checkpoints import newest_complete
-from lora2.training.records import read_lines
+from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.records import read_lines
 
 pytestmark = pytest.mark.slow
 

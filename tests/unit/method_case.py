@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lora2.training.methods.method import Method
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.trainer.run_trainer import RunTrainer
 from unit.models import Examples
 from unit.training_case import arguments
 

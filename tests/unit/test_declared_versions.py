@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lora2.training.derived_options import derived
-from lora2.training.trainer_options import TRAINING_LEFT_OUT
+from lora2.training.options.derived_options import derived
+from lora2.training.options.trainer_options import TRAINING_LEFT_OUT
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

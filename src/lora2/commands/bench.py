@@ -20,7 +20,7 @@ from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
 from lora2.support.files import check_may_be_folder
 from lora2.support.heap import keep_freed_memory
-from lora2.training.idle_options import refuse_idle
+from lora2.training.options.idle_options import refuse_idle
 
 _ALL = "all"
 

@@ -16,8 +16,8 @@ from lora2.errors import UserError
 from lora2.support.files import check_is_new, new_folder
 from lora2.training.combined_run import write_combined_run
 from lora2.training.loaded_run import SavedRun
+from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.quiet import quiet_loading
-from lora2.training.run_folder import RunFolder
 from lora2.training.saved_run import load_saved_run
 from lora2.tuners.base.loading import add_adapter, find_adapter
 from lora2.tuners.lora2.combination import Heads

@@ -13,10 +13,10 @@ from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
 from lora2.support.ranges import SIZE
-from lora2.training.idle_options import refuse_idle
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
+from lora2.training.options.idle_options import refuse_idle
 from lora2.training.quiet import quiet_loading
 from lora2.training.run_cut import cut_run
 from lora2.training.saved_run import load_saved_run, reload_base

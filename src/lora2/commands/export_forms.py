@@ -11,9 +11,9 @@ from lora2.exchange.gguf import export_gguf
 from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
+from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.new_tokens import rows_to_add
 from lora2.tuners.base.layer import layers_with
 from lora2.tuners.base.token_rows import FIELD as ROWS
 

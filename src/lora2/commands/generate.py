@@ -27,7 +27,7 @@ from lora2.data.table_writing import as_one_line
 from lora2.data.text_rows import are_messages, column_of
 from lora2.data.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.training.generation import check_fits, generate
+from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.output import TEXTS
 from lora2.training.saved_run import load_saved_run

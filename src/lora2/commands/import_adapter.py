@@ -15,12 +15,12 @@ from lora2.exchange.from_lora import check_importable, import_lora, load_source
 from lora2.exchange.verification import check_same, logits, sample_batch, tolerance_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.support.ranges import Range, check_number
-from lora2.training.models import (
+from lora2.training.base_models.models import (
     load_base_model,
     load_config,
     load_language_model,
 )
-from lora2.training.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
+from lora2.training.base_models.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, saved_tensors
 from lora2.tuners.base.token_rows import FIELD as ROWS

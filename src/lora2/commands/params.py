@@ -22,14 +22,14 @@ from lora2.commands.parser import read_mapping_or_file
 from lora2.errors import UserError
 from lora2.reports.tables import size_in_words
 from lora2.support.ranges import check_number
-from lora2.training.architectures import ARCHITECTURES, target_pattern
-from lora2.training.arguments import RunSettings
-from lora2.training.idle_options import refuse_idle
+from lora2.training.base_models.architectures import ARCHITECTURES, target_pattern
+from lora2.training.base_models.models import load_config
+from lora2.training.checks.named_modules import check_named_modules
+from lora2.training.checks.option_ranges import RANGES
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import one_word
-from lora2.training.models import load_config
-from lora2.training.named_modules import check_named_modules
-from lora2.training.option_ranges import RANGES
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.idle_options import refuse_idle
 from lora2.tuners.base.config import check_regular_expression
 from lora2.tuners.lora2.config import BudgetUnit
 

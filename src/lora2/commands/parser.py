@@ -17,9 +17,9 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.field_types import allows_none, in_words, shortened
-from lora2.training.arguments import OPTION_GROUPS
-from lora2.training.derived_options import FILE, RULES
-from lora2.training.recipes import GENERAL
+from lora2.training.options.arguments import OPTION_GROUPS
+from lora2.training.options.derived_options import FILE, RULES
+from lora2.training.options.recipes import GENERAL
 
 
 class TrainParser(OptionParser, HfArgumentParser):

@@ -18,11 +18,11 @@ from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.table_writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.labelling import Labelling, ToLabel
 from lora2.training.objectives.registry import objective_of
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
 from lora2.training.saved_run import load_saved_run
 
 

@@ -34,7 +34,7 @@ from lora2.lab.experiments.step_table import with_steps
 from lora2.lab.experiments.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
-from lora2.training.idle_options import refuse_idle
+from lora2.training.options.idle_options import refuse_idle
 
 
 def execute(arguments: Sequence[str]) -> int:

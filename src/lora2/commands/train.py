@@ -17,17 +17,16 @@ from lora2.reports.progress import watch_progress
 from lora2.reports.tables import plan_table, summary_table
 from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
-from lora2.training.arguments import HOW_IT_STARTS, RunSettings
-from lora2.training.checkpoints import newest_complete
-from lora2.training.default_task import check_default_task
-from lora2.training.idle_options import refuse_idle
-from lora2.training.joint_batch import with_joint_batch
+from lora2.training.checks.default_task import check_default_task
+from lora2.training.checks.option_effects import check_effects
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
-from lora2.training.option_effects import check_effects
+from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import HOW_IT_STARTS, RunSettings
+from lora2.training.options.idle_options import refuse_idle
+from lora2.training.options.recipes import recipe
 from lora2.training.prepare import PreparedRun, prepare
-from lora2.training.processes import in_first_process, is_first_process, processes_launched
-from lora2.training.recipes import recipe
 from lora2.training.run import (
     check_same_data,
     command_to_start_over,
@@ -36,7 +35,8 @@ from lora2.training.run import (
     train_head_alone,
     write_environment,
 )
-from lora2.training.run_folder import RunFolder
+from lora2.training.trainer.joint_batch import with_joint_batch
+from lora2.training.trainer.processes import in_first_process, is_first_process, processes_launched
 
 # What changes nothing of what a run computes, and may change when it is resumed.
 _OF_THE_MACHINE = (

@@ -27,7 +27,7 @@ from lora2.lab.experiments.setting import Experiment
 from lora2.lab.experiments.tuning import Choice, tune
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
-from lora2.training.idle_options import refuse_idle
+from lora2.training.options.idle_options import refuse_idle
 
 _ALL = "all"
 _TUNED = [preset.name for preset in PRESETS.values() if preset.suite]

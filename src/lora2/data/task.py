@@ -73,7 +73,7 @@ class Task:
 class TaskData(Task):
     """A task of labels: sets with columns `text`, (`text_pair`,) `label`.
 
-    The metrics are those of `lora2.training.metrics`.
+    The metrics are those of `lora2.training.scores.metrics`.
 
     Attributes:
         text_columns: the one or two columns of the *source* that hold the texts; `lora2 predict`

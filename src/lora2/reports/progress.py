@@ -11,7 +11,7 @@ from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.reports.bar import progress_bar
-from lora2.training.records import evaluation_records
+from lora2.training.on_disk.records import evaluation_records
 
 
 class ProgressWatch(TrainerCallback):

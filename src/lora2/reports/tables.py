@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lora2.training.adapters import final_size
 from lora2.training.methods.registry import METHODS
-from lora2.training.peft_registry import ANY
+from lora2.training.options.peft_registry import ANY
 from lora2.training.prepare import PreparedRun
 
 

@@ -12,9 +12,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors import safe_open
 
 from lora2.support.files import write_json_atomically
-from lora2.training.environment import versions
 from lora2.training.loaded_run import SavedRun
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.environment import versions
+from lora2.training.on_disk.run_folder import RunFolder
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 

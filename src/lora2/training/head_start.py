@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.wrapping import is_of_head
-from lora2.training.models import BaseModel
 from lora2.tuners.base.distributed.zero import writable
 
 

@@ -14,10 +14,10 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
-from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import printing_on_standard_error
-from lora2.training.run_folder import RunFolder
 from lora2.tuners.base.finite_checks import check_finite_output
 
 

@@ -25,21 +25,21 @@ from lora2.training.adapters import (
     count_parameters,
     trained_parameters_of,
 )
-from lora2.training.arguments import RunSettings
-from lora2.training.loss_check import LossCheck
+from lora2.training.base_models.models import BaseModel
+from lora2.training.base_models.new_tokens import with_new_tokens
+from lora2.training.base_models.positions import positions_of
+from lora2.training.checks.named_modules import check_named_modules
+from lora2.training.checks.option_ranges import check_values
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
-from lora2.training.models import BaseModel
-from lora2.training.named_modules import check_named_modules
-from lora2.training.new_tokens import with_new_tokens
 from lora2.training.objectives.objective import TOKENIZER, Sets
 from lora2.training.objectives.registry import objective_of
-from lora2.training.option_ranges import check_values
-from lora2.training.positions import positions_of
-from lora2.training.run_arguments import MethodName
-from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import (
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.run_arguments import MethodName
+from lora2.training.trainer.loss_check import LossCheck
+from lora2.training.trainer.trainer_arguments import (
     check_learning_rate_schedule,
     check_optimizer,
     check_sharding,

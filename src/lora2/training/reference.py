@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.exchange.verification import copy_sharing_weights
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import BaseModel
+from lora2.training.options.arguments import RunSettings
 from lora2.tuners.base.config import TargetConfig
 
 

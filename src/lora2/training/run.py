@@ -20,18 +20,18 @@ from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.adapters import count_final_parameters
-from lora2.training.arguments import RunSettings
-from lora2.training.checkpoints import newest_complete
-from lora2.training.environment import describe_environment, versions
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
+from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.environment import describe_environment, versions
+from lora2.training.on_disk.records import best_and_last, evaluation_records
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun, prepare
-from lora2.training.processes import in_first_process
-from lora2.training.records import best_and_last, evaluation_records
-from lora2.training.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.run_card import run_facts
-from lora2.training.run_folder import RunFolder
-from lora2.training.whole_state import whole_state
+from lora2.training.trainer.processes import in_first_process
+from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
+from lora2.training.trainer.whole_state import whole_state
 from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 

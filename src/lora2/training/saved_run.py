@@ -12,18 +12,18 @@ from lora2.data import Task
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import load_config
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import load_config
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
+from lora2.training.on_disk.run_files import DAMAGED
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.saved_config import MODEL_CONFIG, read_saved_config
+from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
-from lora2.training.run_files import DAMAGED
-from lora2.training.run_folder import RunFolder
-from lora2.training.saved_config import MODEL_CONFIG, read_saved_config
 from lora2.tuners.base.loading import load_adapter
 
 

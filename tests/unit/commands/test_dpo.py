@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from command_line import lora2, refused
 from language_model import train_texts, write_rows
-from lora2.training.dpo_trainer import RunDpoTrainer
 from lora2.training.objectives.registry import objective_of
-from lora2.training.records import read_lines
+from lora2.training.on_disk.records import read_lines
 from lora2.training.saved_run import load_saved_run, load_validation
+from lora2.training.trainer.dpo_trainer import RunDpoTrainer
 
 pytestmark = pytest.mark.slow
 

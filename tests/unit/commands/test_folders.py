@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from command_line import lora2, refused, small_options, train
+from lora2.training.on_disk.records import read_lines
+from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.prepare import prepare
-from lora2.training.records import read_lines
-from lora2.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from command_line import interrupt_at, lora2, refused
-from lora2.training import digits_model
-from lora2.training.digits_model import digits_processor
+from lora2.training.base_models import digits_model
+from lora2.training.base_models.digits_model import digits_processor
 from vision_model import save_images, save_vision_model
 
 IMAGES = "--objective=image-classification"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from command_line import interrupt_at, lora2, refused, small_options
 from lora2.training.methods.registry import METHODS
-from lora2.training.records import read_lines
+from lora2.training.on_disk.records import read_lines
 from unit.method_runs import (
     assert_evaluates_as_trained,
     assert_is_shown,

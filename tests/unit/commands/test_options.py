@@ -8,8 +8,8 @@ from command_line import lora2, refused
 from lora2 import Lora2Config, UserError
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training.arguments import RunSettings
-from lora2.training.recipes import BY_TASK, GENERAL
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.recipes import BY_TASK, GENERAL
 from lora2_cli.commands import COMMANDS
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from command_line import interrupt_at, lora2, refused, small_options, train
-from lora2.training.records import read_lines
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.on_disk.records import read_lines
+from lora2.training.trainer.run_trainer import RunTrainer
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 from lora2.data import load_task
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.entity_metrics import compute_entity_metrics
-from lora2.training.metrics import compute_metrics
+from lora2.training.scores.entity_metrics import compute_entity_metrics
+from lora2.training.scores.metrics import compute_metrics
 
 
 def test_data_without_datasets_names_the_extra(monkeypatch):

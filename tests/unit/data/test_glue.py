@@ -9,7 +9,7 @@ from lora2.data import load_task
 from lora2.data.glue import GLUE_TASKS
 from lora2.data.task import TaskData
 from lora2.errors import UserError
-from lora2.training.metrics import METRICS
+from lora2.training.scores.metrics import METRICS
 
 BYTE_ORDER_MARK = "\ufeff"
 MRPC_ROWS = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA cat sat.\tA cat was sitting.\n"

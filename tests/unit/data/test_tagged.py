@@ -13,7 +13,7 @@ from lora2.data.tagged_loading import load_tagged_rows, load_tagged_task
 from lora2.data.tagged_task import build_tagged
 from lora2.data.tagged_tokenization import tokenize_tagged
 from lora2.errors import UserError
-from lora2.training.models import load_tokenizer
+from lora2.training.base_models.models import load_tokenizer
 
 WORDS = {"tokens": ["in", "New", "York"], "tags": ["O", "B-place", "I-place"]}
 SPANS = {"text": "in New York.", "spans": [{"start": 3, "end": 11, "label": "place"}]}

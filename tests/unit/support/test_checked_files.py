@@ -8,7 +8,7 @@ import pytest
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_json_lines, read_yaml
 from lora2.support.files import write_json_atomically
-from lora2.training.records import read_lines, write_lines
+from lora2.training.on_disk.records import read_lines, write_lines
 
 DEEP = 100_000
 # Content of the file (None: no file), what the sentence says of it.

@@ -15,8 +15,8 @@ from command_line import lora2, refused, train
 from language_model import train_texts
 from lora2 import Lora2Config, SoraConfig, UserError, export_gguf, export_lora
 from lora2.errors import NumericalError
-from lora2.training.generation import generate
-from lora2.training.run_folder import RunFolder
+from lora2.training.base_models.generation import generate
+from lora2.training.on_disk.run_folder import RunFolder
 
 ADAPTER_FILE = "adapter_model.safetensors"
 

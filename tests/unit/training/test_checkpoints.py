@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora2.training.checkpoints import newest_complete
+from lora2.training.on_disk.checkpoints import newest_complete
 
 # Files of a checkpoint by engine, in the order of writing; of those that end in a slash, a folder
 # with parts.

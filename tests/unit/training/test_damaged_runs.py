@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from command_line import interrupt_at, lora2, refused, save_tiny_model, small_options, train
 from lora2.errors import NumericalError
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
 
 Damage = Callable[[Path], None]
 
@@ -193,7 +193,7 @@ def test_a_run_that_diverged_is_not_to_be_resumed(tiny_model, tmp_path, monkeypa
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("lora2.trainers.lora2_callback.check_loss", _diverge, raising=False)
-        patch.setattr("lora2.training.loss_check.check_loss", _diverge)
+        patch.setattr("lora2.training.trainer.loss_check.check_loss", _diverge)
         assert train(tiny_model, run) == 2
     said = capsys.readouterr().err
     assert "start over with --overwrite" in said

@@ -16,8 +16,8 @@ from lora2 import Lora2Callback
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.reports.tables import plan_table
+from lora2.training.options.text_arguments import TextArguments
 from lora2.training.prepare import PreparedRun
-from lora2.training.text_arguments import TextArguments
 from unit.models import disturb
 
 FEW = {"train_rows": 4, "validation_rows": 4, "target_r": "none"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from lora2.training.entity_metrics import chosen_tags, compute_entity_metrics, entity_metrics
+from lora2.training.scores.entity_metrics import chosen_tags, compute_entity_metrics, entity_metrics
 
 # Right tags, found tags: precision, recall, F1, accuracy.
 CASES = {

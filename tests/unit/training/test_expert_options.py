@@ -4,10 +4,10 @@ import pytest
 from peft import get_peft_model
 
 from lora2 import Lora2Config, UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.methods import lora
 from lora2.training.methods.registry import METHODS
-from lora2.training.named_modules import check_named_modules
+from lora2.training.options.arguments import RunSettings
 from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, PARAMETERS
 
 METHOD = METHODS["lora2"]

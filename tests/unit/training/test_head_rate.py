@@ -7,10 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training.arguments import RunSettings
-from lora2.training.head_rate import give_own_rate
 from lora2.training.methods.registry import METHODS
+from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import prepare
+from lora2.training.trainer.head_rate import give_own_rate
 
 
 def settings(*words: str) -> RunSettings:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from lora2.training.base_models.models import BaseModel
 from lora2.training.head_start import start_head_at_label_mean
-from lora2.training.models import BaseModel
 
 
 class Model(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 from command_line import refused, train
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
-from lora2.training.arguments import RunSettings
-from lora2.training.joint_batch import with_joint_batch
+from lora2.training.options.arguments import RunSettings
+from lora2.training.trainer.joint_batch import with_joint_batch
 
 
 def accumulation(started_with: int, processes: int, steps: int | None = None) -> int:

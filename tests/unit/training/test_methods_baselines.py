@@ -11,10 +11,10 @@ from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_mode
 from peft.tuners.adalora.layer import AdaLoraLayer
 from torch import Tensor, nn
 
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import BaseModel
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.options.arguments import RunSettings
+from lora2.training.trainer.run_trainer import RunTrainer
 from unit.method_case import trainer_of
 from unit.models import Examples, bert_batch, tiny_bert
 

@@ -23,12 +23,12 @@ from transformers import (
 
 from lora2 import Lora2Config, UserError
 from lora2.training.adapters import count_parameters
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel, load_base_model
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import wrap
-from lora2.training.models import BaseModel, load_base_model
-from lora2.training.run_arguments import MethodName
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.run_arguments import MethodName
 from lora2.tuners.base.loading import load_adapter
 from lora2.tuners.lora2.layer import adapted_layers
 from unit import method_case

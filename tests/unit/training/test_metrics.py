@@ -7,7 +7,7 @@ import pytest
 from transformers import EvalPrediction
 
 from lora2.errors import UserError
-from lora2.training.metrics import METRICS, compute_metrics
+from lora2.training.scores.metrics import METRICS, compute_metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -8,12 +8,12 @@ from lora2.commands.main import COMMANDS
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
-from lora2.training.named_tasks import TASKS, NamedTasks, ObjectiveName
+from lora2.training.checks.option_effects import reason_against
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.objectives.sft import SupervisedFineTuning
-from lora2.training.option_effects import reason_against
-from lora2.training.recipes import GENERAL
+from lora2.training.options.named_tasks import TASKS, NamedTasks, ObjectiveName
+from lora2.training.options.recipes import GENERAL
 
 each = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
 

@@ -10,18 +10,18 @@ from lora2.commands.train import resolve
 from lora2.errors import UserError
 from lora2.support.field_types import fits
 from lora2.support.ranges import Range
-from lora2.training.arguments import RunSettings, option_names
-from lora2.training.data_arguments import DataArguments
-from lora2.training.method_arguments import METHOD_GROUPS, PromptArguments
+from lora2.training.checks.option_effects import EFFECTS, NEEDS
+from lora2.training.checks.option_ranges import RANGES, check_values
 from lora2.training.methods.registry import METHODS
-from lora2.training.model_arguments import ModelArguments
-from lora2.training.option_effects import EFFECTS, NEEDS
-from lora2.training.option_ranges import RANGES, check_values
-from lora2.training.run_arguments import RunArguments
-from lora2.training.run_files import option_types
-from lora2.training.run_folder import as_yaml
-from lora2.training.run_trainer import RunTrainer
-from lora2.training.text_arguments import TextArguments
+from lora2.training.on_disk.run_files import option_types
+from lora2.training.on_disk.run_folder import as_yaml
+from lora2.training.options.arguments import RunSettings, option_names
+from lora2.training.options.data_arguments import DataArguments
+from lora2.training.options.method_arguments import METHOD_GROUPS, PromptArguments
+from lora2.training.options.model_arguments import ModelArguments
+from lora2.training.options.run_arguments import RunArguments
+from lora2.training.options.text_arguments import TextArguments
+from lora2.training.trainer.run_trainer import RunTrainer
 
 # Words of `lora2 train`; the first is refused.
 WITHOUT_EFFECT = [

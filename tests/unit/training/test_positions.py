@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from lora2.training.positions import positions_of
+from lora2.training.base_models.positions import positions_of
 
 _SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,

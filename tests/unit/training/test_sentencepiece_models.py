@@ -15,7 +15,7 @@ from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
-from lora2.training.models import load_tokenizer
+from lora2.training.base_models.models import load_tokenizer
 from sentencepiece_model import save_deberta, save_rte, save_sentencepiece
 
 pytestmark = pytest.mark.slow

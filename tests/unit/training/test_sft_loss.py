@@ -14,8 +14,8 @@ from language_model import (
     train_texts,
     write_rows,
 )
-from lora2.training.records import read_lines
-from lora2.training.sft_trainer import RunSftTrainer
+from lora2.training.on_disk.records import read_lines
+from lora2.training.trainer.sft_trainer import RunSftTrainer
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from language_model import (
 )
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
-from lora2.training.arguments import RunSettings
 from lora2.training.objectives.sft import _CONFIG
-from lora2.training.text_arguments import TextArguments
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.text_arguments import TextArguments
 
 
 def test_texts_have_the_defaults_of_trl():

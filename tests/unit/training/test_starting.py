@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from command_line import lora2, refused
 from language_model import prepared_run, save_language_model, text_options, write_rows
 from lora2 import Lora2Config, UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.starting import go_on_from
-from lora2.training.models import BaseModel
+from lora2.training.options.arguments import RunSettings
 from unit.models import tiny_bert
 
 NEW = ["<tool>", "</tool>"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForTokenClassification, TrainingArguments
 
-from lora2.training.tag_trainer import TagTrainer
+from lora2.training.trainer.tag_trainer import TagTrainer
 from unit.models import Examples
 
 

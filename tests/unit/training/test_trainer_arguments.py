@@ -9,9 +9,9 @@ from transformers import TrainingArguments
 
 from lora2 import Lora2Config
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
-from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import (
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.trainer.trainer_arguments import (
     check_sharding,
     optimizer_steps,
     training_arguments,

@@ -24,7 +24,7 @@ from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.record import BenchmarkRecord, Result, make_record
 from lora2.lab.benchmarks.workloads import Workload
-from lora2.training.compilation import check_compiler
+from lora2.training.trainer.compilation import check_compiler
 
 
 def _nothing_more(options: BenchArguments, watch: Watch) -> dict[str, Any]:

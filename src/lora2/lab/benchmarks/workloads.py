@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lora2.support.half_precision import SLOW_ON_CPU
-from lora2.training.architectures import ARCHITECTURES
+from lora2.training.base_models.architectures import ARCHITECTURES
 
 Batch = dict[str, Tensor]
 

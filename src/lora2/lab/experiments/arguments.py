@@ -16,7 +16,7 @@ from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.runner import Finished, Progress, Runner
 from lora2.support.files import check_may_be_folder
 from lora2.support.ranges import Range, check_number
-from lora2.training.idle_options import refuse_idle
+from lora2.training.options.idle_options import refuse_idle
 
 _RANGES = {
     "jobs": Range(1, 2**31, whole_from=1),

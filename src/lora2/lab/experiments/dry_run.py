@@ -17,9 +17,9 @@ from lora2.lab.experiments.feasibility import checked_settings, checked_steps, e
 from lora2.lab.experiments.grid import Grid, Row
 from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.summary import Find
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import config_of_sizes
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import config_of_sizes
+from lora2.training.options.arguments import RunSettings
 
 # Nothing is written, so it does not matter where.
 _NOWHERE = Place(Path())

@@ -23,15 +23,15 @@ from lora2.lab.experiments.forgetting import ability, lost
 from lora2.lab.experiments.record import RunRecord, Status
 from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
-from lora2.training.arguments import RunSettings
-from lora2.training.checkpoints import newest_complete
-from lora2.training.environment import describe_environment
 from lora2.training.methods.registry import METHODS
+from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.environment import describe_environment
+from lora2.training.on_disk.records import evaluation_records
+from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.recipes import GENERAL
 from lora2.training.prepare import PreparedRun, prepare
-from lora2.training.recipes import GENERAL
-from lora2.training.records import evaluation_records
 from lora2.training.run import run, start_folder
-from lora2.training.run_folder import FolderHeldError, RunFolder
 
 Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""

@@ -20,13 +20,13 @@ from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.execution import Place, settings_of
 from lora2.training.adapters import check_schedule
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel, load_config, set_classifier_dropout
 from lora2.training.methods.registry import METHODS
-from lora2.training.models import BaseModel, load_config, set_classifier_dropout
-from lora2.training.named_tasks import ObjectiveName
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.named_tasks import ObjectiveName
 from lora2.training.prepare import load_data
-from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import optimizer_steps, training_arguments
+from lora2.training.trainer.trainer_arguments import optimizer_steps, training_arguments
 
 
 def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None:

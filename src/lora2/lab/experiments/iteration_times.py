@@ -23,8 +23,8 @@ from lora2.lab.experiments.execution import Place, settings_of
 from lora2.support.checked_files import read_json
 from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
-from lora2.training.environment import versions
-from lora2.training.models import load_tokenizer
+from lora2.training.base_models.models import load_tokenizer
+from lora2.training.on_disk.environment import versions
 from lora2.training.prepare import load_base, load_data
 
 TIMED_METHODS = ("adalora", "lora2")

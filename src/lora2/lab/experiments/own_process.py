@@ -10,7 +10,7 @@ from pathlib import Path
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.execution import Place, Tick, execute_run
 from lora2.lab.experiments.record import RunRecord
-from lora2.training.run_folder import FolderHeldError, RunFolder
+from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
 
 
 def log_file(description: RunDescription, place: Place) -> Path:

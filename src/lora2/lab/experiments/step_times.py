@@ -19,8 +19,8 @@ from lora2.lab.experiments.execution import Place, settings_of
 from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.iteration_times import IterationTimes, read_times
 from lora2.support.heap import keep_freed_memory
-from lora2.training.environment import versions
 from lora2.training.methods.registry import METHODS
+from lora2.training.on_disk.environment import versions
 from lora2.training.prepare import prepare
 
 STEPS = "step-times"

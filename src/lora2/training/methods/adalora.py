@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from lora2.errors import UserError
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods import lora
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
-from lora2.training.models import BaseModel
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.lora2.allocation.budget import steps_of
 

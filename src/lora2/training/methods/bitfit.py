@@ -8,9 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import is_of_head, with_head, wrap
-from lora2.training.models import BaseModel
 
 
 def biases(model: PreTrainedModel) -> list[nn.Parameter]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import is_of_head
-from lora2.training.models import BaseModel
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:

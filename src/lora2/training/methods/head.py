@@ -6,9 +6,9 @@ from peft import LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import with_head, wrap
-from lora2.training.models import BaseModel
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:

@@ -9,8 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.trainers.lora2_callback import Lora2Callback
-from lora2.training.arguments import option_names
-from lora2.training.method_arguments import AdapterArguments
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.checked_options import lora2_config
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
@@ -22,7 +21,8 @@ from lora2.training.methods.wrapping import (
     with_head,
     wrap,
 )
-from lora2.training.models import BaseModel
+from lora2.training.options.arguments import option_names
+from lora2.training.options.method_arguments import AdapterArguments
 from lora2.tuners.base.token_rows import count_numbers
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config

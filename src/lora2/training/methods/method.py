@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from lora2.training.models import BaseModel
+from lora2.training.base_models.models import BaseModel
 
 Options = Mapping[str, Any]
 

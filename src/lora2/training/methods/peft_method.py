@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
 from lora2.support.error_text import in_one_sentence
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.peft_options import (
     OPTION,
@@ -30,8 +31,7 @@ from lora2.training.methods.peft_options import (
     shared_options,
 )
 from lora2.training.methods.wrapping import ConfigRefusedError, trained_outside_head, wrap_with_head
-from lora2.training.models import BaseModel
-from lora2.training.peft_registry import ANY, KINDS, PeftKind
+from lora2.training.options.peft_registry import ANY, KINDS, PeftKind
 
 _KindOf = Callable[[Options], PeftKind]
 # What a new random weight is drawn with, where only its size matters.

@@ -19,10 +19,10 @@ from lora2.errors import UserError
 from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
 from lora2.support.ranges import POSITIVE, SHARE, SIZE, check_number
-from lora2.training.idle_options import refuse_idle
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
-from lora2.training.peft_registry import (
+from lora2.training.options.idle_options import refuse_idle
+from lora2.training.options.peft_registry import (
     ALL_KINDS,
     ANY,
     KINDS,

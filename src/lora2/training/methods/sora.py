@@ -5,11 +5,11 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from lora2.trainers.sora_callback import SoraCallback
-from lora2.training.arguments import option_names
-from lora2.training.method_arguments import SoraArguments
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import built_with, matrix_shapes, place
+from lora2.training.options.arguments import option_names
+from lora2.training.options.method_arguments import SoraArguments
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.sora import SoraConfig
 

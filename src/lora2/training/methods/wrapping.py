@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
+from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import PLACE, Options
-from lora2.training.models import BaseModel
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from lora2.data.task import LABEL_COLUMN
-from lora2.training.metrics import compute_metrics
+from lora2.training.scores.metrics import compute_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -26,13 +26,11 @@ from lora2.data import (
 from lora2.data.table_files import DataTable
 from lora2.data.task import build_dataset
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
-from lora2.training.loaded_run import SavedRun
-from lora2.training.metrics import compute_metrics
-from lora2.training.models import (
+from lora2.training.base_models.models import (
     BaseModel,
     set_padding,
 )
+from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
@@ -43,6 +41,8 @@ from lora2.training.objectives.labelling import (
 )
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import LABELS
+from lora2.training.options.arguments import RunSettings
+from lora2.training.scores.metrics import compute_metrics
 
 
 class Classification(Labelling):

@@ -21,9 +21,8 @@ from lora2.data import Task, TextTask, load_preference_task
 from lora2.data.text_task import PREFERENCES
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import copy_sharing_weights
-from lora2.training.arguments import RunSettings, as_typed
+from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
@@ -34,6 +33,9 @@ from lora2.training.objectives.writing import (
     trl,
     trl_arguments,
 )
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings, as_typed
+from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
 from lora2.training.quiet import printing_on_standard_error, quiet_data_sets
 from lora2.training.reference import (
     needs_base,
@@ -41,8 +43,6 @@ from lora2.training.reference import (
     reference_of_run,
     without_peft_model,
 )
-from lora2.training.run_folder import RunFolder
-from lora2.training.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
 from lora2.tuners.base.token_rows import complete_wrappers
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _trainer(
 ) -> Any:
     """Return a trainer; sets: "train", and one of validation."""
     # Imported here, because TRL is an extra.
-    from lora2.training.dpo_trainer import RunDpoTrainer
+    from lora2.training.trainer.dpo_trainer import RunDpoTrainer
 
     (validation,) = (rows for name, rows in sets.items() if name != "train")
     return RunDpoTrainer(

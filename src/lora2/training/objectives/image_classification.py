@@ -39,22 +39,22 @@ from lora2.data.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.support.extras import require
-from lora2.training.arguments import RunSettings
-from lora2.training.digits_model import digits_processor, save_digits_model
-from lora2.training.loaded_run import SavedRun
-from lora2.training.metrics import compute_metrics
-from lora2.training.model_arguments import DIGITS_MODEL
-from lora2.training.models import (
+from lora2.training.base_models.digits_model import digits_processor, save_digits_model
+from lora2.training.base_models.models import (
     IMAGE_LABELS,
     BaseModel,
     load_image_processor,
 )
+from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
 from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, Labelling, ToLabel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import IMAGES
-from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import training_arguments
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.model_arguments import DIGITS_MODEL
+from lora2.training.scores.metrics import compute_metrics
+from lora2.training.trainer.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,10 +17,7 @@ from lora2.data.table_writing import OutputRow
 from lora2.data.task import LABEL_COLUMN
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
-from lora2.training.head_start import start_head_at_label_mean
-from lora2.training.loaded_run import SavedRun
-from lora2.training.models import (
+from lora2.training.base_models.models import (
     TEXT_LABELS,
     BaseModel,
     HeadKind,
@@ -29,10 +26,13 @@ from lora2.training.models import (
     set_classifier_dropout,
     set_padding,
 )
+from lora2.training.head_start import start_head_at_label_mean
+from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.objective import Objective, Sets
-from lora2.training.run_folder import RunFolder
-from lora2.training.run_trainer import RunTrainer
-from lora2.training.trainer_arguments import training_arguments
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.trainer.run_trainer import RunTrainer
+from lora2.training.trainer.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from torch import nn

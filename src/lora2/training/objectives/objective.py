@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from lora2.data import Task
-from lora2.training.arguments import RunSettings
+from lora2.training.base_models.models import BaseModel, load_tokenizer
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel, load_tokenizer
-from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.output import Output
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.named_tasks import ObjectiveName
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +36,7 @@ class Objective(ABC):
         name: as users write it.
         output: what its model gives.
         options: names of the options that it reads and not every objective does.
-        recipe: options in which it differs from `lora2.training.recipes.GENERAL`, by name.
+        recipe: options in which it differs from `lora2.training.options.recipes.GENERAL`, by name.
         preprocessor: what makes inputs of rows.
         preprocessor_file: the file that says so in the folder of a model.
         unread: options that all other objectives read and this one does not, and why.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lora2.training.arguments import RunSettings
-from lora2.training.named_tasks import ObjectiveName
 from lora2.training.objectives.classification import Classification
 from lora2.training.objectives.dpo import PreferenceOptimization
 from lora2.training.objectives.image_classification import ImageClassification
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.sft import SupervisedFineTuning
 from lora2.training.objectives.token_classification import TokenClassification
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.named_tasks import ObjectiveName
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "classification": Classification(),

@@ -19,11 +19,9 @@ from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.text_task import TO_WRITE, prompt_and_answer
 from lora2.data.tokenization import by_length
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings, option_names
-from lora2.training.exact_match import ExactMatchCallback, exact_match, questions_in
-from lora2.training.generation import check_fits
+from lora2.training.base_models.generation import check_fits
+from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import SavedRun
-from lora2.training.models import BaseModel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
@@ -34,9 +32,11 @@ from lora2.training.objectives.writing import (
     trl,
     trl_arguments,
 )
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings, option_names
+from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
 from lora2.training.quiet import quiet_data_sets
-from lora2.training.run_folder import RunFolder
-from lora2.training.text_arguments import PREFERENCE_OPTIONS, TextArguments
+from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +133,7 @@ class SupervisedFineTuning(WritingObjective):
     ) -> Trainer:
         """Return the trainer of a model that is ready to train."""
         # Imported here, because TRL is an extra.
-        from lora2.training.sft_trainer import RunSftTrainer
+        from lora2.training.trainer.sft_trainer import RunSftTrainer
 
         (validation,) = task.validation
         rows = settings.text.exact_match_rows

@@ -21,19 +21,12 @@ from lora2.data.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask,
 from lora2.data.tagged_tokenization import NO_PIECE, PIECES_COLUMN, tokenize_tagged
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.arguments import RunSettings
-from lora2.training.entity_metrics import (
-    EXTRA,
-    chosen_tags,
-    compute_entity_metrics,
-    entity_metrics,
-)
-from lora2.training.loaded_run import SavedRun
-from lora2.training.models import (
+from lora2.training.base_models.models import (
     WORD_LABELS,
     BaseModel,
     load_tokenizer,
 )
+from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
     HEAD_RECIPE,
@@ -43,7 +36,14 @@ from lora2.training.objectives.labelling import (
 )
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import TAGS
-from lora2.training.tag_trainer import TagTrainer
+from lora2.training.options.arguments import RunSettings
+from lora2.training.scores.entity_metrics import (
+    EXTRA,
+    chosen_tags,
+    compute_entity_metrics,
+    entity_metrics,
+)
+from lora2.training.trainer.tag_trainer import TagTrainer
 
 
 class TokenClassification(Labelling):

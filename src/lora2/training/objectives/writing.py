@@ -17,15 +17,15 @@ from lora2.data.tokenization import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
-from lora2.training.arguments import RunSettings
-from lora2.training.generation import refused_by_template
-from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL
-from lora2.training.models import BaseModel, load_language_model
-from lora2.training.new_tokens import grow_as_saved
+from lora2.training.base_models.generation import refused_by_template
+from lora2.training.base_models.models import BaseModel, load_language_model
+from lora2.training.base_models.new_tokens import grow_as_saved
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.objectives.output import TEXTS
-from lora2.training.run_folder import RunFolder
-from lora2.training.trainer_arguments import training_arguments
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL
+from lora2.training.trainer.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Collection

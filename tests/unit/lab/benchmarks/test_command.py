@@ -135,7 +135,7 @@ def test_compiling_breaks_no_graph_and_makes_one():
 
 
 def test_a_missing_compiler_is_named_and_the_other_sections_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lora2.training.compilation.shutil.which", lambda name: None)
+    monkeypatch.setattr("lora2.training.trainer.compilation.shutil.which", lambda name: None)
     assert "C++ compiler" in refused(capsys, "bench", "compile", f"--output_dir={tmp_path}")
     kept = {name: sections.SECTIONS[name] for name in ("steps", "compile")}
     monkeypatch.setattr("lora2.commands.bench.SECTIONS", kept)

@@ -9,7 +9,7 @@ from lora2.errors import UserError
 from lora2.lab.experiments.execution import Place, execute_run
 from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.record import RunRecord
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
 from run_case import STEPS, computed, tiny_run
 
 pytestmark = pytest.mark.slow

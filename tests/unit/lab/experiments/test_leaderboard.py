@@ -12,8 +12,8 @@ from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.tuning import Choice
-from lora2.training.arguments import RunSettings
 from lora2.training.methods.registry import METHODS
+from lora2.training.options.arguments import RunSettings
 from unit.models import bert_of_minilms_sizes
 
 LORA = 331_776

@@ -16,8 +16,8 @@ from lora2.lab.experiments.presets.hyperparameters import released_options
 from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
-from lora2.training.architectures import HUB_NAMES, target_pattern
-from lora2.training.models import config_of_sizes
+from lora2.training.base_models.architectures import HUB_NAMES, target_pattern
+from lora2.training.base_models.models import config_of_sizes
 
 _PAPERS_MODEL = "deberta-v3-base"
 _ALL_WEIGHTS = "all (Q,K,V,attention output,F1,F2)"

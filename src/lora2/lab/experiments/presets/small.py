@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from lora2.lab.experiments.presets.minilm import MINILM
+from lora2.lab.experiments.presets.other_rates import at_other_rates
 from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
-from lora2.training.architectures import target_pattern
+from lora2.training.base_models.architectures import target_pattern
 
 NAME = "small"
 
@@ -159,20 +160,6 @@ def _starts() -> Iterator[Setting]:
         yield replace(started, text=f"k={k}, from gradients")
 
 
-# Significant digits, as those of the rates that are searched.
-_DIGITS = 3
-_FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
-
-
-def _rates() -> Iterator[Setting]:
-    """Yield every method at its usual learning rate, a third and three times of it."""
-    for setting in SAME_HEAD_SETTINGS:
-        for words, factor in _FACTORS.items():
-            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
-            made = TO_CUT.get(setting.key, setting) if factor == 1 else setting
-            yield replace(made, text=f"{setting.text}, {words}", rate=rate)
-
-
 # What is a setting's default already is not said of it: those runs are table 1's.
 TABLES: Mapping[str, SettingsTable] = {
     "table1": SettingsTable("methods, tuned alike", SETTINGS),
@@ -213,7 +200,7 @@ TABLES: Mapping[str, SettingsTable] = {
     ),
     "rates": SettingsTable(
         "the usual learning rate, a third and three times of it, the head's rate the same for all",
-        tuple(_rates()),
+        tuple(at_other_rates(TO_CUT.get(row.key, row) for row in SAME_HEAD_SETTINGS)),
     ),
     "figure3": SettingsTable(
         "where the kept singular values are (LoRA²)",

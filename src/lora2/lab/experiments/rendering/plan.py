@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lora2.lab.experiments.dry_run import PlannedCell, PlannedRow
 from lora2.lab.experiments.grid import Grid
-from lora2.training.method_arguments import METHOD_GROUPS
+from lora2.training.options.method_arguments import METHOD_GROUPS
 
 WIDTH = 100
 """The least width at which numbers stay in one line each."""

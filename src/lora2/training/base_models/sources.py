@@ -10,7 +10,7 @@ from peft.utils import CONFIG_NAME
 
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.model_arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
+from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.data.tagged_tokenization import IGNORED
-from lora2.training.run_trainer import RunTrainer
+from lora2.training.trainer.run_trainer import RunTrainer
 
 
 class TagTrainer(RunTrainer):

@@ -15,10 +15,10 @@ from lora2.data.task import Kind
 from lora2.data.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
-from lora2.training.arguments import OPTION_GROUPS
-from lora2.training.entity_metrics import ENTITY_METRICS
-from lora2.training.metrics import METRICS
-from lora2.training.run_arguments import MethodName
+from lora2.training.options.arguments import OPTION_GROUPS
+from lora2.training.options.run_arguments import MethodName
+from lora2.training.scores.entity_metrics import ENTITY_METRICS
+from lora2.training.scores.metrics import METRICS
 
 DAMAGED = "restore it from a copy, or train the run again"
 """What to do about a file of a run that cannot be read."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
-from lora2.training.named_tasks import TASKS
 from lora2.training.objectives.registry import objective_of
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.named_tasks import TASKS
 
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
 # Other checks say of some objectives that they have no labels.

@@ -12,7 +12,7 @@ from typing import Any
 from peft.config import PeftConfig
 
 from lora2.support.ranges import SIZE, Range
-from lora2.training.derived_options import FILE, all_but, derived
+from lora2.training.options.derived_options import FILE, all_but, derived
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.sora import SoraConfig

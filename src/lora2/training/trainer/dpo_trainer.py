@@ -10,8 +10,8 @@ from typing import Any
 
 from trl import DPOTrainer
 
-from lora2.training.run_trainer import RunBase
-from lora2.training.trl_penalty import WithPenalty
+from lora2.training.trainer.run_trainer import RunBase
+from lora2.training.trainer.trl_penalty import WithPenalty
 
 
 class RunDpoTrainer(WithPenalty, RunBase, DPOTrainer):

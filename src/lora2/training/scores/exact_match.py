@@ -17,7 +17,7 @@ from transformers import (
 from lora2.data.text_loading import EXACT_MATCH
 from lora2.data.text_task import Prompt, prompt_and_answer
 from lora2.errors import UserError
-from lora2.training.generation import generate
+from lora2.training.base_models.generation import generate
 
 Question = tuple[Prompt, str]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE
-from lora2.training.named_tasks import ObjectiveName
-from lora2.training.peft_registry import ANY, KINDS
+from lora2.training.options.named_tasks import ObjectiveName
+from lora2.training.options.peft_registry import ANY, KINDS
 
 # The names in `lora2.training.methods.registry`, for the command line's choices.
 _METHODS = ("head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import TrainingArguments
 
-from lora2.training.derived_options import derived
+from lora2.training.options.derived_options import derived
 
 # What lora2 decides itself, or what would break a run folder; some versions lack some of it.
 TRAINING_LEFT_OUT = frozenset(

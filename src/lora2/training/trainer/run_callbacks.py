@@ -7,8 +7,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from lora2.training.records import evaluation_records, training_logs, write_lines
-from lora2.training.run_folder import RunFolder
+from lora2.training.on_disk.records import evaluation_records, training_logs, write_lines
+from lora2.training.on_disk.run_folder import RunFolder
 
 
 class Recorder(TrainerCallback):

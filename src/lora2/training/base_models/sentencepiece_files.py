@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lora2.errors import UserError
-from lora2.training.loading_errors import folder_of
-from lora2.training.sources import ModelSource
+from lora2.training.base_models.loading_errors import folder_of
+from lora2.training.base_models.sources import ModelSource
 
 # Import name → name on PyPI. transformers reads the file with the first, through the second.
 _PACKAGES = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}

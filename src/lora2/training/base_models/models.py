@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from lora2.errors import UserError
-from lora2.training.architectures import ARCHITECTURES, HUB_NAMES
-from lora2.training.loading_errors import as_user_error
+from lora2.training.base_models.architectures import ARCHITECTURES, HUB_NAMES
+from lora2.training.base_models.loading_errors import as_user_error
+from lora2.training.base_models.sentencepiece_files import naming_packages
+from lora2.training.base_models.sources import ModelSource, check_is_whole_model, find_model
 from lora2.training.quiet import quiet_loading
-from lora2.training.sentencepiece_files import naming_packages
-from lora2.training.sources import ModelSource, check_is_whole_model, find_model
 from lora2.tuners.base.finite_checks import check_weights
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2.support.needs import Need
-from lora2.training.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
-from lora2.training.idle_options import refuse_idle
-from lora2.training.method_arguments import METHOD_GROUPS
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
-from lora2.training.peft_registry import ANY
+from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
+from lora2.training.options.idle_options import refuse_idle
+from lora2.training.options.method_arguments import METHOD_GROUPS
+from lora2.training.options.peft_registry import ANY
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS
 
 

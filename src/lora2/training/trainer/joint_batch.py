@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lora2.errors import UserError
-from lora2.training.arguments import RunSettings
+from lora2.training.options.arguments import RunSettings
 
 _ACCUMULATION = "gradient_accumulation_steps"
 

@@ -16,7 +16,7 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
 from lora2.support.files import as_json, write_atomically
-from lora2.training.run_files import (
+from lora2.training.on_disk.run_files import (
     DAMAGED,
     check_baseline,
     check_options,

@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 
 from lora2.data.text_task import Prompt
 from lora2.errors import UserError
-from lora2.training.positions import positions_of
+from lora2.training.base_models.positions import positions_of
 from lora2.training.quiet import printing_on_standard_error, quiet_loading
 from lora2.tuners.base.finite_checks import check_finite_output
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import Trainer
 
-from lora2.training.head_rate import give_own_rate
+from lora2.training.trainer.head_rate import give_own_rate
 
 
 class RunBase:

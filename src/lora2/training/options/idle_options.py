@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.training.arguments import as_typed
+from lora2.training.options.arguments import as_typed
 
 
 def refuse_idle(

@@ -24,8 +24,8 @@ from lora2.support.ranges import (
     Range,
     check_number,
 )
-from lora2.training.arguments import OPTION_GROUPS, RunSettings, as_typed
 from lora2.training.methods.wrapping import one_word
+from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed
 from lora2.tuners.base.config import check_regular_expression
 
 # Of fields of transformers, and of configurations of adapters, which know no ranges.

@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lora2.training.data_arguments import DataArguments
-from lora2.training.method_arguments import (
+from lora2.training.options.data_arguments import DataArguments
+from lora2.training.options.method_arguments import (
     METHOD_GROUPS,
     AdapterArguments,
     BottleneckArguments,
@@ -18,11 +18,11 @@ from lora2.training.method_arguments import (
     SoraArguments,
     StartArguments,
 )
-from lora2.training.model_arguments import ModelArguments
-from lora2.training.named_tasks import TASKS, ObjectiveName
-from lora2.training.run_arguments import RunArguments
-from lora2.training.text_arguments import TextArguments
-from lora2.training.trainer_options import TrainingOptions
+from lora2.training.options.model_arguments import ModelArguments
+from lora2.training.options.named_tasks import TASKS, ObjectiveName
+from lora2.training.options.run_arguments import RunArguments
+from lora2.training.options.text_arguments import TextArguments
+from lora2.training.options.trainer_options import TrainingOptions
 
 HOW_IT_STARTS = ("resume", "overwrite", "output_dir")
 """Options that say how a run starts, as against what it is."""

@@ -18,11 +18,11 @@ from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
-from lora2.training.arguments import RunSettings, as_typed
-from lora2.training.compilation import check_compilation
-from lora2.training.processes import processes_launched
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.options.arguments import RunSettings, as_typed
 from lora2.training.quiet import quiet_loading
-from lora2.training.run_folder import RunFolder
+from lora2.training.trainer.compilation import check_compilation
+from lora2.training.trainer.processes import processes_launched
 from lora2.tuners.base.token_rows import FIELD, has_tied_rows
 
 # What transformers, accelerate and the packages that they load raise for an option.

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 
 from lora2.errors import UserError
 from lora2.support.error_text import in_one_sentence
-from lora2.training.arguments import RunSettings
-from lora2.training.models import load_config
+from lora2.training.base_models.models import load_config
+from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, read_adapter_config
 from lora2.tuners.base.token_rows import FIELD, Indices, by_module

@@ -14,7 +14,7 @@ from torch import OutOfMemoryError
 
 from lora2.errors import UserError
 from lora2.support.error_text import first_line_of
-from lora2.training.sources import ModelSource
+from lora2.training.base_models.sources import ModelSource
 
 # Files of a model folder that hold one JSON object each.
 _OBJECTS = (

@@ -8,8 +8,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from lora2.support.checked_files import check_fields, read_json
 from lora2.support.error_text import in_one_sentence
+from lora2.training.on_disk.run_files import DAMAGED
 from lora2.training.quiet import quiet_loading
-from lora2.training.run_files import DAMAGED
 
 MODEL_CONFIG = "config.json"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from trl import SFTTrainer
 
-from lora2.training.run_trainer import RunBase
-from lora2.training.trl_penalty import WithPenalty
+from lora2.training.trainer.run_trainer import RunBase
+from lora2.training.trainer.trl_penalty import WithPenalty
 
 
 class RunSftTrainer(WithPenalty, RunBase, SFTTrainer):

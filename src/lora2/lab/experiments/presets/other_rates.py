@@ -1,0 +1,24 @@
+"""Rows at a third and three times of a method's usual learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from lora2.lab.experiments.setting import Setting
+
+# Significant digits, as those of the rates that are searched.
+_DIGITS = 3
+_FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
+
+
+def at_other_rates(settings: Iterable[Setting]) -> Iterator[Setting]:
+    """Yield each setting at a third of its usual learning rate, at that rate and at three times it.
+
+    A setting that is cut is cut at its usual rate alone: other tables show those runs.
+    """
+    for setting in settings:
+        for words, factor in _FACTORS.items():
+            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
+            cuts = setting.cuts if factor == 1 else ()
+            yield replace(setting, text=f"{setting.text}, {words}", rate=rate, cuts=cuts)

@@ -1,0 +1,1 @@
+"""Pretrained models and their tokenizers: where they are, how they load, what they write."""

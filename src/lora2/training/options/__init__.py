@@ -1,0 +1,1 @@
+"""The options of `lora2 train`, as typed dataclasses, and the recipes of the tasks."""

@@ -1,0 +1,1 @@
+"""The trainers of all runs, their arguments and their callbacks."""
