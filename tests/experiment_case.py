@@ -1,8 +1,8 @@
 """A small grid and its records, small enough to work the table out by hand."""
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Row
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
 
 COLA = Column("cola_mcc", "CoLA", "cola", "matthews_correlation")
 MATCHED = Column("mnli_m_acc", "MNLI-m", "mnli", "matched_accuracy", pair="mnli")

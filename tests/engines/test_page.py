@@ -11,10 +11,10 @@ import pytest
 from matplotlib.image import imread
 
 from experiment_case import FIND, GRID, LORA2, finished
-from lora2.lab.experiments.grid import Grid, Row
-from lora2.lab.experiments.iteration_table import iteration_table
-from lora2.lab.experiments.iteration_times import IterationTimes
+from lora2.lab.experiments.measured.iteration_table import iteration_table
+from lora2.lab.experiments.measured.iteration_times import IterationTimes
 from lora2.lab.experiments.outputs import write_page
+from lora2.lab.experiments.tables.grid import Grid, Row
 
 pytestmark = pytest.mark.engines
 

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from command_line import lora2
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.ray_runner import RayRunner, Resources
 from lora2.lab.experiments.record import RecordFolder
-from lora2.lab.experiments.runner import RunnerClosedError
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.running.ray_runner import RayRunner, Resources
+from lora2.lab.experiments.running.runner import RunnerClosedError
 from run_case import computed, tiny_run
 
 pytestmark = pytest.mark.engines

@@ -18,11 +18,9 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.experiments.arguments import PlaceArguments
-from lora2.lab.experiments.display import display
 from lora2.lab.experiments.dry_run import plan
-from lora2.lab.experiments.feasibility import check_feasible
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.measured_tables import MEASURED_TABLES
+from lora2.lab.experiments.measured.measured_tables import MEASURED_TABLES
+from lora2.lab.experiments.measured.step_table import with_steps
 from lora2.lab.experiments.outputs import write_grid, write_page, write_table
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.record import RecordFolder
@@ -30,8 +28,10 @@ from lora2.lab.experiments.rendering import markdown
 from lora2.lab.experiments.rendering.plan import WIDTH, listing
 from lora2.lab.experiments.rendering.printout import Printout, printout
 from lora2.lab.experiments.reproduction import STEP_TIMES, TIMES, ReproduceArguments, tables_of
-from lora2.lab.experiments.step_table import with_steps
-from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.running.display import display
+from lora2.lab.experiments.running.feasibility import check_feasible
+from lora2.lab.experiments.tables.grid import Grid
+from lora2.lab.experiments.tables.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
 from lora2.training.options.idle_options import refuse_idle

@@ -16,13 +16,13 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.display import display
-from lora2.lab.experiments.execution import GENERATED_TASKS
-from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED, TaskSuite
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
+from lora2.lab.experiments.running.display import display
+from lora2.lab.experiments.running.execution import GENERATED_TASKS
+from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.lab.experiments.setting import Experiment
 from lora2.lab.experiments.tuning import Choice, tune
 from lora2.reports.console import new_console, print_table

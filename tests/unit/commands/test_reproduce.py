@@ -10,11 +10,11 @@ import pytest
 from command_line import lora2, refused
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
-from lora2.lab.experiments.jobs import LocalRunner
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.running.jobs import LocalRunner
 from lora2.lab.experiments.setting import Search, Setting
 from run_case import STEPS, shrink_small_preset
 

@@ -6,8 +6,8 @@ from transformers import AutoConfig
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.feasibility import check_feasible, empty_model
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.feasibility import check_feasible, empty_model
 from lora2.training.base_models.models import config_of_sizes, set_classifier_dropout
 from lora2.training.prepare import load_base, load_data
 from run_case import tiny_run

@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Co
 
 from command_line import lora2, refused, train
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.training.base_models.models import load_tokenizer
 from sentencepiece_model import save_deberta, save_rte, save_sentencepiece
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.jobs import LocalRunner
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.ray_runner import RayRunner, Resources
 from lora2.lab.experiments.record import RecordFolder
-from lora2.lab.experiments.runner import Finished, Progress, Runner
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.jobs import LocalRunner
+from lora2.lab.experiments.running.ray_runner import RayRunner, Resources
+from lora2.lab.experiments.running.runner import Finished, Progress, Runner
 from lora2.support.files import check_may_be_folder
 from lora2.support.ranges import Range, check_number
 from lora2.training.options.idle_options import refuse_idle

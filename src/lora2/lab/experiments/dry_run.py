@@ -12,11 +12,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lora2.data.glue import TRAIN_ROWS
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.feasibility import checked_settings, checked_steps, empty_model, naming
-from lora2.lab.experiments.grid import Grid, Row
-from lora2.lab.experiments.paper_numbers import paper_rows
-from lora2.lab.experiments.summary import Find
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.feasibility import (
+    checked_settings,
+    checked_steps,
+    empty_model,
+    naming,
+)
+from lora2.lab.experiments.tables.grid import Grid, Row
+from lora2.lab.experiments.tables.paper_numbers import paper_rows
+from lora2.lab.experiments.tables.summary import Find
 from lora2.training.base_models.models import config_of_sizes
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings

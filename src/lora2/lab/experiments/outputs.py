@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lora2.lab.experiments.curve_figure import curve_figure
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.kept_figure import kept_figure
-from lora2.lab.experiments.pareto_figure import pareto_figure
+from lora2.lab.experiments.figures.curve_figure import curve_figure
+from lora2.lab.experiments.figures.kept_figure import kept_figure
+from lora2.lab.experiments.figures.pareto_figure import pareto_figure
+from lora2.lab.experiments.figures.size_figure import size_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import Printout, printout
-from lora2.lab.experiments.size_figure import size_figure
-from lora2.lab.experiments.summary import Find, summarize
+from lora2.lab.experiments.tables.grid import Grid
+from lora2.lab.experiments.tables.summary import Find, summarize
 from lora2.support.files import write_atomically
 
 PAGE = "index.html"

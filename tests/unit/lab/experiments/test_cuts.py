@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.grid import Column, Grid, Row
+from lora2.lab.experiments.figures.size_figure import size_figure, size_lines
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.record import RunRecord
-from lora2.lab.experiments.size_figure import size_figure, size_lines
-from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
+from lora2.lab.experiments.tables.summary import summarize
 from run_case import tiny_run
 
 ACCURACY = Column("agreement_acc", "agreement", "agreement", "accuracy")

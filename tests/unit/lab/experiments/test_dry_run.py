@@ -11,11 +11,11 @@ from experiment_case import failed, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.dry_run import plan
-from lora2.lab.experiments.grid import Column, Grid, Row
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.rendering.plan import WIDTH, listing
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
 from run_case import OPTIONS, STEPS, tiny_run
 
 pytestmark = pytest.mark.slow

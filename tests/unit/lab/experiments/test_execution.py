@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.training.on_disk.run_folder import RunFolder
 from run_case import STEPS, computed, tiny_run
 
@@ -182,7 +182,7 @@ def test_an_error_without_words_is_named_by_its_kind(tiny_model, place, monkeypa
     def fail(settings):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lora2.lab.experiments.execution.prepare", fail)
+    monkeypatch.setattr("lora2.lab.experiments.running.execution.prepare", fail)
     assert execute_run(tiny_run(tiny_model), place).error == "ZeroDivisionError"
 
 

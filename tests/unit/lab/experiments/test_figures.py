@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from experiment_case import COLA, FIND, GRID, LORA, LORA2, MATCHED, by_run, failed, finished, runs
-from lora2.lab.experiments.curve_figure import Curve, curve, curve_figure, styles
-from lora2.lab.experiments.grid import Grid, Row
-from lora2.lab.experiments.kept_figure import kept_figure, mean_kept
+from lora2.lab.experiments.figures.curve_figure import Curve, curve, curve_figure, styles
+from lora2.lab.experiments.figures.kept_figure import kept_figure, mean_kept
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.tables.grid import Grid, Row
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RUNS = runs("cola")

@@ -12,7 +12,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from lora2.lab.experiments.forgetting import OTHER_TEXTS, ability, lost
+from lora2.lab.experiments.running.forgetting import OTHER_TEXTS, ability, lost
 
 
 def as_prepared(model, tokenizer, objective):

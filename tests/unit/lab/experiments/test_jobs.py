@@ -11,10 +11,10 @@ import pytest
 
 from experiment_case import failed
 from lora2.errors import UserError
-from lora2.lab.experiments import jobs
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.jobs import LocalRunner
 from lora2.lab.experiments.record import RecordFolder
+from lora2.lab.experiments.running import jobs
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.running.jobs import LocalRunner
 from run_case import STEPS, computed, tiny_run
 
 pytestmark = pytest.mark.slow

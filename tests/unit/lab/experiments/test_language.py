@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from experiment_case import finished
-from lora2.lab.experiments.execution import Place, execute_run
-from lora2.lab.experiments.feasibility import check_feasible
 from lora2.lab.experiments.presets import language
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.small import pruned_to
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.reproduction import tables_of
-from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.running.execution import Place, execute_run
+from lora2.lab.experiments.running.feasibility import check_feasible
+from lora2.lab.experiments.tables.summary import summarize
 
 
 def grid(name="language"):

@@ -7,10 +7,10 @@ import pytest
 from experiment_case import FIND, GRID, LORA2, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Grid, Row
-from lora2.lab.experiments.iteration_table import iteration_table
-from lora2.lab.experiments.iteration_times import IterationTimes, file_of, read_times
+from lora2.lab.experiments.measured.iteration_table import iteration_table
+from lora2.lab.experiments.measured.iteration_times import IterationTimes, file_of, read_times
 from lora2.lab.experiments.outputs import write_grid, write_page
+from lora2.lab.experiments.tables.grid import Grid, Row
 
 NOTHING_RUN = dataclasses.replace(GRID, name="table3", title="Not begun")
 # Ratios of the rounds: 0.5, 0.8 and 0.9.

@@ -6,14 +6,14 @@ from experiment_case import TABLE1_COLUMNS
 from lora2.commands.reproduce import ReproduceArguments
 from lora2.data.glue import GLUE_TASKS, TRAIN_ROWS
 from lora2.errors import UserError
-from lora2.lab.experiments.execution import Place, settings_of
-from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.presets.wanted import Wanted
-from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.running.execution import Place, settings_of
+from lora2.lab.experiments.tables.paper_numbers import paper_rows
+from lora2.lab.experiments.tables.summary import summarize
 from lora2.lab.experiments.tuning import Choice
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.methods.registry import METHODS

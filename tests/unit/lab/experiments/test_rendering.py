@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 import pytest
 
 from experiment_case import FIND, GRID, by_run
-from lora2.lab.experiments.grid import Measure
-from lora2.lab.experiments.pareto_figure import Point, costs, pareto_figure
+from lora2.lab.experiments.figures.pareto_figure import Point, costs, pareto_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import printout
-from lora2.lab.experiments.summary import summarize
-from lora2.lab.experiments.table import Average, Cell, Parameters
+from lora2.lab.experiments.tables.grid import Measure
+from lora2.lab.experiments.tables.summary import summarize
+from lora2.lab.experiments.tables.table import Average, Cell, Parameters
 
 TABLE = summarize(GRID, FIND)
 MEASURES = (

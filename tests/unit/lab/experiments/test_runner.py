@@ -9,7 +9,7 @@ import pytest
 from experiment_case import diverged, failed, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.record import RecordFolder, RunRecord
-from lora2.lab.experiments.runner import Runner, RunnerClosedError
+from lora2.lab.experiments.running.runner import Runner, RunnerClosedError
 from run_case import tiny_run
 
 RUN = tiny_run("model")

@@ -8,20 +8,20 @@ import torch
 from torch import nn
 
 from experiment_case import FIND, GRID, LORA, LORA2
-from lora2.lab.experiments.execution import Place, settings_of
-from lora2.lab.experiments.grid import Row
-from lora2.lab.experiments.iteration_times import ITERATIONS, IterationTimes, read_times
-from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
-from lora2.lab.experiments.step_table import step_table, with_steps
-from lora2.lab.experiments.step_times import (
+from lora2.lab.experiments.measured.iteration_times import ITERATIONS, IterationTimes, read_times
+from lora2.lab.experiments.measured.step_table import step_table, with_steps
+from lora2.lab.experiments.measured.step_times import (
     STEPS,
     measure_rows,
     read_step_times,
     runs_to_time,
     whole_step,
 )
-from lora2.lab.experiments.summary import summarize
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.running.execution import Place, settings_of
+from lora2.lab.experiments.tables.grid import Row
+from lora2.lab.experiments.tables.summary import summarize
 from lora2.training.methods.registry import METHODS
 from lora2.training.prepare import prepare
 from run_case import tiny_run

@@ -16,12 +16,12 @@ from experiment_case import (
     finished,
     runs,
 )
-from lora2.lab.experiments.averages import Estimate, averages_by_seed, estimate, row_average
-from lora2.lab.experiments.grid import Column, Grid, Row
-from lora2.lab.experiments.paper_numbers import TABLES, PaperRow, paper_rows
-from lora2.lab.experiments.printed import printed, signed
-from lora2.lab.experiments.summary import summarize
-from lora2.lab.experiments.table import Parameters
+from lora2.lab.experiments.tables.averages import Estimate, averages_by_seed, estimate, row_average
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
+from lora2.lab.experiments.tables.paper_numbers import TABLES, PaperRow, paper_rows
+from lora2.lab.experiments.tables.printed import printed, signed
+from lora2.lab.experiments.tables.summary import summarize
+from lora2.lab.experiments.tables.table import Parameters
 
 SQRT2 = math.sqrt(2)
 

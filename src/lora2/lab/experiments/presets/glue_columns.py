@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora2.lab.experiments.grid import Column
+from lora2.lab.experiments.tables.grid import Column
 
 TABLE1 = (
     Column("cola_mcc", "CoLA (Mcc)", "cola", "matthews_correlation"),

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from lora2.data.text_loading import EXACT_MATCH
-from lora2.lab.experiments.grid import Column
 from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
 from lora2.lab.experiments.presets.other_rates import at_other_rates
 from lora2.lab.experiments.presets.small import LORA_SEARCH, pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
 from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
+from lora2.lab.experiments.tables.grid import Column
 from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL
 
 NAME = "language"

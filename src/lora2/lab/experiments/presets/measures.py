@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lora2.lab.experiments.grid import Measure
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.tables.grid import Measure
 
 _MIB = 2**20
 

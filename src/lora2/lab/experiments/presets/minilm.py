@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora2.lab.experiments.grid import Column
 from lora2.lab.experiments.presets.task_suite import TaskSuite
+from lora2.lab.experiments.tables.grid import Column
 
 _COMMON: dict[str, Any] = {
     "head_start": "label_mean",

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Row
-from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.presets import glue_columns
 from lora2.lab.experiments.presets.hyperparameters import released_options
 from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
+from lora2.lab.experiments.tables.paper_numbers import paper_rows
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.base_models.architectures import HUB_NAMES, target_pattern
 from lora2.training.base_models.models import config_of_sizes

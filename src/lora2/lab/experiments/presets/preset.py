@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.presets.task_suite import TaskSuite
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Setting
+from lora2.lab.experiments.tables.grid import Grid
 
 
 @dataclass(frozen=True)

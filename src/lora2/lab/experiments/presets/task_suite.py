@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Measure, Row
-from lora2.lab.experiments.paper_numbers import paper_rows
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Experiment, Setting
+from lora2.lab.experiments.tables.grid import Column, Grid, Measure, Row
+from lora2.lab.experiments.tables.paper_numbers import paper_rows
 
 TUNING_SEED = 100
 """The first seed of all tuning runs; no table has it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from lora2.lab.experiments.grid import Grid
 from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Setting
+from lora2.lab.experiments.tables.grid import Grid
 
 SEEDS = 3
 

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Mapping
 
-from lora2.lab.experiments.averages import Estimate
-from lora2.lab.experiments.grid import Row
-from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable
+from lora2.lab.experiments.tables.averages import Estimate
+from lora2.lab.experiments.tables.grid import Row
+from lora2.lab.experiments.tables.table import Average, Cell, Parameters, ResultTable
 
 AVERAGE = "average"
 """In the field `column` of the lines that hold the average of a row."""

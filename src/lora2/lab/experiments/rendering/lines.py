@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora2.lab.experiments.averages import Estimate
-from lora2.lab.experiments.grid import Measure
-from lora2.lab.experiments.printed import printed, signed
-from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
+from lora2.lab.experiments.tables.averages import Estimate
+from lora2.lab.experiments.tables.grid import Measure
+from lora2.lab.experiments.tables.printed import printed, signed
+from lora2.lab.experiments.tables.table import Average, Cell, Parameters, ResultTable, TableRow
 
 NOTHING = "–"
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora2.lab.experiments.dry_run import PlannedCell, PlannedRow
-from lora2.lab.experiments.grid import Grid
+from lora2.lab.experiments.tables.grid import Grid
 from lora2.training.options.method_arguments import METHOD_GROUPS
 
 WIDTH = 100

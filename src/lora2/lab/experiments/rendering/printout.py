@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora2.lab.experiments.rendering.lines import Line, heading, lines
-from lora2.lab.experiments.table import ResultTable
+from lora2.lab.experiments.tables.table import ResultTable
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.lab.experiments.record import RecordFolder, RunRecord
-from lora2.lab.experiments.runner import Finished, Progress, Runner
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.own_process import clear_traces, execute_in_own_process
+from lora2.lab.experiments.running.runner import Finished, Progress, Runner
 
-_PRELOADED = ["lora2.lab.experiments.execution"]
+_PRELOADED = ["lora2.lab.experiments.running.execution"]
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lora2.data.glue import task_title
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.summary import Find
+from lora2.lab.experiments.tables.grid import Grid
+from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.figures import draw_counts
 from lora2.reports.kept import KeptGrid, kept_grid
 from lora2.reports.panels import new_figure, png

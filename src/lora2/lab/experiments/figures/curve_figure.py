@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lora2.data.glue import task_title
-from lora2.lab.experiments.grid import Column, Grid, Row
-from lora2.lab.experiments.summary import Find
+from lora2.lab.experiments.tables.grid import Column, Grid, Row
+from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 

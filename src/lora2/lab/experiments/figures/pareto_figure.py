@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lora2.lab.experiments.curve_figure import line_styles
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.summary import Find, summarize
-from lora2.lab.experiments.table import ResultTable
+from lora2.lab.experiments.figures.curve_figure import line_styles
+from lora2.lab.experiments.tables.grid import Grid
+from lora2.lab.experiments.tables.summary import Find, summarize
+from lora2.lab.experiments.tables.table import ResultTable
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 

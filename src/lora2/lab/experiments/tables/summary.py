@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from lora2.lab.experiments.averages import Estimate, averages_by_seed, estimate, row_average
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.grid import Column, Grid, Measure, Row
-from lora2.lab.experiments.paper_numbers import PaperRow, paper_rows
 from lora2.lab.experiments.record import RunRecord
-from lora2.lab.experiments.table import Average, Cell, Parameters, ResultTable, TableRow
-from lora2.lab.experiments.table_notes import table_notes
+from lora2.lab.experiments.tables.averages import Estimate, averages_by_seed, estimate, row_average
+from lora2.lab.experiments.tables.grid import Column, Grid, Measure, Row
+from lora2.lab.experiments.tables.paper_numbers import PaperRow, paper_rows
+from lora2.lab.experiments.tables.table import Average, Cell, Parameters, ResultTable, TableRow
+from lora2.lab.experiments.tables.table_notes import table_notes
 
 Find = Callable[[RunDescription], RunRecord | None]
 """Finds the record of a run: `RecordFolder(path).find`, or `records.get` of a dictionary."""

@@ -17,10 +17,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.errors import NumericalError, UserError
-from lora2.lab.experiments.cuts import score_cuts
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.forgetting import ability, lost
 from lora2.lab.experiments.record import RunRecord, Status
+from lora2.lab.experiments.running.cuts import score_cuts
+from lora2.lab.experiments.running.forgetting import ability, lost
 from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS

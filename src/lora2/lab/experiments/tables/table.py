@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora2.lab.experiments.averages import Estimate
-from lora2.lab.experiments.grid import Column, Measure, Row
+from lora2.lab.experiments.tables.averages import Estimate
+from lora2.lab.experiments.tables.grid import Column, Measure, Row
 
 # Further apart than rounding can explain.
 _TOLERANCE = 0.01

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place, Tick, execute_run
 from lora2.lab.experiments.record import RunRecord
+from lora2.lab.experiments.running.execution import Place, Tick, execute_run
 from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
 
 

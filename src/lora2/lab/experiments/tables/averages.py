@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lora2.lab.experiments.grid import Column
+from lora2.lab.experiments.tables.grid import Column
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.experiments.iteration_times import TIMED_METHODS, IterationTimes
-from lora2.lab.experiments.paper_numbers import paper_rows
+from lora2.lab.experiments.measured.iteration_times import TIMED_METHODS, IterationTimes
 from lora2.lab.experiments.rendering.printout import Printout
+from lora2.lab.experiments.tables.paper_numbers import paper_rows
 
 _HEADING = (
     "task", "AdaLoRA, s", "LoRA², s", "LoRA² / AdaLoRA", "quartiles", "rounds",

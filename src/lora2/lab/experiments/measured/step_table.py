@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.experiments.grid import Grid, Measure
-from lora2.lab.experiments.iteration_times import IterationTimes
+from lora2.lab.experiments.measured.iteration_times import IterationTimes
 from lora2.lab.experiments.rendering.printout import Printout
+from lora2.lab.experiments.tables.grid import Grid, Measure
 
 _NOTES = (
     "Seconds of whole training steps, all rows in turns on the same batches in one process: "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lora2.lab.experiments.averages import pairs
-from lora2.lab.experiments.grid import Column
-from lora2.lab.experiments.paper_numbers import PaperRow
-from lora2.lab.experiments.printed import printed
 from lora2.lab.experiments.record import RunRecord
-from lora2.lab.experiments.table import TableRow
+from lora2.lab.experiments.tables.averages import pairs
+from lora2.lab.experiments.tables.grid import Column
+from lora2.lab.experiments.tables.paper_numbers import PaperRow
+from lora2.lab.experiments.tables.printed import printed
+from lora2.lab.experiments.tables.table import TableRow
 
 _CELLS = "Cells: mean ± sample standard deviation over seeds (number of seeds)"
 _READING = (

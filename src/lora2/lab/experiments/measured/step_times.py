@@ -15,9 +15,9 @@ from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import Step, interleaved
 from lora2.lab.benchmarks.workloads import Batch
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place, settings_of
-from lora2.lab.experiments.grid import Grid
-from lora2.lab.experiments.iteration_times import IterationTimes, read_times
+from lora2.lab.experiments.measured.iteration_times import IterationTimes, read_times
+from lora2.lab.experiments.running.execution import Place, settings_of
+from lora2.lab.experiments.tables.grid import Grid
 from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.environment import versions

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.iteration_table import iteration_table
-from lora2.lab.experiments.iteration_times import TIMED_METHODS, IterationTimes, measure, read_times
+from lora2.lab.experiments.measured.iteration_table import iteration_table
+from lora2.lab.experiments.measured.iteration_times import (
+    TIMED_METHODS,
+    IterationTimes,
+    measure,
+    read_times,
+)
+from lora2.lab.experiments.measured.step_table import step_table
+from lora2.lab.experiments.measured.step_times import measure_rows, read_step_times, runs_to_time
 from lora2.lab.experiments.rendering.printout import Printout
 from lora2.lab.experiments.reproduction import STEP_TIMES, TIMES, ReproduceArguments
-from lora2.lab.experiments.step_table import step_table
-from lora2.lab.experiments.step_times import measure_rows, read_step_times, runs_to_time
+from lora2.lab.experiments.running.execution import Place
 
 
 @dataclass(frozen=True)

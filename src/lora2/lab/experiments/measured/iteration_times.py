@@ -19,7 +19,7 @@ from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import interleaved, training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS, Batch, Workload
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place, settings_of
+from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.support.checked_files import read_json
 from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory

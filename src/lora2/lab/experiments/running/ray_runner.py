@@ -17,10 +17,10 @@ from typing import Any, Self
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.own_process import clear_traces, execute_in_own_process
 from lora2.lab.experiments.record import RecordFolder, RunRecord
-from lora2.lab.experiments.runner import Finished, Runner
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.own_process import clear_traces, execute_in_own_process
+from lora2.lab.experiments.running.runner import Finished, Runner
 from lora2.support.error_text import clause_of, one_line
 from lora2.support.extras import require
 

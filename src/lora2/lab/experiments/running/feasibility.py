@@ -18,7 +18,7 @@ from transformers import (
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.execution import Place, settings_of
+from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.training.adapters import check_schedule
 from lora2.training.base_models.models import BaseModel, load_config, set_classifier_dropout
 from lora2.training.methods.registry import METHODS

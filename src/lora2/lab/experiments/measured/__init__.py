@@ -1,0 +1,1 @@
+"""Tables of times, which are measured in turns."""

@@ -1,0 +1,1 @@
+"""Makes runs: in this process, in several, or on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Tables as data: before anything has run, and from records."""
