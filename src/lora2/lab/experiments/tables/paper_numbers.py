@@ -41,9 +41,7 @@ def paper_rows(table: str) -> dict[str, PaperRow]:
     """
     if table not in TABLES:
         return {}
-    text = (files(__package__) / "paper" / f"{table}.csv").read_text(
-        encoding="utf-8"
-    )
+    text = (files(__package__) / "paper" / f"{table}.csv").read_text(encoding="utf-8")
     return {_key(line): _row(line) for line in csv.DictReader(text.splitlines())}
 
 
