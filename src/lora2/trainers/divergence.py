@@ -50,7 +50,7 @@ class GradientWatch:
         # nobody checks any longer, as after a training that was interrupted.
         self._sums: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
-            layer.lora2_watches[adapter_name] = partial(self._record, name)
+            layer.lora2_states[adapter_name].watch = partial(self._record, name)
 
     def check(self) -> None:
         """Check all gradients seen since the last call.
@@ -85,7 +85,8 @@ class GradientWatch:
     def remove(self) -> None:
         """Stop watching."""
         for layer in self._layers.values():
-            layer.lora2_watches.pop(self._adapter_name, None)
+            if layer.has_adapter(self._adapter_name):
+                layer.lora2_states[self._adapter_name].watch = None
 
     def _factors_and_gradients(self) -> Iterator[Tensor]:
         for layer in self._layers.values():

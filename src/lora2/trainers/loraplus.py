@@ -71,7 +71,7 @@ def _trained(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trained factors of all LoRA² layers, by symbol."""
     found: dict[str, list[nn.Parameter]] = {"lam": [], "V": []}
     for layer in (module for module in model.modules() if isinstance(module, Lora2Layer)):
-        for adapter_name in layer.lora2_settings:
+        for adapter_name in layer.lora2_states:
             parameters = layer.parameters_of(adapter_name)
             for symbol, into in found.items():
                 if parameters[symbol].requires_grad:

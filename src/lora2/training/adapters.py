@@ -43,7 +43,8 @@ def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str,
     part.
     """
     counts = count_parameters(model, head)
-    if any(layer.lora2_finished for layer in adapted_layers(model, "default").values()):
+    layers = adapted_layers(model, "default").values()
+    if any(layer.lora2_states["default"].is_finished for layer in layers):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
         counts["adapter"] = sum(
             tensor.numel()

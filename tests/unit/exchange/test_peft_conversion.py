@@ -89,7 +89,7 @@ def test_a_module_of_which_nothing_is_left_becomes_a_lora_of_zeros(rank: float) 
     model, x = adapted(WIDE), WIDE.inputs()
     for layer in layers_of(model).values():
         layer.parameters_of("default")["lam"].data.zero_()
-        layer.lora2_finished.add("default")
+        layer.lora2_states["default"].is_finished = True
     compact_adapter(model)
     config, state = convert_to_lora(model, rank)
     assert config.r == (2 if rank == 2 else 1)

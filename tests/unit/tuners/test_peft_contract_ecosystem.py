@@ -138,7 +138,7 @@ def finished(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             if index % 3 == 0:
                 layer.parameters_of("default")["lam"].zero_()
-        layer.lora2_finished.add("default")
+        layer.lora2_states["default"].is_finished = True
     return model.eval()
 
 

@@ -19,11 +19,11 @@ from lora2.mathematics.factors import core
 from lora2.mathematics.precision import HALF_PRECISION, in_full_precision
 from lora2.mathematics.stacks import stacks
 from lora2.tuners.lora2.factors import FACTORS
-from lora2.tuners.lora2.layer import AdapterSettings, Lora2Layer
+from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
 
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
-_Group = tuple[type[Lora2Layer], torch.Size, AdapterSettings, float, torch.device, torch.dtype]
+_Group = tuple[type[Lora2Layer], torch.Size, bool, float, torch.device, torch.dtype]
 _Member = tuple[Lora2Layer, dict[str, nn.Parameter]]
 
 
@@ -36,15 +36,15 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
             layer.lora2_prepared.pop(adapter_name, None)
             parameters = layer.parameters_of(adapter_name)
             if _are_whole(layer, adapter_name, parameters):
-                u, settings = parameters["u"], layer.lora2_settings[adapter_name]
-                scaling = layer.scaling[adapter_name]
-                group = type(layer), u.shape, settings, scaling, u.device, u.dtype
+                u, scaling = parameters["u"], layer.scaling[adapter_name]
+                orthonormalize = layer.lora2_states[adapter_name].orthonormalize
+                group = type(layer), u.shape, orthonormalize, scaling, u.device, u.dtype
                 groups.setdefault(group, []).append((layer, parameters))
-    for (_, _, settings, scaling, device, _), members in groups.items():
+    for (_, _, orthonormalize, scaling, device, _), members in groups.items():
         if len(members) > 1:
             dtype = _computing_dtype(members[0][0], device)
             with torch.autocast(device.type, enabled=False):
-                _prepare_group(members, adapter_name, settings.orthonormalize, scaling, dtype)
+                _prepare_group(members, adapter_name, orthonormalize, scaling, dtype)
 
 
 def _prepare_group(
@@ -169,11 +169,11 @@ def _are_whole(
 
     Where a finished adapter has pruned values in memory, each layer leaves them out by itself.
     """
-    k, r = layer.sizes_of(adapter_name)
+    state = layer.lora2_states[adapter_name]
     return (
-        r > 0
-        and adapter_name not in layer.lora2_pruned
+        state.r > 0
+        and state.pruned is None
         # FSDP1 leaves flattened parts in their place.
-        and parameters["u"].shape == (k, r)
+        and parameters["u"].shape == (state.k, state.r)
         and all(type(each) is nn.Parameter and not each.is_meta for each in parameters.values())
     )

@@ -81,7 +81,7 @@ def start_from_gradients(
         v = layer.parameters_of(adapter_name)["v"].detach()
         v.copy_(from_first_process(v))
     for layer in adapted_layers(model, adapter_name).values():
-        layer.lora2_started.add(adapter_name)
+        layer.lora2_states[adapter_name].is_started = True
     logger.info(
         "v of %d of %d matrices started from the gradients of %d batches, in %.1f seconds.",
         len(found), len(layers), max(counts), time.perf_counter() - started,

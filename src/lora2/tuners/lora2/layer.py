@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
+from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS, INNER
 from lora2.tuners.lora2.matrix_size import MatrixSize
@@ -25,51 +25,21 @@ SCALING = "lora2_scaling"
 """In the state dict of a whole module, the scaling of adapters whose k has become smaller."""
 
 
-@dataclass(frozen=True)
-class AdapterSettings:
-    """What a layer must know of one adapter in addition to its tensors.
-
-    Attributes:
-        scaling: as the config gives it; the layer's own `scaling` is what counts.
-        orthonormalize: whether v is made orthonormal.
-    """
-
-    scaling: float
-    orthonormalize: bool
-
-
 class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
     adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
-    other_param_names = ("adapter_dropout", "lora2_settings", "lora2_sizes", "scaling")
+    other_param_names = ("adapter_dropout", "lora2_states", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
         for symbol, factor in FACTORS.items():
             kind = PreciseParameters if symbol in INNER else nn.ParameterDict
             setattr(self, factor.attribute, kind())
-        self.lora2_settings: dict[str, AdapterSettings] = {}
-        # (k, r) by adapter: a parameter that is sharded or partitioned need not tell them.
-        self.lora2_sizes: dict[str, tuple[int, int]] = {}
-        # Adapters whose schedule is over: their zero singular values are not saved.
-        self.lora2_finished: set[str] = set()
-        # By finished adapter, [r], true where a singular value was pruned: it counts as zero,
-        # whatever an optimizer that knows it makes of it.
-        self.lora2_pruned: dict[str, Tensor] = {}
-        # Adapters that an allocator prunes, as against those with a budget that nobody prunes.
-        self.lora2_allocated: set[str] = set()
-        # Adapters without singular values that are trained once they have some again.
-        self.lora2_stilled: set[str] = set()
-        # Adapters whose v has been started from gradients.
-        self.lora2_started: set[str] = set()
-        # Adapters whose k has become smaller: their scaling no longer follows from it.
-        self.lora2_narrowed: set[str] = set()
+        self.lora2_states: dict[str, AdapterState] = {}
         self.lora2_prepared = PreparedByAdapter()
         # Whether reentrant checkpointing has been seen.
         self.lora2_recomputes = False
-        # Functions that see the gradient of an adapter's 𝒱 as it arises.
-        self.lora2_watches: dict[str, Callable[[Tensor], None]] = {}
 
     def add_adapter(
         self, adapter_name: str, config: Lora2Config, k: int, r: int, alpha: float
@@ -83,11 +53,9 @@ class Lora2Layer(AdaptedLayer):
         scaling = config.scaling(k, config.init_r, alpha)
         k = k if r else 0
         start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
-        self.lora2_settings[adapter_name] = AdapterSettings(
-            scaling=scaling,
-            orthonormalize=config.orthogonality == "exact",
+        self.lora2_states[adapter_name] = AdapterState(
+            config_scaling=scaling, orthonormalize=config.orthogonality == "exact", k=k, r=r
         )
-        self.lora2_sizes[adapter_name] = k, r
         self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
@@ -98,26 +66,21 @@ class Lora2Layer(AdaptedLayer):
 
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter."""
-        return adapter_name in self.lora2_settings
+        return adapter_name in self.lora2_states
 
     def has_effect(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter and any singular value of it."""
-        return adapter_name in self.lora2_settings and self.sizes_of(adapter_name)[1] > 0
+        state = self.lora2_states.get(adapter_name)
+        return state is not None and state.r > 0
 
     def initial_scaling(self, adapter_name: str) -> float:
         """Return the factor that the adapter's config gives."""
-        return self.lora2_settings[adapter_name].scaling
+        return self.lora2_states[adapter_name].config_scaling
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from this layer."""
         super().delete_adapter(adapter_name)
-        for names in (
-            self.lora2_finished, self.lora2_allocated, self.lora2_narrowed, self.lora2_started,
-            self.lora2_stilled,
-        ):  # fmt: skip
-            names.discard(adapter_name)
-        for held in (self.lora2_prepared, self.lora2_watches, self.lora2_pruned):
-            held.pop(adapter_name, None)
+        self.lora2_prepared.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, nn.Parameter]:
         """The factors of one adapter as they are stored, by symbol: v as vᵀ [k, d_in]."""
@@ -137,7 +100,8 @@ class Lora2Layer(AdaptedLayer):
 
     def sizes_of(self, adapter_name: str) -> tuple[int, int]:
         """Return (k, r) of one adapter in this layer."""
-        return self.lora2_sizes[adapter_name]
+        state = self.lora2_states[adapter_name]
+        return state.k, state.r
 
     def factor_shape(self, adapter_name: str, symbol: str) -> tuple[int, ...]:
         """Return the shape of a whole factor as it is stored."""
@@ -157,8 +121,8 @@ class Lora2Layer(AdaptedLayer):
         """
         d_out, d_in = self.matrix_shape()
         k = k if r else 0
-        self.lora2_sizes[adapter_name] = k, r
-        self.lora2_pruned.pop(adapter_name, None)
+        state = self.lora2_states[adapter_name]
+        state.k, state.r, state.pruned = k, r, None
         for symbol, old in self.parameters_of(adapter_name).items():
             shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
             if old.shape != shape:
@@ -169,21 +133,22 @@ class Lora2Layer(AdaptedLayer):
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
         """Make these adapters active, and trainable unless in inference mode."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
-        self.lora2_stilled.clear()
-        for adapter_name in self.lora2_settings:
+        for adapter_name, state in self.lora2_states.items():
+            state.is_stilled = False
             self._still_if_empty(adapter_name)
 
     def _still_if_empty(self, adapter_name: str) -> None:
         """Stop training an adapter that has no singular value here, until it has some again."""
+        state = self.lora2_states[adapter_name]
         parameters = self.parameters_of(adapter_name).values()
-        if self.has_effect(adapter_name):
-            if adapter_name in self.lora2_stilled:
-                self.lora2_stilled.discard(adapter_name)
+        if state.r > 0:
+            if state.is_stilled:
+                state.is_stilled = False
                 for parameter in parameters:
                     parameter.requires_grad_(True)
             return
         if any(parameter.requires_grad for parameter in parameters):
-            self.lora2_stilled.add(adapter_name)
+            state.is_stilled = True
         # A parameter that no loss reaches would make DistributedDataParallel wait for it.
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -193,42 +158,39 @@ class Lora2Layer(AdaptedLayer):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         self._clear_pruned()
-        for adapter_name in self.lora2_narrowed:
-            scaling = torch.tensor(self.initial_scaling(adapter_name), dtype=torch.float64)
-            destination[f"{prefix}{SCALING}.{adapter_name}"] = scaling
+        for adapter_name, state in self.lora2_states.items():
+            if state.is_narrowed:
+                scaling = torch.tensor(state.config_scaling, dtype=torch.float64)
+                destination[f"{prefix}{SCALING}.{adapter_name}"] = scaling
 
     @torch.no_grad()
     def _clear_pruned(self) -> None:
         """Make the values zero that count as zero; a state dict does not hold the mask."""
-        for adapter_name, pruned in self.lora2_pruned.items():
-            lam = self.parameters_of(adapter_name)["lam"]
-            lam.masked_fill_(pruned.to(lam.device), 0)
+        for adapter_name, state in self.lora2_states.items():
+            if state.pruned is not None:
+                lam = self.parameters_of(adapter_name)["lam"]
+                lam.masked_fill_(state.pruned.to(lam.device), 0)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take the sizes that a state dict has: a whole module's may be of a pruned adapter."""
-        for adapter_name in self.lora2_settings:
+        for adapter_name, state in self.lora2_states.items():
             own = self.parameters_of(adapter_name)["u"]
             saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
             scaling = state_dict.pop(f"{prefix}{SCALING}.{adapter_name}", None)
             if saved is None:
                 continue
             # What is loaded may have kept other values.
-            self.lora2_pruned.pop(adapter_name, None)
+            state.pruned = None
             if scaling is not None:
-                self._set_initial_scaling(adapter_name, float(scaling))
-                self.lora2_narrowed.add(adapter_name)
+                state.config_scaling = self.scaling[adapter_name] = float(scaling)
+                state.is_narrowed = True
                 self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
             elif own.dim() == saved.dim() == 2 and len(own) == len(saved):
                 self.resize_adapter(adapter_name, *saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _set_initial_scaling(self, adapter_name: str, scaling: float) -> None:
-        settings = replace(self.lora2_settings[adapter_name], scaling=scaling)
-        self.lora2_settings[adapter_name] = settings
-        self.scaling[adapter_name] = scaling
 
     @torch.no_grad()
     def compact(self, adapter_name: str) -> None:
@@ -239,7 +201,7 @@ class Lora2Layer(AdaptedLayer):
         for symbol, tensor in small.items():
             self.parameters_of(adapter_name)[symbol].copy_(tensor)
         if len(small["u"]) < old_k:
-            self.lora2_narrowed.add(adapter_name)
+            self.lora2_states[adapter_name].is_narrowed = True
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -270,7 +232,7 @@ class Lora2Layer(AdaptedLayer):
         plain["lam"] = self._without_pruned(adapter_name, plain["lam"])
         small = compacted(
             **plain | {"v": plain["v"].mT},
-            orthonormalize=self.lora2_settings[adapter_name].orthonormalize,
+            orthonormalize=self.lora2_states[adapter_name].orthonormalize,
             length=self._raw_length(adapter_name),
         )
         return {
@@ -279,7 +241,7 @@ class Lora2Layer(AdaptedLayer):
         }
 
     def _raw_length(self, adapter_name: str) -> float:
-        return RAW_LENGTH if self.lora2_settings[adapter_name].orthonormalize else 1.0
+        return RAW_LENGTH if self.lora2_states[adapter_name].orthonormalize else 1.0
 
     # The formula
 
@@ -295,7 +257,7 @@ class Lora2Layer(AdaptedLayer):
         return stored | {"v": stored["v"].mT, "lam": lam}
 
     def _without_pruned(self, adapter_name: str, lam: Tensor) -> Tensor:
-        pruned = self.lora2_pruned.get(adapter_name)
+        pruned = self.lora2_states[adapter_name].pruned
         return lam if pruned is None else lam.masked_fill(pruned.to(lam.device), 0)
 
     def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
@@ -309,15 +271,15 @@ class Lora2Layer(AdaptedLayer):
 
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
-        settings = self.lora2_settings[adapter_name]
+        state = self.lora2_states[adapter_name]
         stored = self.stored_factors(adapter_name, dtype)
-        if not self.has_effect(adapter_name):
+        if not state.r:
             return stored["V"].mT, stored["v"].mT
         with torch.autocast(stored["v"].device.type, enabled=False):
             return factors(
                 **stored,
                 scaling=self.scaling[adapter_name],
-                orthonormalize=settings.orthonormalize,
+                orthonormalize=state.orthonormalize,
             )
 
     def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
@@ -329,10 +291,11 @@ class Lora2Layer(AdaptedLayer):
             self._loaded_tensors(adapter_name)["V"],
         )
         # Without gradients, a view of a parameter that needs one has no backward pass to watch.
-        if adapter_name in self.lora2_watches and V.requires_grad and torch.is_grad_enabled():
+        watch = self.lora2_states[adapter_name].watch
+        if watch is not None and V.requires_grad and torch.is_grad_enabled():
             # A node of this call, since a backward pass comes to older nodes when all is over.
             V = V.view_as(V)
-            V.register_hook(self.lora2_watches[adapter_name])
+            V.register_hook(watch)
         return A, V
 
     def _prepared_factors(

@@ -27,7 +27,7 @@ def compact_state_dict(
     # The saved config has the scaling.
     result = {key: tensor for key, tensor in state_dict.items() if f"{SCALING}." not in key}
     for name, layer in adapted_layers(model, adapter_name).items():
-        if adapter_name not in layer.lora2_finished:
+        if not layer.lora2_states[adapter_name].is_finished:
             continue
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()):
@@ -148,7 +148,7 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
         if name in plain:
             layer.compact(adapter_name)
         else:
-            layer.lora2_finished.add(adapter_name)
+            layer.lora2_states[adapter_name].is_finished = True
 
 
 def _check_finite(name: str, factors: Mapping[str, Tensor]) -> None:
@@ -169,8 +169,8 @@ def _was_its_own(
     """Whether a layer that was pruned can have saved these k and r: its first k, or compact."""
     asked = looked_up(config.k_pattern, _short(module_name), config.k)
     first, (k, r) = min(asked, *layer.matrix_shape()), saved
-    was_pruned = adapter_name in layer.lora2_finished or adapter_name in layer.lora2_narrowed
-    return was_pruned and k in (r, first)
+    state = layer.lora2_states[adapter_name]
+    return (state.is_finished or state.is_narrowed) and k in (r, first)
 
 
 def _short(module_name: str) -> str:

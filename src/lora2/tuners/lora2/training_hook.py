@@ -119,7 +119,7 @@ class TrainingHook:
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
     ) -> None:
         first = next(layer for layer in layers if _trains(layer, name))
-        if self._has_warned or name in first.lora2_allocated or not config.prunes:
+        if self._has_warned or first.lora2_states[name].is_allocated or not config.prunes:
             return
         adapted = [layer for layer in layers if layer.has_adapter(name)]
         matrices = [layer.matrix_size(name) for layer in adapted]
@@ -142,10 +142,11 @@ class TrainingHook:
         if config.init_weights != "gradient":
             return
         first = next(layer for layer in layers if _trains(layer, name))
-        if name in first.lora2_started:
+        state = first.lora2_states[name]
+        if state.is_started:
             return
         # One that has been trained has been started, or is past it: it is not looked at again.
-        first.lora2_started.add(name)
+        state.is_started = True
         if not here(first.parameters_of(name)["V"].detach()).any():
             warnings.warn(
                 f"Adapter {name!r} has init_weights='gradient', but nothing has started it: add "
@@ -247,7 +248,7 @@ def _trained_parameters(layers: list[Lora2Layer]) -> list[nn.Parameter]:
     return [
         parameter
         for layer in layers
-        for adapter_name in layer.lora2_settings
+        for adapter_name in layer.lora2_states
         for parameter in layer.parameters_of(adapter_name).values()
         if parameter.requires_grad
     ]

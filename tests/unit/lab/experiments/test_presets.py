@@ -275,6 +275,18 @@ def test_rates_are_multiples_of_the_usual_one_whatever_was_tuned():
     assert not [note for note in grid.notes if "Not tuned" in note]
 
 
+def test_rates_of_the_language_model_show_the_runs_of_its_table_at_the_usual_one():
+    preset = PRESETS["language"]
+    tables = [preset.grid(Wanted(name, preset.model, (0,))) for name in ("language", "rates")]
+    at_usual, rates = ({row.name: row.runs for row in grid.rows} for grid in tables)
+    for name in ("LoRA r=8", "MiSS r=16", "LoRA² k=8"):
+        assert rates[f"{name}, the usual rate"] == at_usual[name]
+    tried = {name: runs["snips"][0].options["learning_rate"] for name, runs in rates.items()}
+    assert tried["MiSS r=16, a third of the usual rate"] == 1.67e-4
+    assert tried["LoRA² k=8, three times"] == 3e-3
+    assert len(rates) == 3 * 3
+
+
 def test_table_3_of_small_has_the_tasks_that_its_method_learns():
     grid = PRESETS["small"].grid(Wanted("table3", MINILM.model, (0,)))
     assert [column.task for column in grid.columns] == ["cola", "stsb"]

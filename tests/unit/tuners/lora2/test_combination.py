@@ -306,7 +306,7 @@ def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, 
     with pytest.raises(UserError, match="adapter_name='query' is the name of a module"):
         model.add_adapter(names[1], Lora2Config(task_type="SEQ_CLS"))
     assert list(model.peft_config) == [names[0]]
-    assert all(names[1] not in layer.lora2_settings for layer in layers_of(model).values())
+    assert all(names[1] not in layer.lora2_states for layer in layers_of(model).values())
 
 
 def test_an_adapter_is_not_named_like_a_part_of_a_head_beside_another() -> None:

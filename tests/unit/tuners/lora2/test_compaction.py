@@ -56,7 +56,7 @@ def prune_to(model: nn.Module, *kept: int) -> None:
     for index, layer in enumerate(layers):
         lam = layer.parameters_of("default")["lam"]
         lam[: len(lam) - kept[index % len(kept)]] = 0
-        layer.lora2_finished.add("default")
+        layer.lora2_states["default"].is_finished = True
 
 
 def changes(model: nn.Module) -> dict[str, Tensor]:
@@ -282,7 +282,7 @@ def test_a_finished_adapter_loads_what_it_saved(in_memory: bool, tmp_path: Path)
     model, x = adapted(LINEAR), LINEAR.inputs()
     prune_to(model, 1, 0)
     for layer in layers_of(model).values():
-        layer.lora2_finished.add("default")
+        layer.lora2_states["default"].is_finished = True
     expected = model(x)
     model.save_pretrained(tmp_path)
     saved = copy.deepcopy(get_peft_model_state_dict(model))

@@ -128,9 +128,9 @@ def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Fa
         weight = base.weight if isinstance(base, Conv1D) else base.weight.T
         y = oracle.product(x, weight.detach()) + base.bias.detach()
         for adapter, factors in zip(NAMES, stored[name], strict=False):
-            settings = layer.lora2_settings[adapter]
+            state = layer.lora2_states[adapter]
             masked = x * Masked.mask if isinstance(layer.adapter_dropout[adapter], Masked) else x
-            delta = oracle.delta(factors, settings.scaling, settings.orthonormalize)
+            delta = oracle.delta(factors, state.config_scaling, state.orthonormalize)
             y = y + oracle.product(masked, delta)
         x = torch.tanh(y)
     return x

@@ -90,9 +90,8 @@ class RankAllocator:
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
-            layer.lora2_allocated.add(adapter_name)
-            layer.lora2_finished.discard(adapter_name)
-            layer.lora2_pruned.pop(adapter_name, None)
+            state = layer.lora2_states[adapter_name]
+            state.is_allocated, state.is_finished, state.pruned = True, False, None
 
     @property
     def budget(self) -> int:
@@ -160,10 +159,11 @@ class RankAllocator:
         """Save the adapter without its pruned values from now on, and compute without them."""
         parts = self._mask.split(self._ranks)
         for layer, part in zip(self._layers.values(), parts, strict=True):
-            layer.lora2_finished.add(self.adapter_name)
+            state = layer.lora2_states[self.adapter_name]
+            state.is_finished = True
             factors = layer.parameters_of(self.adapter_name)
             if is_plain(factors.values()) and not part.all():
-                layer.lora2_pruned[self.adapter_name] = ~part
+                state.pruned = ~part
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs."""
