@@ -31,6 +31,9 @@ class TargetConfig(PeftConfig):
     fields_of_others: ClassVar[Mapping[str, str]] = {}
     """What to write instead of a field of another method, by its name."""
 
+    needed_fields: ClassVar[tuple[str, ...]] = ()
+    """What a saved config must have: by a default, the adapter would compute something else."""
+
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from peft.utils.error import NoMatchingPeftModuleError
@@ -31,8 +31,6 @@ _MISMATCH = re.compile(
     r"checkpoint, the shape in current model is torch\.Size\(\[(.*?)\]\)"
 )
 _WHOLE_MODULE = ".modules_to_save."
-# Fields of our own configs by whose defaults a saved adapter would compute something else.
-_NEEDED = ("k", "init_r", "lora_alpha", "orthogonality", "bottleneck_size", "activation")
 FIELDS_OF_PEFT = {
     "r": int,
     "lora_alpha": float,
@@ -97,8 +95,7 @@ def read_adapter_config(path: Path) -> PeftConfig:
     types = _nullable(FIELDS_OF_PEFT, kind)
     if issubclass(kind, TargetConfig):
         types = get_type_hints(kind)
-        needed = [name for name in _NEEDED if name in types]
-        check_fields(content, dict.fromkeys(needed, object), file, _DAMAGED)
+        check_fields(content, dict.fromkeys(kind.needed_fields, object), file, _DAMAGED)
     check_fields(content, types, file, _DAMAGED, optional=True)
     try:
         with in_one_sentence(f"{file} cannot be loaded", _DAMAGED), warnings.catch_warnings():
@@ -251,7 +248,7 @@ def _tensors_differ(
     if different is not None:
         return _of_another_base(path, different)
     if extra and not missing:
-        module = _module_of(extra[0])
+        module = _module_of(model, extra[0])
         if extra[0].startswith(PREFIX) and not _has_module(model, module):
             return _of_another_base(path, f"this model has no {module}")
         return UserError(
@@ -281,10 +278,10 @@ def _has_module(model: PeftModel, name: str) -> bool:
     return any(each == name for each, _ in model.get_base_model().named_modules())
 
 
-def _module_of(tensor: str) -> str:
+def _module_of(model: PeftModel, tensor: str) -> str:
     """Return the module that an adapter's tensor belongs to: layer.query.lora_A.weight → query."""
-    name = tensor.removeprefix(PREFIX)
-    return re.split(r"\.(?:lora|lora2|sora|bottleneck)_", name)[0]
+    of_method = PEFT_TYPE_TO_PREFIX_MAPPING[model.peft_type]
+    return tensor.removeprefix(PREFIX).partition(f".{of_method}")[0]
 
 
 def _of_another_base(path: Path, reason: str) -> OtherModelError:

@@ -32,6 +32,7 @@ class BottleneckConfig(TargetConfig):
         "init_weights": "the start is set by init_std here",
         "use_rslora": "the change is not scaled, so leave it out",
     }
+    needed_fields: ClassVar[tuple[str, ...]] = ("bottleneck_size", "activation")
 
     bottleneck_size: int = field(default=8, metadata={"help": "Width m of the bottleneck."})
     activation: Activation = field(default="gelu", metadata={"help": "The function f."})

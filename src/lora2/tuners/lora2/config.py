@@ -68,6 +68,7 @@ class Lora2Config(TargetConfig):
         "k to get that of rank-stabilized LoRA",
         "total_steps": "it is called total_step here, and only update_and_allocate needs it",
     }
+    needed_fields: ClassVar[tuple[str, ...]] = ("k", "init_r", "lora_alpha", "orthogonality")
 
     target_parameters: list[str] | None = field(
         default=None,

@@ -34,6 +34,7 @@ class SoraConfig(TargetConfig):
         "use_rslora": "the scaling is lora_alpha / r, so multiply lora_alpha by the square root of "
         "r to get that of rank-stabilized LoRA",
     }
+    needed_fields: ClassVar[tuple[str, ...]] = ("lora_alpha",)
 
     r: int = field(default=8, metadata={"help": "Rank a matrix starts with, before gates close."})
     lora_alpha: float = field(

@@ -19,8 +19,8 @@ def grid(name="language"):
     return PRESETS["language"].grid(Wanted(name, "smollm2", (0, 1, 2)))
 
 
-def test_both_tables_show_the_same_runs():
-    assert tables_of(PRESETS["language"]) == ("language", "language-loss", "times")
+def test_score_and_loss_are_of_the_same_runs():
+    assert tables_of(PRESETS["language"]) == ("language", "language-loss", "rates", "times")
     assert list(grid().descriptions()) == list(grid("language-loss").descriptions())
     assert len(list(grid().descriptions())) == 5 * 2 * 3
 

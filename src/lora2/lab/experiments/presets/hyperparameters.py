@@ -15,7 +15,7 @@ from typing import Any, Literal
 @cache
 def released_options(method: Literal["lora2", "adalora"]) -> dict[str, dict[str, Any]]:
     """Return the options of a method's scripts by task."""
-    path = files("lora2.lab.experiments") / "paper" / f"hyperparameters_{method}.csv"
+    path = files(__package__) / "released" / f"hyperparameters_{method}.csv"
     lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
     # The numbers are JSON's, which tells whole ones from others.
     return {
