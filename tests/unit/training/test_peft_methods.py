@@ -124,6 +124,16 @@ def test_saved_and_loaded_it_is_the_same(name: str, trained: Callable[[str], Tra
     torch.testing.assert_close(logits(load_adapter(base(), run.folder)), expected)
 
 
+@pytest.mark.parametrize("name", ["dora", "hira", "ia3", "loha", "miss", "oft", "vera"])
+def test_on_a_model_with_fewer_layers_the_module_that_is_not_there_is_named(
+    name: str, trained: Callable[[str], Trained]
+) -> None:
+    shallow = tiny_bert(max_position_embeddings=32, num_hidden_layers=1)
+    module = r"bert\.encoder\.layer\.1\.[a-z.]+"
+    with pytest.raises(UserError, match=rf"\(this model has no {module}\)"):
+        load_adapter(shallow, trained(name).folder)
+
+
 @every_method
 def test_the_count_is_what_is_trained(name: str, trained: Callable[[str], Trained]) -> None:
     counted = count_parameters(trained(name).model, HEAD)
