@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from lora2.commands.option_parser import OptionParser
+from lora2.commands.run_options import add_model
 from lora2.data import image_task, tagged_task
 from lora2.data.table_files import listed
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
+from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.training.combined_run import write_combined_run
 from lora2.training.loaded_run import SavedRun
@@ -44,6 +46,7 @@ def execute(arguments: Sequence[str]) -> int:
     options.heads = _checked_heads(options, weights)
     first = load_saved_run(options.runs[0], options.model)
     tuner, missing = _add_up(first, options, weights)
+    _check_computes(first, weights)
     with new_folder(options.output) as temporary, quiet_loading():
         write_combined_run(temporary, first, _SUM, list(map(str, options.runs)), weights)
     total = " + ".join(
@@ -105,6 +108,22 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
     missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank, options.heads)
     model.set_adapter(_SUM)
     return tuner, missing
+
+
+def _check_computes(first: SavedRun, weights: list[float]) -> None:
+    """Check that the sum, which is the active adapter now, computes finite numbers.
+
+    Raises:
+        UserError: it does not, with these weights.
+    """
+    model: Any = first.model
+    model.eval()
+    try:
+        logits(model, sample_batch(model))
+    except NumericalError as error:
+        raise UserError(
+            f"weights: with {weights} the sum computes NaN or infinity; write smaller ones."
+        ) from error
 
 
 def _has_head(path: Path) -> bool:
@@ -197,5 +216,5 @@ def _parser() -> OptionParser:
         "weights, or the first run's head (default: average)",
     )
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--model", help="where the base model is now, if it has moved")
+    add_model(parser)
     return parser

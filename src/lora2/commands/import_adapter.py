@@ -10,6 +10,7 @@ from peft import TaskType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from lora2.commands.option_parser import OptionParser
+from lora2.commands.run_options import add_model
 from lora2.errors import UserError
 from lora2.exchange.from_lora import check_importable, import_lora, load_source
 from lora2.exchange.verification import check_same, logits, sample_batch, tolerance_of
@@ -88,7 +89,7 @@ def _parser() -> OptionParser:
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="its folder, or a run's")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--model", help="its base model, if it has moved")
+    add_model(parser, "its base model, if it has moved")
     parser.add_argument(
         "--target_r",
         "--target-r",

@@ -19,6 +19,7 @@ from transformers import (
 
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.parser import read_mapping_or_file
+from lora2.commands.run_options import add_model
 from lora2.errors import UserError
 from lora2.reports.tables import size_in_words
 from lora2.support.ranges import check_number
@@ -134,7 +135,7 @@ def _parser() -> OptionParser:
         description="Count what a method trains without the head; no weights are loaded.",
     )
     parser.add_argument("--arch", choices=list(ARCHITECTURES), help="a known architecture")
-    parser.add_argument("--model", help="or the folder or hub name of a model")
+    add_model(parser, "or the folder or hub name of a model")
     parser.add_argument(
         "--method", choices=list(METHODS), default="lora2", help="what is trained (default: lora2)"
     )

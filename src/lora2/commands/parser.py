@@ -16,7 +16,8 @@ from transformers import HfArgumentParser
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
-from lora2.support.field_types import allows_none, in_words, shortened
+from lora2.support.error_text import clause_of
+from lora2.support.field_types import allows_none, fits, in_words, shortened
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES
 from lora2.training.options.recipes import GENERAL
@@ -117,6 +118,11 @@ class TrainParser(OptionParser, HfArgumentParser):
         try:
             given = self.typed(_as_arguments(option, value))
         except (UserError, TypeError, ValueError, RecursionError) as error:
+            if fits(value, hint):
+                raise UserError(
+                    f"in {path}, {option} holds what JSON does not know ({clause_of(error)}); "
+                    "write another value, or leave the line out."
+                ) from error
             raise _unreadable(option, value, hint, path) from error
         # A list may hold what reads as another option.
         if given.keys() != {option}:
@@ -134,7 +140,7 @@ def _as_arguments(option: str, value: Any) -> list[str]:
         if not all(isinstance(each, str | int | float) for each in value):
             raise TypeError("a list of something else than words and numbers")
         return [f"--{option}", *map(str, value)]
-    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    text = json.dumps(value, allow_nan=False) if isinstance(value, dict) else str(value)
     return [f"--{option}={text}"]
 
 

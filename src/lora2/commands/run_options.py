@@ -13,7 +13,14 @@ from lora2.support.ranges import SIZE
 def add_run_options(parser: OptionParser) -> None:
     """Add the options of all commands that load a run's adapter."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--model", help="where the base model is now, if it has moved")
+    add_model(parser)
+
+
+def add_model(
+    parser: OptionParser, text: str = "where the base model is now, if it has moved"
+) -> None:
+    """Add the option that names a base model; `text` is its help."""
+    parser.add_argument("--model", type=_named, help=text)
 
 
 def add_batch_size(parser: OptionParser) -> None:
@@ -25,6 +32,14 @@ def add_batch_size(parser: OptionParser) -> None:
         default=64,
         help="rows at once (default: 64)",
     )
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "an empty text names nothing; write a name or a path, or leave it out"
+        )
+    return text
 
 
 def _at_least_one(text: str) -> int:

@@ -27,6 +27,7 @@ from lora2.training.options.arguments import HOW_IT_STARTS, RunSettings
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.options.recipes import recipe
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.resuming import newest_checkpoint
 from lora2.training.run import (
     check_same_data,
     command_to_start_over,
@@ -53,7 +54,7 @@ _DRAWN_AGAIN = ("group_by_length",)
 # What names a file, a folder, or something on the hub.
 _NAMES = (
     "train_file", "validation_file", "dataset", "data_dir", "model", "start_from", "output_dir",
-    "label_column",
+    "label_column", "task",
 )  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
         _check_as_before(settings, folder)
         if settings.run.resume:
             check_same_data(prepared)
-            _tell_where_it_resumes(console, folder)
+            _tell_where_it_resumes(console, prepared)
             _tell_of_processes(console, prepared, started_with)
             write_environment(prepared, started_with)
         else:
@@ -248,11 +249,11 @@ def _tell_of_processes(console: Console, prepared: PreparedRun, started_with: in
         )
 
 
-def _tell_where_it_resumes(console: Console, folder: RunFolder) -> None:
-    checkpoint, faults = newest_complete(folder.checkpoints)
+def _tell_where_it_resumes(console: Console, prepared: PreparedRun) -> None:
+    checkpoint, faults = newest_checkpoint(prepared)
     for fault in faults:
         console.print(f"Skipped: {fault}.", soft_wrap=True)
-    start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is complete"
+    start = checkpoint.name if checkpoint else "the beginning, since no checkpoint is left"
     console.print(f"Resuming from {start}.", soft_wrap=True)
 
 

@@ -21,6 +21,8 @@ from lora2.exchange.expert_form import factors_of_experts
 from lora2.exchange.units import target_of
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
+from lora2.support.files import as_path
+from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.dispatch import layer_type_of
 from lora2.tuners.base.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
@@ -66,6 +68,7 @@ def import_lora(
             a field that it decides itself; or the model has adapters already.
         NumericalError: it holds NaN or infinity.
     """
+    check_is_module(model)
     config = check_importable(path)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise UserError(
@@ -138,7 +141,7 @@ def check_importable(path: Path | str) -> PeftConfig:
     Raises:
         UserError: it is of another method, or does more than to add B A to a weight.
     """
-    config = read_adapter_config(Path(path))
+    config = read_adapter_config(as_path(path))
     if config.peft_type not in (PeftType.LORA, PeftType.ADALORA):
         raise UserError(
             f"{path} holds an adapter of {PeftType(config.peft_type).value}; only LoRA and AdaLoRA "

@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from lora2.errors import UserError
+from lora2.exchange.given import check_batch
 from lora2.exchange.lora_form import lora_form
 from lora2.exchange.verification import (
     Batch,
@@ -25,7 +26,7 @@ from lora2.exchange.verification import (
     tolerance_of,
 )
 from lora2.support.extras import require
-from lora2.support.files import check_is_new, replacing
+from lora2.support.files import as_path, check_is_new, replacing
 from lora2.tuners.base.module_names import PREFIX
 from lora2.tuners.base.token_rows import FIELD
 
@@ -92,8 +93,9 @@ def export_gguf(
             part of the adapter.
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
-    path = Path(path)
+    path = as_path(path)
     check_is_new(path, "file")
+    check_batch(batch)
     path = path.resolve()
     form = lora_form(model, adapter_name)
     if form.config.trainable_token_indices:

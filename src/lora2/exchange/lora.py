@@ -18,6 +18,7 @@ from torch import OutOfMemoryError, Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
+from lora2.exchange.given import check_batch, check_tokenizer
 from lora2.exchange.lora_form import LoraForm, lora_form
 from lora2.exchange.model_card.file import write_lora_card
 from lora2.exchange.units import target_of
@@ -31,7 +32,7 @@ from lora2.exchange.verification import (
     tolerance_of,
 )
 from lora2.support.error_text import one_line, reason_of
-from lora2.support.files import check_is_new, new_folder
+from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.attention import AttentionLayer
 from lora2.tuners.base.convolution import ConvolutionLayer
 from lora2.tuners.base.layer import layers_with
@@ -76,8 +77,10 @@ def export_lora(
             cannot be made up, or the check failed.
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
-    path = Path(path)
+    path = as_path(path)
     check_is_new(path)
+    check_tokenizer(tokenizer)
+    check_batch(batch)
     if dtype not in TOLERANCES:
         raise UserError(f"dtype={dtype!r}: write one of {', '.join(map(str, TOLERANCES))}.")
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)

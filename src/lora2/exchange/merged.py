@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lora2.errors import NumericalError, UserError
+from lora2.exchange.given import check_batch, check_tokenizer
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.support.error_text import clause_of, reason_of
-from lora2.support.files import check_is_new, new_folder
+from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
 
@@ -63,7 +65,7 @@ def export_merged(
             logits differ.
         NumericalError: the model computes NaN or infinity, or a merged weight would hold them.
     """
-    path = Path(path)
+    path = as_path(path)
     check_is_new(path)
     check_is_peft_model(model)
     if not isinstance(model.get_base_model(), PreTrainedModel):
@@ -72,6 +74,8 @@ def export_merged(
             "it with merge_and_unload, and save it as it is saved."
         )
     _check_can_be_saved(model)
+    check_tokenizer(tokenizer)
+    check_batch(batch)
     model.eval()
     batch = sample_batch(model) if batch is None else batch
     expected, tolerance = logits(model, batch), tolerance_of(model)
@@ -93,7 +97,7 @@ def export_merged(
         merged: Any = model.merge_and_unload()
     kind, device = type(merged), merged.device
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
-    with new_folder(path) as temporary:
+    with _saying_what_is_lost(path), new_folder(path) as temporary:
         merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
         tokenizer = _tokenizer_of(merged) if tokenizer is None else tokenizer
         if tokenizer is not None:
@@ -104,6 +108,18 @@ def export_merged(
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
         difference = check_same(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)
+
+
+@contextmanager
+def _saying_what_is_lost(path: Path) -> Iterator[None]:
+    """Say of an error of the disk that the model has been merged for nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"output: {path} cannot be written ({reason_of(error)}). The model in memory was "
+            "merged for it and has no adapter any longer: load both again."
+        ) from error
 
 
 def _put_in_whole_modules(model: PeftModel) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from lora2.support.field_types import fits, in_words, kind_of, shortened
 
 # UTF-16 as Windows writes it; every UTF-8 text begins otherwise.
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+# Tags of YAML.
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)$")
+_REAL_NUMBER = re.compile(
+    r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
 
 
 class _FaultError(ValueError):
@@ -203,7 +212,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse_yaml(text: str) -> Any:
     yaml = require("yaml", extra="train")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _plain_loader()(text)
         node = loader.get_single_node()
         _refuse_repeated_keys(node, set())
         return None if node is None else loader.construct_document(node)
@@ -214,6 +223,26 @@ def _parse_yaml(text: str) -> Any:
     # What SafeLoader raises of `!!int x`, a thirteenth month, or a number of too many digits.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _FaultError(f"holds a value that YAML cannot read ({one_line(error)})") from error
+
+
+@cache
+def _plain_loader() -> type[Any]:
+    """Return a loader to which 010, 1:30 and 1_000 are texts, as to everything but YAML 1.1.
+
+    That reads them as 8, 90 and 1000.
+    """
+    yaml = require("yaml", extra="train")
+
+    class PlainLoader(yaml.SafeLoader):  # type: ignore[name-defined]
+        """A SafeLoader whose numbers are JSON's, with .inf and .nan."""
+
+    PlainLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    PlainLoader.add_implicit_resolver(_INT, _WHOLE_NUMBER, [*"-+0123456789"])
+    PlainLoader.add_implicit_resolver(_FLOAT, _REAL_NUMBER, [*"-+.0123456789"])
+    return PlainLoader
 
 
 def _refuse_repeated_keys(node: Any, seen: set[int]) -> None:

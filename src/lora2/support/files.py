@@ -100,6 +100,19 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 
+def as_path(path: Any, name: str = "path") -> Path:
+    """Return what an argument of that name gives as a path.
+
+    Raises:
+        UserError: it is neither a text nor a path.
+    """
+    if isinstance(path, str | os.PathLike):
+        given = os.fspath(path)
+        if isinstance(given, str):
+            return Path(given)
+    raise UserError(f"{name}={path!r} is a {type(path).__name__}; give a text or a pathlib.Path.")
+
+
 def check_is_new(path: Path, what: str = "folder") -> None:
     """Check that `path` can be made: nothing is there, and its parents are there or can be made.
 

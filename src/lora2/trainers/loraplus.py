@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lora2.errors import UserError
 from lora2.support.field_types import is_finite
+from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.lora2.layer import Lora2Layer
 
 
@@ -34,6 +35,7 @@ def loraplus_groups(
         raise UserError(
             f"ratio={ratio!r} and lr={lr!r}: write a ratio of at least 1, and a rate of 0 or more."
         )
+    check_is_module(model)
     factors = _trained(model)
     if not factors["V"]:
         raise UserError(

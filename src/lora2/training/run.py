@@ -22,12 +22,12 @@ from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.adapters import count_final_parameters
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
-from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.environment import describe_environment, versions
 from lora2.training.on_disk.records import best_and_last, evaluation_records
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.resuming import newest_checkpoint
 from lora2.training.run_card import run_facts
 from lora2.training.trainer.processes import in_first_process
 from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
@@ -131,7 +131,7 @@ def run(
     """
     trainer, folder = prepared.trainer, prepared.folder
     resumes = METHODS[prepared.settings.run.method].resumes
-    checkpoint, _ = newest_complete(folder.checkpoints)
+    checkpoint, _ = newest_checkpoint(prepared)
     trainer.add_callback(SaveAfterEvaluation())
     trainer.add_callback(Recorder(folder))
     if checkpoint is not None:

@@ -1,6 +1,7 @@
 """`lora2 train` into a folder that holds something, or that another process writes into."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,27 @@ def test_run_that_another_process_finishes_in_the_meantime_is_not_touched(
     assert {folder / path.relative_to(finished_run): theirs[path] for path in theirs}.items() <= (
         ours.items()
     )
+
+
+def test_a_run_that_another_process_has_just_begun_is_not_touched(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    """Both started when nothing was there, and the other has neither logged nor saved yet."""
+    folder = RunFolder(tmp_path / "run")
+    options = [f"--model={tiny_model}", f"--output_dir={folder.path}", *small_options()]
+    with ExitStack() as other:
+
+        def slowly(settings):
+            prepared = prepare(settings)
+            other.enter_context(folder.held())
+            folder.start({"k": 2}, {"kind": "texts"})
+            return prepared
+
+        monkeypatch.setattr("lora2.commands.train.prepare", slowly)
+        # Without --overwrite the other's config is seen before its lock.
+        said = refused(capsys, "train", *options, "--overwrite")
+        assert "another process is training into" in said
+        assert contents(folder.path).keys() >= {folder.config_file, folder.task_file}
 
 
 def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):

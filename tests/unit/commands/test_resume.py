@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from command_line import interrupt_at, lora2, refused, small_options, train
 from lora2.training.on_disk.records import read_lines
@@ -69,6 +69,66 @@ def test_checkpoint_cut_short_is_skipped(file, damage, interrupted_run, tmp_path
     assert file in said
     assert "Resuming from checkpoint-5." in said
     assert json.loads((folder / "summary.json").read_text())["resumed_from_step"] == 5
+
+
+def without_first(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weights[name] for name in sorted(weights)[1:]}
+
+
+def narrower(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in weights if name.endswith("lora2_v"))
+    return weights | {name: weights[name][:1].clone()}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_first, "lacks base_model.model"),
+        (narrower, "lora2_v is [1, "),
+        (lambda weights: weights | {"other": torch.zeros(1)}, "holds other"),
+        (lambda weights: {f"{name}x": tensor for name, tensor in weights.items()}, "lacks"),
+    ],
+    ids=["one missing", "other size", "one more", "other names"],
+)
+def test_checkpoint_of_another_adapter_is_skipped(change, says, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    path = folder / "checkpoints" / "checkpoint-6" / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Skipped: checkpoint-6 is of another adapter or model" in said
+    assert says in said
+    assert "Resuming from checkpoint-5." in said
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("optimizer.pt", {"state": {}, "param_groups": []}, "optimizer and schedule"),
+        ("optimizer.pt", {}, "optimizer and schedule"),
+        ("rng_state.pth", {"seed": 1}, "random numbers"),
+    ],
+)
+def test_a_state_of_another_run_is_named(file, content, says, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    checkpoint = folder / "checkpoints" / "checkpoint-6"
+    torch.save(content, checkpoint / file)
+    said = refused(capsys, "train", f"--output_dir={folder}", "--resume")
+    assert f"resume: the state of {says} in {checkpoint} is of another run or damaged" in said
+
+
+@pytest.mark.parametrize("name", ["epoch", "eval_accuracy"])
+def test_checkpoint_whose_log_is_no_numbers_is_skipped(name, interrupted_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    path = folder / "checkpoints" / "checkpoint-6" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state["log_history"][0][name] = "x"
+    path.write_text(json.dumps(state))
+    assert lora2("train", "--output_dir", folder, "--resume") == 0
+    assert "trainer_state.json is damaged" in " ".join(capsys.readouterr().out.split())
 
 
 def test_resume_without_a_complete_checkpoint_starts_over(interrupted_run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,3 +114,28 @@ def test_numbers_that_are_none_are_written_as_null(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", "") == {"a": [None, 1.0], "b": {"c": None}}
     write_lines(tmp_path / "a.jsonl", [{"step": 1, "loss": math.inf}])
     assert read_lines(tmp_path / "a.jsonl") == [{"step": 1, "loss": None}]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("-7", -7),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("1:30.5", "1:30.5"),
+        ("1.5", 1.5),
+        ("-.5", -0.5),
+        ("1.0e-05", 1e-5),
+        ("1e-3", "1e-3"),
+        (".inf", math.inf),
+        ("-.inf", -math.inf),
+        ("true", True),
+        ("null", None),
+    ],
+)
+def test_numbers_in_yaml_are_what_they_look_like(text: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text(f"value: {text}\n")
+    assert read_yaml(tmp_path / "options.yaml", "mend it") == {"value": value}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -40,15 +41,41 @@ def checkpoints_by_age(folder: Path) -> list[Path]:
     return [path for match, path in sorted(found, key=lambda pair: -int(pair[0][1]))]
 
 
-def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest complete checkpoint, and what is wrong with each newer one."""
+def newest_complete(
+    folder: Path, shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Path | None, list[str]]:
+    """Return the newest complete checkpoint, and what is wrong with each newer one.
+
+    shapes: of the tensors that its weights must be, by name; None if that is not known.
+    """
     faults: list[str] = []
     for path in checkpoints_by_age(folder):
         fault = fault_of(path)
-        if fault is None:
+        if fault is not None:
+            faults.append(f"{path.name} was cut short ({fault})")
+            continue
+        misfit = None if shapes is None else _misfit(path, shapes)
+        if misfit is None:
             return path, faults
-        faults.append(f"{path.name} was cut short ({fault})")
+        faults.append(f"{path.name} is of another adapter or model ({misfit})")
     return None, faults
+
+
+def _misfit(checkpoint: Path, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Return how the weights of a complete checkpoint differ from what they must be."""
+    path = _weights(checkpoint)
+    # Parts of several processes are left to their engine.
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name, shape in shapes.items():
+        if name not in found:
+            return f"{path.name} lacks {name}"
+        if [*shape] != found[name]:
+            return f"{path.name}: {name} is {found[name]}, and must be {[*shape]}"
+    extra = next((name for name in found if name not in shapes), None)
+    return None if extra is None else f"{path.name} holds {extra}"
 
 
 def fault_of(checkpoint: Path) -> str | None:
@@ -131,6 +158,9 @@ def _fault_of_state(checkpoint: Path) -> str | None:
         # The trainer writes NaN into it, of a gradient's norm.
         state = read_json(path, "", nan_as_null=True)
         check_fields(state, {"global_step": int, "log_history": list[dict]}, path, "")
+        for record in state["log_history"]:
+            numbers = [name for name in record if name == "epoch" or name.startswith("eval_")]
+            check_fields(record, {"step": int} | dict.fromkeys(numbers, float | None), path, "")
     except UserError:
         return f"{_STATE} is damaged"
     step = state["global_step"]

@@ -204,12 +204,19 @@ class RunFolder:
         except Exception:
             # What cannot be removed must not hide the error.
             with suppress(OSError):
-                if was_bare and not self._has_results():
-                    self._clear()
-                    self._lock.unlink(missing_ok=True)
+                if was_bare and self.path.is_dir():
+                    # What is here now may be of another process that trains into the folder: it
+                    # holds the lock, and filelock's Timeout is an OSError.
+                    with FileLock(self._lock).acquire(blocking=False):
+                        self._clear_without_results()
                 for path in missing:
                     path.rmdir()
             raise
+
+    def _clear_without_results(self) -> None:
+        if not self._has_results():
+            self._clear()
+            self._lock.unlink(missing_ok=True)
 
     def _has_results(self) -> bool:
         """Whether a training has left something that another can use or resume from."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any
 
 from peft import PeftModel
@@ -12,7 +14,19 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import Trainer
 
+from lora2.errors import UserError
+from lora2.support.error_text import clause_of
 from lora2.training.trainer.head_rate import give_own_rate
+
+# What torch and transformers raise of a state that is of another training, or of none.
+_NO_SUCH_STATE = (
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
 
 
 class RunBase:
@@ -61,6 +75,14 @@ class RunBase:
         finally:
             del model.save_pretrained
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _blaming(checkpoint, "optimizer and schedule"):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _blaming(checkpoint, "random numbers"):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
     def _run_epoch(self, **kwargs: Any) -> None:
         # If a training had ended within an epoch and is resumed, transformers 5.23 does one
         # more step before it looks whether any are left.
@@ -69,6 +91,18 @@ class RunBase:
             trainer.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)  # type: ignore[misc]
+
+
+@contextmanager
+def _blaming(checkpoint: str | None, what: str) -> Iterator[None]:
+    """Load a part of a checkpoint; what does not fit is an error of the user's files."""
+    try:
+        yield
+    except _NO_SUCH_STATE as error:
+        raise UserError(
+            f"resume: the state of {what} in {checkpoint} is of another run or damaged "
+            f"({clause_of(error)}); remove that folder to resume from an earlier checkpoint."
+        ) from error
 
 
 class RunTrainer(RunBase, Trainer):

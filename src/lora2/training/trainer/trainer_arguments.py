@@ -132,6 +132,12 @@ def _blaming_one(
     except _REFUSALS as error:
         names = (name for name in options if _works_without(name, make, options))
         name = next(names, None)
+        variable = _variable_to_blame(make, options) if name is None else None
+        if variable is not None:
+            raise UserError(
+                f"{variable}={os.environ[variable]}, an environment variable, cannot be followed "
+                f"({clause_of(error)}); unset it, or give it another value."
+            ) from error
         blamed = "training" if name is None else f"{name}={as_typed(options[name])}"
         raise UserError(f"{blamed}: {_sentence(error)}") from error
 
@@ -144,6 +150,23 @@ def _works_without(
     except _REFUSALS:
         return False
     return True
+
+
+def _variable_to_blame(
+    make: Callable[[Mapping[str, Any]], TrainingArguments], options: Mapping[str, Any]
+) -> str | None:
+    """Return the variable of accelerate's environment without which `make` works."""
+    for name in sorted(each for each in os.environ if each.startswith("ACCELERATE_")):
+        value = os.environ.pop(name)
+        try:
+            make(options)
+        except _REFUSALS:
+            continue
+        else:
+            return name
+        finally:
+            os.environ[name] = value
+    return None
 
 
 def _sentence(error: Exception) -> str:

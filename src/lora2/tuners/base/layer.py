@@ -15,6 +15,7 @@ from lora2.tuners.base import merging
 from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.base_attributes import BaseAttributes
 from lora2.tuners.base.changed_weights import ChangedWeight, call_with
+from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.offloading import loaded_weight
 from lora2.tuners.base.quantized import is_quantized, plain_linear
@@ -343,7 +344,12 @@ LayerT = TypeVar("LayerT", bound=AdaptedLayer)
 
 
 def layers_of_kind(model: nn.Module, adapter_name: str, kind: type[LayerT]) -> dict[str, LayerT]:
-    """Return the layers of a class that carry an adapter, by name in the model's order."""
+    """Return the layers of a class that carry an adapter, by name in the model's order.
+
+    Raises:
+        UserError: the model is none of torch.
+    """
+    check_is_module(model)
     return {
         name: module
         for name, module in model.named_modules()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lora2.mathematics.transforms import is_traced, is_transformed
+from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.ranks import are_several
 from lora2.tuners.base.distributed.whole import here, is_fully_sharding
 from lora2.tuners.base.placement import PlacedAdapter, find_adapters
@@ -218,7 +219,12 @@ def installed(model: nn.Module) -> TrainingHook | None:
 
 
 def hooks_in(model: nn.Module) -> dict[TrainingHook, nn.Module]:
-    """Return the hooks of all base models inside a module, each with its base model."""
+    """Return the hooks of all base models inside a module, each with its base model.
+
+    Raises:
+        UserError: the model is none of torch.
+    """
+    check_is_module(model)
     return {
         vars(module)[_ATTRIBUTE]: module
         for module in model.modules()
