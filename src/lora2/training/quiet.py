@@ -25,6 +25,13 @@ def quiet_data_sets() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_tokenizing() -> Iterator[None]:
+    """Show no bar of a Dataset, nor transformers' remark on texts that are cut later."""
+    with quiet_data_sets(), quiet_loading():
+        yield
+
+
+@contextmanager
 def printing_on_standard_error() -> Iterator[None]:
     """Print on standard error what a library prints, so that standard output has results alone."""
     with redirect_stdout(sys.stderr):

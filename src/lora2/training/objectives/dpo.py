@@ -36,7 +36,7 @@ from lora2.training.objectives.writing import (
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings, as_typed
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
-from lora2.training.quiet import printing_on_standard_error, quiet_data_sets
+from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
 from lora2.training.reference import (
     needs_base,
     reference_at_start,
@@ -105,7 +105,7 @@ class PreferenceOptimization(WritingObjective):
         check_template(settings, task, tokenizer)
         (validation,) = task.validation
         # A trainer makes its folder, and nothing may be written yet.
-        with blaming("data"), quiet_data_sets(), TemporaryDirectory() as folder:
+        with blaming("data"), quiet_tokenizing(), TemporaryDirectory() as folder:
             made = _trainer(
                 # TRL replaces the forward of a model, and wants two different ones.
                 copy_sharing_weights(base.model),
@@ -139,7 +139,7 @@ class PreferenceOptimization(WritingObjective):
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
         reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
-        with quiet_data_sets(), TemporaryDirectory() as folder:
+        with quiet_tokenizing(), TemporaryDirectory() as folder:
             arguments = trl().DPOConfig(
                 output_dir=folder,
                 per_device_eval_batch_size=batch_size,

@@ -35,7 +35,7 @@ from lora2.training.objectives.writing import (
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
-from lora2.training.quiet import quiet_data_sets
+from lora2.training.quiet import quiet_tokenizing
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class SupervisedFineTuning(WritingObjective):
         check_template(settings, task, tokenizer)
         option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
         # A trainer makes its folder, and nothing may be written yet.
-        with blaming(option, task.name), quiet_data_sets(), TemporaryDirectory() as folder:
+        with blaming(option, task.name), quiet_tokenizing(), TemporaryDirectory() as folder:
             # The rows must be counted before there is an adapter, whose schedule depends on their
             # number. What TRL makes of rows is what a trainer of it has.
             made = trl().SFTTrainer(

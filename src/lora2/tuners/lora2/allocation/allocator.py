@@ -188,7 +188,9 @@ class RankAllocator:
             UserError: it is no state, or one of another adapter, or no step is left in which to
                 reach the target.
         """
-        if not isinstance(state, Mapping):
+        if not isinstance(state, Mapping) or not all(
+            isinstance(value, Tensor) for value in state.values()
+        ):
             raise UserError(
                 f"state: a {type(state).__name__} is no allocator state; give what state_dict() "
                 "returned when the checkpoint was made."
@@ -204,6 +206,7 @@ class RankAllocator:
                 f"The allocator state is of an adapter of other sizes than {self.adapter_name!r}: "
                 "resume with the model and config that the checkpoint was made with."
             )
+        _check_state(state)
         self.completed_steps = int(state["completed_steps"])
         self._mask = state["mask"].to(self._device)
         self._most = max(self.spent, self.plan.target) if is_older else int(state["most"])
@@ -397,3 +400,25 @@ class RankAllocator:
     @property
     def _device(self) -> torch.device:
         return self._parameters(next(iter(self._layers.values())))["lam"].device
+
+
+def _check_state(state: Mapping[str, Tensor]) -> None:
+    """Check the values of a saved state, whose shapes are right.
+
+    Raises:
+        UserError: steps or a mask that no allocator has, or averages that are NaN or infinite.
+    """
+    step, total = int(state["completed_steps"]), int(state["total_steps"])
+    faults = [
+        f"{name} holds NaN or infinity"
+        for name, value in state.items()
+        if not value.isfinite().all()
+    ]
+    if not 0 <= step <= total:
+        faults.append(f"completed_steps={step} is not from 0 to total_steps={total}")
+    if state["mask"].dtype != torch.bool:
+        faults.append(f"mask is of {state['mask'].dtype}, and not of {torch.bool}")
+    if faults:
+        raise UserError(
+            f"The allocator state is damaged: {faults[0]}; resume from an earlier checkpoint."
+        )

@@ -1,7 +1,9 @@
 """What an optimizer does after an allocator's last step, and a state that is resumed on the way."""
 
 import copy
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +146,29 @@ def test_a_state_of_another_adapter_is_refused(unit: str, fault: str) -> None:
         state["mask"] = state["mask"][:-3]
     with pytest.raises(UserError, match="is of an adapter of other sizes"):
         RankAllocator(pruned_model(**fields), TOTAL).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("completed_steps", torch.tensor(-1), "completed_steps=-1 is not from 0 to total_steps"),
+        ("completed_steps", torch.tensor(10**6), "completed_steps=1000000 is not from 0"),
+        ("mask", None, "mask is of torch.float32"),
+        ("group0.", math.nan, "holds NaN or infinity"),
+    ],
+)
+def test_a_state_of_values_that_no_allocator_has_is_refused(
+    key: str, value: Any, says: str
+) -> None:
+    allocator = RankAllocator(pruned_model(), TOTAL)
+    state = allocator.state_dict()
+    name = next(name for name in state if name.startswith(key))
+    old = state[name]
+    changed = torch.full_like(old, value) if isinstance(value, float) else value
+    before = allocator.state_dict()
+    with pytest.raises(UserError, match=says):
+        allocator.load_state_dict(state | {name: old.float() if changed is None else changed})
+    assert all(torch.equal(before[each], now) for each, now in allocator.state_dict().items())
 
 
 @pytest.mark.parametrize("state", [None, [], "state.safetensors"])
