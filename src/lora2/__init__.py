@@ -4,7 +4,7 @@ Importing this package makes LoRA² known to PEFT, and the methods it is compare
 not have; do it before loading an adapter of theirs.
 """
 
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.exchange import peft_conversion
 from lora2.exchange.from_lora import import_lora
 from lora2.exchange.gguf import export_gguf
@@ -37,6 +37,7 @@ __all__ = [
     "Lora2Callback",
     "Lora2Config",
     "Lora2Model",
+    "NumericalError",
     "RankAllocator",
     "SoraCallback",
     "SoraConfig",

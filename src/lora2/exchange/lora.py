@@ -72,6 +72,9 @@ def export_lora(
     The folder appears only when the LoRA, read back from it, has been found to compute the same on
     `batch` (inputs of the model, made up if there are none). The model stays as it is.
 
+    Returns:
+        The ranks, the largest difference of the logits, and which engines will not serve it.
+
     Raises:
         UserError: the folder exists, a dtype of no LoRA, the adapter has no form as one, inputs
             cannot be made up, or the check failed.

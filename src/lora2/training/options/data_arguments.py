@@ -115,7 +115,8 @@ class DataArguments:
         },
     )
     max_length: int = field(
-        default=128, metadata={"help": "Tokens at which a text (or pair) is cut off."}
+        default=128,
+        metadata={"help": "Tokens at which a text (or pair) is cut off; 1,024 for texts to write."},
     )
     train_sentences: int = field(
         default=2000,

