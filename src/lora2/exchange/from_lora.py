@@ -186,7 +186,7 @@ def _pairs(name: str, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:
     while module_name.endswith(".base_layer"):
         module_name = module_name.removesuffix(".base_layer")
     base = layer.get_base_layer()
-    if isinstance(base, nn.Linear) and own == "weight":
+    if type(base).forward is nn.Linear.forward and own == "weight":
         # A dense layer, which a LoRA for a mixture of experts may name by its weight.
         return {module_name: _plain_factors(layer)}
     pairs = factors_of_experts(layer) if layer.num_experts > 1 else [_plain_factors(layer)]

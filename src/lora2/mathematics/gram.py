@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.stacks import stacks
+from lora2.mathematics.transforms import is_traced, is_transformed
 
 # Numbers stacked at a time on a CPU: what is allocated for more than a moment, the system hands out
 # page by page, and that takes longer than the products.
@@ -16,6 +17,9 @@ _STACKED = 1 << 18
 
 def gram_matrices(matrices: Sequence[Tensor]) -> Tensor:
     """Return X Xᵀ of every X [k, d], [n, k, k] in float32 or wider; d may differ, k may not."""
+    if is_transformed() or is_traced():
+        whole = [in_full_precision(X) for X in matrices]
+        return torch.stack([X @ X.mT for X in whole])
     grams: Tensor = _GramMatrices.apply(*matrices)
     return grams
 

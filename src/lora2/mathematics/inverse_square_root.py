@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora2.mathematics.newton_schulz import newton_schulz
+from lora2.mathematics.newton_schulz import by_products, newton_schulz
 from lora2.mathematics.transforms import is_differentiated_again, is_traced, is_transformed
 
 # Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
@@ -24,7 +24,9 @@ def inverse_square_root(gram: Tensor) -> Tensor:
     if is_transformed():
         return ByRules.apply(gram)
     if is_traced():
-        return _by_eigenvalues(gram)[0]
+        # Plain operations, of which autograd knows the derivative where eigenvalues are equal, too.
+        stacked = gram.flatten(0, -3) if gram.dim() > 2 else gram.unsqueeze(0)
+        return by_products(stacked, _scale(stacked)).view(gram.shape)
     by = ByEigenvalues if gram.device.type == "cpu" else ByProducts
     return by.apply(gram)
 

@@ -20,6 +20,25 @@ def is_traced() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
+def must_stay_plain() -> bool:
+    """Whether each layer is to compute its factors by itself, by plain operations.
+
+    A compiler sees through the layers' formulas and fuses them; a tracer and functorch take no
+    autograd Function without rules, and no later pass can train on what inference mode makes.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()
+        or is_traced()
+        or is_transformed()
+    )
+
+
+def is_in_backward_pass() -> bool:
+    """Whether autograd runs a backward pass in this thread, as where checkpointing recomputes."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 def is_differentiated_again() -> bool:
     """Whether the backward pass that asks is to be differentiated (`create_graph`)."""
     # A compiler looks at a backward pass with gradients enabled, and differentiates it once.

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 
 from lora2.errors import UserError
 from lora2.trainers.divergence import GradientWatch, check_loss
+from lora2.trainers.extra_step import leave_out_extra_step
 from lora2.trainers.first_batches import shuffled_batches
 from lora2.trainers.logs import (
     add_to_log,
@@ -163,6 +164,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Stop before a gradient that is NaN or infinite can reach the weights."""
+        if model is not None:
+            leave_out_extra_step(model, args, state)
         if model is not None and not args.fp16:
             for watch in self._watches:
                 watch.check()
@@ -177,14 +180,16 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Allocate; the gradients of the step just taken are still there."""
-        # Resumed where it had ended within an epoch, transformers 5.23 does one step too many.
+        # The step too many of a training that was resumed at its end.
         if state.global_step >= state.max_steps:
             return
         self._warn_if_penalty_is_missing()
         for hook in self._hooks:
             hook.meter.end_step()
+        # Of accelerate's optimizer, where float16's loss scaler has found an overflow.
+        skipped = bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
         for allocator in self.allocators.values():
-            allocator.step()
+            allocator.step(skipped=skipped)
 
     def on_log(
         self,
@@ -314,6 +319,8 @@ class Lora2Callback(TrainerCallback, ExportableState):
                     "was made with Lora2Callback, or start over."
                 )
             allocator.load_state_dict(load_safetensors(base64.b64decode(saved[name])))
+            if allocator.finished:
+                allocator.hold_pruned()
             if allocator.completed_steps != state.global_step:
                 logger.warning(
                     "The allocator had done %d steps and the trainer %d.",

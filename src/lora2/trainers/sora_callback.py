@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.errors import UserError
+from lora2.trainers.extra_step import leave_out_extra_step
 from lora2.trainers.logs import (
     add_to_log,
     advice_on_best_model,
@@ -68,6 +69,18 @@ class SoraCallback(TrainerCallback):
             for label, each in self._adapters.items()
         }
 
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Leave out the step too many of a training that was resumed at its end."""
+        if model is not None:
+            leave_out_extra_step(model, args, state)
+
     def on_optimizer_step(
         self,
         args: TrainingArguments,
@@ -76,7 +89,7 @@ class SoraCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Threshold the gates that the optimizer has just moved."""
-        # Resumed where it had ended within an epoch, transformers 5.23 does one step too many.
+        # The step too many of a training that was resumed at its end.
         if state.global_step >= state.max_steps:
             return
         for threshold in self.thresholds.values():

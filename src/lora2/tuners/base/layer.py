@@ -156,6 +156,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         held: Any = (getattr(self, name) for name in self.adapter_layer_names)
         return [tensors[adapter_name] for tensors in held]
 
+    def tensors_by_adapter(self) -> Any:
+        """Return tensors of this layer by the name of their adapter, one of each."""
+        return getattr(self, self.adapter_layer_names[0])
+
     def trains(self, adapter_name: str) -> bool:
         """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
         if self.disable_adapters or adapter_name not in self.active_adapters:
@@ -239,7 +243,11 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         ):
             weights = self.changed_weights(adapter_names)
             return call_with(self.base_layer, weights, x, *args, **kwargs)
-        result: Tensor = self.base_layer(x, *args, **kwargs)
+        result: Any = self.base_layer(x, *args, **kwargs)
+        if adapter_names and not isinstance(result, Tensor):
+            # A linear layer by its class that returns more, such as a router with its choice.
+            weights = self.changed_weights(adapter_names)
+            return call_with(self.base_layer, weights, x, *args, **kwargs)
         if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
             base: Any = self.get_base_layer()
             raise UserError(

@@ -10,14 +10,14 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.config import PeftConfig
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.adapter_names import BASE_ONLY
 from lora2.tuners.base.compiled_names import check_is_not_compiled
 from lora2.tuners.base.dispatch import LayerTypes, wrap_layer
-from lora2.tuners.base.distributed.tensor_parallel import share_start, split_of
+from lora2.tuners.base.distributed.tensor_parallel import group_of, share_start, split_of
 from lora2.tuners.base.expert_targets import (
     choose_parameters,
     is_chosen,
@@ -34,6 +34,7 @@ from lora2.tuners.base.layer import AdaptedLayer, layers_with
 from lora2.tuners.base.own_forward import warn_of_own_forwards
 from lora2.tuners.base.patterns import unmatched
 from lora2.tuners.base.quantized import activation_dtype_of, dequantize_model, keep_layouts
+from lora2.tuners.base.removal import take_out
 from lora2.tuners.base.sharing import count_weight_owners
 from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.token_rows import check_rows_apart
@@ -119,8 +120,6 @@ class AdaptedModel(PlacingTuner):
                 "several processes, which would not drop the same inputs; leave lora_dropout out."
             )
         self.add_to_layer(layer, adapter_name, config, module_name)
-        if layer.split is not None:
-            share_start(layer.tensors_of(adapter_name), layer.split.group)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> PeftConfig:
         has_default = model_config.get("model_type") in self.target_module_mapping
@@ -167,6 +166,22 @@ class AdaptedModel(PlacingTuner):
             choose_parameters(config, model, tuple(self.layer_types))
             _check_drops_nothing(config)
             warn_of_unknown_parameters(config, model)
+        # Names are those of the plan before layers are around the weights.
+        group = group_of(model)
+        try:
+            self._put_in(model, adapter_name, *args, **kwargs)
+        except Exception:
+            take_out(model, adapter_name)
+            raise
+        if group is not None:
+            # In all layers: of those whose weight is not split, too, each process has a copy.
+            for layer in layers_with(model, adapter_name).values():
+                share_start(layer.tensors_of(adapter_name), group)
+        keep_layouts(model)
+        count_weight_owners(model)
+
+    def _put_in(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        config: Any = self.peft_config[adapter_name]
         has_parameters = bool(getattr(config, "target_parameters", None))
         with warnings.catch_warnings():
             # PEFT knows the target modules, not the layers inside them that have patterns too.
@@ -183,8 +198,6 @@ class AdaptedModel(PlacingTuner):
                     "these."
                 )
             _warn_of_unmatched_patterns(config, layers_with(model, adapter_name))
-        keep_layouts(model)
-        count_weight_owners(model)
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -288,4 +301,8 @@ def _add_adapter_names(
     # Beam search repeats each row of the batch, but an encoder still sees it as it came.
     if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
         adapter_names = [name for name in adapter_names for _ in range(beams)]
+    if isinstance(module, ModulesToSaveWrapper):
+        # PEFT looks for a module of each adapter, and not all adapters have one here.
+        held = module.modules_to_save
+        adapter_names = [name if name in held else BASE_ONLY for name in adapter_names]
     return args, kwargs | {"adapter_names": adapter_names}

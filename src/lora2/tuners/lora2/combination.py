@@ -14,6 +14,7 @@ from torch import Tensor
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.field_types import fits, is_finite, shortened
+from lora2.tuners.base.adapter_names import check_adapter_name
 from lora2.tuners.base.experts import split_targets
 from lora2.tuners.base.model import AdaptedModel
 from lora2.tuners.base.patterns import pattern_for
@@ -54,6 +55,7 @@ def add_weighted_adapter(
     """
     if adapter_name in tuner.peft_config:
         return 0.0
+    check_adapter_name(adapter_name)
     _check(tuner, adapters, weights)
     _check_choices(combination_type, svd_rank, heads)
     states = _head_states(tuner, adapters, weights, heads)
@@ -90,19 +92,23 @@ def add_weighted_adapter(
         layers_pattern=None,
         inference_mode=True,
     )
-    tuner.inject_adapter(tuner.model, adapter_name)
+    try:
+        tuner.inject_adapter(tuner.model, adapter_name)
+    except Exception:
+        tuner.peft_config.pop(adapter_name, None)
+        raise
     tuner._cast_adapter_dtype(adapter_name)
     for wrapper, state in states.items():
         wrapper.modules_to_save[adapter_name].load_state_dict(state)
     for _, rows in trained_rows(tuner.model, adapter_name):
         rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
-    kept = all_of_it = 0.0
+    lost = all_of_it = 0.0
     for name, layer in adapted_layers(tuner.model, adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
         squares = forms[name][1].square()
-        kept += float(squares[: sizes[name]].sum())
+        lost += float(squares[sizes[name] :].sum())
         all_of_it += float(squares.sum())
-    return math.sqrt(max(0.0, 1 - kept / all_of_it)) if all_of_it else 0.0
+    return math.sqrt(lost / all_of_it) if all_of_it else 0.0
 
 
 def _check(tuner: AdaptedModel, adapters: list[str], weights: list[float]) -> None:

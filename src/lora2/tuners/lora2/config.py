@@ -173,7 +173,8 @@ class Lora2Config(TargetConfig):
     rank_pattern: dict[str, int] = field(
         default_factory=dict,
         metadata={
-            "help": "Another init_r for modules that match a pattern; 0: the module is not adapted."
+            "help": "Another init_r for modules that match a pattern; 0: the module is not "
+            "adapted, and counts in the mean target_r all the same."
         },
     )
     alpha_pattern: dict[str, float] = field(

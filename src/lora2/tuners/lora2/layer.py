@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.transforms import must_stay_plain
+from lora2.tuners.base.distributed.whole import multiply
 from lora2.tuners.base.layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
@@ -29,7 +32,7 @@ class Lora2Layer(AdaptedLayer):
     """A frozen base layer and, per adapter, the five factors of W + scaling · (P Λ Q)ᵀ."""
 
     adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
-    other_param_names = ("adapter_dropout", "lora2_states", "scaling")
+    other_param_names = ("adapter_dropout", "lora2_scaling", "lora2_states", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
@@ -37,6 +40,8 @@ class Lora2Layer(AdaptedLayer):
             kind = PreciseParameters if symbol in INNER else nn.ParameterDict
             setattr(self, factor.attribute, kind())
         self.lora2_states: dict[str, AdapterState] = {}
+        # Of those whose k has become smaller; it is what a state dict of the whole module needs.
+        self.lora2_scaling = BufferDict(persistent=True)
         self.lora2_prepared = PreparedByAdapter()
         # Whether reentrant checkpointing has been seen.
         self.lora2_recomputes = False
@@ -137,6 +142,15 @@ class Lora2Layer(AdaptedLayer):
             state.is_stilled = False
             self._still_if_empty(adapter_name)
 
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Train these adapters, or do not; one without singular values is never trained."""
+        super().set_requires_grad(adapter_names, requires_grad)
+        for adapter_name in {adapter_names} if isinstance(adapter_names, str) else adapter_names:
+            if adapter_name in self.lora2_states:
+                self._still_if_empty(adapter_name)
+
     def _still_if_empty(self, adapter_name: str) -> None:
         """Stop training an adapter that has no singular value here, until it has some again."""
         state = self.lora2_states[adapter_name]
@@ -160,16 +174,15 @@ class Lora2Layer(AdaptedLayer):
         self._clear_pruned()
         for adapter_name, state in self.lora2_states.items():
             if state.is_narrowed:
-                scaling = torch.tensor(state.config_scaling, dtype=torch.float64)
-                destination[f"{prefix}{SCALING}.{adapter_name}"] = scaling
+                # Once more: a cast of the model may have rounded it.
+                self.mark_narrowed(adapter_name)
 
     @torch.no_grad()
     def _clear_pruned(self) -> None:
         """Make the values zero that count as zero; a state dict does not hold the mask."""
         for adapter_name, state in self.lora2_states.items():
             if state.pruned is not None:
-                lam = self.parameters_of(adapter_name)["lam"]
-                lam.masked_fill_(state.pruned.to(lam.device), 0)
+                multiply([self.parameters_of(adapter_name)["lam"]], [~state.pruned])
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -178,18 +191,21 @@ class Lora2Layer(AdaptedLayer):
         for adapter_name, state in self.lora2_states.items():
             own = self.parameters_of(adapter_name)["u"]
             saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
-            scaling = state_dict.pop(f"{prefix}{SCALING}.{adapter_name}", None)
+            scaling = state_dict.get(f"{prefix}{SCALING}.{adapter_name}")
             if saved is None:
                 continue
             # What is loaded may have kept other values.
             state.pruned = None
             if scaling is not None:
                 state.config_scaling = self.scaling[adapter_name] = float(scaling)
-                state.is_narrowed = True
+                self.mark_narrowed(adapter_name)
                 self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
             elif own.dim() == saved.dim() == 2 and len(own) == len(saved):
                 self.resize_adapter(adapter_name, *saved.shape)
+            if scaling is None and state.is_narrowed:
+                # A state dict of a wider adapter, or of an older version, does not have it.
+                state_dict[f"{prefix}{SCALING}.{adapter_name}"] = self.lora2_scaling[adapter_name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
@@ -201,7 +217,19 @@ class Lora2Layer(AdaptedLayer):
         for symbol, tensor in small.items():
             self.parameters_of(adapter_name)[symbol].copy_(tensor)
         if len(small["u"]) < old_k:
-            self.lora2_states[adapter_name].is_narrowed = True
+            self.mark_narrowed(adapter_name)
+
+    def mark_narrowed(self, adapter_name: str) -> None:
+        """Note that k has become smaller, so that the scaling no longer follows from it."""
+        self.lora2_states[adapter_name].is_narrowed = True
+        scaling = self.lora2_states[adapter_name].config_scaling
+        device = self.parameters_of(adapter_name)["lam"].device
+        self.lora2_scaling[adapter_name] = torch.tensor(
+            scaling,
+            dtype=torch.float64,
+            # DistributedDataParallel wants it where the parameters are; others have no float64.
+            device=device if device.type == "cuda" else "cpu",
+        )
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -302,7 +330,7 @@ class Lora2Layer(AdaptedLayer):
         self, adapter_name: str, parameters: dict[str, nn.Parameter]
     ) -> tuple[Tensor, Tensor] | None:
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None or torch.compiler.is_compiling():
+        if prepared is None or must_stay_plain():
             return None
         if prepared.with_gradients and not torch.is_grad_enabled():
             # Reentrant checkpointing repeats this call in a backward pass of its own, in which the

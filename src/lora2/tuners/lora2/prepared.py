@@ -9,16 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2.mathematics.transforms import is_differentiated_again
+from lora2.mathematics.transforms import is_differentiated_again, is_in_backward_pass
 
 
 class PreparedFactors:
-    """A and 𝒱 of one layer, valid as long as all that they come from is unchanged.
+    """A and 𝒱 of one layer, for a forward pass of the model and for what its backward pass repeats.
+
+    They are valid as long as all that they come from is unchanged. After the forward pass that
+    cannot be told: fused optimizers, and what writes into `data`, leave no trace in a tensor's
+    version.
 
     Attributes:
         A: [k, d_in].
         V: 𝒱 [k, d_out], both in the dtype that the layer computes in.
         with_gradients: whether the model was called with gradients when they were made.
+        is_over: whether that forward pass has ended.
     """
 
     def __init__(
@@ -30,15 +35,16 @@ class PreparedFactors:
         with_gradients: bool,
     ) -> None:
         self.A, self.V, self.with_gradients = A, V, with_gradients
+        self.is_over = False
         self._scaling = scaling
         self._made_from = [(each, each._version, each.requires_grad) for each in made_from.values()]
 
     def holds_for(self, parameters: Mapping[str, nn.Parameter], scaling: float) -> bool:
-        """Whether these are the same tensors in the same order, unchanged since, and the scaling.
+        """Whether the pass goes on, or is repeated, with the same tensors, unchanged, and scaling.
 
         The model may scale its adapters within its forward pass, as those of diffusers do.
         """
-        if scaling != self._scaling:
+        if scaling != self._scaling or (self.is_over and not is_in_backward_pass()):
             return False
         for (made_from, version, trained), parameter in zip(
             self._made_from, parameters.values(), strict=True
@@ -54,6 +60,11 @@ class PreparedFactors:
 
 class PreparedByAdapter(dict[str, PreparedFactors]):
     """Prepared factors by adapter name; a copy of the layer makes its own."""
+
+    def end_forward(self) -> None:
+        """Note that the forward pass for which they were made has ended."""
+        for prepared in self.values():
+            prepared.is_over = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedByAdapter:
         return PreparedByAdapter()

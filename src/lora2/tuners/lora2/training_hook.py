@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lora2.mathematics.transforms import is_traced, is_transformed
+from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.ranks import are_several
 from lora2.tuners.base.distributed.whole import here, is_fully_sharding
@@ -48,7 +48,7 @@ class TrainingHook:
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
         """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
-        if _must_stay_plain():
+        if must_stay_plain():
             return
         layers = self._layers(model)
         trains = model.training and torch.is_grad_enabled()
@@ -68,6 +68,9 @@ class TrainingHook:
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
     ) -> Any:
         """Return the outputs; in training, with the penalty in their loss."""
+        if not torch.compiler.is_compiling():
+            for layer in self._layers(model):
+                layer.lora2_prepared.end_forward()
         return self._with_penalty(model, model, kwargs, outputs)
 
     def join_loss_of(self, outer: nn.Module, model: nn.Module) -> list[RemovableHandle]:
@@ -155,20 +158,6 @@ class TrainingHook:
                 "before the first step.",
                 stacklevel=2,
             )
-
-
-def _must_stay_plain() -> bool:
-    """Whether each layer is to compute its factors by itself, by plain operations.
-
-    A compiler sees through the layers' formulas and fuses them; a tracer and functorch take no
-    autograd Function without rules, and no later pass can train on what inference mode makes.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch.is_inference_mode_enabled()
-        or is_traced()
-        or is_transformed()
-    )
 
 
 def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:

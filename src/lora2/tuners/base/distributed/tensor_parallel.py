@@ -113,6 +113,17 @@ def split_of(model: nn.Module, target: nn.Module, module_name: str) -> Split | N
     return Split(plan, mesh.get_group())
 
 
+def group_of(model: nn.Module) -> Any:
+    """Return the processes over which transformers has split weights of a model; None without."""
+    for name, parameter in model.named_parameters():
+        if is_dtensor(parameter):
+            module_name = name.rpartition(".")[0].removesuffix(".base_layer")
+            plan, mesh = _plan_and_mesh(model, module_name)
+            if plan is not None:
+                return mesh.get_group()
+    return None
+
+
 def _plan_and_mesh(model: nn.Module, module_name: str) -> tuple[str | None, Any]:
     try:
         from peft.tuners.lora.model import get_tp_plan_and_mesh

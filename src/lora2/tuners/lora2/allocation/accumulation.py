@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from accelerate.state import GradientState
 from torch import Tensor
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.whole import here
 
 
 class AccumulationWatch:
@@ -18,8 +20,8 @@ class AccumulationWatch:
 
     def __init__(self, parameters: Callable[[], Sequence[Tensor]]) -> None:
         self._parameters = parameters
-        # Versions of the parameters at the last call; None before the first.
-        self._versions: list[int] | None = None
+        # What the parameters were at the last call; None before the first.
+        self._last: _Seen | None = None
 
     def is_micro_batch(self) -> bool:
         """Whether the optimizer has not stepped, because the gradients are still accumulated.
@@ -29,15 +31,14 @@ class AccumulationWatch:
         """
         if GradientState().sync_gradients:
             return False
-        versions = self._present_versions()
-        if self._versions not in (None, versions):
+        if self._last is not None and self._last.have_changed(self._parameters()):
             raise UserError(
                 "optimizer: accelerate accumulates gradients at this micro-batch, and the "
                 "optimizer has stepped all the same: pass it through accelerator.prepare(). After "
                 "an accelerate loop that was stopped between two steps, call "
                 "accelerator.gradient_state._set_sync_gradients(True) before another loop."
             )
-        self._versions = versions
+        self._last = _Seen(self._parameters())
         return True
 
     def end_step(self) -> None:
@@ -45,7 +46,22 @@ class AccumulationWatch:
         # Read only where it is of use: in a plain loop it would be work in every step.
         state = GradientState()
         if state.num_steps > 1 or not state.sync_gradients:
-            self._versions = self._present_versions()
+            self._last = _Seen(self._parameters())
 
-    def _present_versions(self) -> list[int]:
-        return [parameter._version for parameter in self._parameters()]
+
+class _Seen:
+    """What parameters were at a time: their versions, and the values of the first.
+
+    An optimizer of one operation for all parameters ("fused") leaves the versions as they are.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._versions = [parameter._version for parameter in parameters]
+        self._first = here(parameters[0].detach()).clone()
+
+    def have_changed(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether one of these, which are the same parameters, is another now."""
+        versions = [parameter._version for parameter in parameters]
+        return versions != self._versions or not torch.equal(
+            here(parameters[0].detach()), self._first
+        )

@@ -14,7 +14,7 @@ from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import is_plain, multiply, whole, whole_gradients
+from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
 from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
 from lora2.tuners.base.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
@@ -122,8 +122,11 @@ class RankAllocator:
         return {name: int(part.sum()) for name, part in zip(self._layers, parts, strict=True)}
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, *, skipped: bool = False) -> None:
         """Score, allocate if it is time, and set pruned values to zero.
+
+        skipped: whether the optimizer has left this step out, as with float16's loss scaler. Its
+        gradients, which may still have the scale, are not scored; the schedule goes on.
 
         Raises:
             UserError: no adapter parameter has a gradient, all `total_steps` are done, the adapter
@@ -139,10 +142,11 @@ class RankAllocator:
                 "training."
             )
         step = self.completed_steps + 1
+        self._check_sizes()
         if self.plan.target < self.plan.initial:
-            self._check_sizes()
             if step <= self.plan.last_change or self._is_overdue:
-                self._score()
+                if not skipped:
+                    self._score()
                 self._allocate(step)
             self._apply_mask()
         self.completed_steps = step
@@ -157,13 +161,18 @@ class RankAllocator:
 
     def mark_finished(self) -> None:
         """Save the adapter without its pruned values from now on, and compute without them."""
+        self.hold_pruned()
+        for layer in self._layers.values():
+            layer.lora2_states[self.adapter_name].is_finished = True
+
+    def hold_pruned(self) -> None:
+        """Let pruned values count as zero from now on, whatever an optimizer makes of them."""
         parts = self._mask.split(self._ranks)
         for layer, part in zip(self._layers.values(), parts, strict=True):
-            state = layer.lora2_states[self.adapter_name]
-            state.is_finished = True
-            factors = layer.parameters_of(self.adapter_name)
-            if is_plain(factors.values()) and not part.all():
-                state.pruned = ~part
+            values = layer.parameters_of(self.adapter_name)["lam"]
+            # ZeRO has neither the values nor a place to put them outside a forward pass.
+            if not is_any_trained_by_zero([values]) and not part.all():
+                layer.lora2_states[self.adapter_name].pruned = ~part
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs."""
@@ -250,6 +259,11 @@ class RankAllocator:
         )
 
     def _check_sizes(self) -> None:
+        if not all(layer.has_adapter(self.adapter_name) for layer in self._layers.values()):
+            raise UserError(
+                f"Adapter {self.adapter_name!r} has been deleted since this RankAllocator was "
+                "made; leave the call out, or make a new one for another adapter."
+            )
         if self._sizes != [layer.sizes_of(self.adapter_name) for layer in self._layers.values()]:
             raise UserError(
                 f"Adapter {self.adapter_name!r} has been cut or compacted since this RankAllocator "

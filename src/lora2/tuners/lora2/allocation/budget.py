@@ -67,6 +67,7 @@ def plan_budget(
     warmup, final = steps_of(tinit, total_steps), steps_of(tfinal, total_steps)
     if tinit < 1 and tfinal < 1:
         # Fractions leave a part of the steps to prune in; of few steps, rounding may not take it.
+        final = max(0, min(final, total_steps - 1))
         warmup = max(0, min(warmup, total_steps - final - 1))
     initial, target = config.initial_budget(matrices), config.target_budget(matrices)
     if target < initial and warmup + final >= total_steps:

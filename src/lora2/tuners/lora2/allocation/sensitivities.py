@@ -59,7 +59,8 @@ class SensitivityGroup:
         old = self.state[_AVERAGE], self.state[_UNCERTAINTY]
         new = update_averages(*old, weights, gradients, beta1=beta1, beta2=beta2)
         self.state[_AVERAGE], self.state[_UNCERTAINTY] = (
-            torch.where(finite, *pair) for pair in zip(new, old, strict=True)
+            torch.where(finite, each.to(before.dtype), before)
+            for each, before in zip(new, old, strict=True)
         )
 
     def importance(self) -> Tensor:
