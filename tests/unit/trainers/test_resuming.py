@@ -254,3 +254,17 @@ def test_an_optimizer_that_would_bring_back_what_is_pruned_is_refused(tmp_path: 
     with pytest.raises(UserError, match="_ScheduleFree makes the weights of an evaluation"):
         trainer_of(bert_model()).train()
     trainer_of(bert_model(target_r=None)).train()
+
+
+def test_resumed_at_its_end_within_an_epoch_nothing_moves(tmp_path: Path) -> None:
+    """transformers 5.23 then does one step too many, at a constant rate with an effect."""
+    states = []
+    for checkpoint in (None, str(tmp_path / f"checkpoint-{TOTAL}")):
+        trainer = trainer_for(
+            bert_model(), tmp_path, save_strategy="steps", save_steps=TOTAL,
+            lr_scheduler_type="constant", learning_rate=0.05,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        states.append(adapter_state(trainer.model))
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())

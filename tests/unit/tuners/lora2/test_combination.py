@@ -47,6 +47,28 @@ def deltas(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     }
 
 
+def test_a_sum_of_a_wrong_name_leaves_nothing() -> None:
+    model = with_three_adapters(LINEAR)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"adapter_name='v1\.0'"):
+            model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "v1.0")
+        assert "v1.0" not in model.peft_config
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-8])
+def test_what_a_cut_sum_leaves_out_is_exact_however_small(size: float) -> None:
+    model = with_three_adapters(LINEAR)
+    for layer in layers_of(model).values():
+        d_out, d_in = layer.matrix_shape()
+        X, _ = torch.linalg.qr(torch.randn(d_out, 2, dtype=torch.float64))
+        Y, _ = torch.linalg.qr(torch.randn(d_in, 2, dtype=torch.float64))
+        layer.double()
+        layer.resize_adapter("default", 2, 2)
+        layer.set_change("default", X, torch.tensor([1.0, size], dtype=torch.float64), Y.mT)
+    missing = model.add_weighted_adapter(["default"], [1.0], "small", "svd", svd_rank=1)
+    assert missing == pytest.approx(size, rel=1e-3)
+
+
 @pytest.mark.parametrize("combination_type", ["cat", "linear"])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.5, -2.0, 1.5], [1.0, 0.0, 0.0]])
 @every_kind
@@ -331,3 +353,21 @@ def test_a_choice_that_is_none_is_refused_and_nothing_is_added(choice, said) -> 
     with pytest.raises(UserError, match=said):
         model.add_weighted_adapter(["default"], [1.0], "sum", combination_type="svd", **choice)
     assert list(model.peft_config) == ["default"]
+
+
+def test_a_batch_mixes_an_adapter_with_a_head_and_one_without() -> None:
+    model = get_peft_model(
+        tiny_llama(), Lora2Config(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    ).eval()
+    model.add_adapter("plain", Lora2Config(target_modules=["q_proj"]))
+    for seed, name in enumerate(("default", "plain")):
+        disturb(model, name, seed)
+    ids = torch.arange(24).view(4, 6)
+    names = ["default", "plain", "__base__", "plain"]
+    with torch.no_grad():
+        mixed = model(ids, adapter_names=names).logits
+        for name in ("default", "plain"):
+            model.set_adapter(name)
+            alone = model(ids).logits
+            chosen = [row for row, wanted in enumerate(names) if wanted == name]
+            torch.testing.assert_close(mixed[chosen], alone[chosen])

@@ -15,6 +15,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from lora2 import (
     Lora2Config,
@@ -314,3 +315,35 @@ def test_weights_of_another_k_do_not_load_into_a_finished_adapter(tmp_path: Path
     compact_adapter(model)
     with pytest.raises(UserError, match="give the config the k that it was trained with"):
         model.load_adapter(str(tmp_path), "default")
+
+
+def test_a_cut_adapter_is_in_distributed_checkpoints_and_loads_from_them() -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config(init_weights=False)).eval()
+    other = copy.deepcopy(model)
+    truncate_adapter(model, rank=1)
+    state = get_model_state_dict(model)
+    scalings = [name for name in state if "lora2_scaling.default" in name]
+    assert len(scalings) == len(layers_of(model))
+    other.load_state_dict(state)
+    assert torch.equal(other(rows()), model(rows()))
+    # A state of before the cut, or of an older version, has no scaling.
+    assert model.load_state_dict({n: t for n, t in state.items() if n not in scalings})
+    # A cast of the whole model does not round it.
+    exact = {name: state[name] for name in scalings}
+    cast = copy.deepcopy(model).to(torch.bfloat16).state_dict()
+    assert all(torch.equal(cast[name], scaling) for name, scaling in exact.items())
+
+
+def test_an_empty_matrix_is_never_trained_whoever_switches_it_on() -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config(init_weights=False))
+    for layer in layers_of(model).values():
+        with torch.no_grad():
+            layer.parameters_of("default")["lam"].zero_()
+        break
+    compact_adapter(model)
+    model.set_requires_grad("default", False)
+    assert not any("lora2_" in name for name, p in model.named_parameters() if p.requires_grad)
+    model.set_requires_grad("default", True)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(parameter.numel() for parameter in trained.values())

@@ -143,6 +143,60 @@ def test_a_trace_is_saved_and_computes_the_same(x: Tensor) -> None:
     torch.testing.assert_close(torch.jit.load(file)(x), adapted(x))
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_model_that_was_called_is_traced_with_the_parameters_that_it_has(
+    with_gradients: bool, x: Tensor
+) -> None:
+    adapted = model().eval()
+    with torch.set_grad_enabled(with_gradients):
+        adapted(x)
+    traced = torch.jit.trace(adapted, (x,))
+    with torch.no_grad():
+        for parameter in trained(adapted).values():
+            parameter.add_(0.1)
+    torch.testing.assert_close(traced(x), adapted(x))
+
+
+def test_a_trace_has_the_gradients_of_the_model_at_the_start(x: Tensor) -> None:
+    """All eigenvalues of vᵀv are equal there, and their differences no divisor."""
+    adapted = model(k=3)
+    with torch.no_grad():
+        for name, parameter in trained(adapted).items():
+            if "lora2_v" in name:
+                basis, _ = torch.linalg.qr(parameter.mT)
+                parameter.copy_(basis.mT)
+    traced = torch.jit.trace(adapted, (x,))
+    gradients = []
+    for computed in (traced, adapted):
+        adapted.zero_grad()
+        computed(x).square().mean().backward()
+        gradients.append({name: p.grad for name, p in trained(adapted).items()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-10)
+
+
+def test_functorch_differentiates_the_penalty_in_a_models_own_loss(x: Tensor) -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.lin(x).square().mean()}
+
+    config = Lora2Config(
+        k=2, init_r=3, target_modules=["lin"], orthogonality="penalty", init_weights=False
+    )
+    adapted = get_peft_model(WithLoss(), config).double().train()
+    own = trained(adapted)
+    adapted(x)["loss"].backward()
+    found = grad(lambda p: functional_call(adapted, p, (x,))["loss"])(
+        {name: p.detach() for name, p in own.items()}
+    )
+    for name, parameter in own.items():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-10, atol=1e-12)
+
+
 def test_an_operation_in_place_may_follow_an_adapted_layer(x: Tensor) -> None:
     def network(inplace: bool) -> PeftModel:
         torch.manual_seed(0)

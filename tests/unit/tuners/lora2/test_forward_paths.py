@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
@@ -248,6 +249,27 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     disturb(model, seed=5)
     # A part of the model, called without the model that would prepare it again.
     layer = next(iter(layers_of(model).values()))
+    B, A = layer.factors("default")
+    torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_part_of_the_model_follows_a_fused_optimizer(with_gradients: bool) -> None:
+    """Fused optimizers, and what writes into `data`, leave the versions of tensors as they are."""
+    model = adapted(PATHS[0], "exact")
+    x = torch.randn(2, 6, dtype=torch.float64)
+    with torch.set_grad_enabled(with_gradients):
+        model(x)
+    layer = next(iter(layers_of(model).values()))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        optimizer.step()
+        B, A = layer.factors("default")
+        torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
+    vector_to_parameters(parameters_to_vector(trained) + 0.1, trained)
     B, A = layer.factors("default")
     torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
 

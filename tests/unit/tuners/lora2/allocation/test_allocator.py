@@ -255,3 +255,43 @@ def test_an_adapter_made_smaller_between_steps_is_named(
     with pytest.raises(UserError, match="has been cut or compacted since this RankAllocator"):
         for _ in Loop(model, allocator).run(steps, steps + 1):
             pass
+
+
+def test_a_step_that_the_optimizer_left_out_is_not_scored() -> None:
+    """float16's loss scaler leaves gradients with its scale behind."""
+    model = pruned_model(tinit=0, deltaT=1)
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    list(loop.run(0, 3))
+    before = allocator.state_dict()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad *= 65536
+    allocator.step(skipped=True)
+    after = allocator.state_dict()
+    scores = [key for key in before if key.startswith("group")]
+    assert scores
+    assert all(torch.equal(before[key], after[key]) for key in scores)
+    assert allocator.completed_steps == 4
+    assert allocator.kept == allocator.budget
+
+
+def test_state_of_a_float64_model_goes_on_bit_for_bit() -> None:
+    kept = []
+    for stops in (False, True):
+        model = pruned_model().double()
+        allocator = RankAllocator(model, TOTAL)
+        for step in range(TOTAL):
+            if stops and step == 7:
+                state = allocator.state_dict()
+                allocator = RankAllocator(model, TOTAL)
+                allocator.load_state_dict(state)
+            model.zero_grad()
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).double()
+            model(x).square().mean().backward()
+            allocator.step()
+        kept.append(allocator.state_dict())
+    assert kept[0].keys() == kept[1].keys()
+    for name, value in kept[0].items():
+        assert torch.equal(value, kept[1][name])
+        assert value.dtype == kept[1][name].dtype

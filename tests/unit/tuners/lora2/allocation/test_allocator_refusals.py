@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, UserError
@@ -119,3 +120,36 @@ def test_flattened_factors_are_refused() -> None:
             parameter.grad = torch.zeros(0)
     with pytest.raises(UserError, match="this engine flattens parameters"):
         allocator.step()
+
+
+def test_a_deleted_adapter_is_named() -> None:
+    model = pruned_model()
+    model.add_adapter("other", model.peft_config["default"])
+    allocator = RankAllocator(model, TOTAL, "other")
+    model.delete_adapter("other")
+    with pytest.raises(UserError, match="Adapter 'other' has been deleted since"):
+        allocator.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizer_that_steps_at_a_micro_batch_is_noticed(fused: bool) -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    model = pruned_model()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # It is not prepared, so that it steps in every micro-batch.
+    optimizer = torch.optim.AdamW(trained, lr=0.01, fused=fused)
+    allocator = RankAllocator(model, TOTAL)
+
+    def run() -> None:
+        for _ in range(4):
+            with accelerator.accumulate(model):
+                model(rows()).square().mean().backward()
+                optimizer.step()
+                allocator.step()
+                optimizer.zero_grad()
+
+    try:
+        with pytest.raises(UserError, match="the optimizer has stepped all the same"):
+            run()
+    finally:
+        accelerator.gradient_state._set_sync_gradients(True)

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from lora2 import Lora2Config
+from lora2 import Lora2Config, RankAllocator
 from lora2.errors import UserError
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.matrix_size import MatrixSize
+from unit.pruning import pruned_model
 
 WINDOWS = [
     ({}, (0.3, 0.3)),
@@ -77,3 +78,10 @@ def test_saved_config_holds_its_window(tmp_path) -> None:
 def test_window_without_a_step_is_refused() -> None:
     with pytest.raises(UserError, match=r"tinit=0\.7 and tfinal=0\.3 leave no steps"):
         Lora2Config(k=8, init_r=8, target_r=1, tinit=0.7)
+
+
+@pytest.mark.parametrize("tinit", [0, 0.1, 0.3])
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_fractions_leave_a_step_to_prune_in(tinit: float, total: int) -> None:
+    allocator = RankAllocator(pruned_model(tinit=tinit, tfinal=0.6), total)
+    assert allocator.plan.warmup_steps + allocator.plan.final_steps < total
