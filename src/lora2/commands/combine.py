@@ -119,7 +119,12 @@ def _check_computes(first: SavedRun, weights: list[float]) -> None:
     model: Any = first.model
     model.eval()
     try:
-        logits(model, sample_batch(model))
+        batch = sample_batch(model)
+    except UserError:
+        # Inputs of this model cannot be made up.
+        return
+    try:
+        logits(model, batch)
     except NumericalError as error:
         raise UserError(
             f"weights: with {weights} the sum computes NaN or infinity; write smaller ones."

@@ -17,7 +17,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.error_text import clause_of
-from lora2.support.field_types import allows_none, fits, in_words, shortened
+from lora2.support.field_types import allows_none, in_words, shortened
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES
 from lora2.training.options.recipes import GENERAL
@@ -118,7 +118,7 @@ class TrainParser(OptionParser, HfArgumentParser):
         try:
             given = self.typed(_as_arguments(option, value))
         except (UserError, TypeError, ValueError, RecursionError) as error:
-            if fits(value, hint):
+            if isinstance(value, dict) and type(error) is ValueError:
                 raise UserError(
                     f"in {path}, {option} holds what JSON does not know ({clause_of(error)}); "
                     "write another value, or leave the line out."

@@ -8,6 +8,7 @@ from functools import partial
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
 from torch import nn
@@ -18,6 +19,8 @@ from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.training.trainer.head_rate import give_own_rate
 
+# Not in torch before 2.9.
+_DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 # What torch and transformers raise of a state that is of another training, or of none.
 _NO_SUCH_STATE = (
     AttributeError,
@@ -98,6 +101,8 @@ def _blaming(checkpoint: str | None, what: str) -> Iterator[None]:
     """Load a part of a checkpoint; what does not fit is an error of the user's files."""
     try:
         yield
+    except (UserError, torch.OutOfMemoryError, _DeviceError):
+        raise
     except _NO_SUCH_STATE as error:
         raise UserError(
             f"resume: the state of {what} in {checkpoint} is of another run or damaged "

@@ -232,9 +232,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             return []
         return [name for name in self.active_adapters if self.has_effect(name)]
 
-    def adapted_output(
-        self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def adapted_output(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Any:
         """Base output plus that of the named adapters; of a forward of its own, by its weight."""
         if (
             adapter_names
@@ -248,6 +246,8 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             # A linear layer by its class that returns more, such as a router with its choice.
             weights = self.changed_weights(adapter_names)
             return call_with(self.base_layer, weights, x, *args, **kwargs)
+        if not isinstance(result, Tensor):
+            return result
         if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
             base: Any = self.get_base_layer()
             raise UserError(
@@ -273,7 +273,14 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
                 f"{len(adapter_names)} and {len(x)} respectively: give one name for each row."
             )
-        result = self.base_layer(x, *args, **kwargs).clone()
+        output: Any = self.base_layer(x, *args, **kwargs)
+        if not isinstance(output, Tensor):
+            raise UserError(
+                f"adapter_names: one batch cannot have several adapters on a "
+                f"{type(self.get_base_layer()).__name__}, which returns more than one tensor; call "
+                "the model once for each adapter, after set_adapter."
+            )
+        result = output.clone()
         for name in sorted(set(adapter_names) - {BASE_ONLY}):
             if self.has_effect(name):
                 rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]

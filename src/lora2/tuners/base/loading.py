@@ -280,8 +280,10 @@ def _has_module(model: PeftModel, name: str) -> bool:
 
 def _module_of(model: PeftModel, tensor: str) -> str:
     """Return the module that an adapter's tensor belongs to: layer.query.lora_A.weight → query."""
-    of_method = PEFT_TYPE_TO_PREFIX_MAPPING[model.peft_type]
-    return tensor.removeprefix(PREFIX).partition(f".{of_method}")[0]
+    name = tensor.removeprefix(PREFIX)
+    # Prompts have none.
+    of_method = PEFT_TYPE_TO_PREFIX_MAPPING.get(model.peft_type)
+    return name if of_method is None else name.partition(f".{of_method}")[0]
 
 
 def _of_another_base(path: Path, reason: str) -> OtherModelError:

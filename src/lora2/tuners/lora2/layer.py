@@ -172,10 +172,6 @@ class Lora2Layer(AdaptedLayer):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         self._clear_pruned()
-        for adapter_name, state in self.lora2_states.items():
-            if state.is_narrowed:
-                # Once more: a cast of the model may have rounded it.
-                self.mark_narrowed(adapter_name)
 
     @torch.no_grad()
     def _clear_pruned(self) -> None:
@@ -191,13 +187,15 @@ class Lora2Layer(AdaptedLayer):
         for adapter_name, state in self.lora2_states.items():
             own = self.parameters_of(adapter_name)["u"]
             saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
-            scaling = state_dict.get(f"{prefix}{SCALING}.{adapter_name}")
+            key = f"{prefix}{SCALING}.{adapter_name}"
+            scaling = state_dict.get(key)
             if saved is None:
                 continue
             # What is loaded may have kept other values.
             state.pruned = None
             if scaling is not None:
-                state.config_scaling = self.scaling[adapter_name] = float(scaling)
+                state.config_scaling = self.scaling[adapter_name] = _from_bits(scaling)
+                state_dict[key] = _as_bits(state.config_scaling)
                 self.mark_narrowed(adapter_name)
                 self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
@@ -205,7 +203,7 @@ class Lora2Layer(AdaptedLayer):
                 self.resize_adapter(adapter_name, *saved.shape)
             if scaling is None and state.is_narrowed:
                 # A state dict of a wider adapter, or of an older version, does not have it.
-                state_dict[f"{prefix}{SCALING}.{adapter_name}"] = self.lora2_scaling[adapter_name]
+                state_dict[key] = self.lora2_scaling[adapter_name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
@@ -221,15 +219,12 @@ class Lora2Layer(AdaptedLayer):
 
     def mark_narrowed(self, adapter_name: str) -> None:
         """Note that k has become smaller, so that the scaling no longer follows from it."""
-        self.lora2_states[adapter_name].is_narrowed = True
-        scaling = self.lora2_states[adapter_name].config_scaling
+        state = self.lora2_states[adapter_name]
+        state.is_narrowed = True
         device = self.parameters_of(adapter_name)["lam"].device
-        self.lora2_scaling[adapter_name] = torch.tensor(
-            scaling,
-            dtype=torch.float64,
-            # DistributedDataParallel wants it where the parameters are; others have no float64.
-            device=device if device.type == "cuda" else "cpu",
-        )
+        # On the meta device it would have no value.
+        bits = _as_bits(state.config_scaling)
+        self.lora2_scaling[adapter_name] = bits if device.type == "meta" else bits.to(device)
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -349,6 +344,17 @@ class Lora2Layer(AdaptedLayer):
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""
         return "lora2." + super().__repr__()
+
+
+def _as_bits(scaling: float) -> Tensor:
+    """Return a scaling as a whole number, which no cast of a model rounds."""
+    return torch.tensor(scaling, dtype=torch.float64).view(torch.int64)
+
+
+def _from_bits(saved: Tensor) -> float:
+    """Return the scaling; older versions have saved it as a float64."""
+    saved = saved.detach().cpu()
+    return float(saved if saved.is_floating_point() else saved.view(torch.float64))
 
 
 def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:

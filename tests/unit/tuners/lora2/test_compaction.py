@@ -328,6 +328,10 @@ def test_a_cut_adapter_is_in_distributed_checkpoints_and_loads_from_them() -> No
     assert torch.equal(other(rows()), model(rows()))
     # A state of before the cut, or of an older version, has no scaling.
     assert model.load_state_dict({n: t for n, t in state.items() if n not in scalings})
+    older = {n: t.view(torch.float64) if n in scalings else t for n, t in state.items()}
+    another = get_peft_model(LINEAR.model(), LINEAR.config(init_weights=False)).eval()
+    another.load_state_dict(older)
+    assert torch.equal(another(rows()), model(rows()))
     # A cast of the whole model does not round it.
     exact = {name: state[name] for name in scalings}
     cast = copy.deepcopy(model).to(torch.bfloat16).state_dict()

@@ -115,6 +115,8 @@ def split_of(model: nn.Module, target: nn.Module, module_name: str) -> Split | N
 
 def group_of(model: nn.Module) -> Any:
     """Return the processes over which transformers has split weights of a model; None without."""
+    if getattr(model, "_device_mesh", None) is None:
+        return None
     for name, parameter in model.named_parameters():
         if is_dtensor(parameter):
             module_name = name.rpartition(".")[0].removesuffix(".base_layer")

@@ -57,11 +57,15 @@ class _Seen:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._versions = [parameter._version for parameter in parameters]
-        self._first = here(parameters[0].detach()).clone()
+        self._first = here(parameters[0].detach()).clone().contiguous()
 
     def have_changed(self, parameters: Sequence[Tensor]) -> bool:
         """Whether one of these, which are the same parameters, is another now."""
         versions = [parameter._version for parameter in parameters]
+        first = here(parameters[0].detach())
+        if first.device != self._first.device:
+            return False
+        # By their bits, since a NaN is equal to nothing.
         return versions != self._versions or not torch.equal(
-            here(parameters[0].detach()), self._first
+            first.contiguous().view(torch.uint8), self._first.view(torch.uint8)
         )

@@ -83,6 +83,7 @@ class RankAllocator:
         # After a change of the total steps the kept set is only made smaller, never larger again.
         self._most = self.plan.initial
         self._is_overdue = False
+        self._has_scored = False
         self._accumulation = AccumulationWatch(self._singular_values)
         self._use = UseWatch(self._layers, adapter_name, self.plan.total_steps)
         self._groups = self._new_groups()
@@ -147,7 +148,12 @@ class RankAllocator:
             if step <= self.plan.last_change or self._is_overdue:
                 if not skipped:
                     self._score()
-                self._allocate(step)
+                    self._has_scored = True
+                if self._has_scored:
+                    self._allocate(step)
+                else:
+                    # Nothing says yet what is important.
+                    self._is_overdue = True
             self._apply_mask()
         self.completed_steps = step
         self._use.end_step()
@@ -216,6 +222,7 @@ class RankAllocator:
                 "resume with the model and config that the checkpoint was made with."
             )
         _check_state(state)
+        self._has_scored = int(state["completed_steps"]) > 0
         self.completed_steps = int(state["completed_steps"])
         self._mask = state["mask"].to(self._device)
         self._most = max(self.spent, self.plan.target) if is_older else int(state["most"])
