@@ -7,10 +7,10 @@ LORA2_SCALES=2 python run.py GLUE_FOLDER records/notebook/scales/2-scales WORK_F
 import sys
 from pathlib import Path
 
-from lora2.lab.experiments.execution import Place
-from lora2.lab.experiments.jobs import LocalRunner
 from lora2.lab.experiments.presets import minilm, small
 from lora2.lab.experiments.record import RecordFolder
+from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.running.jobs import LocalRunner
 
 
 def runs():
