@@ -118,7 +118,7 @@ class TrainParser(OptionParser, HfArgumentParser):
         try:
             given = self.typed(_as_arguments(option, value))
         except (UserError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(value, dict) and type(error) is ValueError:
+            if isinstance(error, _NoJsonError):
                 raise UserError(
                     f"in {path}, {option} holds what JSON does not know ({clause_of(error)}); "
                     "write another value, or leave the line out."
@@ -140,8 +140,22 @@ def _as_arguments(option: str, value: Any) -> list[str]:
         if not all(isinstance(each, str | int | float) for each in value):
             raise TypeError("a list of something else than words and numbers")
         return [f"--{option}", *map(str, value)]
-    text = json.dumps(value, allow_nan=False) if isinstance(value, dict) else str(value)
+    text = _as_json_text(value) if isinstance(value, dict) else str(value)
     return [f"--{option}={text}"]
+
+
+class _NoJsonError(ValueError):
+    """A mapping holds NaN or infinity."""
+
+
+def _as_json_text(value: dict[Any, Any]) -> str:
+    # A mapping that holds itself is no mapping to write, whatever else is in it.
+    text = json.dumps(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise _NoJsonError(*error.args) from error
+    return text
 
 
 def _unreadable(option: str, value: Any, hint: Any, path: Path) -> UserError:

@@ -21,7 +21,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 # Tags of YAML.
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)$")
+_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)$")
 _REAL_NUMBER = re.compile(
     r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
@@ -234,7 +234,7 @@ def _plain_loader() -> type[Any]:
     yaml = require("yaml", extra="train")
 
     class PlainLoader(yaml.SafeLoader):  # type: ignore[name-defined]
-        """A SafeLoader whose numbers are JSON's, with .inf and .nan."""
+        """A SafeLoader whose numbers are JSON's, with .inf, .nan and 0x10."""
 
     PlainLoader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
