@@ -1,4 +1,4 @@
-"""The step too many of a training that is resumed at its end, within an epoch."""
+"""Leaves out the step that a training does too many when it is resumed at its end."""
 
 from __future__ import annotations
 

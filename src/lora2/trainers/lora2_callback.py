@@ -180,13 +180,13 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Allocate; the gradients of the step just taken are still there."""
-        # The step too many of a training that was resumed at its end.
+        # A training that was resumed at its end does one step too many.
         if state.global_step >= state.max_steps:
             return
         self._warn_if_penalty_is_missing()
         for hook in self._hooks:
             hook.meter.end_step()
-        # Of accelerate's optimizer, where float16's loss scaler has found an overflow.
+        # accelerate's optimizer says so where float16's loss scaler has found an overflow.
         skipped = bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
         for allocator in self.allocators.values():
             allocator.step(skipped=skipped)

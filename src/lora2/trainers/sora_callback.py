@@ -89,7 +89,7 @@ class SoraCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Threshold the gates that the optimizer has just moved."""
-        # The step too many of a training that was resumed at its end.
+        # A training that was resumed at its end does one step too many.
         if state.global_step >= state.max_steps:
             return
         for threshold in self.thresholds.values():

@@ -17,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json
+from lora2.tuners.base.loading import saved_tensors
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 # The first is an adapter's; the other is that of a model that is trained whole.
@@ -67,8 +68,7 @@ def _misfit(checkpoint: Path, shapes: Mapping[str, Sequence[int]]) -> str | None
     # Parts of several processes are left to their engine.
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    found = saved_tensors(path)
     for name, shape in shapes.items():
         if name not in found:
             return f"{path.name} lacks {name}"

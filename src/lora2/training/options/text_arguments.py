@@ -52,7 +52,8 @@ class TextArguments:
         metadata={
             "range": COUNT_OR_NONE,
             "help": "Validation prompts that are answered before and after training, greedily, and "
-            "scored by exact match with the right answer. 0: none, but for rewrite and snips.",
+            "scored by exact match with the right answer. 0: none. The recipes of rewrite and "
+            "snips have 100.",
         },
     )
     max_new_tokens: int = field(

@@ -19,7 +19,7 @@ from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.training.trainer.head_rate import give_own_rate
 
-# Not in torch before 2.9.
+# torch before 2.9 does not have it.
 _DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 # What torch and transformers raise of a state that is of another training, or of none.
 _NO_SUCH_STATE = (

@@ -242,12 +242,12 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
             weights = self.changed_weights(adapter_names)
             return call_with(self.base_layer, weights, x, *args, **kwargs)
         result: Any = self.base_layer(x, *args, **kwargs)
-        if adapter_names and not isinstance(result, Tensor):
-            # A linear layer by its class that returns more, such as a router with its choice.
+        if not isinstance(result, Tensor):
+            # Some subclasses of nn.Linear return more, such as routers, which return their choice.
+            if not adapter_names:
+                return result
             weights = self.changed_weights(adapter_names)
             return call_with(self.base_layer, weights, x, *args, **kwargs)
-        if not isinstance(result, Tensor):
-            return result
         if torch.is_grad_enabled() and x.requires_grad and not result.requires_grad:
             base: Any = self.get_base_layer()
             raise UserError(

@@ -281,7 +281,7 @@ def _has_module(model: PeftModel, name: str) -> bool:
 def _module_of(model: PeftModel, tensor: str) -> str:
     """Return the module that an adapter's tensor belongs to: layer.query.lora_A.weight → query."""
     name = tensor.removeprefix(PREFIX)
-    # Prompts have none.
+    # Methods that train prompts have no prefix.
     of_method = PEFT_TYPE_TO_PREFIX_MAPPING.get(model.peft_type)
     return name if of_method is None else name.partition(f".{of_method}")[0]
 

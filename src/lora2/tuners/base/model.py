@@ -174,7 +174,7 @@ class AdaptedModel(PlacingTuner):
             take_out(model, adapter_name)
             raise
         if group is not None:
-            # In all layers: of those whose weight is not split, too, each process has a copy.
+            # Each process has a copy of all factors, also where the weight is not split.
             for layer in layers_with(model, adapter_name).values():
                 share_start(layer.tensors_of(adapter_name), group)
         keep_layouts(model)

@@ -22,7 +22,6 @@ class AdapterState:
         is_finished: its schedule is over, and its zero singular values are not saved.
         pruned: [r] once it is finished, true where a value was pruned: that value counts as zero,
             whatever an optimizer that knows it makes of it. None where all are kept.
-        is_narrowed: its k has become smaller, so that its scaling no longer follows from k.
         is_stilled: it has no singular values, and is trained once it has some again.
         watch: sees the gradient of 𝒱 as it arises.
     """
@@ -35,6 +34,5 @@ class AdapterState:
     is_allocated: bool = False
     is_finished: bool = False
     pruned: Tensor | None = None
-    is_narrowed: bool = False
     is_stilled: bool = False
     watch: Callable[[Tensor], None] | None = None

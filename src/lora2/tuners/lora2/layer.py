@@ -40,7 +40,8 @@ class Lora2Layer(AdaptedLayer):
             kind = PreciseParameters if symbol in INNER else nn.ParameterDict
             setattr(self, factor.attribute, kind())
         self.lora2_states: dict[str, AdapterState] = {}
-        # Of those whose k has become smaller; it is what a state dict of the whole module needs.
+        # It holds the adapters whose k has become smaller: their scaling no longer follows from k,
+        # and a state dict of the whole module needs it.
         self.lora2_scaling = BufferDict(persistent=True)
         self.lora2_prepared = PreparedByAdapter()
         # Whether reentrant checkpointing has been seen.
@@ -201,7 +202,7 @@ class Lora2Layer(AdaptedLayer):
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
             elif own.dim() == saved.dim() == 2 and len(own) == len(saved):
                 self.resize_adapter(adapter_name, *saved.shape)
-            if scaling is None and state.is_narrowed:
+            if scaling is None and adapter_name in self.lora2_scaling:
                 # A state dict of a wider adapter, or of an older version, does not have it.
                 state_dict[key] = self.lora2_scaling[adapter_name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -219,11 +220,9 @@ class Lora2Layer(AdaptedLayer):
 
     def mark_narrowed(self, adapter_name: str) -> None:
         """Note that k has become smaller, so that the scaling no longer follows from it."""
-        state = self.lora2_states[adapter_name]
-        state.is_narrowed = True
         device = self.parameters_of(adapter_name)["lam"].device
         # On the meta device it would have no value.
-        bits = _as_bits(state.config_scaling)
+        bits = _as_bits(self.initial_scaling(adapter_name))
         self.lora2_scaling[adapter_name] = bits if device.type == "meta" else bits.to(device)
 
     @torch.no_grad()

@@ -15,9 +15,8 @@ from lora2.mathematics.transforms import is_differentiated_again, is_in_backward
 class PreparedFactors:
     """A and 𝒱 of one layer, for a forward pass of the model and for what its backward pass repeats.
 
-    They are valid as long as all that they come from is unchanged. After the forward pass that
-    cannot be told: fused optimizers, and what writes into `data`, leave no trace in a tensor's
-    version.
+    They are valid as long as all that they come from is unchanged. After the forward pass nothing
+    says so: fused optimizers, and code that writes into `data`, do not change a tensor's version.
 
     Attributes:
         A: [k, d_in].

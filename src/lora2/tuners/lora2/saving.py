@@ -169,8 +169,8 @@ def _was_its_own(
     """Whether a layer that was pruned can have saved these k and r: its first k, or compact."""
     asked = looked_up(config.k_pattern, _short(module_name), config.k)
     first, (k, r) = min(asked, *layer.matrix_shape()), saved
-    state = layer.lora2_states[adapter_name]
-    return (state.is_finished or state.is_narrowed) and k in (r, first)
+    is_narrowed = adapter_name in layer.lora2_scaling
+    return (layer.lora2_states[adapter_name].is_finished or is_narrowed) and k in (r, first)
 
 
 def _short(module_name: str) -> str:

@@ -65,7 +65,7 @@ class _Seen:
         first = here(parameters[0].detach())
         if first.device != self._first.device:
             return False
-        # By their bits, since a NaN is equal to nothing.
+        # Bits are compared, since a NaN is equal to nothing.
         return versions != self._versions or not torch.equal(
             first.contiguous().view(torch.uint8), self._first.view(torch.uint8)
         )
