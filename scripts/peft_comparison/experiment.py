@@ -18,8 +18,8 @@ from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import clause_of
 from lora2.training.methods.peft_options import STARTS_OF_DATA
-from lora2.tuners.base.config import TargetConfig
-from lora2.tuners.base.unknown_fields import check_known_fields
+from lora2.tuners.base.config.target_config import TargetConfig
+from lora2.tuners.base.config.unknown_fields import check_known_fields
 from peft_comparison.train_config import FILE, TrainConfig, read_train_config
 
 

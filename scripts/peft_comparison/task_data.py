@@ -12,9 +12,9 @@ import datasets
 import numpy as np
 from huggingface_hub import HfApi
 
-from lora2.data.hub import load_from_hub
-from lora2.data.table_files import read_table
-from lora2.data.text_rows import read_rows
+from lora2.data.own.text_rows import read_rows
+from lora2.data.tables.files import read_table
+from lora2.data.tables.hub import load_from_hub
 from lora2.errors import UserError
 from lora2.support.error_text import first_line_of
 from lora2.training.scores.exact_match import share_of_exact

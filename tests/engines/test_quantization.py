@@ -29,8 +29,8 @@ from lora2 import (
     export_lora,
     export_merged,
 )
-from lora2.tuners.base.layer import AdaptedLayer
-from lora2.tuners.base.quantized import is_quantized, keep_layouts, values_of_weight
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.quantized import is_quantized, keep_layouts, values_of_weight
 
 pytestmark = [
     pytest.mark.engines,

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import SoraConfig
-from lora2.tuners.base.layer import layers_of_kind
+from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.sora.layer import SoraLayer
 from unit.models import (
     CONV1D,

@@ -21,7 +21,7 @@ from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RecordFolder
 from lora2.reports.kept import read_kept
 from lora2.training.on_disk.records import read_lines
-from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.layers.adapted_layer import layers_with
 from unit.models import Examples
 from upstream import WRITTEN_WITH_NUMPY_2
 

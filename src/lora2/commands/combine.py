@@ -11,8 +11,8 @@ import torch
 
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_model
-from lora2.data import image_task, tagged_task
-from lora2.data.table_files import listed
+from lora2.data.tables.files import listed
+from lora2.data.tasks import image_task, tagged_task
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder

@@ -14,7 +14,7 @@ from lora2.exchange.verification import Batch
 from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
-from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.layers.adapted_layer import layers_with
 from lora2.tuners.base.token_rows import FIELD as ROWS
 
 

@@ -21,11 +21,11 @@ from lora2.commands.output_option import (
 from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_run_options
 from lora2.data import read_table
-from lora2.data.columns import as_shown
-from lora2.data.table_files import DataTable
-from lora2.data.table_writing import as_one_line
-from lora2.data.text_rows import are_messages, column_of
-from lora2.data.text_task import Prompt, as_prompt
+from lora2.data.own.columns import as_shown
+from lora2.data.own.text_rows import are_messages, column_of
+from lora2.data.tables.files import DataTable
+from lora2.data.tables.writing import as_one_line
+from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import SavedRun

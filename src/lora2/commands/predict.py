@@ -16,7 +16,7 @@ from lora2.commands.output_option import (
 )
 from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_batch_size, add_run_options
-from lora2.data.table_writing import OutputRow, as_table_file, is_flat
+from lora2.data.tables.writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.labelling import Labelling, ToLabel

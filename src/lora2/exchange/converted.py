@@ -19,9 +19,9 @@ from lora2.exchange.lora_form import whole_modules
 from lora2.exchange.verification import Batch, logits, sample_batch
 from lora2.support.error_text import reason_of
 from lora2.support.files import check_is_new, new_folder
+from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.loading import load_adapter
-from lora2.tuners.base.module_names import PREFIX
-from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.base.names.module_names import PREFIX
 
 _LORA = ".lora_"
 

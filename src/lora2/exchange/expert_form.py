@@ -14,7 +14,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lora2.tuners.base.experts import ExpertsLayer
+from lora2.tuners.base.layers.experts import ExpertsLayer
 
 
 def stacked_lora(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

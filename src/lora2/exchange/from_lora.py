@@ -23,11 +23,11 @@ from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.support.files import as_path
 from lora2.tuners.base.checked_model import check_is_module
-from lora2.tuners.base.dispatch import layer_type_of
-from lora2.tuners.base.experts import matrix_name, split_targets
+from lora2.tuners.base.config.patterns import pattern_for
+from lora2.tuners.base.config.targets import exact_targets
+from lora2.tuners.base.layers.dispatch import layer_type_of
+from lora2.tuners.base.layers.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
-from lora2.tuners.base.patterns import pattern_for
-from lora2.tuners.base.targets import exact_targets
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers

@@ -27,7 +27,7 @@ from lora2.exchange.verification import (
 )
 from lora2.support.extras import require
 from lora2.support.files import as_path, check_is_new, replacing
-from lora2.tuners.base.module_names import PREFIX
+from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows import FIELD
 
 

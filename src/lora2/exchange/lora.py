@@ -33,9 +33,9 @@ from lora2.exchange.verification import (
 )
 from lora2.support.error_text import one_line, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
-from lora2.tuners.base.attention import AttentionLayer
-from lora2.tuners.base.convolution import ConvolutionLayer
-from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.layers.adapted_layer import layers_with
+from lora2.tuners.base.layers.attention import AttentionLayer
+from lora2.tuners.base.layers.convolution import ConvolutionLayer
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from lora2.errors import NumericalError, UserError
 from lora2.exchange.expert_form import stacked_lora, wrapper_name
 from lora2.exchange.units import units_of
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
-from lora2.tuners.base.compiled_names import check_has_own_names
-from lora2.tuners.base.expert_targets import means_parameters
-from lora2.tuners.base.layer import AdaptedLayer, layers_with
-from lora2.tuners.base.module_names import PREFIX
-from lora2.tuners.base.patterns import pattern_for
+from lora2.tuners.base.config.expert_targets import means_parameters
+from lora2.tuners.base.config.patterns import pattern_for
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.names.compiled_names import check_has_own_names
+from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 from lora2.support.error_text import reason_of
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
 from lora2.support.error_text import clause_of, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.

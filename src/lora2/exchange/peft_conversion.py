@@ -15,7 +15,7 @@ from peft.tuners.lora import conversion
 from torch import Tensor
 
 from lora2.mathematics.low_rank import of_rank, singular_value_form
-from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 
 _NAME = "_convert_module_to_lora"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lora2.tuners.base.experts import parameter_of
+from lora2.tuners.base.layers.experts import parameter_of
 
 
 def units_of(layers: Iterable[str]) -> dict[str, list[str]]:

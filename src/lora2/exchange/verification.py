@@ -22,10 +22,10 @@ from lora2.errors import UserError
 from lora2.exchange.expert_form import change_of_experts
 from lora2.exchange.sample_batch import sample_batches
 from lora2.support.error_text import first_line_of
-from lora2.tuners.base.experts import parameter_of
 from lora2.tuners.base.finite_checks import check_finite_output
-from lora2.tuners.base.layer import AdaptedLayer, layers_with
-from lora2.tuners.base.quantized import activation_dtype_of
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.experts import parameter_of
+from lora2.tuners.base.layers.quantized import activation_dtype_of
 
 Batch = Mapping[str, Tensor] | Tensor
 

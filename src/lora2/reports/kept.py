@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from lora2.tuners.base.finite_checks import check_weights
 from lora2.tuners.base.loading import saved_tensors
-from lora2.tuners.base.module_names import PREFIX
+from lora2.tuners.base.names.module_names import PREFIX
 
 _SUFFIX = ".lora2_lambda"
 

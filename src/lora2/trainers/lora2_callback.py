@@ -27,7 +27,7 @@ from lora2.trainers.logs import (
 from lora2.trainers.loraplus import warn_of_raised_singular_values
 from lora2.trainers.optimizer import check_has_one_set_of_weights, check_optimizer_is_new
 from lora2.trainers.trl import fill_reference, keep_small_factors_precise
-from lora2.tuners.base.placement import PlacedAdapter
+from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.gradient_start import has_changed, start_from_gradients

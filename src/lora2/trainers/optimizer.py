@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.tuners.base.placement import PlacedAdapter
+from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.lora2.config import Lora2Config
 
 

@@ -18,7 +18,7 @@ from lora2.trainers.logs import (
     log_of_best_model,
 )
 from lora2.trainers.optimizer import check_optimizer_is_new
-from lora2.tuners.base.placement import PlacedAdapter, find_adapters
+from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.gates import GateThreshold, prune_gates
 

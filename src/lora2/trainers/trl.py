@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lora2.tuners.base.placement import PlacedAdapter
+from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers

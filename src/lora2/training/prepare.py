@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lora2.data import Task
-from lora2.data.tokenization import check_reads
+from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.training.adapters import (
     adds_penalty,

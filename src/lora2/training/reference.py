@@ -15,7 +15,7 @@ from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 
 
 @torch.no_grad()

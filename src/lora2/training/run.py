@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, set_seed
 
-from lora2.data.digests import digests_of
+from lora2.data.tasks.digests import digests_of
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
@@ -32,7 +32,7 @@ from lora2.training.run_card import run_facts
 from lora2.training.trainer.processes import in_first_process
 from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.trainer.whole_state import whole_state
-from lora2.tuners.base.module_names import PREFIX
+from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
 # In task.json: what tells one set of rows from another, by name of the set.

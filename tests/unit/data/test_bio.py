@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora2.data.bio import Span, is_tag, spans_of, tag_names, tags_of, words_of
+from lora2.data.tasks.bio import Span, is_tag, spans_of, tag_names, tags_of, words_of
 
 # Tags, and the entities that the evaluation of CoNLL-2000 counts in them.
 ENTITIES = {

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from lora2.data.digests import digests_of
-from lora2.data.image_loading import load_image_task
-from lora2.data.text_loading import load_text_task
+from lora2.data.loading.images import load_image_task
+from lora2.data.loading.texts import load_text_task
+from lora2.data.tasks.digests import digests_of
 from vision_model import save_images
 
 

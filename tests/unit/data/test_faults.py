@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from lora2 import UserError
-from lora2.data.columns import read_labels, sorted_label_names
-from lora2.data.table_files import read_table
+from lora2.data.own.columns import read_labels, sorted_label_names
+from lora2.data.tables.files import read_table
 
 ROWS = "text,label\nthe table is here,1\nthe doctor is away,0\n"
 CHINESE = "text,label\n" + "漢字漢字,好\n" * 50

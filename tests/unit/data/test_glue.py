@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora2.data import load_task
-from lora2.data.glue import GLUE_TASKS
-from lora2.data.task import TaskData
+from lora2.data.public.glue import GLUE_TASKS
+from lora2.data.tasks.task import TaskData
 from lora2.errors import UserError
 from lora2.training.scores.metrics import METRICS
 

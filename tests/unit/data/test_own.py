@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora2.data import load_labelled, load_task, texts_of
-from lora2.data.table_files import read_table
+from lora2.data.tables.files import read_table
 from lora2.errors import UserError
 
 RECORDS = [

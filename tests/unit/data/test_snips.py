@@ -6,7 +6,7 @@ import pytest
 
 from lora2 import UserError
 from lora2.data import load_text_task
-from lora2.data.snips import SYSTEM, snips_pairs
+from lora2.data.public.snips import SYSTEM, snips_pairs
 
 ROWS = {"train": 40, "validation": 12}
 

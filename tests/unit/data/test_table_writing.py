@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from lora2 import UserError
-from lora2.data.table_files import read_table
-from lora2.data.table_writing import as_json, as_table_file
+from lora2.data.tables.files import read_table
+from lora2.data.tables.writing import as_json, as_table_file
 
 TEXTS = [
     "plain",

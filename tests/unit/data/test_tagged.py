@@ -8,10 +8,10 @@ import pytest
 
 from command_line import save_tokenizer
 from lora2.data import hub
-from lora2.data.appointments import tagged_sentences
-from lora2.data.tagged_loading import load_tagged_rows, load_tagged_task
-from lora2.data.tagged_task import build_tagged
-from lora2.data.tagged_tokenization import tokenize_tagged
+from lora2.data.generated.appointments import tagged_sentences
+from lora2.data.loading.tags import load_tagged_rows, load_tagged_task
+from lora2.data.tasks.tagged_task import build_tagged
+from lora2.data.tokenization.tags import tokenize_tagged
 from lora2.errors import UserError
 from lora2.training.base_models.models import load_tokenizer
 

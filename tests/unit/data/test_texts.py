@@ -8,7 +8,7 @@ import pytest
 
 from lora2 import UserError
 from lora2.data import load_text_rows, load_text_task
-from lora2.data.text_task import FORMS, Form, as_prompt, prompt_and_answer
+from lora2.data.tasks.text_task import FORMS, Form, as_prompt, prompt_and_answer
 
 USER = {"role": "user", "content": "2 + 2"}
 ASSISTANT = {"role": "assistant", "content": "4"}

@@ -8,7 +8,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 from lora2.data import TaskData, tokenize, tokenize_dataset
 from lora2.data import tokenization as module
-from lora2.data.task import build_dataset
+from lora2.data.tasks.task import build_dataset
 from lora2.errors import UserError
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "c": 6}

@@ -38,7 +38,7 @@ def test_peft_converts_without_a_decomposition_of_the_change(
 ) -> None:
     model, x = adapted(kind), kind.inputs()
     monkeypatch.setattr(
-        "lora2.tuners.base.layer.AdaptedLayer.get_delta_weight",
+        "lora2.tuners.base.layers.adapted_layer.AdaptedLayer.get_delta_weight",
         lambda *_: pytest.fail("the whole change was made"),
     )
     save_as_lora(tmp_path, model, rank=rank)

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from lora2.exchange.model_card.facts import AdapterFacts, facts_of, pipeline_of
 from lora2.exchange.model_card.words import RunFacts, adapter_card, lora_card
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 
 NAME = "README.md"
 # Between these lines the text is replaced when the adapter is saved again; all else is the user's.

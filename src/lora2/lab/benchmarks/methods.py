@@ -21,7 +21,7 @@ from lora2.lab.benchmarks.workloads import Batch, BatchSize, Workload
 from lora2.support.error_text import in_one_sentence
 from lora2.training.methods.peft_options import make_config
 from lora2.training.options.peft_registry import KINDS, PeftKind, field_names
-from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lora2.data.glue import TRAIN_ROWS
+from lora2.data.public.glue import TRAIN_ROWS
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.running.execution import Place
 from lora2.lab.experiments.running.feasibility import (

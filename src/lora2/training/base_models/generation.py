@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
-from lora2.data.text_task import Prompt
+from lora2.data.tasks.text_task import Prompt
 from lora2.errors import UserError
 from lora2.training.base_models.positions import positions_of
 from lora2.training.quiet import printing_on_standard_error, quiet_loading

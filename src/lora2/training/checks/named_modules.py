@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, adapted_parameters, place
-from lora2.tuners.base.config import TargetConfig
-from lora2.tuners.base.expert_targets import means_parameters
-from lora2.tuners.base.experts import matrix_name
-from lora2.tuners.base.patterns import unmatched
+from lora2.tuners.base.config.expert_targets import means_parameters
+from lora2.tuners.base.config.patterns import unmatched
+from lora2.tuners.base.config.target_config import TargetConfig
+from lora2.tuners.base.layers.experts import matrix_name
 from lora2.tuners.lora2.config import Lora2Config
 
 _Kinds = tuple[type[nn.Module], ...]

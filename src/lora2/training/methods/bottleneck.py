@@ -10,7 +10,7 @@ from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wrap_with_head
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import BottleneckArguments
-from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.bottleneck import BottleneckConfig
 

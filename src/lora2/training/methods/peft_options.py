@@ -30,8 +30,8 @@ from lora2.training.options.peft_registry import (
     field_names,
     has_own_method,
 )
+from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.loading import FIELDS_OF_PEFT
-from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
 
 OPTION = "peft_config"
 # What PEFT notes in adapter_config.json, and a run decides itself.

@@ -21,9 +21,9 @@ from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import PLACE, Options
-from lora2.tuners.base.dispatch import layer_type_of
-from lora2.tuners.base.expert_targets import choose_parameters, is_chosen, names_parameter
-from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.config.expert_targets import choose_parameters, is_chosen, names_parameter
+from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.token_rows import check_rows, complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import EvalPrediction
 
-from lora2.data.task import LABEL_COLUMN
+from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.training.scores.metrics import compute_metrics
 
 if TYPE_CHECKING:

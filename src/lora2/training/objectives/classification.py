@@ -23,8 +23,8 @@ from lora2.data import (
     tokenize,
     tokenize_dataset,
 )
-from lora2.data.table_files import DataTable
-from lora2.data.task import build_dataset
+from lora2.data.tables.files import DataTable
+from lora2.data.tasks.task import build_dataset
 from lora2.errors import UserError
 from lora2.training.base_models.models import (
     BaseModel,

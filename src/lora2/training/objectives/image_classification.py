@@ -18,24 +18,17 @@ from transformers import (
     default_data_collator,
 )
 
-from lora2.data.image_loading import (
+from lora2.data.loading.images import (
     IMAGE_TASK_NAMES,
     columns_in,
     load_image_rows,
     load_image_task,
 )
-from lora2.data.image_task import KIND, ImageTask, build_images
-from lora2.data.images import (
-    EXTRA,
-    IMAGE_COLUMN,
-    decoded,
-    read_image_table,
-    read_images,
-    without_content,
-)
-from lora2.data.table_files import DataTable
-from lora2.data.table_writing import OutputRow
-from lora2.data.task import LABEL_COLUMN
+from lora2.data.own.images import decoded, read_image_table, read_images, without_content
+from lora2.data.tables.files import DataTable
+from lora2.data.tables.writing import OutputRow
+from lora2.data.tasks.image_task import EXTRA, IMAGE_COLUMN, KIND, ImageTask, build_images
+from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.support.extras import require

@@ -12,10 +12,10 @@ import torch
 from transformers import BatchEncoding, TrainerCallback, TrainingArguments
 
 from lora2.data import Task, read_table
-from lora2.data.table_files import DataTable
-from lora2.data.table_writing import OutputRow
-from lora2.data.task import LABEL_COLUMN
-from lora2.data.tokenization import by_length
+from lora2.data.tables.files import DataTable
+from lora2.data.tables.writing import OutputRow
+from lora2.data.tasks.task import LABEL_COLUMN
+from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.models import (
     TEXT_LABELS,

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from lora2.data import Task, TextTask, load_text_task
-from lora2.data.text_loading import EXACT_MATCH, TOKEN_ACCURACY
-from lora2.data.text_task import TO_WRITE, prompt_and_answer
-from lora2.data.tokenization import by_length
+from lora2.data.loading.texts import EXACT_MATCH, TOKEN_ACCURACY
+from lora2.data.tasks.text_task import TO_WRITE, prompt_and_answer
+from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
@@ -54,7 +54,7 @@ _CONFIG = (
 
 
 class SupervisedFineTuning(WritingObjective):
-    """Texts to write, of the forms that `lora2.data.text_task` names."""
+    """Texts to write, of the forms that `lora2.data.tasks.text_task` names."""
 
     name = "sft"
     options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS | {"data_dir"}

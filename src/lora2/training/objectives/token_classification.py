@@ -13,12 +13,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lora2.data.bio import OUTSIDE, Span, spans_of, words_of
-from lora2.data.table_files import DataTable
-from lora2.data.tagged_loading import load_tagged_rows, load_tagged_task
-from lora2.data.tagged_rows import read_plain_texts, read_words
-from lora2.data.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask, build_tagged
-from lora2.data.tagged_tokenization import NO_PIECE, PIECES_COLUMN, tokenize_tagged
+from lora2.data.loading.tags import load_tagged_rows, load_tagged_task
+from lora2.data.own.tagged_rows import read_plain_texts, read_words
+from lora2.data.tables.files import DataTable
+from lora2.data.tasks.bio import OUTSIDE, Span, spans_of, words_of
+from lora2.data.tasks.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask, build_tagged
+from lora2.data.tokenization.tags import NO_PIECE, PIECES_COLUMN, tokenize_tagged
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.base_models.models import (

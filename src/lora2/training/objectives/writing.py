@@ -12,8 +12,8 @@ from torch import OutOfMemoryError
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from lora2.data import TextTask, load_text_rows
-from lora2.data.text_task import Form
-from lora2.data.tokenization import check_reads
+from lora2.data.tasks.text_task import Form
+from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
@@ -36,7 +36,7 @@ _EXTRA = "sft"
 
 
 class WritingObjective(Objective):
-    """Learns from texts, of some of the forms that `lora2.data.text_task` names.
+    """Learns from texts, of some of the forms that `lora2.data.tasks.text_task` names.
 
     Attributes:
         forms: the forms of rows.

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from lora2.data import image_task, tagged_task
-from lora2.data.tagged_task import RowsOf
-from lora2.data.task import Kind
-from lora2.data.text_task import Form
+from lora2.data.tasks import image_task, tagged_task
+from lora2.data.tasks.tagged_task import RowsOf
+from lora2.data.tasks.task import Kind
+from lora2.data.tasks.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
 from lora2.training.options.arguments import OPTION_GROUPS

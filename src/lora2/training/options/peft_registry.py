@@ -11,7 +11,7 @@ from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 
 ANY = "peft"
 """The name of the method whose `peft_config` names PEFT's method."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora2.data.tagged_tokenization import IGNORED
+from lora2.data.tokenization.tags import IGNORED
 from lora2.support.extras import require
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data.text_loading import EXACT_MATCH
-from lora2.data.text_task import Prompt, prompt_and_answer
+from lora2.data.loading.texts import EXACT_MATCH
+from lora2.data.tasks.text_task import Prompt, prompt_and_answer
 from lora2.errors import UserError
 from lora2.training.base_models.generation import generate
 

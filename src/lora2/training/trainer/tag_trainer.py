@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2.data.tagged_tokenization import IGNORED
+from lora2.data.tokenization.tags import IGNORED
 from lora2.training.trainer.run_trainer import RunTrainer
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora2.errors import MergedWeightError, NumericalError, UserError
 from lora2.mathematics.precision import FLOATING
-from lora2.tuners.base.layer import layers_with
+from lora2.tuners.base.layers.adapted_layer import layers_with
 
 
 def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> None:

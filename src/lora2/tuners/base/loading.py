@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from lora2.errors import OtherModelError, UserError
 from lora2.support.checked_files import check_fields, read_json
 from lora2.support.error_text import in_one_sentence, reason_of
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
-from lora2.tuners.base.module_names import PREFIX
+from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows import check_rows
 
 _DAMAGED = "restore the file from a copy, or train the adapter again"

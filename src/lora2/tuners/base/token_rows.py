@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.support.field_types import shortened
-from lora2.tuners.base.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
-from lora2.tuners.base.embedding import looks_up_more_than_rows
+from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
+from lora2.tuners.base.layers.embedding import looks_up_more_than_rows
 
 FIELD = "trainable_token_indices"
 SAVED_NAME = "token_adapter.trainable_tokens_delta"

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
-from lora2.tuners.base.config import TargetConfig, check_choice, check_whole
+from lora2.tuners.base.config.target_config import TargetConfig, check_choice, check_whole
 
 Activation = Literal["gelu", "relu"]
 

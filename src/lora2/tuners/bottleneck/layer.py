@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.base_attributes import BaseAttributes
+from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.offloading import check_is_not_trained
 from lora2.tuners.bottleneck.config import BottleneckConfig
 

@@ -10,8 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.targets import SUBLAYER_OUTPUTS
-from lora2.tuners.base.tuner import PlacingTuner, check_is_not_split
+from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.base.model.placing_tuner import PlacingTuner, check_is_not_split
 from lora2.tuners.bottleneck.config import BottleneckConfig
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.field_types import fits, is_finite, shortened
-from lora2.tuners.base.adapter_names import check_adapter_name
-from lora2.tuners.base.experts import split_targets
-from lora2.tuners.base.model import AdaptedModel
-from lora2.tuners.base.patterns import pattern_for
-from lora2.tuners.base.targets import exact_targets
+from lora2.tuners.base.config.patterns import pattern_for
+from lora2.tuners.base.config.targets import exact_targets
+from lora2.tuners.base.layers.experts import split_targets
+from lora2.tuners.base.model.adapted_model import AdaptedModel
+from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows import Indices, rows_of, trained_rows
 from lora2.tuners.lora2.layer import adapted_layers
 

@@ -14,7 +14,7 @@ from lora2.mathematics.importance import IMPORTANCES
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
 from lora2.support.ranges import COUNT, check_number
-from lora2.tuners.base.config import (
+from lora2.tuners.base.config.target_config import (
     TargetConfig,
     check_alpha,
     check_choice,

@@ -14,7 +14,7 @@ from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.distributed.whole import multiply
-from lora2.tuners.base.layer import AdaptedLayer, layers_of_kind
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config

@@ -3,11 +3,11 @@
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lora2.tuners.base.attention import AttentionLayer
-from lora2.tuners.base.convolution import ConvolutionLayer
-from lora2.tuners.base.dispatch import LayerTypes
-from lora2.tuners.base.embedding import EmbeddingLayer
-from lora2.tuners.base.experts import ExpertMatrix
+from lora2.tuners.base.layers.attention import AttentionLayer
+from lora2.tuners.base.layers.convolution import ConvolutionLayer
+from lora2.tuners.base.layers.dispatch import LayerTypes
+from lora2.tuners.base.layers.embedding import EmbeddingLayer
+from lora2.tuners.base.layers.experts import ExpertMatrix
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.linear import Lora2Linear
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lora2.mathematics.transforms import is_traced, is_transformed
-from lora2.tuners.base.linear import LinearLayer
+from lora2.tuners.base.layers.linear import LinearLayer
 from lora2.tuners.lora2.joint_product import joint_product
 from lora2.tuners.lora2.layer import Lora2Layer
 

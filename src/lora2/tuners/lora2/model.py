@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.compiled_names import name_before_compiling
-from lora2.tuners.base.experts import check_number_of_experts
-from lora2.tuners.base.layer import AdaptedLayer
-from lora2.tuners.base.model import AdaptedModel
-from lora2.tuners.base.patterns import looked_up
+from lora2.tuners.base.config.patterns import looked_up
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.experts import check_number_of_experts
+from lora2.tuners.base.model.adapted_model import AdaptedModel
+from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.lora2 import training_hook
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.combination import Heads, add_weighted_adapter

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
-from lora2.tuners.base.compiled_names import name_before_compiling
+from lora2.tuners.base.config.patterns import looked_up, pattern_for
 from lora2.tuners.base.distributed.whole import is_plain
-from lora2.tuners.base.module_names import PREFIX
-from lora2.tuners.base.patterns import looked_up, pattern_for
+from lora2.tuners.base.names.compiled_names import name_before_compiling
+from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers

@@ -17,7 +17,7 @@ from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.ranks import are_several
 from lora2.tuners.base.distributed.whole import here, is_fully_sharding
-from lora2.tuners.base.placement import PlacedAdapter, find_adapters
+from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer

@@ -10,7 +10,7 @@ from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
-from lora2.tuners.base.config import (
+from lora2.tuners.base.config.target_config import (
     TargetConfig,
     check_alpha,
     check_choice,

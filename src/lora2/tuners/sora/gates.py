@@ -9,9 +9,9 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
-from lora2.tuners.base.layer import layers_of_kind
-from lora2.tuners.base.placement import adapters_named, prefix_of
-from lora2.tuners.base.use_watch import UseWatch
+from lora2.tuners.base.layers.adapted_layer import layers_of_kind
+from lora2.tuners.base.model.placement import adapters_named, prefix_of
+from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.layer import SoraLayer
 

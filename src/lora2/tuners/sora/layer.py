@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.precision import in_full_precision
-from lora2.tuners.base.layer import AdaptedLayer
-from lora2.tuners.base.linear import LinearLayer
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.linear import LinearLayer
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.sora.config import SoraConfig
 

@@ -6,8 +6,8 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lora2.tuners.base.layer import AdaptedLayer
-from lora2.tuners.base.model import AdaptedModel
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.layer import SoraLayer, SoraLinear
 

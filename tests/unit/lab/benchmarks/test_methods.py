@@ -20,7 +20,7 @@ from lora2.lab.benchmarks.methods import (
 )
 from lora2.lab.benchmarks.timing import training_step
 from lora2.lab.benchmarks.workloads import WORKLOADS
-from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.lora2.layer import Lora2Layer
 from unit.models import disturb, layers_of
 

@@ -4,7 +4,7 @@ import pytest
 
 from experiment_case import TABLE1_COLUMNS
 from lora2.commands.reproduce import ReproduceArguments
-from lora2.data.glue import GLUE_TASKS, TRAIN_ROWS
+from lora2.data.public.glue import GLUE_TASKS, TRAIN_ROWS
 from lora2.errors import UserError
 from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.minilm import MINILM

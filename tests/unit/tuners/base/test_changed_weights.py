@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lora2 import Lora2Config, UserError
-from lora2.tuners.base.changed_weights import ChangedWeight, call_with
+from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from unit.models import KINDS, ConvolutionModel, PaddingConv2d, base_weights, disturb, images
 
 

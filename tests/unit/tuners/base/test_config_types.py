@@ -12,7 +12,7 @@ import pytest
 from peft import PeftConfig, get_peft_model
 
 from lora2 import Lora2Config, UserError
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.loading import read_adapter_config
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.sora import SoraConfig

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.error import NoMatchingPeftModuleError
 
 from lora2 import Lora2Config, UserError
-from lora2.tuners.base.experts import parameter_of
+from lora2.tuners.base.layers.experts import parameter_of
 from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, MIXTURES, QWEN, TwoExperts, logits
 from unit.models import difference, layers_of
 

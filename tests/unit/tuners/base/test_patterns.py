@@ -3,7 +3,7 @@
 import pytest
 from peft.utils.other import get_pattern_key
 
-from lora2.tuners.base.patterns import looked_up, pattern_for, unmatched
+from lora2.tuners.base.config.patterns import looked_up, pattern_for, unmatched
 
 NAME = "model.layers.1.q_proj"
 EXPERT = "model.layers.1.mlp.experts.matrices.down_proj.3"

@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import SoraConfig, UserError
-from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from unit.models import EMBEDDING, LINEAR, Mlp, disturb, layers_of, rows, sgd_steps
 
 

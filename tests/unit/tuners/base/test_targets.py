@@ -7,7 +7,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from lora2 import Lora2Config
-from lora2.tuners.base.targets import DEFAULT_TARGET_MODULES
+from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 
 # Of transformers 5 none is a model type: their code is in hub repositories.
 CODE_ON_THE_HUB = {"chatglm", "RefinedWeb", "RefinedWebModel", "btlm", "rwkv7"}

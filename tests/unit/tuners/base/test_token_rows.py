@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora2 import Lora2Config, RankAllocator, compact_adapter, truncate_adapter
 from lora2.errors import UserError
 from lora2.training.adapters import count_parameters
-from lora2.tuners.base.config import TargetConfig
+from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.token_rows import count_numbers, rows_of, trained_rows
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.sora import SoraConfig

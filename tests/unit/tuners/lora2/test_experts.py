@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter
-from lora2.tuners.base.experts import parameter_of
+from lora2.tuners.base.layers.experts import parameter_of
 from lora2.tuners.base.loading import load_adapter
 from oracle import Factors, delta
 from unit.mixtures import (

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from lora2 import RankAllocator
-from lora2.tuners.base.layer import AdaptedLayer
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 from unit.models import KIND_IDS, KINDS, Kind, adapter_state, layers_of
 

@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model
 from peft.utils import set_peft_model_state_dict
 
-from lora2.tuners.base.layer import layers_of_kind
+from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.sora import GateThreshold, prune_gates
 from lora2.tuners.sora.layer import SoraLayer
 from unit.models import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from lora2.data.glue import task_title
+from lora2.data.public.glue import task_title
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
 from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.line_ends import name_lines

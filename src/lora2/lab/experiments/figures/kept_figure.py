@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora2.data.glue import task_title
+from lora2.data.public.glue import task_title
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.tables.grid import Grid
 from lora2.lab.experiments.tables.summary import Find

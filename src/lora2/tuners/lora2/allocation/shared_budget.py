@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.placement import PlacedAdapter, adapters_named
+from lora2.tuners.base.model.placement import PlacedAdapter, adapters_named
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 

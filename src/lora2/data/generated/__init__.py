@@ -1,0 +1,1 @@
+"""Tasks that are made from small grammars, and scikit-learn's digits."""

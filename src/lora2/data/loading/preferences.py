@@ -1,0 +1,83 @@
+"""One entry to all data of preferences: generated ones of rewrite, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+from lora2.data.generated.rewrite import SYSTEM, rewrite_preferences
+from lora2.data.loading.texts import check_rows_of_rewrite, load_text_task, rows_as_dataset
+from lora2.data.own.named_or_own import is_named
+from lora2.data.own.source import OwnSource
+from lora2.data.tasks.text_task import FORMS, PREFERENCES, TextTask
+
+PREFERENCE_TASK_NAMES = ("preferences",)
+
+ACCURACY = "rewards/accuracies"
+"""Share of rows in which the chosen answer has the higher reward; TRL's name."""
+MARGIN = "rewards/margins"
+"""Mean of how much higher it is; TRL's name."""
+
+
+def load_preference_task(
+    task: str | None = None,
+    *,
+    text_columns: Sequence[str] | None = None,
+    train_rows: int = 1200,
+    validation_rows: int = 100,
+    data_seed: int = 0,
+    **source: Unpack[OwnSource],
+) -> TextTask:
+    """Load a named task, the user's files, or a hub dataset; preferences if nothing is named.
+
+    Args:
+        task: one of `PREFERENCE_TASK_NAMES`.
+        text_columns: `prompt`, `chosen` and `rejected`, or the last two; guessed if obvious.
+        train_rows: of preferences.
+        validation_rows: of preferences.
+        data_seed: generates preferences and splits off validation rows.
+        source: of the user's own data, as `OwnSource` says.
+
+    Raises:
+        UserError: options that contradict each other, or data that cannot be used.
+    """
+    own = {
+        **source,
+        "text_columns": text_columns,
+    }
+    if is_named(task, PREFERENCE_TASK_NAMES, "preferences", own):
+        return _generated(train_rows, validation_rows, data_seed)
+    loaded = load_text_task(
+        text_columns=text_columns, data_seed=data_seed, forms=PREFERENCES, **source
+    )
+    return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
+
+
+def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:
+    sizes = check_rows_of_rewrite(train_rows, validation_rows, "preferences")
+    sets = {
+        split: rows_as_dataset(
+            [_row(*each) for each in rewrite_preferences(split, rows, data_seed)]
+        )
+        for split, rows in sizes.items()
+    }
+    return TextTask(
+        name="preferences",
+        train=sets["train"],
+        validation={"validation": sets["validation"]},
+        metrics=(ACCURACY, MARGIN),
+        main_metric=ACCURACY,
+        form="preference",
+        conversational=True,
+        system=SYSTEM,
+        columns=FORMS["preference"].columns,
+    )
+
+
+def _row(text: str, right: str, wrong: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}],
+        "chosen": [{"role": "assistant", "content": right}],
+        "rejected": [{"role": "assistant", "content": wrong}],
+    }

@@ -1,0 +1,1 @@
+"""The user's own data: where they are, what their columns mean, and what is wrong with them."""

@@ -1,0 +1,214 @@
+"""Which columns of a user's table are texts and labels, and what is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+from lora2.data.tables.files import DataTable, listed
+from lora2.data.tasks.task import Kind
+from lora2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Characters of a value that a message shows, and names in it.
+_SHOWN = 60
+_NAMED = 10
+
+_GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
+# A fraction, also as Python writes a small one; 1E2 may be a code.
+_DECIMAL = re.compile(r"[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+[eE]-\d+)")
+_WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
+_INTEGER = re.compile(r"[+-]?\d+")
+# Digits that Python turns into an integer; it refuses more than 4,300.
+_LONGEST_INTEGER = 4000
+# The largest number of float32, in which models compute.
+_LARGEST_NUMBER = 3.4028234663852886e38
+
+
+def choose_text_columns(table: DataTable, named: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the text columns the user named or, if there is one obvious choice, that one.
+
+    Raises:
+        UserError: a number of names other than one or two, or no or several obvious choices.
+    """
+    if named is not None:
+        if len(named) not in (1, 2) or len(set(named)) != len(named):
+            raise UserError(
+                f"text_columns: got {listed(named) or 'nothing'}; name one column, or two "
+                f"different ones for pairs of texts."
+            )
+        return tuple(named)
+    present = [
+        names for names in _GUESSED_TEXT_COLUMNS if all(n in table.column_names for n in names)
+    ]
+    if len(present) != 1:
+        found = "several text columns" if present else "no column called text or sentence"
+        raise UserError(
+            f"text_columns: {table.source} has {found}; name the one or two text columns among "
+            f"{listed(table.column_names)}."
+        )
+    logger.info("Reading the texts of %s from %s.", table.source, " and ".join(present[0]))
+    return present[0]
+
+
+def read_texts(table: DataTable, names: Sequence[str]) -> list[list[str]]:
+    """Return the one or two columns of texts.
+
+    Raises:
+        UserError: a column is missing, or holds nulls, only blanks, or values that are no text.
+    """
+    return [_read_text_column(table, name) for name in names]
+
+
+def _read_text_column(table: DataTable, name: str) -> list[str]:
+    values = table.column(name, "text_columns")
+    _refuse_missing(table, name, "text_columns", values)
+    texts: list[str] = []
+    for row, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise UserError(
+                f"text_columns: column {name!r} of {table.source} holds {as_shown(value)} in row "
+                f"{row}, which is no text; name a column of texts."
+            )
+        texts.append(value)
+    if not any(text.strip() for text in texts):
+        raise UserError(
+            f"text_columns: all {len(texts)} texts in column {name!r} of {table.source} are blank; "
+            f"name a column with texts."
+        )
+    return texts
+
+
+def _refuse_missing(table: DataTable, name: str, role: str, values: Sequence[object]) -> None:
+    missing = [row for row, value in enumerate(values, start=1) if _is_missing(value)]
+    if missing:
+        what = "only empty values" if len(missing) == len(values) else "empty values"
+        raise UserError(
+            f"{role}: column {name!r} of {table.source} has {what}, {len(missing)} of "
+            f"{len(values)} rows (first: row {missing[0]}); fill or remove these rows, or name "
+            f"another column."
+        )
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[float]:
+    """Return the labels as class names (classification) or floats (regression).
+
+    Raises:
+        UserError: the column is missing, has nulls or blanks, or its values do not fit `kind`.
+    """
+    # JSON lines and Parquet may hold "" where CSV has nothing.
+    values = [None if _is_blank(value) else value for value in table.column(name, "label_column")]
+    _refuse_missing(table, name, "label_column", values)
+    if kind == "regression":
+        return [_number(table, name, row, value) for row, value in enumerate(values, start=1)]
+    names = [_class_name(table, name, row, value) for row, value in enumerate(values, start=1)]
+    if any(map(_DECIMAL.fullmatch, names)) and all(map(_is_number, names)):
+        example = next(filter(_DECIMAL.fullmatch, names))
+        raise UserError(
+            f"kind: column {name!r} of {table.source} holds fractions such as {example}, which "
+            f"are no class labels; use kind=regression or name another label column."
+        )
+    _refuse_blanks_around(table, name, names)
+    return names
+
+
+def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) -> None:
+    """Check that no two classes are the same but for blanks before and after them."""
+    classes: dict[str, str] = {}
+    for label in labels:
+        other = classes.setdefault(label.strip(), label)
+        if other != label:
+            raise UserError(
+                f"label_column: column {name!r} of {table.source} has the labels "
+                f"{as_shown(other)} and {as_shown(label)} (row {list(labels).index(label) + 1}), "
+                "which differ in blanks alone; write both the same way."
+            )
+
+
+def _number(table: DataTable, name: str, row: int, value: object) -> float:
+    # bool is an int to Python, but true and false are two classes, not a scale.
+    if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
+        try:
+            # "1_0" is ten to Python, and a code or a mistake in a table.
+            number = math.nan if isinstance(value, str) and "_" in value else float(value)
+        # An integer of hundreds of digits has no float.
+        except (ValueError, OverflowError):
+            number = math.nan
+        if abs(number) <= _LARGEST_NUMBER:
+            return number
+    raise UserError(
+        f"kind: column {name!r} of {table.source} holds {as_shown(value)} in row {row}, which is "
+        f"no number, or none of float32; regression needs numbers, so use kind=classification or "
+        f"another label column."
+    )
+
+
+def _class_name(table: DataTable, name: str, row: int, value: object) -> str:
+    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and math.isinf(value)):
+        raise UserError(
+            f"label_column: column {name!r} of {table.source} holds {as_shown(value)} in row "
+            f"{row}; a class label is one word or one whole number."
+        )
+    text = str(value)
+    # A column of integers that once had a gap is stored as 0.0, 1.0 by pandas and spreadsheets.
+    whole = _WHOLE_DECIMAL.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _is_number(text: str) -> bool:
+    return bool(_DECIMAL.fullmatch(text) or _INTEGER.fullmatch(text))
+
+
+def sorted_label_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the distinct class names, in numerical order if all are whole numbers ("2", "10")."""
+    names = set(labels)
+    if all(_INTEGER.fullmatch(name) and len(name) < _LONGEST_INTEGER for name in names):
+        # The spelling breaks ties between "1" and "01".
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def encode_labels(
+    table: DataTable, column: str, labels: Sequence[str], label_names: Sequence[str]
+) -> list[int]:
+    """Return each label's index in `label_names`.
+
+    Raises:
+        UserError: a label that is not among them.
+    """
+    index = {name: position for position, name in enumerate(label_names)}
+    unknown = sorted(set(labels) - set(index))
+    if unknown:
+        raise UserError(
+            f"label_column: column {column!r} of {table.source} has the label "
+            f"{as_shown(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "
+            f"training data lacks; its labels are {_first_of(label_names)}; correct it, or add "
+            "training rows with it."
+        )
+    return [index[label] for label in labels]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return listed(name[:_SHOWN] for name in names[:_NAMED]) + more
+
+
+def as_shown(value: object) -> str:
+    """Return a value of a cell as a message shows it."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of too many digits
+        return "a number of too many digits"
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

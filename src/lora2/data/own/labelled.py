@@ -1,0 +1,163 @@
+"""The user's own data, from files or a hub dataset, as a TaskData."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora2.data.own.columns import (
+    as_shown,
+    choose_text_columns,
+    encode_labels,
+    read_labels,
+    read_texts,
+    sorted_label_names,
+)
+from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tasks.task import Kind, TaskData, build_dataset
+from lora2.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VALIDATION_FRACTION = 0.1
+
+# The first is the main metric.
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1"),
+    "regression": ("pearson", "spearman"),
+}
+
+
+def task_from_tables(
+    name: str,
+    train: DataTable,
+    validation: DataTable | None,
+    *,
+    text_columns: Sequence[str] | None,
+    label_column: str,
+    kind: Kind,
+    data_seed: int,
+) -> TaskData:
+    """Check the tables and make a task of them; without `validation`, split off a tenth of `train`.
+
+    Raises:
+        UserError: columns, texts or labels that cannot be used.
+    """
+    columns = choose_text_columns(train, text_columns)
+    if label_column in columns:
+        raise UserError(
+            f"label_column: {label_column!r} is also a text column; name another column."
+        )
+    texts = read_texts(train, columns)
+    labels = read_labels(train, label_column, kind)
+    label_names = label_names_of(train, label_column, labels, kind)
+    train_set = _encoded(train, texts, label_column, labels, kind, label_names)
+    if validation is None:
+        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+    else:
+        validation_set = _labelled(validation, columns, label_column, kind, label_names)
+    return TaskData(
+        name=name,
+        text_columns=columns,
+        label_column=label_column,
+        kind=kind,
+        label_names=label_names,
+        train=train_set,
+        validation={"validation": validation_set},
+        metrics=METRICS[kind],
+        main_metric=METRICS[kind][0],
+    )
+
+
+def load_labelled(
+    path: Path | str,
+    *,
+    text_columns: Sequence[str],
+    label_column: str,
+    kind: Kind,
+    label_names: Sequence[str],
+) -> Dataset:
+    """Read another labelled file for a task that is already known (`lora2 evaluate`).
+
+    Raises:
+        UserError: as `task_from_tables`, or a label that is not in `label_names`.
+    """
+    return _labelled(read_table(path), tuple(text_columns), label_column, kind, label_names)
+
+
+def texts_of(table: DataTable, text_columns: Sequence[str]) -> Dataset:
+    """Return the texts of a table that needs no labels.
+
+    Raises:
+        UserError: a column that cannot be used.
+    """
+    return build_dataset(read_texts(table, text_columns), labels=None)
+
+
+def label_names_of(
+    table: DataTable, column: str, labels: Sequence[str | float], kind: Kind
+) -> tuple[str, ...]:
+    """Return the names of the classes that a column has; () for regression.
+
+    Raises:
+        UserError: all labels are the same.
+    """
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"label_column: column {column!r} of {table.source} has the single value "
+            f"{as_shown(labels[0])}, so there is nothing to learn; name a column with at "
+            "least two values."
+        )
+    if kind == "regression":
+        return ()
+    return table.class_names.get(column) or sorted_label_names([str(label) for label in labels])
+
+
+def _labelled(
+    table: DataTable,
+    text_columns: tuple[str, ...],
+    label_column: str,
+    kind: Kind,
+    label_names: Sequence[str],
+) -> Dataset:
+    texts = read_texts(table, text_columns)
+    labels = read_labels(table, label_column, kind)
+    return _encoded(table, texts, label_column, labels, kind, label_names)
+
+
+def _encoded(
+    table: DataTable,
+    texts: list[list[str]],
+    label_column: str,
+    labels: Sequence[str | float],
+    kind: Kind,
+    label_names: Sequence[str],
+) -> Dataset:
+    if kind == "regression":
+        return build_dataset(texts, [float(label) for label in labels], kind)
+    names = [str(label) for label in labels]
+    return build_dataset(texts, encode_labels(table, label_column, names, label_names), kind)
+
+
+def split_off_validation(dataset: Dataset, source: str, data_seed: int) -> tuple[Dataset, Dataset]:
+    """Split a tenth, at least one row, off for validation; both keep the order of the file.
+
+    Raises:
+        UserError: there is a single row.
+    """
+    rows = len(dataset)
+    if rows < 2:
+        raise UserError(
+            f"validation_file: {source} has a single row, too few to split off validation data; "
+            f"add rows or name a validation file."
+        )
+    order = list(range(rows))
+    random.Random(f"validation-{data_seed}").shuffle(order)
+    held_out = max(1, round(VALIDATION_FRACTION * rows))
+    # keep_in_memory: the list of rows would go to a cache file otherwise.
+    validation = dataset.select(sorted(order[:held_out]), keep_in_memory=True)
+    train = dataset.select(sorted(order[held_out:]), keep_in_memory=True)
+    return train, validation

@@ -1,0 +1,59 @@
+"""Where the user's own data is: in files, or in a dataset on a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.hub import hub_tables
+from lora2.errors import UserError
+
+
+class OwnSource(TypedDict, total=False):
+    """What all loaders take for the user's own data; None is as good as left out.
+
+    Attributes:
+        train_file: a CSV, TSV, JSON, JSON lines or Parquet file; of images, a folder as well.
+        validation_file: likewise; without it a tenth of the training rows is split off.
+        dataset: name of a hub dataset, instead of files.
+        dataset_config: its configuration, if it has several.
+    """
+
+    train_file: Path | str | None
+    validation_file: Path | str | None
+    dataset: str | None
+    dataset_config: str | None
+
+
+def own_tables(
+    source: OwnSource, read: Callable[[Path | str, str], DataTable] = read_table
+) -> tuple[str, DataTable, DataTable | None]:
+    """Return the name, the training table and the validation table of the user's data.
+
+    read: reads a file, given its path and the option that named it.
+
+    Raises:
+        UserError: options that contradict each other, or a table that cannot be read.
+    """
+    train_file, validation_file = source.get("train_file"), source.get("validation_file")
+    dataset, dataset_config = source.get("dataset"), source.get("dataset_config")
+    if dataset is not None:
+        files = [f for f in (train_file, validation_file) if f is not None]
+        if files:
+            raise UserError(
+                f"dataset: {dataset} does not go with the file {files[0]}; leave one of them out."
+            )
+        return (dataset, *hub_tables(dataset, dataset_config))
+    if train_file is None:
+        raise UserError(
+            "train_file: there is no training data; name a training file (CSV, TSV, JSON lines or "
+            "Parquet), a hub dataset, or a task."
+        )
+    if dataset_config is not None:
+        raise UserError(
+            f"dataset_config: {dataset_config!r} belongs to a hub dataset; leave it out for files."
+        )
+    validation = None if validation_file is None else read(validation_file, "validation_file")
+    return Path(train_file).stem, read(train_file, "train_file"), validation

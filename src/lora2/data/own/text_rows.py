@@ -1,0 +1,174 @@
+"""The rows of a user's table of texts, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora2.data.own.columns import as_shown
+from lora2.data.tables.files import DataTable, is_encodable, listed
+from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
+from lora2.errors import UserError
+
+_ROLE = "text_columns"
+_OF_TEXT_ALONE = (".csv", ".tsv")
+# What chat templates write of a message beside role and content.
+_WRITTEN_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
+
+
+def choose_form(
+    table: DataTable, named: Sequence[str] | None, forms: Sequence[Form]
+) -> tuple[Form, tuple[str, ...]]:
+    """Return the form of a table's rows, and the columns that hold them.
+
+    Args:
+        table: the user's.
+        named: the columns that the user named, if any; a single one of another name holds texts.
+        forms: those that may be.
+
+    Raises:
+        UserError: no or several forms, or names that are no form.
+    """
+    advice = f"name {', or '.join(FORMS[form].named for form in forms)}."
+    if named is not None:
+        form = next((form for form in forms if FORMS[form].columns == tuple(named)), None)
+        if form is None and len(named) == 1 and "text" in forms:
+            form = "text"
+        if form is None:
+            raise UserError(f"{_ROLE}: got {listed(named) or 'nothing'}; {advice}")
+        return form, tuple(named)
+    there = [form for form in forms if {*FORMS[form].columns} <= {*table.column_names}]
+    # A form that has all columns of another one and more is meant.
+    found = [
+        form
+        for form in there
+        if not any({*FORMS[form].columns} < {*FORMS[other].columns} for other in there)
+    ]
+    if len(found) != 1:
+        has = "columns of several forms" if found else "no texts to learn from"
+        raise UserError(
+            f"{_ROLE}: {table.source} has {has} (its columns are "
+            f"{listed(table.column_names)}); {advice}"
+        )
+    return found[0], FORMS[found[0]].columns
+
+
+def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one dictionary a row, by the column names of the form, every value checked.
+
+    Raises:
+        UserError: naming the first row that cannot be used.
+    """
+    values = [column_of(table, name, _ROLE, form) for name in columns]
+    rows = [dict(zip(FORMS[form].columns, row, strict=True)) for row in zip(*values, strict=True)]
+    kinds = set()
+    for number, row in enumerate(rows, start=1):
+        place = f"row {number} of {table.source}"
+        kinds |= {_kind(value, name, place, form) for name, value in row.items()}
+        if form in PREFERENCES and row["chosen"] == row["rejected"]:
+            raise UserError(
+                f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
+                "prefer; change or remove the row."
+            )
+        if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
+            raise UserError(
+                f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
+                "common, which would be the prompt; begin both with the same messages, or add a "
+                "column prompt."
+            )
+        if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
+            raise UserError(
+                f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
+                "nothing to learn from them; remove the row."
+            )
+    if len(kinds) > 1:
+        raise UserError(
+            f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
+            "messages; write all of them in one way."
+        )
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def column_of(
+    table: DataTable, name: str, role: str, form: Form = "prompt_completion"
+) -> list[object]:
+    """Return a column; in CSV and TSV, which hold nothing but text, messages are read from JSON.
+
+    Raises:
+        UserError: there is no such column; `role` is the option that named it.
+    """
+    values = list(table.column(name, role))
+    if form == "text" or Path(table.source).suffix.lower() not in _OF_TEXT_ALONE:
+        return values
+    return [_messages_of(value) or value for value in values]
+
+
+def _messages_of(value: object) -> list[Any] | None:
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if are_messages(found) and is_encodable(found) else None
+
+
+def _begin_alike(chosen: Any, rejected: Any) -> bool:
+    """Whether two lists of messages have a prompt; two texts may be answers to none."""
+    both_are_lists = isinstance(chosen, list) and isinstance(rejected, list)
+    return not both_are_lists or (chosen[0] == rejected[0] and min(len(chosen), len(rejected)) > 1)
+
+
+def _kind(value: object, name: str, place: str, form: Form) -> type:
+    """Return str or list, of a text or of messages that are as they must be."""
+    if isinstance(value, str) and form != "chat":
+        if name != "prompt" and not value.strip():
+            raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
+        return str
+    if form != "text" and are_messages(value):
+        _check_has_words_alone(value, place)
+        return list
+    raise UserError(
+        f"{_ROLE}: {name} is {_shown(value)} in {place}; write {FORMS[form].holds} there."
+    )
+
+
+def _check_has_words_alone(messages: object, place: str) -> None:
+    """Check that nothing of a message would be lost that a chat template can write.
+
+    Raises:
+        UserError: something would.
+    """
+    assert isinstance(messages, list)
+    lost = next((name for m in messages for name in _WRITTEN_BESIDE_CONTENT if m.get(name)), None)
+    if lost is not None:
+        raise UserError(
+            f"{_ROLE}: a message in {place} has {lost!r} beside its content, which would not be "
+            "learnt; write it into content, as the model is to write it, or remove it."
+        )
+
+
+def are_messages(value: object) -> bool:
+    """Whether a value is a list of messages with role and content, one at least."""
+    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
+    )
+
+
+def _plain(value: Any) -> Any:
+    # Names, numbers and dates of messages, say, are nothing to write.
+    if isinstance(value, str):
+        return value
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _shown(value: object) -> str:
+    return "empty" if value in (None, "", []) else as_shown(value)

@@ -1,0 +1,1 @@
+"""Public data sets with a form of their own: GLUE and SNIPS."""

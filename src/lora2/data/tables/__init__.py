@@ -1,0 +1,1 @@
+"""Tables: files and hub datasets read into columns, and records written."""

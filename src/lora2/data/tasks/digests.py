@@ -1,0 +1,39 @@
+"""What tells the rows of a task from others, so that a resumed run notices a changed file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lora2.data.tasks.task import Task
+
+_DIGITS = 16
+_IMAGE = {"bytes", "path"}
+
+
+def digests_of(task: Task) -> dict[str, str]:
+    """Return hexadecimal digits by set: "train" and the names of the validation sets."""
+    sets = {"train": task.train, **task.validation}
+    return {name: _digest(rows) for name, rows in sets.items()}
+
+
+def _digest(rows: Dataset) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        cells = {name: _content(value) for name, value in row.items()}
+        found.update(json.dumps(cells, sort_keys=True, default=repr).encode())
+    return found.hexdigest()[:_DIGITS]
+
+
+def _content(value: Any) -> Any:
+    """Return a cell; of an image what stands for its content, wherever its file is."""
+    if not isinstance(value, dict) or set(value) != _IMAGE:
+        return value
+    content = value["bytes"]
+    content = Path(value["path"]).read_bytes() if content is None else content
+    return hashlib.sha256(content).hexdigest()

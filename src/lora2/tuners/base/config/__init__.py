@@ -1,0 +1,1 @@
+"""Configs: their fields, what is wrong with them, and which modules they choose."""

@@ -1,0 +1,170 @@
+"""What the configurations of all our adapters have: where the adapter goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from peft.config import PeftConfig
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
+
+from lora2.errors import UserError
+from lora2.support.field_types import shortened
+from lora2.support.ranges import SIZE
+from lora2.tuners.base.config.config_types import check_types
+from lora2.tuners.base.config.unknown_fields import check_known_fields
+from lora2.tuners.base.token_rows import checked_indices
+
+
+@dataclass
+class TargetConfig(PeftConfig):
+    """Which modules get an adapter, and which others are trained whole; the names are PEFT's.
+
+    Raises:
+        UserError: fields that contradict each other, or that do not exist; the sentence says
+            what to write instead.
+    """
+
+    fields_of_others: ClassVar[Mapping[str, str]] = {}
+    """What to write instead of a field of another method, by its name."""
+
+    needed_fields: ClassVar[tuple[str, ...]] = ()
+    """What a saved config must have: by a default, the adapter would compute something else."""
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names (or one regular expression) of the modules to adapt, or 'all-linear'. "
+            "None: the default of the architecture."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or regular expression of modules to leave alone."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers to adapt; None adapts all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Name of the list of layers, if layers_to_transform needs it."},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Other modules to train and save whole, such as a new head."},
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={
+            "help": "Ids of tokens whose rows of the embedding are trained and saved whole, and "
+            "those of a head that shares its weight; or lists of ids by name of the module."
+        },
+    )
+
+    def __new__(cls, *values: Any, **given: Any) -> Self:
+        """Check the names of the fields, before `__init__` would refuse one without a reason."""
+        known = [each.name for each in fields(cls) if each.init]
+        check_known_fields(cls, given, known, cls.fields_of_others)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        super().__post_init__()
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        pattern = self.target_modules
+        is_regular_expression = isinstance(pattern, str) and pattern != ALL_LINEAR
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), str):
+                check_regular_expression(name, getattr(self, name))
+        self.trainable_token_indices = checked_indices(self.trainable_token_indices)
+        patterns = self.layers_pattern or []
+        for each_pattern in [patterns] if isinstance(patterns, str) else patterns:
+            check_regular_expression("layers_pattern", each_pattern)
+        if is_regular_expression and self.layers_to_transform is not None:
+            raise UserError(
+                f"layers_to_transform cannot be combined with target_modules={pattern!r}, a "
+                "regular expression: put the layers into it."
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise UserError(
+                f"layers_pattern={self.layers_pattern!r} does nothing without "
+                "layers_to_transform: give the layers, or leave both out."
+            )
+
+
+def check_whole(name: str, value: Any, lowest: int = 1) -> None:
+    """Check that a field is a whole number, and no larger than anything in memory.
+
+    Raises:
+        UserError: it is none, below `lowest`, or too large.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < SIZE.below:
+        most = f" and below {SIZE.below:,.0f}" if isinstance(value, int) and value > lowest else ""
+        raise UserError(
+            f"{name}={shortened(value)} must be a whole number of at least {lowest}{most}."
+        )
+
+
+def check_alpha(alpha: Any, usual: float, name: str = "lora_alpha") -> None:
+    """Check a lora_alpha: it multiplies factors in float32, divided by a rank.
+
+    usual: the default, to name.
+
+    Raises:
+        UserError: no number, not above 0, or one that float32 cannot hold.
+    """
+    limits = torch.finfo(torch.float32)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not is_number or not limits.tiny <= alpha <= limits.max:
+        raise UserError(
+            f"{name}={shortened(alpha)} must be above 0, and a number that float32 can hold "
+            f"({limits.tiny:.1e} to {limits.max:.1e}); {usual:g} is the default."
+        )
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Check that a field is one of some values.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    # 1 == True, and is not the same.
+    if not any(type(value) is type(each) and value == each for each in allowed):
+        raise UserError(
+            f"{name}={shortened(value)} is not known: choose one of "
+            f"{', '.join(map(repr, allowed))}."
+        )
+
+
+def checked_pattern(name: str, pattern: dict[str, int] | None, lowest: int = 1) -> dict[str, int]:
+    """Return sizes by pattern of a module's name; None means no pattern.
+
+    Raises:
+        UserError: a size that is no whole number or below `lowest`, or a pattern that is none.
+    """
+    for key, value in (pattern or {}).items():
+        check_regular_expression(name, key)
+        check_whole(f"{name}[{key!r}]", value, lowest)
+    return pattern or {}
+
+
+def check_regular_expression(name: str, pattern: str) -> None:
+    """Check that a field is a regular expression.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{name}={pattern} is not a regular expression ({error}); write names of modules, or "
+            "correct the expression."
+        ) from error
+
+
+def _as_set(names: Any) -> Any:
+    return set(names) if isinstance(names, list | tuple) else names

@@ -1,0 +1,1 @@
+"""Adapters in a model: put in, found, watched and taken out."""

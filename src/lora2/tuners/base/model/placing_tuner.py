@@ -1,0 +1,105 @@
+"""What all tuners of this package do about where tensors are, and which code reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from lora2.errors import UserError
+from lora2.tuners.base.distributed.dtensors import is_dtensor
+from lora2.tuners.base.distributed.whole import whole_by_name
+from lora2.tuners.base.distributed.zero import held_by_name
+from lora2.tuners.base.model.fast_path import leave_fast_path, restore
+from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
+from lora2.tuners.base.offloading import execution_device, loaded_by_name
+from lora2.tuners.base.token_rows import check_rows, check_rows_merge, complete_wrappers
+
+
+class PlacingTuner(BaseTuner):
+    """A tuner that keeps new adapters in memory, and saves tensors wherever they are."""
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter into the model, the first one or a later one."""
+        check_adapter_name(adapter_name)
+        check_rows(model, self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if len(self.peft_config) > 1:
+            try:
+                check_names_apart(self.peft_config, model)
+            except UserError:
+                self.delete_adapter(adapter_name)
+                raise
+        complete_wrappers(model)
+        encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
+        encoders += leave_fast_path(model)
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        check_rows_merge(self.model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        restore(self.__dict__.pop("_nested_encoders", []))
+        return unloaded
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's own hands a weight on when it unloads, which a head of several layers and attention
+        # do not have, and moves the adapter to the device of the weight: if that is offloaded, no
+        # values are there.
+        if not isinstance(new_module, BaseTunerLayer) or _is_on_offloaded_weight(new_module):
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        # PEFT reads the modules that are trained whole from the same dictionary afterwards.
+        wrappers = tuple(
+            f"{name}."
+            for name, module in model.named_modules()
+            if isinstance(module, AuxiliaryTrainingWrapper)
+        )
+        extra = {key: value for key, value in state_dict.items() if key.startswith(wrappers)}
+        state_dict.update(_here_as_wholes(model, extra))
+        selected = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        return _here_as_wholes(model, selected)
+
+
+def check_is_not_split(target: nn.Module, module_name: str) -> None:
+    """Check that the weight under a new adapter is whole in this process.
+
+    Raises:
+        UserError: tensor parallelism or FSDP2 has split it over processes.
+    """
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    weight = getattr(base, "weight", None)
+    if isinstance(weight, Tensor) and is_dtensor(weight):
+        raise UserError(
+            f"The weight of {module_name} is split over several processes, and an adapter must be "
+            "added before that: load the base model without tensor parallelism, which this method "
+            "does not have, and call fully_shard after get_peft_model."
+        )
+
+
+def _is_on_offloaded_weight(layer: BaseTunerLayer) -> bool:
+    return execution_device(layer.get_base_layer()) is not None
+
+
+def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return whole_by_name(held_by_name(model, loaded_by_name(model, tensors)))

@@ -1,0 +1,47 @@
+"""How many modules have the weight of each adapted layer, which alone cannot know it.
+
+An embedding and a tied head have one weight: a change that is merged into the one must not reach
+the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+
+from torch import Tensor, nn
+
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+
+
+def count_weight_owners(model: nn.Module) -> None:
+    """Set `weight_owners` of every adapted layer of the model.
+
+    It stays 0, which means unknown, for a weight that is not in memory (offloaded or not loaded).
+    """
+    owners = Counter(
+        _memory(tensor) for module in model.modules() for tensor in _tensors_of(module)
+    )
+    for layer in model.modules():
+        if isinstance(layer, AdaptedLayer):
+            base = layer.get_base_layer()
+            weights = [getattr(base, name) for name in layer.weight_names()]
+            is_unknown = any(weight.is_meta for weight in weights)
+            layer.weight_owners = 0 if is_unknown else max(owners[_memory(w)] for w in weights)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    held = (*module._parameters.values(), *module._buffers.values())
+    yield from (tensor for tensor in held if tensor is not None)
+    if isinstance(module, AdaptedLayer):
+        yield from module.shared_weights.values()
+
+
+def _memory(tensor: Tensor) -> Hashable:
+    """What two tensors have in common if a write to one may change the other."""
+    if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta:
+        start = tensor.untyped_storage().data_ptr()
+        if start:
+            return tensor.device, start
+    # An empty tensor, or one that has its values elsewhere, is identified by the object itself.
+    return id(tensor)
