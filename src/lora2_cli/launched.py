@@ -8,8 +8,7 @@ import signal
 import sys
 import time
 
-# Seconds.
-_TIME_TO_SPEAK = 2.0
+_SECONDS_TO_SPEAK = 2.0
 
 
 def is_launched() -> bool:
@@ -33,7 +32,7 @@ def say(sentence: str, code: int) -> None:
     # A launcher ends all processes as soon as one has ended: the first must have spoken. The
     # others are ended by a signal, and would end with its number.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
-    time.sleep(_TIME_TO_SPEAK)
+    time.sleep(_SECONDS_TO_SPEAK)
 
 
 class Ending:

@@ -31,7 +31,7 @@ from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 
-# Where PEFT's wrapper of an embedding has it.
+# PEFT's wrapper has the embedding there.
 _INSIDE_ROWS = ".token_adapter.base_layer"
 
 

@@ -146,7 +146,7 @@ def _short(matrix: str) -> str:
     """
     parts = [part for part in matrix.split(".") if part not in ("self", "layer", "matrices")]
     if parts[-1].isdigit() and len(parts) > 2:
-        # An expert's matrix, or the only one of a router's weight.
+        # It is an expert's matrix, or the only one of a router's weight.
         return ".".join(parts[-3:-1] if parts[-2] == "weight" else parts[-2:])
     if parts[-1] in ("dense", "proj"):
         return ".".join(parts)

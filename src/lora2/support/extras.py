@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from lora2.errors import UserError
+from lora2.support.error_text import clause_of
 
 
 def require(module: str, extra: str) -> Any:
@@ -12,7 +13,7 @@ def require(module: str, extra: str) -> Any:
     Returns `Any` because the optional packages are not all typed.
 
     Raises:
-        UserError: the package of `module` is not installed.
+        UserError: the package of `module` is not installed, or refuses what is in the environment.
     """
     package = module.partition(".")[0]
     try:
@@ -24,4 +25,10 @@ def require(module: str, extra: str) -> Any:
         raise UserError(
             f"This needs the Python package {package!r}, which is not installed: "
             f"run `pip install 'lora2[{extra}]'`."
+        ) from error
+    # Matplotlib checks MPLBACKEND when it is imported.
+    except ValueError as error:
+        raise UserError(
+            f"The Python package {package!r} cannot be imported ({clause_of(error)}); correct the "
+            "environment variable or the settings that it names."
         ) from error

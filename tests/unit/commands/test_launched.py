@@ -21,7 +21,7 @@ sys.exit(ending.with_code(3))
 """
 WAITS = """
 from lora2_cli import launched
-launched._TIME_TO_SPEAK = 60
+launched._SECONDS_TO_SPEAK = 60
 print("ready", flush=True)
 launched.say("A mistake.", 2)
 """

@@ -18,13 +18,13 @@ from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 
 _LABEL = "label"
-# Modes of Pillow without a range: whole numbers of 32 bits, and floating-point ones.
+# Pillow's modes that have no range: whole numbers of 32 bits, and floating-point ones.
 _WIDE_MODES = ("I", "F")
 _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
 # Characters of a path that a message shows: a cell may hold a whole file.
 _SHOWN = 200
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# Other endings of the same formats.
+# The same formats have these endings, too.
 _RARE_ENDINGS = (".jfif", ".jpe", ".apng", ".pbm", ".pnm", ".dib")
 # Pillow reads them in some builds alone: elsewhere, such a file is named instead of left out.
 _OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl")

@@ -137,7 +137,7 @@ def _try_step(name: str, trained: TrainedModel, workload: Workload) -> None:
 def _floor(
     model: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int
 ) -> TrainedModel:
-    # What any adapter forces, and no more: a gradient of the output of each adapted matrix.
+    # Any adapter forces this and no more: a gradient of the output of each adapted matrix.
     for name in adapted_modules(model, workload, size):
         model.get_submodule(name).register_forward_hook(_require_gradient)
     return TrainedModel(model)

@@ -14,7 +14,7 @@ from lora2.lab.benchmarks.record import BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
 
 _MEBIBYTE = 2**20
-# In front of a ratio.
+# It stands in front of a ratio.
 _UNDECIDED = "~"
 _HEADINGS = {
     "floor": "/ floor",

@@ -176,7 +176,7 @@ _ALL = (
         name="llama",
         label="Llama, 135M",
         task="causal_lm",
-        # The sizes of SmolLM2-135M.
+        # These are the sizes of SmolLM2-135M.
         config=_llama(576, 1536, 30, 9, num_key_value_heads=3, vocab_size=49152),
         head=("model.norm",),
         matrices_per_layer=7,
@@ -186,7 +186,7 @@ _ALL = (
         name="decoder-504",
         label="decoder, 504 matrices, hidden size 512",
         task="causal_lm",
-        # 72 blocks of seven matrices; no wider, so that it fits into a desk's memory.
+        # It has 72 blocks of seven matrices, and is no wider, so that it fits into a desk's memory.
         config=_llama(512, 1376, 72, 8, num_key_value_heads=4, vocab_size=8192),
         head=("model.norm",),
         matrices_per_layer=7,
@@ -196,7 +196,7 @@ _ALL = (
         name="mixtral",
         label="mixture of 8 experts, hidden size 768",
         task="causal_lm",
-        # Two layers in the proportions of Mixtral 8x7B.
+        # It has two layers in the proportions of Mixtral 8x7B.
         config={
             **_llama(768, 2688, 2, 12, num_key_value_heads=3, vocab_size=8192),
             "model_type": "mixtral",
@@ -204,7 +204,7 @@ _ALL = (
             "num_experts_per_tok": 2,
         },
         head=("model.norm",),
-        # Four of the attention, and two of each expert.
+        # The attention has four matrices, and each expert two.
         matrices_per_layer=20,
         sizes=_sizes((4, 64), (1, 16), (16, 512)),
         parameters=("experts.gate_up_proj", "experts.down_proj"),

@@ -122,7 +122,7 @@ class RunRecord:
         return cls(**values)
 
 
-# Of NaN, files have null.
+# JSON has no NaN, so files hold null.
 _METRICS = dict[str, int | float | None]
 _HINTS: dict[str, Any] = get_type_hints(RunRecord) | {
     "evaluations": list[_METRICS],

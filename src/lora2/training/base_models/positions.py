@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-# Names of tables with one row for each position, in transformers' models.
+# transformers' models give these names to tables with one row for each position.
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 _WRAPPED = ".base_layer"
 # In the names of the parts of a model that read images, whose positions are those of patches.

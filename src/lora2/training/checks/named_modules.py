@@ -41,7 +41,7 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
     if "target_modules" in method.options and _chooses_here(method, options):
         kinds = (nn.Module,) if method.from_peft else ALL_KINDS
         fields = place(model, options)
-        # Raises for fields that contradict each other, in better words than PEFT's.
+        # It raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
         _check_place(model, options, fields, kinds)
     parameters: dict[str, tuple[int, ...]] = {}
@@ -103,7 +103,7 @@ def _check_pattern(
     model: PreTrainedModel, options: Options, name: str, parameters: dict[str, tuple[int, ...]]
 ) -> None:
     fields = place(model, options)
-    # Without defaults, as above.
+    # As above, there are no defaults.
     modules = set() if fields["target_modules"] is None else _adapted(model, options, fields)
     adapted = modules | parameters.keys()
     for parameter, shape in parameters.items():

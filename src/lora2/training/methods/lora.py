@@ -20,7 +20,7 @@ from lora2.training.methods.wrapping import (
 )
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 
-# [experts, rows, columns]
+# Experts have [experts, rows, columns].
 _STACK = 3
 
 

@@ -137,7 +137,7 @@ class SupervisedFineTuning(WritingObjective):
 
         (validation,) = task.validation
         rows = settings.text.exact_match_rows
-        # Before the trainer, which makes its folder.
+        # Prompts are checked before the trainer makes its folder.
         questions = questions_in(task.validation[validation], rows) if rows else []
         check_fits(model, tokenizer, [prompt for prompt, _ in questions], "exact_match_rows")
         with blaming("training"):

@@ -34,7 +34,7 @@ GENERAL: dict[str, Any] = {
 
 BY_TASK: dict[str, dict[str, Any]] = {
     "agreement": {"max_length": 64, "baseline": "head"},
-    # Four: in a fifth epoch the training loss still falls, the correlation no longer rises.
+    # In a fifth epoch the training loss still falls, and the correlation no longer rises.
     "cola": {"max_length": 64, "num_train_epochs": 4.0, "target_r": 6.0},
     "rte": {"max_length": 256, "num_train_epochs": 10.0},
     "stsb": {"max_length": 128, "num_train_epochs": 5.0},

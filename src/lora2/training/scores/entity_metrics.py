@@ -70,7 +70,7 @@ def compute_entity_metrics(
     Raises:
         UserError: seqeval is not installed.
     """
-    # Found missing now rather than after the first epoch.
+    # A missing package is found now rather than after the first epoch.
     require("seqeval.metrics", extra=EXTRA)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

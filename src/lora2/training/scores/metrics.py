@@ -29,7 +29,7 @@ def compute_metrics(names: Sequence[str]) -> Callable[[EvalPrediction], dict[str
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UserError(f"metrics: got {unknown[0]!r}; write one of {', '.join(METRICS)}.")
-    # Found missing now rather than after the first epoch.
+    # A missing package is found now rather than after the first epoch.
     require("scipy.stats", extra="train")
     require("sklearn.metrics", extra="train")
 

@@ -19,7 +19,7 @@ class RunDpoTrainer(WithPenalty, RunBase, DPOTrainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Of each batch that is scored.
+        # There is one number for each batch that is scored.
         self._rows: list[int] = []
 
     def prediction_step(

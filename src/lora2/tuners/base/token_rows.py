@@ -225,7 +225,7 @@ def by_module(model: nn.Module, indices: Indices | None) -> dict[str, list[int]]
         return {_embedding_name(model, names): indices}
     found: dict[str, list[int]] = {}
     for end, ids in indices.items():
-        # As PEFT finds them.
+        # PEFT finds them so, too.
         chosen = [name for name in names if name.endswith(end)]
         if not chosen:
             raise UserError(

@@ -77,7 +77,7 @@ def start_from_gradients(
     for name, layer in layers.items():
         if len(seen[name]) > 1 and _start(layer, adapter_name, torch.stack(seen[name])):
             found.append(name)
-        # In all processes, also in one in which no batch reached the layer.
+        # All processes do it, also one in which no batch reached the layer.
         v = layer.parameters_of(adapter_name)["v"].detach()
         v.copy_(from_first_process(v))
     for layer in adapted_layers(model, adapter_name).values():

@@ -13,7 +13,7 @@ from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 
-# Inches.
+# Matplotlib takes inches.
 _WIDTH, _HEIGHT, _HEIGHT_OF_A_NAME = 6.2, 2.6, 0.15
 # Okabe and Ito's colours, which colour-blind readers tell apart; the dash is the second cue.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -12,7 +12,7 @@ from lora2.lab.experiments.tables.table import ResultTable
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 
-# Inches.
+# Matplotlib takes inches.
 _WIDTH, _HEIGHT = 5.4, 4.2
 
 

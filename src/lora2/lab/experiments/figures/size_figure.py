@@ -13,7 +13,7 @@ from lora2.lab.experiments.tables.table import ResultTable
 from lora2.reports.line_ends import name_lines
 from lora2.reports.panels import new_figure, png
 
-# Inches.
+# Matplotlib takes inches.
 _WIDTH, _HEIGHT = 5.4, 3.8
 # How far beyond the sizes a tick may be.
 _MARGIN = 1.05

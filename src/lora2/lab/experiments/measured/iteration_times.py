@@ -33,7 +33,7 @@ TIMED_METHODS = ("adalora", "lora2")
 ITERATIONS = "iteration-times"
 """The files of Table 2 begin with it."""
 
-# Both at the sizes of the paper's rows "r=8" and "k=8".
+# Both have the sizes of the paper's rows "r=8" and "k=8".
 _SIZE = AdapterSize(k=8, r=8)
 _SEED = 0
 # Batches that are kept; each round takes the next.

@@ -47,7 +47,7 @@ def with_steps(grid: Grid, times: Sequence[IterationTimes]) -> Grid:
 
 
 def _measure(times: Sequence[IterationTimes]) -> Measure:
-    # A mean over the tasks.
+    # It is a mean over the tasks.
     first = next(iter(times[0].seconds))
     by_row = {
         name: statistics.fmean(ratio(each.seconds, name, first).median for each in times)

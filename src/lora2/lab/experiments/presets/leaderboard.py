@@ -37,11 +37,11 @@ _AS_LORA = LORA_SEARCH
 _MISS = Search(1.67e-5, 1.67e-4, 1.67e-3)
 # Half of LoRA's: PEFT's advice for LoRA+, whose other factor has 16 times as much.
 _LORAPLUS = Search(2.5e-5, 2.5e-4, 2.5e-3)
-# The rate of HiRA in PEFT's comparison.
+# HiRA has this rate in PEFT's comparison.
 _HIRA = Search(4.5e-4, 4.5e-3, 4.5e-2)
 # Its change has a bounded norm, so that rates above LoRA's are usual.
 _DELORA = Search(1e-4, 1e-3, 1e-2)
-# Within 4e-3 to 2e-2, the rates of VeRA's paper on GLUE (arXiv 2310.11454).
+# VeRA's paper has rates of 4e-3 to 2e-2 on GLUE (arXiv 2310.11454).
 _VERA = Search(1e-3, 1e-2, 1e-1)
 # The scale of the row of LoRA.
 _RANK_8 = {"r": 8, "lora_alpha": 16}

@@ -14,7 +14,7 @@ _COMMON: dict[str, Any] = {
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.06,
     "weight_decay": 0,
-    # Half the padding, half the time.
+    # Half of the padding, and of the time, is saved.
     "train_sampling_strategy": "group_by_length",
     "eval_strategy": "steps",
     "logging_steps": 20,

@@ -24,12 +24,12 @@ _PAPER_FORM = {
     **_SCRIPTS_WINDOW, "init_r": 8, "target_r": 4, "lora_alpha": 16,
     "orthogonality": "penalty", "orth_reg_weight": 0.1,
 }  # fmt: skip
-# Half of the singular values pruned; all else as by default.
+# Half of the singular values are pruned, and all else is as by default.
 _LORA2 = {"init_r": 8, "target_r": 4, "lora_alpha": 4}
-# ξ of SoRA's released script.
+# SoRA's released script has this ξ.
 _SORA = {"lora_alpha": 16, "threshold": 3e-4}
 
-# A decade on each side of a method's usual learning rate.
+# The search covers a decade on each side of a method's usual learning rate.
 _SEARCH = Search(1e-4, 1e-3, 1e-2)
 LORA_SEARCH = Search(5e-5, 5e-4, 5e-3)
 # From Gaussian factors of 0.02 with Λ = 0, a first step of Adam moves the weight fifty times less
@@ -102,7 +102,7 @@ def variant(key: str, label: str, of: str, **options: Any) -> Setting:
     return replace(base, key=key, label=label, options={**base.options, **options}, tuned_as=of)
 
 
-# LoRA's parameters at r = 1: of 36 matrices, 24 of 384 × 384 and 12 of 384 × 1536.
+# LoRA has these parameters at r = 1: 24 of 36 matrices are 384 × 384, and 12 are 384 × 1536.
 _OF_RANK_1 = 24 * (384 + 384) + 12 * (384 + 1536)
 _CUTS = {rank: round(rank * _OF_RANK_1) for rank in (4, 2, 1, 0.5)}
 _LORA, _WHOLE = "lora-r8-same-head", "lora2-unpruned"

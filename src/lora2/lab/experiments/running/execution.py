@@ -90,7 +90,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "seed": description.seed,
             "data_dir": None if description.task in GENERATED_TASKS else place.data_dir,
             "output_dir": str(place.work / description.name),
-            # A checkpoint at each evaluation.
+            # Each evaluation has a checkpoint.
             "save_strategy": description.options.get("eval_strategy", "epoch"),
             "save_steps": description.options.get("eval_steps", 500),
             **{name: GENERAL[name] for name in ("save_total_limit", "logging_nan_inf_filter")},

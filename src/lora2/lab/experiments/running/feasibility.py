@@ -53,7 +53,7 @@ def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None
             checked_steps(settings, rows[data], configs[model])
 
 
-# Of the objectives that presets have.
+# Presets have these objectives alone.
 _KINDS: Mapping[str, Any] = {
     "classification": AutoModelForSequenceClassification,
     "sft": AutoModelForCausalLM,

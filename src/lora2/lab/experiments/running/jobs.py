@@ -95,7 +95,7 @@ class LocalRunner(Runner):
         return record
 
     def _listen(self, description: RunDescription, receive: Connection) -> RunRecord | None:
-        # EOFError between two messages; OSError within one.
+        # Python raises EOFError between two messages, and OSError within one.
         with receive, contextlib.suppress(EOFError, OSError):
             while True:
                 message = receive.recv()

@@ -84,7 +84,7 @@ def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
     unknown = [each for each in targets if not any(_is_named(name, [each]) for name in names)]
     if unknown and len(unknown) < len(targets):
         warnings.warn(
-            # PEFT's own sentence.
+            # PEFT has a sentence of its own for it.
             f"target_parameters={unknown} were set but no parameter was matched.",
             RuntimeWarning,
             stacklevel=3,

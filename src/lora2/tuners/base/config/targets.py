@@ -45,7 +45,7 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
                 "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
                 "gemma4_text", "olmo", "olmo2", "smollm3", "granite", "cohere", "stablelm",
                 "exaone4", "eurobert", "nomic_bert",
-                # Of these the shared experts, which are dense.
+                # Of these, the shared experts are adapted, which are dense.
                 "llama4_text", "qwen2_moe",
             ),
         ),
@@ -77,17 +77,18 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
         ((*_ATTENTION, "mlp.fc1", "mlp.fc2"), ("vit", "beit", "deit", "swin")),
         # Those with a dense output are the names of older versions of transformers.
         ((*_ATTENTION, "query", "key", "value", "output.dense", "mlp.fc1", "mlp.fc2"), ("dinov2",)),
-        # The blocks of the vision encoder and of the language model.
+        # These are the blocks of the vision encoder and of the language model.
         ((*_LLAMA_LIKE, "out_proj", "fc1", "fc2"), ("llava", "idefics3", "smolvlm", "paligemma")),
     )
     for model_type in model_types
 }  # fmt: skip
 
-# What projects a sub-layer's result back to the model's width, before it is added to its input.
+# These modules project a sub-layer's result back to the model's width, before it is added to
+# the sub-layer's input.
 SUBLAYER_OUTPUTS: dict[str, list[str]] = {
     model_type: list(names)
     for names, model_types in (
-        # Attention output and second feed-forward matrix at once.
+        # One name stands for the attention's output and the second feed-forward matrix.
         (
             ("output.dense",),
             ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2"),

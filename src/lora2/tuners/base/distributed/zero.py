@@ -201,7 +201,7 @@ def _clipping_of(parameter: Any) -> float:
     most, norm = (getattr(optimizer, name, None) for name in ("clip_grad", "_global_grad_norm"))
     if not most or norm is None:
         return 1.0
-    # The rule of ZeRO and of torch's clip_grad_norm_.
+    # ZeRO and torch's clip_grad_norm_ have this rule.
     return min(1.0, most / (float(norm) + 1e-6)) if math.isfinite(norm) else math.nan
 
 

@@ -31,7 +31,7 @@ class BaseAttributes(BaseTunerLayer):
     such as its hooks, and slow down every access to a submodule.
     """
 
-    # nn.Linear, and for PEFT's code the other kinds by these names too
+    # nn.Linear has these; PEFT's code reads them of the other kinds, too.
     in_features = of_base_layer("in_features", "nx", "in_channels", "num_embeddings")
     out_features = of_base_layer("out_features", "nf", "out_channels", "embedding_dim")
     # transformers' Conv1D

@@ -26,7 +26,7 @@ from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.offloading import execution_device
 
-# mlp.experts.matrices.gate_up_proj.3: the matrix of expert 3 in the parameter gate_up_proj.
+# mlp.experts.matrices.gate_up_proj.3 is the matrix of expert 3 in the parameter gate_up_proj.
 _TENSOR = re.compile(r"^(.*\bmatrices\.[^.]+)\.(\d+)\.")
 _MATRIX = re.compile(r"^(?:(.*)\.)?matrices\.([^.]+)\.\d+$")
 

@@ -14,7 +14,7 @@ from lora2.tuners.base.layers.linear import LinearLayer
 from lora2.tuners.base.layers.quantized import is_quantized
 
 _LINEAR_FORWARDS = (nn.Linear.forward, Conv1D.forward)
-# Of a float16 sum over a wide layer.
+# A float16 sum over a wide layer has such an error.
 _TOLERANCE = 1e-2
 
 

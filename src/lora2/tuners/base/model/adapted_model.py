@@ -286,7 +286,7 @@ def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
     for field in ("rank_pattern", "alpha_pattern"):
         found = unmatched(getattr(config, field), {*names, *parameters})
         if found:
-            # PEFT's own sentence.
+            # PEFT has a sentence of its own for it.
             warnings.warn(
                 f"The following {field} keys did not match any targeted module and were ignored: "
                 f"{found}.",

@@ -18,7 +18,9 @@ from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
 from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
+from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
+from lora2.tuners.lora2.allocation.parameter_budget import keep_within_parameters
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
@@ -203,25 +205,12 @@ class RankAllocator:
             UserError: it is no state, or one of another adapter, or no step is left in which to
                 reach the target.
         """
-        if not isinstance(state, Mapping) or not all(
-            isinstance(value, Tensor) for value in state.values()
-        ):
-            raise UserError(
-                f"state: a {type(state).__name__} is no allocator state; give what state_dict() "
-                "returned when the checkpoint was made."
-            )
+        check_is_state(state)
         own = self.state_dict()
         # The states of older versions do not have them.
         is_older = "most" not in state
         state = {"total_steps": own["total_steps"], "most": own["most"], **state}
-        if {key: value.shape for key, value in own.items()} != {
-            key: value.shape for key, value in state.items()
-        }:
-            raise UserError(
-                f"The allocator state is of an adapter of other sizes than {self.adapter_name!r}: "
-                "resume with the model and config that the checkpoint was made with."
-            )
-        _check_state(state)
+        check_fits(state, own, self.adapter_name)
         self._has_scored = int(state["completed_steps"]) > 0
         self.completed_steps = int(state["completed_steps"])
         self._mask = state["mask"].to(self._device)
@@ -356,19 +345,7 @@ class RankAllocator:
     def _most_important(self, importance: Tensor, budget: int) -> Tensor:
         if self._costs is None:
             return keep_most_important(importance, budget)
-        costs = self._costs.to(importance.device)
-        narrow = [i for i, matrix in enumerate(self._matrices) if matrix.is_narrow]
-        parts = importance.split(self._ranks)
-        free = torch.zeros_like(importance, dtype=torch.bool)
-        for i in narrow:
-            order = parts[i].sort(descending=True, stable=True).indices
-            free.split(self._ranks)[i][order[self._matrices[i].k :]] = True
-        # What costs more than the budget takes no part.
-        mask = keep_most_important(importance, budget, costs.masked_fill(free, budget + 1))
-        for i in narrow:
-            kept = mask.split(self._ranks)[i]
-            kept |= kept.sum() == self._matrices[i].k
-        return mask
+        return keep_within_parameters(importance, budget, self._costs, self._matrices)
 
     def _apply_mask(self) -> None:
         values = self._singular_values()
@@ -421,25 +398,3 @@ class RankAllocator:
     @property
     def _device(self) -> torch.device:
         return self._parameters(next(iter(self._layers.values())))["lam"].device
-
-
-def _check_state(state: Mapping[str, Tensor]) -> None:
-    """Check the values of a saved state, whose shapes are right.
-
-    Raises:
-        UserError: steps or a mask that no allocator has, or averages that are NaN or infinite.
-    """
-    step, total = int(state["completed_steps"]), int(state["total_steps"])
-    faults = [
-        f"{name} holds NaN or infinity"
-        for name, value in state.items()
-        if not value.isfinite().all()
-    ]
-    if not 0 <= step <= total:
-        faults.append(f"completed_steps={step} is not from 0 to total_steps={total}")
-    if state["mask"].dtype != torch.bool:
-        faults.append(f"mask is of {state['mask'].dtype}, and not of {torch.bool}")
-    if faults:
-        raise UserError(
-            f"The allocator state is damaged: {faults[0]}; resume from an earlier checkpoint."
-        )

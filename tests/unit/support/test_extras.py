@@ -36,3 +36,11 @@ def test_an_installed_package_that_is_broken_keeps_its_own_error(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="surely_not_there"):
         require("halfinstalled", extra="train")
+
+
+def test_an_environment_that_a_package_refuses_is_one_sentence(tmp_path, monkeypatch):
+    # Matplotlib raises this for a backend in MPLBACKEND that it does not know.
+    (tmp_path / "strict.py").write_text("raise ValueError('Key backend: odd is no backend')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"'strict' cannot be imported \(Key backend: odd"):
+        require("strict", extra="train")
