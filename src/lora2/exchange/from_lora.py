@@ -77,40 +77,9 @@ def import_lora(
         )
     taught = load_source(model, path)
     _check_ties(taught, path)
-    layers = {
-        name: module
-        for name, module in taught.get_base_model().named_modules()
-        if isinstance(module, LoraLayer) and module.r
-    }
-    # Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, lora in layers.items():
-        pairs |= _pairs(name, lora)
-    for name, pair in pairs.items():
-        if not all(factor.isfinite().all() for factor in pair):
-            raise NumericalError(
-                f"NaN or infinity in the change of {name} by the adapter in {path}: its factors or "
-                "its lora_alpha are too large or damaged; copy it again, or train it again."
-            )
-    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
-    if not forms:
-        raise UserError(f"the adapter in {path} changes nothing; train a new one.")
+    forms = _forms_of(taught, path)
     sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
-    largest = max(sizes.values())
-    pattern = pattern_for(sizes, {}, largest)
-    targets, parameters = split_targets({target_of(name) for name in sizes})
-    decided: dict[str, Any] = {
-        "k": largest,
-        "init_r": largest,
-        "k_pattern": dict(pattern),
-        "rank_pattern": dict(pattern),
-        "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
-        "target_parameters": parameters,
-        "modules_to_save": config.modules_to_save,
-        "trainable_token_indices": getattr(config, "trainable_token_indices", None),
-        "task_type": config.task_type,
-        "base_model_name_or_path": config.base_model_name_or_path,
-    }
+    decided = _decided(config, sizes, model)
     twice = sorted(decided.keys() & options.keys())
     if twice:
         raise UserError(f"{', '.join(twice)}: the adapter in {path} decides; leave it out.")
@@ -124,6 +93,53 @@ def import_lora(
             rows_of(taught.get_base_model().get_submodule(name), "default")
         )
     return result
+
+
+def _forms_of(taught: PeftModel, path: Path | str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Return the change of each matrix as (X, σ, Y), by its name.
+
+    Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
+
+    Raises:
+        UserError: no matrix is changed.
+        NumericalError: a factor holds NaN or infinity.
+    """
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, module in taught.get_base_model().named_modules():
+        if isinstance(module, LoraLayer) and module.r:
+            pairs |= _pairs(name, module)
+    for name, pair in pairs.items():
+        if not all(factor.isfinite().all() for factor in pair):
+            raise NumericalError(
+                f"NaN or infinity in the change of {name} by the adapter in {path}: its factors or "
+                "its lora_alpha are too large or damaged; copy it again, or train it again."
+            )
+    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
+    if not forms:
+        raise UserError(f"the adapter in {path} changes nothing; train a new one.")
+    return forms
+
+
+def _decided(config: PeftConfig, sizes: dict[str, int], model: nn.Module) -> dict[str, Any]:
+    """Return the fields of Lora2Config that the imported adapter decides.
+
+    sizes: the rank of each matrix, by its name.
+    """
+    largest = max(sizes.values())
+    pattern = pattern_for(sizes, {}, largest)
+    targets, parameters = split_targets({target_of(name) for name in sizes})
+    return {
+        "k": largest,
+        "init_r": largest,
+        "k_pattern": dict(pattern),
+        "rank_pattern": dict(pattern),
+        "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
+        "target_parameters": parameters,
+        "modules_to_save": config.modules_to_save,
+        "trainable_token_indices": getattr(config, "trainable_token_indices", None),
+        "task_type": config.task_type,
+        "base_model_name_or_path": config.base_model_name_or_path,
+    }
 
 
 def load_source(model: nn.Module, path: Path | str) -> PeftModel:

@@ -20,6 +20,7 @@ from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows import Indices, rows_of, trained_rows
+from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
@@ -66,13 +67,30 @@ def add_weighted_adapter(
     sizes = _joint_sizes(tuner, adapters, limit)
     # Before anything is made that a failure would leave.
     forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
+    tuner.peft_config[adapter_name] = _joint_config(tuner, adapters, sizes, rows_from)
+    try:
+        tuner.inject_adapter(tuner.model, adapter_name)
+    except Exception:
+        tuner.peft_config.pop(adapter_name, None)
+        raise
+    tuner._cast_adapter_dtype(adapter_name)
+    for wrapper, state in states.items():
+        wrapper.modules_to_save[adapter_name].load_state_dict(state)
+    for _, rows in trained_rows(tuner.model, adapter_name):
+        rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
+    return _fill(tuner, adapter_name, sizes, forms)
+
+
+def _joint_config(
+    tuner: AdaptedModel, adapters: list[str], sizes: dict[str, int], rows_from: str | None
+) -> Lora2Config:
+    """Return the config of the sum, which names every module that it changes."""
     largest = max(1, *sizes.values())
     # A module of which all adapters kept nothing has rank 0, and k then says nothing.
     widths = {name: size or largest for name, size in sizes.items()}
-    first = tuner.peft_config[adapters[0]]
     targets, parameters = split_targets(sizes)
-    tuner.peft_config[adapter_name] = replace(
-        first,
+    config: Lora2Config = replace(
+        tuner.peft_config[adapters[0]],
         k=largest,
         init_r=largest,
         target_r=None,
@@ -92,16 +110,16 @@ def add_weighted_adapter(
         layers_pattern=None,
         inference_mode=True,
     )
-    try:
-        tuner.inject_adapter(tuner.model, adapter_name)
-    except Exception:
-        tuner.peft_config.pop(adapter_name, None)
-        raise
-    tuner._cast_adapter_dtype(adapter_name)
-    for wrapper, state in states.items():
-        wrapper.modules_to_save[adapter_name].load_state_dict(state)
-    for _, rows in trained_rows(tuner.model, adapter_name):
-        rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
+    return config
+
+
+def _fill(
+    tuner: AdaptedModel,
+    adapter_name: str,
+    sizes: dict[str, int],
+    forms: dict[str, tuple[Tensor, Tensor, Tensor]],
+) -> float:
+    """Write the sum into the new adapter; return the share of its norm that its sizes leave out."""
     lost = all_of_it = 0.0
     for name, layer in adapted_layers(tuner.model, adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
