@@ -12,8 +12,8 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_model
 from lora2.errors import UserError
-from lora2.exchange.from_lora import check_importable, import_lora, load_source
-from lora2.exchange.verification import check_same, logits, sample_batch, tolerance_of
+from lora2.exchange.from_lora import import_lora, importable_config, load_source
+from lora2.exchange.verification import checked_difference, logits, sample_batch, tolerance_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.support.ranges import Range, check_number
 from lora2.training.base_models.models import (
@@ -36,7 +36,7 @@ def execute(arguments: Sequence[str]) -> int:
         check_number("target_r", options.target_r, Range(0, open=True))
     check_is_new(options.output)
     folder = find_adapter(options.adapter, "adapter")
-    config = check_importable(folder)
+    config = importable_config(folder)
     with quiet_loading():
         name = options.model or config.base_model_name_or_path
         base = _base_model(config, folder, name)
@@ -48,7 +48,7 @@ def execute(arguments: Sequence[str]) -> int:
         batch = sample_batch(source)
         expected = logits(source, batch)
         model = import_lora(base, folder, target_r=options.target_r)
-        difference = check_same(expected, logits(model.eval(), batch), tolerance_of(model))
+        difference = checked_difference(expected, logits(model.eval(), batch), tolerance_of(model))
         with new_folder(options.output) as temporary:
             if tokenizer is None:
                 model.save_pretrained(str(temporary))

@@ -69,7 +69,7 @@ def import_lora(
         NumericalError: it holds NaN or infinity.
     """
     check_is_module(model)
-    config = check_importable(path)
+    config = importable_config(path)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise UserError(
             f"model: it has adapters already, and the adapter in {path} is read on the base model; "
@@ -151,7 +151,7 @@ def load_source(model: nn.Module, path: Path | str) -> PeftModel:
     return load_adapter(copy_sharing_weights(model), Path(path)).eval()
 
 
-def check_importable(path: Path | str) -> PeftConfig:
+def importable_config(path: Path | str) -> PeftConfig:
     """Return the config of an adapter that LoRA² can compute.
 
     Raises:

@@ -21,7 +21,7 @@ from lora2.exchange.verification import (
     Batch,
     adapter_logits,
     check_changes,
-    check_same,
+    checked_difference,
     logits,
     tolerance_of,
 )
@@ -111,7 +111,9 @@ def export_gguf(
         reloaded = get_peft_model(base, form.config)
         set_peft_model_state_dict(reloaded, _read(temporary, places))
         check_changes(model, adapter_name, reloaded, torch.float32)
-        difference = check_same(expected, logits(reloaded.eval(), batch), tolerance_of(model))
+        difference = checked_difference(
+            expected, logits(reloaded.eval(), batch), tolerance_of(model)
+        )
     return GgufExport(path, form.config.r, difference)
 
 

@@ -27,7 +27,7 @@ from lora2.exchange.verification import (
     Batch,
     adapter_logits,
     check_changes,
-    check_same,
+    checked_difference,
     logits,
     tolerance_of,
 )
@@ -100,7 +100,7 @@ def export_lora(
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
         with _blaming_layers(model, adapter_name):
-            difference = check_same(expected, _computed(reloaded, batch), tolerance)
+            difference = checked_difference(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
     return LoraExport(path, form.ranks, difference, found)

@@ -20,7 +20,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.given import check_batch, check_tokenizer
 from lora2.exchange.lora_form import check_is_peft_model
-from lora2.exchange.verification import Batch, check_same, logits, sample_batch, tolerance_of
+from lora2.exchange.verification import (
+    Batch,
+    checked_difference,
+    logits,
+    sample_batch,
+    tolerance_of,
+)
 from lora2.support.error_text import clause_of, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.config.target_config import TargetConfig
@@ -82,7 +88,7 @@ def export_merged(
     try:
         with naming_merged_layer(model):
             model.merge_adapter(safe_merge=True)
-        check_same(expected, logits(model, batch), tolerance)
+        checked_difference(expected, logits(model, batch), tolerance)
     except Exception as error:
         # While there are adapters to go back to; a failed merge has come to some layers only.
         for layer in model.modules():
@@ -106,7 +112,7 @@ def export_merged(
         merged.to("meta")
         gc.collect()
         reloaded = kind.from_pretrained(temporary, dtype="auto").to(device).eval()
-        difference = check_same(expected, logits(reloaded, batch), tolerance)
+        difference = checked_difference(expected, logits(reloaded, batch), tolerance)
     return MergedExport(path, reloaded, difference)
 
 

@@ -167,7 +167,7 @@ def _logits_in(output: Any) -> list[Tensor]:
     return found or [next(value for value in output.values() if isinstance(value, Tensor))]
 
 
-def check_same(expected: Tensor, found: Tensor, tolerance: float) -> float:
+def checked_difference(expected: Tensor, found: Tensor, tolerance: float) -> float:
     """Return the largest difference, relative to the largest logit.
 
     Raises:

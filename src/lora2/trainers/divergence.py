@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora2.errors import NumericalError
 from lora2.tuners.base.distributed.ranks import first_of_all
-from lora2.tuners.base.distributed.whole import here, is_plain, is_sharded
+from lora2.tuners.base.distributed.whole import is_plain, is_sharded, local_part
 from lora2.tuners.base.finite_checks import first_not_finite
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import adapted_layers
@@ -76,7 +76,7 @@ class GradientWatch:
         """
         values = list(self._factors_and_gradients())
         plain = is_plain(values)
-        first = _first_not_finite(values if plain else [here(value) for value in values])
+        first = _first_not_finite(values if plain else [local_part(value) for value in values])
         if not plain:
             first = first_of_all(first)
         if first is not None:

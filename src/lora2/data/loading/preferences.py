@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from lora2.data.generated.rewrite import SYSTEM, rewrite_preferences
-from lora2.data.loading.texts import check_rows_of_rewrite, load_text_task, rows_as_dataset
+from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_dataset
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, TextTask
@@ -55,7 +55,7 @@ def load_preference_task(
 
 
 def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:
-    sizes = check_rows_of_rewrite(train_rows, validation_rows, "preferences")
+    sizes = rewrite_sizes(train_rows, validation_rows, "preferences")
     sets = {
         split: rows_as_dataset(
             [_row(*each) for each in rewrite_preferences(split, rows, data_seed)]

@@ -167,7 +167,7 @@ def _rewrite(data_dir: Path | str | None, wanted: Mapping[Split, int], data_seed
             f"data_dir: {data_dir} is of no use to the generated task rewrite; leave it out, or "
             "write --task snips."
         )
-    sizes = check_rows_of_rewrite(wanted["train"], wanted["validation"], "rewrite")
+    sizes = rewrite_sizes(wanted["train"], wanted["validation"], "rewrite")
     pairs = {split: rewrite_pairs(split, rows, data_seed) for split, rows in sizes.items()}
     return pairs, rewrite.SYSTEM
 
@@ -192,7 +192,7 @@ _PAIRS: Mapping[str, Callable[[Path | str | None, Mapping[Split, int], int], _Pa
 """What makes the texts of a named task, each with its right answer, and its system message."""
 
 
-def check_rows_of_rewrite(train: int, validation: int, task: str) -> dict[Split, int]:
+def rewrite_sizes(train: int, validation: int, task: str) -> dict[Split, int]:
     """Return the numbers of rows by split, of a task that is made of `rewrite_pairs`.
 
     Raises:

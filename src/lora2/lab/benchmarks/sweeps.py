@@ -30,7 +30,7 @@ _METHODS = ("floor", "lora", "lora2")
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One place on the horizontal axis of a sweep."""
 
     value: str
@@ -43,7 +43,7 @@ class Sweep:
     """What grows, at which values."""
 
     name: str
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
 
 
 def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def sweeps(options: BenchArguments, workload: Workload) -> dict[str, Sweep]:
         ]
     )
     every = (
-        Sweep("k", tuple(Point(str(k), AdapterSize(k, options.r), size) for k in WIDTHS_K)),
-        Sweep("r", tuple(Point(str(r), AdapterSize(options.k, r), size) for r in RANKS_R)),
+        Sweep("k", tuple(SweepPoint(str(k), AdapterSize(k, options.r), size) for k in WIDTHS_K)),
+        Sweep("r", tuple(SweepPoint(str(r), AdapterSize(options.k, r), size) for r in RANKS_R)),
         Sweep(
             "adapted matrices",
             tuple(
-                Point(
+                SweepPoint(
                     str(n * workload.matrices_per_layer),
                     AdapterSize(options.k, options.r, n),
                     size,
@@ -88,7 +88,7 @@ def sweeps(options: BenchArguments, workload: Workload) -> dict[str, Sweep]:
         ),
         Sweep(
             "batch × length",
-            tuple(Point(f"{s.batch_size} × {s.length}", adapter, s) for s in sizes),
+            tuple(SweepPoint(f"{s.batch_size} × {s.length}", adapter, s) for s in sizes),
         ),
     )
     return dict(zip(SWEEPS, every, strict=True))
@@ -121,7 +121,11 @@ def _measure_one(
 
 
 def _step(
-    method: str, point: Point, options: BenchArguments, workload: Workload, base: PreTrainedModel
+    method: str,
+    point: SweepPoint,
+    options: BenchArguments,
+    workload: Workload,
+    base: PreTrainedModel,
 ) -> Step:
     model = copy_sharing_frozen_weights(base)
     prepared = BENCHMARK_METHODS[method].prepare(model, workload, point.adapter, options.steps)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from lora2.errors import UserError
-from lora2.exchange.from_lora import check_importable, import_lora
+from lora2.exchange.from_lora import import_lora, importable_config
 from lora2.support.field_types import shortened
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Options
@@ -38,7 +38,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     config = read_adapter_config(folder)
     ours = config.peft_type == PeftType["LORA2"]
     if not ours:
-        check_importable(folder)
+        importable_config(folder)
     if config.task_type != base.task_type:
         wanted = "without a task type" if base.task_type is None else base.task_type.value
         raise UserError(

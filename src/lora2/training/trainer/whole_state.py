@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
-from lora2.tuners.base.distributed.zero import held_by_name
+from lora2.tuners.base.distributed.zero import with_partitioned
 
 
 def whole_state(trainer: Trainer) -> dict[str, Tensor] | None:
@@ -25,4 +25,4 @@ def whole_state(trainer: Trainer) -> dict[str, Tensor] | None:
         # Its frozen weights are the base model's, of which nothing is saved.
         frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
         state = {name: value for name, value in state.items() if name not in frozen}
-    return whole_by_name(held_by_name(model, state))
+    return whole_by_name(with_partitioned(model, state))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.signal_directions import signal_directions
 from lora2.tuners.base.distributed.ranks import from_first_process
-from lora2.tuners.base.distributed.whole import here, is_plain
+from lora2.tuners.base.distributed.whole import is_plain, local_part
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 from lora2.tuners.lora2.linear import Lora2Linear
 
@@ -92,7 +92,7 @@ def start_from_gradients(
 def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:
     """Whether an adapter has been trained, so that there is no start to be made: 𝒱 is not zero."""
     return any(
-        bool(here(layer.parameters_of(adapter_name)["V"].detach()).any())
+        bool(local_part(layer.parameters_of(adapter_name)["V"].detach()).any())
         for layer in adapted_layers(model, adapter_name).values()
         if layer.has_effect(adapter_name)
     )

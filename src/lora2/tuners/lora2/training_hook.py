@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.ranks import are_several
-from lora2.tuners.base.distributed.whole import here, is_fully_sharding
+from lora2.tuners.base.distributed.whole import is_fully_sharding, local_part
 from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
@@ -129,7 +129,7 @@ class TrainingHook:
         matrices = [layer.matrix_size(name) for layer in adapted]
         if config.initial_budget(matrices) <= config.target_budget(matrices):
             return
-        values = here(first.parameters_of(name)["lam"].detach())
+        values = local_part(first.parameters_of(name)["lam"].detach())
         if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
             self._has_warned = True
             warnings.warn(
@@ -151,7 +151,7 @@ class TrainingHook:
             return
         # One that has been trained has been started, or is past it: it is not looked at again.
         state.is_started = True
-        if not here(first.parameters_of(name)["V"].detach()).any():
+        if not local_part(first.parameters_of(name)["V"].detach()).any():
             warnings.warn(
                 f"Adapter {name!r} has init_weights='gradient', but nothing has started it: add "
                 "Lora2Callback() to the trainer's callbacks, or call lora2.start_from_gradients "

@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 5.4, 4.2
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """A row.
 
     Attributes:
@@ -55,9 +55,9 @@ def pareto_figure(grid: Grid, find: Find) -> bytes | None:
     return png(figure)
 
 
-def costs(table: ResultTable) -> dict[str, dict[str, Point]]:
+def costs(table: ResultTable) -> dict[str, dict[str, ParetoPoint]]:
     """Return the points of each panel by its title, and by the name of the row."""
-    found: dict[str, dict[str, Point]] = {
+    found: dict[str, dict[str, ParetoPoint]] = {
         title: {} for title in ("parameters at the end", *(m.label for m in table.measures))
     }
     for row in table.rows:
@@ -69,5 +69,5 @@ def costs(table: ResultTable) -> dict[str, dict[str, Point]]:
         measured = (None if each is None else each.mean for each in row.measures)
         for points, cost in zip(found.values(), (mean_size, *measured), strict=True):
             if cost is not None:
-                points[row.row.name] = Point(cost, score.mean, score.deviation or 0.0)
+                points[row.row.name] = ParetoPoint(cost, score.mean, score.deviation or 0.0)
     return found

@@ -36,7 +36,7 @@ def parts(tensor: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Return the part of a tensor that is here, and that part of a whole tensor of its size."""
     if not is_dtensor(tensor):
         return tensor, factor
-    return local(tensor), as_held(factor, tensor).to_local()
+    return local(tensor), in_layout_of(factor, tensor).to_local()
 
 
 @torch.no_grad()
@@ -73,7 +73,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         means = _means(ctx.tensors, gradients)
-        return tuple(as_held(mean, tensor) for mean, tensor in zip(means, ctx.tensors, strict=True))
+        return tuple(
+            in_layout_of(mean, tensor) for mean, tensor in zip(means, ctx.tensors, strict=True)
+        )
 
 
 def _means(tensors: Sequence[Any], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -93,7 +95,7 @@ def _means(tensors: Sequence[Any], gradients: Sequence[Tensor]) -> list[Tensor]:
     return [result[position] for position in range(len(tensors))]
 
 
-def as_held(whole: Tensor, tensor: Any) -> Any:
+def in_layout_of(whole: Tensor, tensor: Any) -> Any:
     """Return a whole tensor, which every process has, in the layout of a DTensor; no messages."""
     from torch.distributed.tensor import distribute_tensor
 

@@ -81,10 +81,10 @@ def multiply(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     torch._foreach_mul_(list(tensors), list(factors))
 
 
-def as_held(matrix: Tensor, weight: Tensor) -> Tensor:
+def in_layout_of(matrix: Tensor, weight: Tensor) -> Tensor:
     """Return a whole matrix, which all processes have, as a weight of its size is held."""
     return (
-        dtensors.as_held(matrix, weight)
+        dtensors.in_layout_of(matrix, weight)
         if dtensors.is_dtensor(weight)
         else matrix.to(weight.device)
     )
@@ -98,7 +98,7 @@ def is_fully_sharding() -> bool:
     return dtensors.is_fully_sharding()
 
 
-def here(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds, which may be empty."""
     return zero.local(tensor) if zero.is_partitioned(tensor) else dtensors.local(tensor)
 

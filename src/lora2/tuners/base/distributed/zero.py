@@ -44,7 +44,7 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
-def held_by_name(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def with_partitioned(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict with partitioned parameters in place of what stage 3 leaves of them."""
     if _MODULE not in sys.modules:
         return dict(tensors)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import as_held, is_sharded
+from lora2.tuners.base.distributed.whole import in_layout_of, is_sharded
 from lora2.tuners.base.layers.quantized import is_quantized, values_of_weight
 
 
@@ -67,7 +67,7 @@ def _sum(layer: Any, adapter_name: str, weight_name: str, change: Tensor) -> Ten
             f"dtype {stored.dtype}: load the base model without quantization to merge."
         )
     # Summed in the wider dtype, so that a half-precision weight is rounded once, not twice.
-    merged = weight + as_held(change, weight)
+    merged = weight + in_layout_of(change, weight)
     result: Tensor = merged.to(layer.plain_dtype if is_quantized(base) else weight.dtype)
     return result
 

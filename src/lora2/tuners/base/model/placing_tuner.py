@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
-from lora2.tuners.base.distributed.zero import held_by_name
+from lora2.tuners.base.distributed.zero import with_partitioned
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore
 from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
@@ -102,4 +102,4 @@ def _is_on_offloaded_weight(layer: BaseTunerLayer) -> bool:
 
 
 def _here_as_wholes(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return whole_by_name(held_by_name(model, loaded_by_name(model, tensors)))
+    return whole_by_name(with_partitioned(model, loaded_by_name(model, tensors)))

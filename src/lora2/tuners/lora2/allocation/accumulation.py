@@ -9,7 +9,7 @@ from accelerate.state import GradientState
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import here
+from lora2.tuners.base.distributed.whole import local_part
 
 
 class AccumulationWatch:
@@ -57,12 +57,12 @@ class _Seen:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._versions = [parameter._version for parameter in parameters]
-        self._first = here(parameters[0].detach()).clone().contiguous()
+        self._first = local_part(parameters[0].detach()).clone().contiguous()
 
     def have_changed(self, parameters: Sequence[Tensor]) -> bool:
         """Whether one of these, which are the same parameters, is another now."""
         versions = [parameter._version for parameter in parameters]
-        first = here(parameters[0].detach())
+        first = local_part(parameters[0].detach())
         if first.device != self._first.device:
             return False
         # Bits are compared, since a NaN is equal to nothing.

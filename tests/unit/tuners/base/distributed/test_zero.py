@@ -128,7 +128,7 @@ def test_partitioned_parameters_take_the_place_of_what_is_left_of_them() -> None
     model.weight.ds_id = 0
     left = {"weight": torch.zeros(0), "bias": whole["bias"], "note": "text"}
 
-    held = zero.held_by_name(model, left)
+    held = zero.with_partitioned(model, left)
 
     assert held["weight"] is model.weight
     assert held["bias"] is whole["bias"]
