@@ -319,8 +319,6 @@ class Lora2Callback(TrainerCallback, ExportableState):
                     "was made with Lora2Callback, or start over."
                 )
             allocator.load_state_dict(load_safetensors(base64.b64decode(saved[name])))
-            if allocator.finished:
-                allocator.hold_pruned()
             if allocator.completed_steps != state.global_step:
                 logger.warning(
                     "The allocator had done %d steps and the trainer %d.",

@@ -13,7 +13,7 @@ from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
-from lora2.tuners.base.distributed.whole import multiply
+from lora2.tuners.base.distributed.whole import is_plain, multiply
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
@@ -128,7 +128,8 @@ class Lora2Layer(AdaptedLayer):
         d_out, d_in = self.matrix_shape()
         k = k if r else 0
         state = self.lora2_states[adapter_name]
-        state.k, state.r, state.pruned = k, r, None
+        state.pruned = state.pruned if r == state.r else None
+        state.k, state.r = k, r
         for symbol, old in self.parameters_of(adapter_name).items():
             shape = FACTORS[symbol].shape(d_in=d_in, d_out=d_out, k=k, r=r)
             if old.shape != shape:
@@ -172,14 +173,21 @@ class Lora2Layer(AdaptedLayer):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        self._clear_pruned()
+        # A state dict does not hold the mask.
+        for adapter_name in self.lora2_states:
+            self._clear_pruned(adapter_name)
 
     @torch.no_grad()
-    def _clear_pruned(self) -> None:
-        """Make the values zero that count as zero; a state dict does not hold the mask."""
-        for adapter_name, state in self.lora2_states.items():
-            if state.pruned is not None:
-                multiply([self.parameters_of(adapter_name)["lam"]], [~state.pruned])
+    def _clear_pruned(self, adapter_name: str) -> None:
+        """Make the values zero that count as zero."""
+        pruned = self.lora2_states[adapter_name].pruned
+        if pruned is not None:
+            multiply([self.parameters_of(adapter_name)["lam"]], [~pruned])
+
+    def release_pruned(self, adapter_name: str) -> None:
+        """Let values that were pruned be trained again; they start at zero."""
+        self._clear_pruned(adapter_name)
+        self.lora2_states[adapter_name].pruned = None
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -192,6 +200,7 @@ class Lora2Layer(AdaptedLayer):
             scaling = state_dict.get(key)
             if saved is None:
                 continue
+            is_over = state.is_finished or state.pruned is not None
             # What is loaded may have kept other values.
             state.pruned = None
             if scaling is not None:
@@ -205,6 +214,9 @@ class Lora2Layer(AdaptedLayer):
             if scaling is None and adapter_name in self.lora2_scaling:
                 # A state dict of a wider adapter, or of an older version, does not have it.
                 state_dict[key] = self.lora2_scaling[adapter_name]
+            if is_over:
+                lam = state_dict.get(f"{prefix}{FACTORS['lam'].attribute}.{adapter_name}")
+                state.pruned = _zeros_of(lam)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
@@ -343,6 +355,14 @@ class Lora2Layer(AdaptedLayer):
     def __repr__(self) -> str:
         """Name the method before the layer, as PEFT's layers do."""
         return "lora2." + super().__repr__()
+
+
+def _zeros_of(lam: Tensor | None) -> Tensor | None:
+    """Return where singular values are zero; None if nowhere, or if they are not all here."""
+    if lam is None or lam.is_meta or not is_plain([lam]):
+        return None
+    zero = lam.detach() == 0
+    return zero if zero.any() else None
 
 
 def _as_bits(scaling: float) -> Tensor:

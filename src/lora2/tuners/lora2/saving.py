@@ -115,7 +115,9 @@ def resize_for(
             if r and k != own and not _was_its_own(layer, name, config, adapter_name, (k, r)):
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
-                    "config the k that it was trained with."
+                    "config the k that it was trained with, or load an adapter that was pruned "
+                    "with its own config, by PeftModel.from_pretrained or by load_adapter under a "
+                    "new adapter name."
                 )
             sizes.append((layer, k, r))
     for layer, k, r in sizes:

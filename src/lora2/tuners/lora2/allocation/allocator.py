@@ -93,8 +93,9 @@ class RankAllocator:
         self._order = self._order_of_groups()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
+            layer.release_pruned(adapter_name)
             state = layer.lora2_states[adapter_name]
-            state.is_allocated, state.is_finished, state.pruned = True, False, None
+            state.is_allocated, state.is_finished = True, False
 
     @property
     def budget(self) -> int:
@@ -164,7 +165,13 @@ class RankAllocator:
             if self.finished:
                 self._recorded.stop()
         self._accumulation.end_step()
-        if self.finished and not self.resumable:
+        self._hold_if_finished()
+
+    def _hold_if_finished(self) -> None:
+        """Once the schedule is over, nobody sets to zero what an optimizer still moves."""
+        if self.finished and self.resumable:
+            self.hold_pruned()
+        elif self.finished:
             self.mark_finished()
 
     def mark_finished(self) -> None:
@@ -221,6 +228,7 @@ class RankAllocator:
                 key: state[f"group{index}.{key}"].to(value.device, value.dtype)
                 for key, value in group.state.items()
             }
+        self._hold_if_finished()
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""

@@ -69,6 +69,77 @@ def test_what_is_loaded_after_the_end_is_not_pruned() -> None:
     assert count(kept_values(model)) > allocator.kept
 
 
+def _states(model: PeftModel, loop: Loop, allocator: RankAllocator) -> dict[str, Any]:
+    """Copies of what a loop of one's own saves."""
+    parts = {"model": model, "optimizer": loop.optimizer, "allocator": allocator}
+    return {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+
+
+def _saved_values(model: PeftModel, folder: Path) -> int:
+    model.save_pretrained(folder)
+    return count(kept_values(PeftModel.from_pretrained(base_model(), folder)))
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("order", [("allocator", "model"), ("model", "allocator")])
+def test_a_training_resumed_after_the_schedule_goes_on_as_the_whole_one(
+    order: tuple[str, str], resumable: bool
+) -> None:
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL, resumable=resumable)
+    loop = Loop(model, allocator)
+    list(loop.run(0, TOTAL))
+    states = _states(model, loop, allocator)
+    loop.allocator = None
+    list(loop.run(TOTAL, TOTAL + 5))
+
+    other = pruned_model()
+    resumed = RankAllocator(other, TOTAL, resumable=resumable)
+    again = Loop(other, None)
+    again.optimizer.load_state_dict(states["optimizer"])
+    for name in order:
+        {"allocator": resumed, "model": other}[name].load_state_dict(states[name])
+    list(again.run(TOTAL, TOTAL + 5))
+    assert torch.equal(other.eval()(rows()), model.eval()(rows()))
+    assert other.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_finished_adapter_that_was_resumed_is_saved_compact(tmp_path: Path) -> None:
+    model = pruned_model()
+    loop = Loop(model, RankAllocator(model, TOTAL))
+    list(loop.run(0, TOTAL))
+    states = _states(model, loop, loop.allocator)
+    other = pruned_model()
+    other.load_state_dict(states["model"])
+    resumed = RankAllocator(other, TOTAL)
+    resumed.load_state_dict(states["allocator"])
+    assert _saved_values(other, tmp_path / "other") == resumed.kept
+    assert _saved_values(model, tmp_path / "model") == resumed.kept
+
+
+def test_values_that_were_pruned_stay_so_when_the_same_state_is_put_back(tmp_path: Path) -> None:
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    list(loop.run(0, TOTAL))
+    # A backup of the weights is put back, as for an evaluation of their average.
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+    loop.allocator = None
+    list(loop.run(TOTAL, TOTAL + 5))
+    assert _saved_values(model, tmp_path) == allocator.kept
+
+
+def test_making_a_second_allocator_leaves_what_the_model_computes() -> None:
+    model = pruned_model()
+    loop = Loop(model, RankAllocator(model, TOTAL))
+    list(loop.run(0, TOTAL))
+    loop.allocator = None
+    list(loop.run(TOTAL, TOTAL + 5))
+    before = model(rows())
+    RankAllocator(model, TOTAL)
+    assert torch.equal(model(rows()), before)
+
+
 @pytest.mark.parametrize("unit", ["values", "parameters"])
 @pytest.mark.parametrize("stop", [6, 9, 12])
 def test_a_resumed_allocator_has_the_budgets_of_the_whole_training(unit: str, stop: int) -> None:
