@@ -51,4 +51,5 @@ METHOD = Method(
     options=(*LOW_RANK, *_OWN),
     callbacks=lambda: [SoraCallback()],
     defaults={"lora_alpha": 16.0, "learning_rate": 8e-4},
+    as_lora="written as one",
 )
