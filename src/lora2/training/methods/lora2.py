@@ -74,7 +74,7 @@ def _prunes(options: Options) -> bool:
 
 METHOD = Method(
     name="lora2",
-    label="LoRA²",
+    label=Lora2Config.label,
     source="Zhang et al. 2024, arXiv 2408.06854",
     trains="P Λ Q of each matrix, Λ pruned to a global budget",
     formula="k (d_in + d_out) + 2 k r + r",
