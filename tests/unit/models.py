@@ -440,6 +440,15 @@ def sgd_steps(model: nn.Module, x: Tensor, steps: int = 3, lr: float = 0.5) -> N
         optimizer.step()
 
 
+def check_trains_only(part: str, model: nn.Module, x: Tensor) -> None:
+    """Check that the parameters with a part in their name are trained, and no others."""
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    sgd_steps(model, x, lr=0.1)
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, before[name]) != (part in name), name
+        assert tensor.requires_grad == (part in name), name
+
+
 def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
     """Copies of all factors of one adapter, by module and symbol."""
     return {

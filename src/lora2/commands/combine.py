@@ -12,12 +12,12 @@ import torch
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_model
 from lora2.data.tables.files import listed
-from lora2.data.tasks import image_task, tagged_task
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.training.combined_run import write_combined_run
 from lora2.training.loaded_run import SavedRun
+from lora2.training.objectives.registry import OBJECTIVES
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.quiet import quiet_loading
 from lora2.training.saved_run import load_saved_run
@@ -30,8 +30,6 @@ _SUM = "sum"
 _WHOLE = ("modules_to_save", "trainable_token_indices", "new_tokens")
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
-
-_OF_OTHERS = {tagged_task.KIND: "tags of words", image_task.KIND: "classes of images"}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -191,12 +189,7 @@ def _is_same_model(one: str, other: str) -> bool:
 
 
 def _learnt(task: dict[str, Any]) -> str:
-    if task.get("kind") in _OF_OTHERS:
-        return _OF_OTHERS[task["kind"]]
-    kinds = {"classification": "classes", "regression": "numbers"}
-    if task.get("kind") not in kinds:
-        return "to write texts"
-    return f"{kinds[task['kind']]} of {'pairs of ' if len(task['text_columns']) == 2 else ''}texts"
+    return next(each.learnt(task) for each in OBJECTIVES.values() if each.trains_on(task))
 
 
 def _listed(labels: Sequence[str]) -> str:

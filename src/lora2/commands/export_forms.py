@@ -43,7 +43,7 @@ def _check_low_rank(run: SavedRun, name: str) -> None:
     if layers_with(run.model, "default"):
         return
     method = METHODS[run.settings.run.method]
-    advice = "its adapter is one already" if method.name == "lora" else "export to merged"
+    advice = "its adapter is one already" if method.as_lora == "is one" else "export to merged"
     raise UserError(
         f"to: {name} is for LoRA² and SoRA, not for {method.label}; {advice} "
         f"({run.folder.adapter})."

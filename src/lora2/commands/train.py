@@ -258,7 +258,8 @@ def _tell_where_it_resumes(console: Console, prepared: PreparedRun) -> None:
 
 
 def _baseline(prepared: PreparedRun, console: Console) -> dict[str, Any] | None:
-    if prepared.settings.run.baseline != "head" or prepared.settings.run.method == "head":
+    run_options = prepared.settings.run
+    if run_options.baseline != "head" or METHODS[run_options.method].head_alone:
         return None
     reached = prepared.folder.read_baseline(prepared.main_metric)
     if reached is not None:

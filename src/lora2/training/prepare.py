@@ -141,7 +141,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     # The head alone is trained at the learning rate of the run.
     if chosen.make_optimizer is not None:
         trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)
-    if chosen.name != "head":
+    if not chosen.head_alone:
         trainer.head_learning_rate = settings.run.head_learning_rate
         trainer.head = trained_parameters_of(model, head)
     return PreparedRun(
@@ -162,7 +162,8 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
 def _check_start_from(start: str | None, method: Method, folder: RunFolder) -> None:
     if start is None:
         return
-    if method.name not in ("lora2", "head"):
+    # As the baseline of a run that starts from an adapter, the head alone is trained without it.
+    if "start_from" not in method.options and not method.head_alone:
         raise UserError(
             f"start_from: {method.label} cannot start from an adapter; leave it out, or take "
             "--method lora2."
@@ -202,10 +203,13 @@ def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
 
 def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
     """Check that a text of `max_length` tokens fits after what a method puts in front of it."""
-    in_front, length = method.tokens_in_front(settings.adapter), settings.data.max_length
+    length = settings.data.max_length
     check_reads(length, positions_of(base.model))
+    if method.tokens_in_front is None:
+        return
+    in_front = method.tokens_in_front(settings.adapter)
     longest = getattr(base.model.config, "max_position_embeddings", None)
-    if in_front and longest is not None and in_front + length > longest:
+    if longest is not None and in_front + length > longest:
         raise UserError(
             f"virtual_tokens={in_front} and max_length={length} are more than the {longest} tokens "
             "that the model reads; lower one of them."

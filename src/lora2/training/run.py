@@ -26,6 +26,7 @@ from lora2.training.on_disk.environment import describe_environment, versions
 from lora2.training.on_disk.records import best_and_last, evaluation_records
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
+from lora2.training.options.run_arguments import HEAD_ALONE
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.resuming import newest_checkpoint
 from lora2.training.run_card import run_facts
@@ -59,7 +60,7 @@ def train_head_alone(settings: RunSettings, watch: Watch = no_watch) -> dict[str
     """
     epochs = min(settings.run.baseline_epochs, settings.training["num_train_epochs"])
     training = settings.training | {"save_strategy": "no", "num_train_epochs": epochs}
-    prepared = prepare(dataclasses.replace(settings, training=training), method="head")
+    prepared = prepare(dataclasses.replace(settings, training=training), method=HEAD_ALONE)
     with watch("head alone", prepared.steps) as callback:
         if callback is not None:
             prepared.trainer.add_callback(callback)

@@ -14,8 +14,6 @@ from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import PreparedRun
 
 _ROWS = {"before": "before training", "best": "best", "last": "last"}
-# Methods whose change `lora2 export` writes as a LoRA.
-_OURS = ("lora2", "sora")
 
 
 def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
@@ -26,6 +24,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
         results["head alone, best"] = baseline["best"]
     method = METHODS[prepared.settings.run.method]
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
+    becomes_lora = method.as_lora == "written as one"
     merges = method.merges and not (isinstance(model, PeftModel) and reason_against_merging(model))
     return RunFacts(
         method=method.label,
@@ -35,7 +34,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
             objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",
             *(["lora2 export RUN --to merged --output DIR"] if merges else []),
-            *(["lora2 export RUN --to lora --output DIR"] if method.name in _OURS else []),
+            *(["lora2 export RUN --to lora --output DIR"] if becomes_lora else []),
         ],
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora2.errors import UserError
-from lora2.exchange.from_lora import import_lora
 from lora2.training.loaded_run import SavedRun
 from lora2.training.methods.registry import METHODS
 from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
@@ -25,15 +24,11 @@ def cut_run(
         UserError: an adapter that is no low-rank change, or a number out of its range.
     """
     method = METHODS[run.settings.run.method]
-    model = run.model
-    if method.name in ("lora", "adalora"):
-        # As LoRA² it is the same change, exactly, and can be cut.
-        base = run.model.unload()
-        model = import_lora(base, run.folder.adapter).eval()
-    elif method.name != "lora2":
+    if method.as_lora2 is None:
         option = "rank" if rank is not None else "size"
         raise UserError(
             f"{option}: {method.label} has no singular values to cut; leave {option} out."
         )
+    model = method.as_lora2(run.model, run.folder.adapter)
     done = truncate_adapter(model, rank=rank, size=size)
     return replace(run, model=model), done

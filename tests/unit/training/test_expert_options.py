@@ -8,7 +8,8 @@ from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.methods import lora
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
-from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, PARAMETERS
+from lora2.tuners.lora2.layer import adapted_layers
+from unit.mixtures import DEEPSEEK, EXPERTS, GPT_OSS, MIXTRAL, PARAMETERS
 
 METHOD = METHODS["lora2"]
 
@@ -71,5 +72,15 @@ def test_names_that_choose_nothing_are_refused(given, sentence):
 
 def test_a_pattern_may_name_a_parameter_or_an_expert():
     pattern = {"experts.down_proj": 2, "gate_up_proj.3": 1}
+    model = MIXTRAL.model()
     given = options_of(target_modules=["all-linear"], rank_pattern=pattern)
-    check_named_modules(MIXTRAL.model(), METHOD, given)
+    check_named_modules(model, METHOD, given)
+    config = Lora2Config(k=4, init_r=3, target_modules="all-linear", rank_pattern=pattern)
+    adapted = get_peft_model(model, config)
+    sizes = {
+        name.partition("experts.matrices.")[2]: layer.sizes_of("default")[1]
+        for name, layer in adapted_layers(adapted, "default").items()
+        if "experts.matrices." in name
+    }
+    expected = {f"gate_up_proj.{index}": 1 if index == 3 else 3 for index in range(EXPERTS)}
+    assert sizes == expected | {f"down_proj.{index}": 2 for index in range(EXPERTS)}

@@ -171,21 +171,20 @@ def test_tied_weight_that_two_merges_replace_comes_back() -> None:
     assert torch.equal(weights[0], values)
 
 
-def test_weight_that_was_tied_after_the_adapter_was_added_is_not_changed() -> None:
+SHARED: dict[str, Callable[[nn.Parameter], nn.Parameter]] = {
+    "one_parameter": lambda weight: weight,
+    "one_memory": lambda weight: nn.Parameter(weight.detach()),
+}
+
+
+@pytest.mark.parametrize("share", SHARED.values(), ids=SHARED)
+def test_weight_that_was_shared_after_the_adapter_was_added_is_not_changed(
+    share: Callable[[nn.Parameter], nn.Parameter],
+) -> None:
     model = adapted(LINEAR)
     base = model.base_model.model.lin0.get_base_layer()
     base.other = nn.Linear(6, 10)
-    base.other.weight = base.weight
-    before = base.weight.detach().clone()
-    model.merge_adapter()
-    assert torch.equal(base.other.weight, before)
-
-
-def test_parameters_that_share_memory_are_not_changed_by_each_other() -> None:
-    model = adapted(LINEAR)
-    base = model.base_model.model.lin0.get_base_layer()
-    base.other = nn.Linear(6, 10)
-    base.other.weight = nn.Parameter(base.weight.detach())
+    base.other.weight = share(base.weight)
     before = base.weight.detach().clone()
     model.merge_adapter()
     assert torch.equal(base.other.weight, before)

@@ -15,17 +15,6 @@ from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.layers.adapted_layer import layers_with
 from lora2.tuners.base.token_rows import FIELD
-from lora2.tuners.bottleneck.config import BottleneckConfig
-from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.sora.config import SoraConfig
-from lora2.tuners.sora.layer import SoraLayer
-
-_METHODS: dict[type[TargetConfig], str] = {
-    Lora2Config: "LoRA²",
-    SoraConfig: "SoRA",
-    BottleneckConfig: "bottleneck",
-}
 
 
 @dataclass(frozen=True)
@@ -38,13 +27,14 @@ class AdapterFacts:
         merges: whether its change can be put into the weights.
         type_name: PEFT's name of the method, which its error shows.
         size: the sizes that its config gives, in Markdown.
-        ranks: by module, what it has kept: singular values (LoRA²) or ranks (SoRA); empty if that
-            is not known, as of sharded parameters.
+        ranks: by module, how many of `pruned_parts` it has kept; empty if that is not known, as of
+            sharded parameters.
         base: the base model.
         base_class: name of the transformers class that loads it; None for other models.
         labels: number of outputs of a classification head, or None.
         task_type: PEFT's name of the task, or None.
         vocabulary: rows of the base model's embedding, if the adapter trains some of them.
+        pruned_parts: what the layers of the method lose when they are pruned.
     """
 
     method: str
@@ -58,6 +48,7 @@ class AdapterFacts:
     labels: int | None
     task_type: str | None
     vocabulary: int | None = None
+    pruned_parts: str = TargetConfig.pruned_parts
 
 
 # PEFT's names of tasks, and the class that loads a model for them with its pipeline on the hub.
@@ -80,6 +71,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     """Return what is known of an adapter of any PEFT method; of the active one by default."""
     name: Any = adapter_name or model.active_adapter
     config: Any = model.peft_config[name]
+    ours = config if isinstance(config, TargetConfig) else None
     base: Any = model.get_base_model()
     task_type = None if config.task_type is None else _word(config.task_type)
     is_transformers = isinstance(base, PreTrainedModel)
@@ -87,24 +79,24 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     trains_rows = is_transformers and bool(getattr(config, FIELD, None))
     has_labels = is_transformers and task_type in ("SEQ_CLS", "TOKEN_CLS")
     return AdapterFacts(
-        method=_METHODS.get(type(config), _word(config.peft_type)),
-        needs_lora2=type(config) in _METHODS,
+        method=_word(config.peft_type) if ours is None else ours.label,
+        needs_lora2=ours is not None,
         merges=_merges(model, config),
         type_name=_word(config.peft_type),
-        size=_size_of(config),
+        size=_size_of(config) if ours is None else ours.sizes_in_words(),
         ranks=_ranks_of(base, name),
         base=base_model_name(base),
         base_class=loads_with if is_transformers else None,
         labels=base.config.num_labels if has_labels else None,
         task_type=task_type,
         vocabulary=base.get_input_embeddings().num_embeddings if trains_rows else None,
+        pruned_parts=TargetConfig.pruned_parts if ours is None else ours.pruned_parts,
     )
 
 
 def _merges(model: PeftModel, config: Any) -> bool:
-    if isinstance(config, BottleneckConfig) or config.is_prompt_learning:
-        return False
-    return reason_against_merging(model) is None
+    is_change = config.merges if isinstance(config, TargetConfig) else not config.is_prompt_learning
+    return is_change and reason_against_merging(model) is None
 
 
 def _word(member: Any) -> str:
@@ -113,14 +105,6 @@ def _word(member: Any) -> str:
 
 
 def _size_of(config: Any) -> str:
-    if isinstance(config, Lora2Config):
-        kept = "" if config.target_r is None else f", target_r = {config.target_r:g}"
-        return (
-            f"k = {config.k}, init_r = {config.init_r}{kept}, lora_alpha = {config.lora_alpha:g}, "
-            f"orthogonality = {config.orthogonality}"
-        )
-    if isinstance(config, BottleneckConfig):
-        return f"bottleneck_size = {config.bottleneck_size}"
     values = {name: getattr(config, name, None) for name in ("r", "lora_alpha")}
     return ", ".join(f"{name} = {value:g}" for name, value in values.items() if value is not None)
 
@@ -128,15 +112,7 @@ def _size_of(config: Any) -> str:
 def _ranks_of(base: nn.Module, adapter_name: str) -> dict[str, int]:
     ranks = {}
     for name, layer in layers_with(base, adapter_name).items():
-        held: Any
-        factor: Any
-        if isinstance(layer, Lora2Layer):
-            parameters = layer.parameters_of(adapter_name)
-            held, factor = parameters["lam"], parameters["U"]
-        elif isinstance(layer, SoraLayer):
-            held, factor = layer.sora_gate[adapter_name], layer.sora_A[adapter_name]
-        else:
-            return {}
+        held, factor = layer.prunable(adapter_name)
         if not _is_whole(held) or factor.dim() != 2 or len(factor) != len(held):
             return {}
         ranks[name] = int(torch.count_nonzero(held))

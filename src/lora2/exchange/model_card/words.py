@@ -75,7 +75,7 @@ def _table(facts: AdapterFacts, run: RunFacts | None) -> str:
 
 
 def _kept_label(facts: AdapterFacts) -> str:
-    return "Singular values kept" if facts.method == "LoRA²" else "Ranks kept"
+    return f"{facts.pruned_parts.capitalize()} kept"
 
 
 def _spread(ranks: Mapping[str, int]) -> str:

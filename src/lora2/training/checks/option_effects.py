@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2.support.needs import Need
-from lora2.training.methods.method import PLACE
+from lora2.training.methods.method import PLACE, Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
@@ -44,16 +44,12 @@ def _of_training(settings: RunSettings, name: str, usual: Any) -> str:
     return as_typed(settings.training.get(name, usual))
 
 
-def _prunes(settings: RunSettings) -> bool:
-    if settings.run.method == "adalora":
-        return True
-    target, brings_r = settings.adapter["target_r"], settings.adapter["start_from"] is not None
-    # Above init_r it is a mistake of its own.
-    return target is not None and (brings_r or target != settings.adapter["init_r"])
+def _method(settings: RunSettings) -> Method:
+    return METHODS[settings.run.method]
 
 
 def _has_penalty(settings: RunSettings) -> bool:
-    return settings.run.method == "adalora" or settings.adapter["orthogonality"] == "penalty"
+    return _method(settings).has_penalty(settings.adapter)
 
 
 def _starts_gaussian(settings: RunSettings) -> bool:
@@ -116,7 +112,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(
         tuple(name for name in SCHEDULE_FIELDS if name != "target_r"),
         "without a --target_r below --init_r, since nothing is pruned",
-        _prunes,
+        lambda settings: _method(settings).prunes(settings.adapter),
     ),
     Effect(("init_std",), "without --init_weights gaussian", _starts_gaussian),
     Effect(
@@ -193,12 +189,12 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(
         ("neftune_noise_alpha", "label_smoothing_factor"),
         "with --method prompt, in which transformers does not find the model",
-        lambda settings: settings.run.method != "prompt",
+        lambda settings: _method(settings).tokens_in_front is None,
     ),
     Effect(
         ("new_tokens",),
         "with a --method that trains no single tokens, as lora2, lora, sora and bottleneck do",
-        lambda settings: "trainable_token_indices" in METHODS[settings.run.method].options,
+        lambda settings: "trainable_token_indices" in _method(settings).options,
     ),
     Effect(
         ("lora_dropout", "label_smoothing_factor"),
@@ -239,7 +235,7 @@ def check_effects(settings: RunSettings, given: Mapping[str, Any], place: str = 
 
 def reason_against(settings: RunSettings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
-    if name in _OF_METHODS and name not in METHODS[settings.run.method].options:
+    if name in _OF_METHODS and name not in _method(settings).options:
         return f"with --method {settings.run.method}, only with {_readers_of(name)}"
     objective = objective_of(settings)
     if name in objective.unread:

@@ -20,6 +20,7 @@ from lora2.training.base_models.models import BaseModel
 from lora2.training.methods import lora
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
+from lora2.training.methods.starting import imported
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
 from lora2.tuners.base.token_rows import FIELD, count_numbers
 from lora2.tuners.lora2.allocation.budget import steps_of
@@ -133,9 +134,12 @@ METHOD = Method(
         *PLACE,
         *AS_THEY_ARE,
     ),
+    prunes=lambda options: True,
+    has_penalty=lambda options: True,
     callbacks=lambda: [AdaLoraCallback()],
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
     # PEFT keeps neither its averages nor its mask, and prunes all when it is resumed.
     resumes=False,
+    as_lora2=imported,
 )

@@ -9,6 +9,7 @@ from torch import nn
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import with_head, wrap
+from lora2.training.options.run_arguments import HEAD_ALONE
 
 
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
@@ -18,7 +19,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 METHOD = Method(
-    name="head",
+    name=HEAD_ALONE,
     label="head alone",
     source="",
     trains="nothing else",
@@ -26,4 +27,5 @@ METHOD = Method(
     build=_build,
     count=lambda model, options: 0,
     options=("modules_to_save",),
+    head_alone=True,
 )

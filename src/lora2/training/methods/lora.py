@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
+from lora2.training.methods.starting import imported
 from lora2.training.methods.wrapping import (
     ALL_KINDS,
     built_with,
@@ -68,4 +69,6 @@ METHOD = Method(
     count=_count,
     options=(*LOW_RANK, "target_parameters"),
     defaults={"lora_alpha": 16.0, "learning_rate": 5e-4},
+    as_lora="is one",
+    as_lora2=imported,
 )

@@ -66,9 +66,15 @@ def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:
     ]
 
 
+def _prunes(options: Options) -> bool:
+    target, brings_r = options["target_r"], options["start_from"] is not None
+    # Above init_r it is a mistake of its own.
+    return target is not None and (brings_r or target != options["init_r"])
+
+
 METHOD = Method(
     name="lora2",
-    label="LoRA²",
+    label=Lora2Config.label,
     source="Zhang et al. 2024, arXiv 2408.06854",
     trains="P Λ Q of each matrix, Λ pruned to a global budget",
     formula="k (d_in + d_out) + 2 k r + r",
@@ -76,5 +82,9 @@ METHOD = Method(
     count=_count,
     final=_final,
     options=(*option_names(AdapterArguments), "start_from"),
+    prunes=_prunes,
+    has_penalty=lambda options: options["orthogonality"] == "penalty",
     callbacks=lambda: [Lora2Callback()],
+    as_lora="written as one",
+    as_lora2=lambda model, folder: model,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -40,14 +41,22 @@ class Method:
         final: likewise, returns the fewest and the most parameters that pruning leaves, as a
             LoRA; None for a method that ends with what it trained.
         options: names of the options of methods that it reads.
-        tokens_in_front: takes options; returns the tokens that it puts in front of each text.
+        tokens_in_front: takes options; returns the tokens that it puts in front of each text; None
+            for a method that puts none there.
+        prunes: takes options; whether it makes the adapter smaller by a schedule.
+        has_penalty: takes options; whether it adds a penalty on its factors to the loss.
         callbacks: makes what the trainer needs.
         defaults: options in which the method differs from the recipe of a task.
         start: whether the model computes at the start what the pretrained model does: to the last
             bit, nearly, or not at all.
         merges: whether what was trained can be put into the weights.
+        as_lora: whether its adapter is a LoRA of PEFT's, or `lora2 export` writes the same change
+            as one.
+        as_lora2: takes a trained model and the folder of its adapter; returns the model with a
+            LoRA² adapter of the same change, which can be cut; None for a method without one.
         resumes: whether a training that was cut short can resume from a checkpoint.
         whole: whether a whole model is saved, rather than an adapter.
+        head_alone: whether it trains the task's head and nothing else.
         check: checks options before anything is loaded; raises a UserError.
         resolve: returns options with those that others of them bring.
         from_peft: whether it is made by PEFT's registry, and PEFT says what it cannot do: which
@@ -65,13 +74,18 @@ class Method:
     count: Callable[[PreTrainedModel, Options], int]
     final: Callable[[PreTrainedModel, Options], tuple[int, int]] | None = None
     options: Collection[str] = ()
-    tokens_in_front: Callable[[Options], int] = lambda options: 0
+    tokens_in_front: Callable[[Options], int] | None = None
+    prunes: Callable[[Options], bool] = lambda options: False
+    has_penalty: Callable[[Options], bool] = lambda options: False
     callbacks: Callable[[], list[TrainerCallback]] = list
     defaults: dict[str, Any] = field(default_factory=dict)
     start: Literal["same", "near", "other"] = "same"
     merges: bool = True
+    as_lora: Literal["is one", "written as one", "no"] = "no"
+    as_lora2: Callable[[Any, Path], nn.Module] | None = None
     resumes: bool = True
     whole: bool = False
+    head_alone: bool = False
     check: Callable[[Options], None] = lambda options: None
     resolve: Callable[[Options], Options] = lambda options: options
     from_peft: bool = False

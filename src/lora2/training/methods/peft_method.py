@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.adamss.asa_callback import AdamssAsaCallback
 from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
@@ -129,23 +127,7 @@ def _count(kind_of: _KindOf, model: PreTrainedModel, options: Options) -> int:
     return trained_outside_head(adapted)
 
 
-def _loraplus_optimizer(model: Any, arguments: TrainingArguments, options: Options) -> Optimizer:
-    made, fields = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    optimizer: Optimizer = create_loraplus_optimizer(
-        model=model,
-        optimizer_cls=made,
-        loraplus_lr_ratio=options["loraplus_lr_ratio"],
-        loraplus_weight_decay=arguments.weight_decay,
-        # PEFT's default is 1e-6, a rate at which an adapted embedding hardly learns.
-        loraplus_lr_embedding=arguments.learning_rate,
-        **fields,
-    )
-    return optimizer
-
-
 def _method(kind: PeftKind) -> Method:
-    is_loraplus = kind.name == "loraplus"
-    own = ("loraplus_lr_ratio",) if is_loraplus else ()
     return Method(
         name=kind.name,
         label=kind.label,
@@ -156,13 +138,13 @@ def _method(kind: PeftKind) -> Method:
         count=partial(_count, lambda options: kind),
         check=partial(check, kind),
         resolve=partial(effective_options, kind),
-        options=(OPTION, *shared_options(kind), *own),
+        options=(OPTION, *shared_options(kind), *kind.options),
         callbacks=(lambda: [AdamssAsaCallback()]) if kind.allocates else list,
         # As LoRA, of which it is a variant.
         defaults={"learning_rate": 5e-4} if issubclass(kind.config_type, LoraConfig) else {},
         resumes=not kind.allocates,
         from_peft=True,
-        make_optimizer=_loraplus_optimizer if is_loraplus else None,
+        make_optimizer=kind.make_optimizer,
     )
 
 

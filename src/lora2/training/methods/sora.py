@@ -22,7 +22,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
     Raises:
         UserError: an invalid value.
     """
-    checked = shared_config(options, "SoRA")
+    checked = shared_config(options, SoraConfig.label)
     return SoraConfig(
         r=checked.k,
         lora_alpha=checked.lora_alpha,
@@ -42,7 +42,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
 
 METHOD = Method(
     name="sora",
-    label="SoRA",
+    label=SoraConfig.label,
     source="Ding et al. 2023, arXiv 2311.11696",
     trains="B diag(g) A of each matrix, gates g driven to zero",
     formula="k (d_in + d_out) + k",
@@ -51,4 +51,5 @@ METHOD = Method(
     options=(*LOW_RANK, *_OWN),
     callbacks=lambda: [SoraCallback()],
     defaults={"lora_alpha": 16.0, "learning_rate": 8e-4},
+    as_lora="written as one",
 )

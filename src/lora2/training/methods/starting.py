@@ -1,9 +1,10 @@
-"""Training that continues from an adapter: one of LoRA², or a LoRA that becomes one."""
+"""Trained adapters: one of LoRA² to continue from, or a LoRA that becomes one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peft import TaskType
 from peft.utils import PeftType
@@ -61,6 +62,11 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     for layer in adapted_layers(adapted, "default").values():
         layer.add_dropout("default", fields["lora_dropout"])
     return adapted
+
+
+def imported(model: Any, folder: Path) -> nn.Module:
+    """Return a trained model with its LoRA or AdaLoRA, saved in a folder, as LoRA²."""
+    return import_lora(model.unload(), folder).eval()
 
 
 def _check_labels(base: BaseModel, folder: Path) -> None:

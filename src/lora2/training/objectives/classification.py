@@ -96,6 +96,11 @@ class Classification(Labelling):
         """Whether a task is one of classes or values of texts."""
         return task.get("kind") in get_args(Kind)
 
+    def learnt(self, task: Mapping[str, Any]) -> str:
+        """Return what it has learnt, in words."""
+        what = "numbers" if task["kind"] == "regression" else "classes"
+        return f"{what} of {'pairs of ' if len(task['text_columns']) == 2 else ''}texts"
+
     def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
         return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)

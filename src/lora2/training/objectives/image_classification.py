@@ -159,6 +159,10 @@ class ImageClassification(Labelling):
         """Whether a task is one of images."""
         return task.get("kind") == KIND
 
+    def learnt(self, task: Mapping[str, Any]) -> str:
+        """Return what it has learnt, in words."""
+        return "classes of images"
+
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the images of a folder or table, with the classes of the run's task."""
         return load_image_rows(path, task)

@@ -28,6 +28,7 @@ from lora2.training.base_models.models import (
 )
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.loaded_run import SavedRun
+from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -79,12 +80,12 @@ class Labelling(Objective):
         """Need no package other than those that every training needs."""
 
     def refuse_prompts(self, settings: RunSettings) -> None:
-        """Refuse the method that puts vectors in front of a text.
+        """Refuse a method that puts vectors in front of a text.
 
         Raises:
             UserError: it was chosen.
         """
-        if settings.run.method == "prompt":
+        if METHODS[settings.run.method].tokens_in_front is not None:
             raise UserError(
                 f"method: prompt tuning puts vectors in front of a text, which {self.name} has no "
                 "place for; choose another method."

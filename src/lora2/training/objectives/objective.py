@@ -150,6 +150,10 @@ class Objective(ABC):
         """Whether a task of this description, as in task.json, has what the model is to give."""
 
     @abstractmethod
+    def learnt(self, task: Mapping[str, Any]) -> str:
+        """Return what a run of such a task has learnt, in words."""
+
+    @abstractmethod
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file of the user's that a run can be scored on; task: task.json's.
 

@@ -108,6 +108,10 @@ class TokenClassification(Labelling):
         """Whether a task is one of tags."""
         return task.get("kind") == KIND
 
+    def learnt(self, task: Mapping[str, Any]) -> str:
+        """Return what it has learnt, in words."""
+        return "tags of words"
+
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file, with tags of the run's task."""
         return load_tagged_rows(path, task)

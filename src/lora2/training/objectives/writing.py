@@ -78,6 +78,10 @@ class WritingObjective(Objective):
         """Whether a task of this description has rows of this objective."""
         return task.get("form") in self.forms
 
+    def learnt(self, task: Mapping[str, Any]) -> str:
+        """Return what it has learnt, in words."""
+        return "to write texts"
+
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file, of the form of the run's task."""
         return load_text_rows(path, dict(task))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.optimizers import create_loraplus_optimizer
 from peft.utils import PeftType
+from torch.optim import Optimizer
+from transformers import Trainer, TrainingArguments
 
 from lora2.tuners.base.config.target_config import TargetConfig
 
@@ -30,6 +33,9 @@ class PeftKind:
         peft_type: PEFT's name of it.
         fields: the fields of PEFT's config that make the variant.
         source: where it was published; PEFT's config has it for the others.
+        options: names of options of its own, apart from PEFT's config.
+        make_optimizer: makes its optimizer, given the model, the trainer's arguments and options
+            of methods; None leaves it to the trainer.
     """
 
     name: str
@@ -37,6 +43,8 @@ class PeftKind:
     peft_type: PeftType
     fields: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    options: tuple[str, ...] = ()
+    make_optimizer: Callable[[Any, TrainingArguments, Mapping[str, Any]], Optimizer] | None = None
 
     @property
     def config_type(self) -> type[PeftConfig]:
@@ -89,11 +97,34 @@ def _variant(name: str, label: str, source: str, **fields: Any) -> PeftKind:
     return PeftKind(name, label, PeftType.LORA, fields, source)
 
 
+def _loraplus_optimizer(
+    model: Any, arguments: TrainingArguments, options: Mapping[str, Any]
+) -> Optimizer:
+    made, fields = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    optimizer: Optimizer = create_loraplus_optimizer(
+        model=model,
+        optimizer_cls=made,
+        loraplus_lr_ratio=options["loraplus_lr_ratio"],
+        loraplus_weight_decay=arguments.weight_decay,
+        # PEFT's default is 1e-6, a rate at which an adapted embedding hardly learns.
+        loraplus_lr_embedding=arguments.learning_rate,
+        **fields,
+    )
+    return optimizer
+
+
 # PEFT has no name for them: they are values of fields of LoraConfig, or, of LoRA+, an optimizer.
 _VARIANTS = (
     _variant("dora", "DoRA", "Liu et al. 2024, arXiv 2402.09353", use_dora=True),
     _variant("rslora", "rsLoRA", "Kalajdzievski 2023, arXiv 2312.03732", use_rslora=True),
-    _variant("loraplus", "LoRA+", "Hayou et al. 2024, arXiv 2402.12354"),
+    PeftKind(
+        "loraplus",
+        "LoRA+",
+        PeftType.LORA,
+        source="Hayou et al. 2024, arXiv 2402.12354",
+        options=("loraplus_lr_ratio",),
+        make_optimizer=_loraplus_optimizer,
+    ),
     _variant("pissa", "PiSSA", "Meng et al. 2024, arXiv 2404.02948", init_lora_weights="pissa"),
     _variant(
         "olora", "OLoRA", "Büyükakyüz 2024, arXiv 2406.01775", init_lora_weights="olora"

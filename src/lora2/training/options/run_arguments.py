@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora2.support.needs import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE
 from lora2.training.options.named_tasks import ObjectiveName
 from lora2.training.options.peft_registry import ANY, KINDS
 
+HEAD_ALONE = "head"
+"""The name of the method that trains the task's head and nothing else."""
+
 # The names in `lora2.training.methods.registry`, for the command line's choices.
-_METHODS = ("head", "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2")
+_METHODS = (
+    HEAD_ALONE, "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2",
+)  # fmt: skip
 if TYPE_CHECKING:
     # Which there are depends on the version of PEFT.
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]
 Baseline = Literal["none", "head"]
+
+
+def _is_head_alone(settings: Any) -> bool:
+    return bool(settings.run.method == HEAD_ALONE)
 
 
 @dataclass
@@ -51,7 +60,7 @@ class RunArguments:
         metadata={
             "needs": Need(
                 "with --method head, which is the baseline itself",
-                lambda settings: settings.run.method != "head",
+                lambda settings: not _is_head_alone(settings),
             ),
             "help": "head: first train the head alone, to see what the adapter adds.",
         },
@@ -62,7 +71,7 @@ class RunArguments:
             "range": EPOCHS,
             "needs": Need(
                 "without --baseline head",
-                lambda settings: settings.run.baseline == "head" and settings.run.method != "head",
+                lambda settings: settings.run.baseline == "head" and not _is_head_alone(settings),
             ),
             "help": "Epochs of the head alone, at most those of the run.",
         },
@@ -73,7 +82,7 @@ class RunArguments:
             "range": NOT_NEGATIVE,
             "needs": Need(
                 "with --method head, of which learning_rate is the rate",
-                lambda settings: settings.run.method != "head",
+                lambda settings: not _is_head_alone(settings),
             ),
             "help": "Learning rate of the task's head, the same for every method unless given; "
             "of a run that was made without this option, its learning_rate.",

@@ -22,6 +22,8 @@ class BottleneckConfig(TargetConfig):
         UserError: a value is invalid; the sentence says what to write instead.
     """
 
+    label: ClassVar[str] = "bottleneck"
+    merges: ClassVar[bool] = False
     fields_of_others: ClassVar[Mapping[str, str]] = {
         "r": "the width is called bottleneck_size here",
         "k": "the width is called bottleneck_size here",
@@ -57,6 +59,10 @@ class BottleneckConfig(TargetConfig):
             "normalisations too: name them here."
         },
     )
+
+    def sizes_in_words(self) -> str:
+        """Return the width."""
+        return f"bottleneck_size = {self.bottleneck_size}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

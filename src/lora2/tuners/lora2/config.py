@@ -58,6 +58,8 @@ class Lora2Config(TargetConfig):
         UserError: a value is invalid; the sentence says what to write instead.
     """
 
+    label: ClassVar[str] = "LoRA²"
+    pruned_parts: ClassVar[str] = "singular values"
     fields_of_others: ClassVar[Mapping[str, str]] = {
         "r": "the rank of the change is called k here, and init_r is the number of singular values "
         "that a matrix starts with",
@@ -202,6 +204,14 @@ class Lora2Config(TargetConfig):
         self._check_sizes()
         self._check_choices()
         self._check_schedule()
+
+    def sizes_in_words(self) -> str:
+        """Return the sizes, the budget, the scale and the form."""
+        kept = "" if self.target_r is None else f", target_r = {self.target_r:g}"
+        return (
+            f"k = {self.k}, init_r = {self.init_r}{kept}, lora_alpha = {self.lora_alpha:g}, "
+            f"orthogonality = {self.orthogonality}"
+        )
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save the fields; those of an adapter whose tensors are saved too, with their sizes.

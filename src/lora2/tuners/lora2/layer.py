@@ -104,6 +104,11 @@ class Lora2Layer(AdaptedLayer):
                 symbol: held[factor.attribute][adapter_name] for symbol, factor in FACTORS.items()
             }
 
+    def prunable(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """The singular values λ [r], and 𝒰 [r, k]."""
+        parameters = self.parameters_of(adapter_name)
+        return parameters["lam"], parameters["U"]
+
     def sizes_of(self, adapter_name: str) -> tuple[int, int]:
         """Return (k, r) of one adapter in this layer."""
         state = self.lora2_states[adapter_name]

@@ -27,6 +27,7 @@ class SoraConfig(TargetConfig):
         UserError: a value is invalid; the sentence says what to write instead.
     """
 
+    label: ClassVar[str] = "SoRA"
     fields_of_others: ClassVar[Mapping[str, str]] = {
         "k": "the rank that a matrix starts with is called r here",
         "init_r": "the rank that a matrix starts with is called r here",
@@ -74,6 +75,10 @@ class SoraConfig(TargetConfig):
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
         self._check_threshold()
+
+    def sizes_in_words(self) -> str:
+        """Return the rank at the start and the scale."""
+        return f"r = {self.r:g}, lora_alpha = {self.lora_alpha:g}"
 
     def _check_threshold(self) -> None:
         if self.threshold < 0:

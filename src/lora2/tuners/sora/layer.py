@@ -63,6 +63,12 @@ class SoraLayer(AdaptedLayer):
         )
         return self.scaling[adapter_name] * B * g, A
 
+    def prunable(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """The gates g [r], and A [r, d_in]."""
+        gate: Any = self.sora_gate[adapter_name]
+        A: Any = self.sora_A[adapter_name]
+        return gate, A
+
     @torch.no_grad()
     def keep_ranks(self, adapter_name: str, kept: Tensor) -> None:
         """Drop all ranks but those of the mask [r]."""

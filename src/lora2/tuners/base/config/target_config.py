@@ -28,6 +28,15 @@ class TargetConfig(PeftConfig):
             what to write instead.
     """
 
+    label: ClassVar[str]
+    """The method's name in tables and model cards."""
+
+    pruned_parts: ClassVar[str] = "ranks"
+    """What the layers of the method lose when they are pruned."""
+
+    merges: ClassVar[bool] = True
+    """Whether an adapter is a change of weights, which can be put into them."""
+
     fields_of_others: ClassVar[Mapping[str, str]] = {}
     """What to write instead of a field of another method, by its name."""
 
@@ -68,6 +77,10 @@ class TargetConfig(PeftConfig):
         known = [each.name for each in fields(cls) if each.init]
         check_known_fields(cls, given, known, cls.fields_of_others)
         return super().__new__(cls)
+
+    def sizes_in_words(self) -> str:
+        """Return the fields that say how large an adapter is, and how it is scaled."""
+        raise NotImplementedError
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -140,6 +140,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """Return `factors` for a forward pass, which a method may have made ready before."""
         return self.factors(adapter_name)
 
+    def prunable(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """The values [r] that pruning makes zero, and a factor [r, ·] with a row for each."""
+        raise NotImplementedError
+
     # What follows from them
 
     def matrix_shape(self) -> tuple[int, int]:
