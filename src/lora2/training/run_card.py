@@ -11,26 +11,28 @@ from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.words import RunFacts
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.prepare import PreparedRun
 
-_ROWS = {"before": "before training", "best": "best", "last": "last"}
 # Methods whose change `lora2 export` writes as a LoRA.
 _OURS = ("lora2", "sora")
 
 
-def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
+def run_facts(prepared: PreparedRun, summary: RunSummary) -> RunFacts:
     """Return the task, what the run reached on it, and the commands that use the run."""
-    results = {label: summary[name] for name, label in _ROWS.items() if summary[name]}
-    baseline = summary["baseline"]
-    if baseline and baseline["best"]:
-        results["head alone, best"] = baseline["best"]
+    results = {
+        "before training": summary.before,
+        "best": summary.best,
+        "last": summary.last,
+        "head alone, best": summary.baseline and summary.baseline["best"],
+    }
     method = METHODS[prepared.settings.run.method]
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     merges = method.merges and not (isinstance(model, PeftModel) and reason_against_merging(model))
     return RunFacts(
         method=method.label,
         task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
-        results={label: _measured(prepared, record) for label, record in results.items()},
+        results={label: _measured(prepared, record) for label, record in results.items() if record},
         commands=[
             objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",

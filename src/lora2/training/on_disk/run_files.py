@@ -16,7 +16,6 @@ from lora2.data.tasks.text_task import Form
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
 from lora2.training.options.arguments import OPTION_GROUPS
-from lora2.training.options.run_arguments import MethodName
 from lora2.training.scores.entity_metrics import ENTITY_METRICS
 from lora2.training.scores.metrics import METRICS
 
@@ -50,17 +49,6 @@ _TAGS = {
 _IMAGES = {"image_column": str, "label_column": str, "label_names": list[str]}
 _OF_KINDS: Mapping[str, Mapping[str, Any]] = {tagged_task.KIND: _TAGS, image_task.KIND: _IMAGES}
 _TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
-
-_REACHED = {"best": dict | None, "last": dict | None}
-_SUMMARY = {
-    "task": str,
-    "method": MethodName,
-    "main_metric": str,
-    **_REACHED,
-    "baseline": dict | None,
-    "final_parameters": dict[str, int],
-}
-_SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int, "peft_config": dict}
 
 
 @functools.cache
@@ -111,41 +99,3 @@ def check_task(task: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: text_columns must be a list of {wanted}; {DAMAGED}.")
     if task["kind"] != "regression" and not task["label_names"]:
         raise UserError(f"{path}: label_names must name the classes; {DAMAGED}.")
-
-
-def check_summary(summary: dict[str, Any], path: Path) -> None:
-    """Check that summary.json holds what tables show.
-
-    Raises:
-        UserError: a key is missing or of another type.
-    """
-    check_fields(summary, _SUMMARY, path, DAMAGED)
-    check_fields(summary, _SUMMARY_IF_THERE, path, DAMAGED, optional=True)
-    metric = summary["main_metric"]
-    _check_reached(summary, metric, path)
-    if summary.get("before"):
-        fields = {metric: float | None}
-        check_fields(summary["before"], fields, f"{path}, before", DAMAGED, optional=True)
-    if summary["baseline"] is not None:
-        check_baseline(summary["baseline"], metric, path)
-
-
-def check_baseline(
-    baseline: dict[str, Any], metric: str, path: Path, advice: str = DAMAGED
-) -> None:
-    """Check what the head alone reached.
-
-    Raises:
-        UserError: a key is missing or of another type.
-    """
-    check_fields(baseline, {"parameters": int, **_REACHED}, path, advice)
-    _check_reached(baseline, metric, path, advice)
-
-
-def _check_reached(
-    reached: Mapping[str, Any], metric: str, path: Path, advice: str = DAMAGED
-) -> None:
-    for name in _REACHED:
-        if reached[name] is not None:
-            fields = {metric: float | None, "epoch": float | None}
-            check_fields(reached[name], fields, f"{path}, {name}", advice)
