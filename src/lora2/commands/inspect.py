@@ -13,6 +13,7 @@ from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept, summed_over_experts
 from lora2.reports.tables import kept_table, summary_table
+from lora2.trainers.log_names import BUDGET
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.records import MetricsRecord, read_lines
 from lora2.training.on_disk.run_folder import RunFolder
@@ -71,7 +72,7 @@ def _curves(
     folder: RunFolder, logs: list[MetricsRecord], evaluations: list[MetricsRecord]
 ) -> list[Path]:
     drawn = []
-    if any("budget" in entry for entry in logs):
+    if any(BUDGET in entry for entry in logs):
         drawn.append(folder.figures / "budget.png")
         draw_budget(logs, drawn[-1])
     if logs or evaluations:

@@ -23,6 +23,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import HOW_IT_STARTS, RunSettings
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.options.recipes import recipe
@@ -107,14 +108,12 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
         baseline = _baseline(prepared, console)
         summary = _run(prepared, baseline, console)
     print_table(console, summary_table(summary))
-    done = f"Written to {folder.path} in {summary['seconds']:.0f} s."
+    done = f"Written to {folder.path} in {summary.seconds:.0f} s."
     console.print(done, soft_wrap=True)
     return 0
 
 
-def _run(
-    prepared: PreparedRun, baseline: dict[str, Any] | None, console: Console
-) -> dict[str, Any]:
+def _run(prepared: PreparedRun, baseline: dict[str, Any] | None, console: Console) -> RunSummary:
     try:
         return run(prepared, baseline=baseline, watch=_watch(console, prepared))
     except NumericalError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from lora2.reports.kept import KeptGrid
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
+from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES
 from lora2.training.on_disk.records import MetricsRecord
 
 _SIZE = (6.4, 4.0)
@@ -53,14 +54,14 @@ def draw_counts(
 def draw_budget(logs: Sequence[MetricsRecord], path: Path) -> None:
     """Draw the budget and what is kept of it, in its unit, by optimizer step."""
     figure, (axes,) = new_figure(1, _SIZE)
-    entries = [entry for entry in logs if "budget" in entry]
-    in_parameters = any("kept_parameters" in entry for entry in entries)
-    kept = "kept_parameters" if in_parameters else "kept_singular_values"
+    entries = [entry for entry in logs if BUDGET in entry]
+    in_parameters = any(KEPT_PARAMETERS in entry for entry in entries)
+    kept = KEPT_PARAMETERS if in_parameters else KEPT_VALUES
+    # A log that lost a number is drawn without it.
+    points = [(entry["step"], entry[kept]) for entry in entries if kept in entry]
     steps = [entry["step"] for entry in entries]
-    axes.step(steps, [entry["budget"] for entry in entries], "k-", where="post", label="budget")
-    axes.plot(
-        steps, [entry[kept] for entry in entries], "o", label="kept", color="0.5", markersize=3
-    )
+    axes.step(steps, [entry[BUDGET] for entry in entries], "k-", where="post", label="budget")
+    axes.plot(*zip(*points, strict=True), "o", label="kept", color="0.5", markersize=3)
     axes.set_ylim(bottom=0)
     _label(axes, "parameters" if in_parameters else "singular values", "budget")
     write_atomically(path, png(figure))

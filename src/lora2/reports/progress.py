@@ -11,6 +11,7 @@ from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.reports.bar import progress_bar
+from lora2.trainers.log_names import KEPT_VALUES
 from lora2.training.on_disk.records import evaluation_records
 
 
@@ -53,8 +54,8 @@ class ProgressWatch(TrainerCallback):
         """Show loss and kept singular values after the bar."""
         if logs and "loss" in logs:
             note = f"loss {float(logs['loss']):.3f}"
-            if "kept_singular_values" in logs:
-                note += f", kept {logs['kept_singular_values']}"
+            if KEPT_VALUES in logs:
+                note += f", kept {logs[KEPT_VALUES]}"
             self._progress.update(self._bar, note=note)
 
     def on_evaluate(
@@ -72,8 +73,8 @@ class ProgressWatch(TrainerCallback):
         parts = [f"{name} {record[name]:.4f}" for name in group]
         if "train_loss" in record:
             parts.append(f"training loss {record['train_loss']:.3f}")
-        if "kept_singular_values" in record:
-            parts.append(f"kept {record['kept_singular_values']}")
+        if KEPT_VALUES in record:
+            parts.append(f"kept {record[KEPT_VALUES]}")
         place = f"{self._title}, epoch {record['epoch']:.3g}, step {record['step']}"
         self._progress.console.print(f"{place}: {', '.join(parts)}", soft_wrap=True)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lora2.training.adapters import final_size
 from lora2.training.methods.registry import METHODS
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.peft_registry import ANY
 from lora2.training.prepare import PreparedRun
 
@@ -60,11 +61,11 @@ def size_in_words(final: tuple[int, int]) -> str:
     return f"at most {most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: RunSummary) -> Table:
     """Return what was reached, and what the untrained model and the head alone reach if known."""
-    metric = summary["main_metric"]
+    metric = summary.main_metric
     table = Table(
-        title=f"{summary['task']}: {metric}",
+        title=f"{summary.task}: {metric}",
         title_justify="left",
         caption=_sizes(summary),
         caption_justify="left",
@@ -72,18 +73,16 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("")
     for column in ("best", "at epoch", "last", "parameters"):
         table.add_column(column, justify="right")
-    before = summary.get("before")
+    before, baseline = summary.before, summary.baseline
     if before is not None and metric in before:
         table.add_row("before training", "–", "–", _number(before[metric]), "0")
-    baseline = summary["baseline"]
     if baseline is not None:
-        table.add_row(
-            "head alone", *_best_and_last(baseline, metric), f"{baseline['parameters']:,}"
-        )
+        cells = _best_and_last(baseline["best"], baseline["last"], metric)
+        table.add_row("head alone", *cells, f"{baseline['parameters']:,}")
     table.add_row(
-        _label(summary["method"], summary.get("peft_config")),
-        *_best_and_last(summary, metric),
-        f"{sum(summary['final_parameters'].values()):,}",
+        _label(summary.method, summary.peft_config),
+        *_best_and_last(summary.best, summary.last, metric),
+        f"{sum(summary.final_parameters.values()):,}",
     )
     return table
 
@@ -121,8 +120,9 @@ def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[int | None]])
     return table
 
 
-def _best_and_last(reached: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
-    best, last = reached["best"], reached["last"]
+def _best_and_last(
+    best: Mapping[str, Any] | None, last: Mapping[str, Any] | None, metric: str
+) -> tuple[str, str, str]:
     if best is None or last is None:
         return "–", "–", "–"
     return _number(best[metric]), _number(best["epoch"], ".3g"), _number(last[metric])
@@ -133,15 +133,15 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return "–" if value is None or math.isnan(value) else format(value, form)
 
 
-def _sizes(summary: Mapping[str, Any]) -> str:
+def _sizes(summary: RunSummary) -> str:
     """Say what the column of parameters counts: less than was trained, where some were pruned."""
-    trained, counts = summary.get("trainable_parameters", {}), summary["final_parameters"]
+    trained, counts = summary.trainable_parameters, summary.final_parameters
     parts = " + ".join(f"{name} {count:,}" for name, count in counts.items())
     lines = [f"parameters at the end: {parts}"]
     if trained.get("adapter", 0) > counts.get("adapter", 0):
         lines.append(f"parameters at the start: adapter {trained['adapter']:,}")
-    if "saved_bytes" in summary:
-        lines.append(f"saved in {summary['saved_bytes']:,} bytes")
+    if summary.saved_bytes is not None:
+        lines.append(f"saved in {summary.saved_bytes:,} bytes")
     return "\n".join(lines)
 
 

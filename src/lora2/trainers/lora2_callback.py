@@ -18,6 +18,13 @@ from lora2.errors import UserError
 from lora2.trainers.divergence import GradientWatch, check_loss
 from lora2.trainers.extra_step import leave_out_extra_step
 from lora2.trainers.first_batches import shuffled_batches
+from lora2.trainers.log_names import (
+    BUDGET,
+    KEPT_PARAMETERS,
+    KEPT_VALUES,
+    PENALTY,
+    TASK_LOSS,
+)
 from lora2.trainers.logs import (
     add_to_log,
     advice_on_best_model,
@@ -206,14 +213,15 @@ class Lora2Callback(TrainerCallback, ExportableState):
         loss = float(logs["loss"])
         check_loss(loss, state.global_step)
         penalty = self._logged_penalty(args)
-        added: dict[str, float] = {"task_loss": loss - (penalty or 0.0)}
+        added: dict[str, float] = {TASK_LOSS: loss - (penalty or 0.0)}
         if penalty is not None:
-            added["penalty"] = penalty
+            added[PENALTY] = penalty
         for label, allocator in self.allocators.items():
-            added[f"budget{self._suffix(label)}"] = allocator.budget
-            added[f"kept_singular_values{self._suffix(label)}"] = allocator.kept
+            suffix = self._suffix(label)
+            added[f"{BUDGET}{suffix}"] = allocator.budget
+            added[f"{KEPT_VALUES}{suffix}"] = allocator.kept
             if allocator.plan.unit == "parameters":
-                added[f"kept_parameters{self._suffix(label)}"] = allocator.spent
+                added[f"{KEPT_PARAMETERS}{suffix}"] = allocator.spent
         add_to_log(logs, state, added)
 
     def on_train_end(
@@ -255,9 +263,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
             pruned_to = allocator.kept
             allocator.read_kept()
             if allocator.kept != pruned_to:
-                log_of_best_model(
-                    state, {f"kept_singular_values{self._suffix(label)}": allocator.kept}
-                )
+                log_of_best_model(state, {f"{KEPT_VALUES}{self._suffix(label)}": allocator.kept})
             if allocator.spent > target:
                 warnings.warn(
                     f"load_best_model_at_end has loaded the checkpoint of step "

@@ -11,10 +11,10 @@ from typing import Any
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors import safe_open
 
-from lora2.support.files import write_json_atomically
 from lora2.training.loaded_run import SavedRun
 from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.summary import RunSummary
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 
@@ -30,24 +30,23 @@ def write_combined_run(
     if first.folder.base.is_dir():
         shutil.copytree(first.folder.base, folder.base)
     _save_adapter(first, adapter_name, folder.adapter)
-    summary = {
-        "task": first.task["name"],
-        "model": first.settings.model.model,
-        "method": first.settings.run.method,
-        "main_metric": first.summary["main_metric"],
-        "best": None,
-        "last": None,
-        "before": None,
-        "baseline": None,
-        "combined": [
+    summary = RunSummary(
+        task=first.task["name"],
+        model=first.settings.model.model,
+        method=first.settings.run.method,
+        main_metric=first.summary.main_metric,
+        best=None,
+        last=None,
+        baseline=None,
+        combined=[
             {"run": run, "weight": weight} for run, weight in zip(runs, weights, strict=True)
         ],
-        "trainable_parameters": {"adapter": 0, "head": 0},
-        "final_parameters": _sizes(folder.adapter / WEIGHTS),
-        "versions": versions(),
-    }
+        trainable_parameters={"adapter": 0, "head": 0},
+        final_parameters=_sizes(folder.adapter / WEIGHTS),
+        versions=versions(),
+    )
     # Last: with it the folder counts as a finished run.
-    write_json_atomically(folder.summary_file, summary)
+    summary.write(folder.summary_file)
 
 
 def _options(first: SavedRun, adapter_name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import printing_on_standard_error
 from lora2.tuners.base.finite_checks import check_finite_output
@@ -35,7 +36,7 @@ class SavedRun:
     folder: RunFolder
     settings: RunSettings
     task: dict[str, Any]
-    summary: dict[str, Any]
+    summary: RunSummary
     model: PeftModel | PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     base_model: str

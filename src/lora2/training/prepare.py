@@ -16,7 +16,7 @@ from transformers import (
     set_seed,
 )
 
-from lora2.data import Task
+from lora2.data.tasks.task import Task
 from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.training.adapters import (

@@ -25,6 +25,7 @@ from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import describe_environment, versions
 from lora2.training.on_disk.records import best_and_last, evaluation_records
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import HEAD_ALONE
 from lora2.training.prepare import PreparedRun, prepare
@@ -120,7 +121,7 @@ def write_environment(prepared: PreparedRun, started_with: int | None = None) ->
 
 def run(
     prepared: PreparedRun, *, baseline: dict[str, Any] | None = None, watch: Watch = no_watch
-) -> dict[str, Any]:
+) -> RunSummary:
     """Train to the end, from the newest complete checkpoint if there is one; save and summarise.
 
     Returns:
@@ -161,18 +162,19 @@ def run(
         raise _interrupted("while the adapter was saved", folder, resumes) from error
 
 
-def _finish(prepared: PreparedRun, summary: dict[str, Any]) -> dict[str, Any]:
+def _finish(prepared: PreparedRun, summary: RunSummary) -> RunSummary:
     """Save the adapter, then the summary, with which the run counts as finished; return that."""
     folder, state = prepared.folder, whole_state(prepared.trainer)
 
-    def finish() -> None:
+    def finish() -> RunSummary:
         save_adapter(prepared, folder.adapter, summary, state)
-        summary["saved_bytes"] = sum(f.stat().st_size for f in folder.adapter.glob("*.safetensors"))
-        write_json_atomically(folder.summary_file, summary)
+        size = sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors"))
+        saved = dataclasses.replace(summary, saved_bytes=size)
+        saved.write(folder.summary_file)
         folder.divergence_file.unlink(missing_ok=True)
+        return saved
 
-    in_first_process(finish)
-    return summary
+    return in_first_process(finish) or summary
 
 
 def _interrupted(when: str, folder: RunFolder, resumes: bool = True) -> RunInterrupted:
@@ -192,7 +194,7 @@ def command_to_start_over(folder: RunFolder) -> str:
 def save_adapter(
     prepared: PreparedRun,
     path: Path,
-    summary: dict[str, Any],
+    summary: RunSummary,
     state: dict[str, Tensor] | None = None,
 ) -> None:
     """Save adapter (or whole model), tokenizer, model configuration and the adapter's card.
@@ -220,33 +222,33 @@ def save_adapter(
 
 def _summary(
     prepared: PreparedRun, seconds: float, checkpoint: Path | None, baseline: dict[str, Any] | None
-) -> dict[str, Any]:
+) -> RunSummary:
     trainer = prepared.trainer
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return {
-        "task": prepared.task.name,
-        "model": prepared.settings.model.model,
-        "method": prepared.settings.run.method,
-        **_peft_config(prepared.settings),
-        "main_metric": prepared.main_metric,
+    return RunSummary(
+        task=prepared.task.name,
+        model=prepared.settings.model.model,
+        method=prepared.settings.run.method,
+        peft_config=_peft_config(prepared.settings),
+        main_metric=prepared.main_metric,
         **_reached(prepared, trainer.state.log_history),
-        "before": _before(trainer.state.log_history),
-        "baseline": baseline,
-        "trainable_parameters": prepared.parameters,
-        "final_parameters": count_final_parameters(model, prepared.head),
-        "steps": trainer.state.global_step,
-        "seconds": round(seconds, 1),
-        "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
-        "kept_singular_values": _kept_by_module(trainer),
-        "seed": trainer.args.seed,
-        "versions": versions(),
-    }
+        before=_before(trainer.state.log_history),
+        baseline=baseline,
+        trainable_parameters=prepared.parameters,
+        final_parameters=count_final_parameters(model, prepared.head),
+        steps=trainer.state.global_step,
+        seconds=round(seconds, 1),
+        resumed_from_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+        kept_singular_values=_kept_by_module(trainer),
+        seed=trainer.args.seed,
+        versions=versions(),
+    )
 
 
-def _peft_config(settings: RunSettings) -> dict[str, Any]:
-    """Return what a method of PEFT was given; nothing for the others, whose options say it."""
+def _peft_config(settings: RunSettings) -> dict[str, Any] | None:
+    """Return what a method of PEFT was given; None of the others, whose options say it."""
     is_of_peft = METHODS[settings.run.method].from_peft
-    return {"peft_config": settings.adapter["peft_config"] or {}} if is_of_peft else {}
+    return (settings.adapter["peft_config"] or {}) if is_of_peft else None
 
 
 def _reached(prepared: PreparedRun, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,17 +11,18 @@ from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.words import RunFacts
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.prepare import PreparedRun
 
-_ROWS = {"before": "before training", "best": "best", "last": "last"}
 
-
-def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
+def run_facts(prepared: PreparedRun, summary: RunSummary) -> RunFacts:
     """Return the task, what the run reached on it, and the commands that use the run."""
-    results = {label: summary[name] for name, label in _ROWS.items() if summary[name]}
-    baseline = summary["baseline"]
-    if baseline and baseline["best"]:
-        results["head alone, best"] = baseline["best"]
+    results = {
+        "before training": summary.before,
+        "best": summary.best,
+        "last": summary.last,
+        "head alone, best": summary.baseline and summary.baseline["best"],
+    }
     method = METHODS[prepared.settings.run.method]
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     becomes_lora = method.as_lora == "written as one"
@@ -29,7 +30,7 @@ def run_facts(prepared: PreparedRun, summary: Mapping[str, Any]) -> RunFacts:
     return RunFacts(
         method=method.label,
         task=f"{prepared.task.name} (main metric: {prepared.main_metric})",
-        results={label: _measured(prepared, record) for label, record in results.items()},
+        results={label: _measured(prepared, record) for label, record in results.items() if record},
         commands=[
             objective_of(prepared.settings).output.command,
             "lora2 evaluate RUN",

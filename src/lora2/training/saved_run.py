@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora2.data import Task
+from lora2.data.tasks.task import Task
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2.data import load_task
+from lora2.data.loading.classification import load_task
 from lora2.data.public.glue import GLUE_TASKS
 from lora2.data.tasks.task import TaskData
 from lora2.errors import UserError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora2.data import load_labelled, load_task, texts_of
+from lora2.data.loading.classification import load_task
+from lora2.data.own.labelled import load_labelled, texts_of
 from lora2.data.tables.files import read_table
 from lora2.errors import UserError
 

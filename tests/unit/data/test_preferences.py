@@ -7,8 +7,9 @@ import pytest
 
 from language_model import write_rows
 from lora2 import UserError
-from lora2.data import load_preference_task, load_text_rows
 from lora2.data.generated.rewrite import rewrite_pairs, rewrite_preferences, wrong_forms
+from lora2.data.loading.preferences import load_preference_task
+from lora2.data.loading.texts import load_text_rows
 
 USER = {"role": "user", "content": "2 + 2"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("4", "5"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora2 import UserError
-from lora2.data import load_text_task
+from lora2.data.loading.texts import load_text_task
 from lora2.data.public.snips import SYSTEM, snips_pairs
 
 ROWS = {"train": 40, "validation": 12}

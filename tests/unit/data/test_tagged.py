@@ -7,9 +7,9 @@ import datasets
 import pytest
 
 from command_line import save_tokenizer
-from lora2.data import hub
 from lora2.data.generated.appointments import tagged_sentences
 from lora2.data.loading.tags import load_tagged_rows, load_tagged_task
+from lora2.data.tables import hub
 from lora2.data.tasks.tagged_task import build_tagged
 from lora2.data.tokenization.tags import tokenize_tagged
 from lora2.errors import UserError

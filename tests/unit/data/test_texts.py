@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from lora2 import UserError
-from lora2.data import load_text_rows, load_text_task
+from lora2.data.loading.texts import load_text_rows, load_text_task
 from lora2.data.tasks.text_task import FORMS, Form, as_prompt, prompt_and_answer
 
 USER = {"role": "user", "content": "2 + 2"}

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from lora2.data import TaskData, tokenize, tokenize_dataset
-from lora2.data import tokenization as module
-from lora2.data.tasks.task import build_dataset
+from lora2.data.tasks.task import TaskData, build_dataset
+from lora2.data.tokenization import texts as module
+from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "c": 6}

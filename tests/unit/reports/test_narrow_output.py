@@ -14,19 +14,20 @@ from lora2.lab.experiments.running.display import display
 from lora2.lab.experiments.tuning import Choice
 from lora2.reports.console import new_console
 from lora2.reports.tables import kept_table, metrics_table, summary_table
+from lora2.training.on_disk.summary import RunSummary
 from narrow import check_figures, printed
 from run_case import tiny_run
 
 REACHED = {"best": {"accuracy": 0.8125, "epoch": 1.25}, "last": {"accuracy": 0.75}}
-SUMMARY = {
-    "task": "agreement",
-    "main_metric": "accuracy",
-    "method": "adalora",
-    "before": {"accuracy": 0.25},
-    "baseline": {**REACHED, "parameters": 1_234_567},
-    "final_parameters": {"adapter": 123_456_789, "head": 1_538},
+SUMMARY = RunSummary(
+    task="agreement",
+    main_metric="accuracy",
+    method="adalora",
+    before={"accuracy": 0.25},
+    baseline={**REACHED, "parameters": 1_234_567},
+    final_parameters={"adapter": 123_456_789, "head": 1_538},
     **REACHED,
-}
+)
 DEBERTA = ("query_proj", "key_proj", "value_proj", "attention.output.dense", "intermediate.dense")
 LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TABLES = {

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lora2.data import load_task
+from lora2.data.loading.classification import load_task
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.scores.entity_metrics import compute_entity_metrics

@@ -53,7 +53,7 @@ def as_table_file(
     Raises:
         UserError: a value that the format has no place for.
     """
-    writer = _WRITERS.get(path.suffix.lower(), _json_lines)
+    writer = _WRITERS.get(path.suffix.lower(), _WRITERS[".jsonl"])
     return writer(records, path, types or {})
 
 
@@ -72,15 +72,15 @@ def as_one_line(text: str) -> str:
     return text.translate(_BLANKS)
 
 
-def _json_lines(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
+def _json_lines(records: Sequence[OutputRow]) -> bytes:
     return "".join(f"{as_json(record)}\n" for record in records).encode()
 
 
-def _json_array(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
+def _json_array(records: Sequence[OutputRow]) -> bytes:
     return ("[\n" + ",\n".join(map(as_json, records)) + "\n]\n").encode()
 
 
-def _csv(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
+def _csv(records: Sequence[OutputRow]) -> bytes:
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
     # csv quotes a carriage return only if it is part of its own line ends, and readers end a line.
@@ -91,7 +91,7 @@ def _csv(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> 
     return text.getvalue().encode()
 
 
-def _tsv(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any]) -> bytes:
+def _tsv(records: Sequence[OutputRow], path: Path) -> bytes:
     lines = [[str(cell) for cell in line] for line in _lines(records)]
     for number, line in enumerate(lines):
         if any(as_one_line(cell) != cell for cell in line):
@@ -141,9 +141,9 @@ def _parquet(records: Sequence[OutputRow], path: Path, types: Mapping[str, Any])
 
 _Writer = Callable[[Sequence[OutputRow], Path, Mapping[str, Any]], bytes]
 _WRITERS: dict[str, _Writer] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".jsonl": _json_lines,
-    ".json": _json_array,
+    ".csv": lambda records, path, types: _csv(records),
+    ".tsv": lambda records, path, types: _tsv(records, path),
+    ".jsonl": lambda records, path, types: _json_lines(records),
+    ".json": lambda records, path, types: _json_array(records),
     ".parquet": _parquet,
 }

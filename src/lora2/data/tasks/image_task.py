@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from lora2.data.tasks.task import LABEL_COLUMN, Task
 from lora2.support.extras import require
@@ -38,18 +38,18 @@ class ImageTask(Task):
         label_names: one name per class, in the order of the model's outputs.
     """
 
+    kind: ClassVar[str] = KIND
+    described: ClassVar[Mapping[str, Any]] = {
+        **Task.described,
+        "kind": str,
+        "image_column": str,
+        "label_column": str,
+        "label_names": list[str],
+    }
+
     image_column: str
     label_column: str
     label_names: tuple[str, ...]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the above with how to read images and classes."""
-        return super().describe() | {
-            "kind": KIND,
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "label_names": self.label_names,
-        }
 
 
 def build_images(images: Sequence[StoredImage], labels: Sequence[int] | None = None) -> Dataset:

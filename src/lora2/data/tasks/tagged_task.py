@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora2.data.tasks.task import Task
 from lora2.support.extras import require
@@ -33,20 +33,25 @@ class TaggedTask(Task):
         label_names: all tags, O first.
     """
 
+    kind: ClassVar[str] = KIND
+    described: ClassVar[Mapping[str, Any]] = {
+        **Task.described,
+        "kind": str,
+        "rows_of": RowsOf,
+        "text_columns": list[str],
+        "label_column": str,
+        "label_names": list[str],
+    }
+
     rows_of: RowsOf
     text_column: str
     label_column: str
     label_names: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
-        """Return the above with how to read words and tags."""
-        return super().describe() | {
-            "kind": KIND,
-            "rows_of": self.rows_of,
-            "text_columns": (self.text_column,),
-            "label_column": self.label_column,
-            "label_names": self.label_names,
-        }
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The column with words or text, as task.json has those of all tasks of texts."""
+        return (self.text_column,)
 
 
 def build_tagged(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora2.support.extras import require
 
@@ -31,6 +31,7 @@ class Task:
     """What all tasks have.
 
     Attributes:
+        described: the attributes that task.json has, and their types there.
         name: name of the task, of the user's training file, or of the hub dataset.
         train: the training set.
         validation: one set called "validation", or MNLI's "matched" and "mismatched" in this order.
@@ -38,11 +39,22 @@ class Task:
         main_metric: the one that decides which checkpoint is the best.
     """
 
+    described: ClassVar[Mapping[str, Any]] = {
+        "name": str,
+        "validation_sets": list[str],
+        "metrics": list[str],
+    }
+
     name: str
     train: Dataset
     validation: dict[str, Dataset]
     metrics: tuple[str, ...]
     main_metric: str
+
+    @property
+    def validation_sets(self) -> list[str]:
+        """The names of the validation sets, in their order."""
+        return list(self.validation)
 
     @property
     def recorded_metrics(self) -> tuple[str, ...]:
@@ -62,11 +74,7 @@ class Task:
 
     def describe(self) -> dict[str, Any]:
         """Return what must be known of the task when its run is used, ready for JSON."""
-        return {
-            "name": self.name,
-            "validation_sets": list(self.validation),
-            "metrics": self.metrics,
-        }
+        return {name: getattr(self, name) for name in self.described}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +91,18 @@ class TaskData(Task):
         label_names: one name per class, in the order of the model's outputs; () for regression.
     """
 
+    described: ClassVar[Mapping[str, Any]] = {
+        **Task.described,
+        "kind": Kind,
+        "text_columns": list[str],
+        "label_column": str,
+        "label_names": list[str],
+    }
+
     text_columns: tuple[str, ...]
     label_column: str
     kind: Kind
     label_names: tuple[str, ...]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the above with how to read texts and labels."""
-        return super().describe() | {
-            "kind": self.kind,
-            "text_columns": self.text_columns,
-            "label_column": self.label_column,
-            "label_names": self.label_names,
-        }
 
 
 def build_dataset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from lora2.data.tasks.task import Task
 
@@ -73,19 +73,18 @@ class TextTask(Task):
         columns: the columns of the *source*, see `FORMS` for those of the datasets.
     """
 
+    described: ClassVar[Mapping[str, Any]] = {
+        **Task.described,
+        "form": Form,
+        "conversational": bool,
+        "system": str | None,
+        "columns": list[str],
+    }
+
     form: Form
     conversational: bool
     system: str | None
     columns: tuple[str, ...]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the above with what `lora2 generate` must know."""
-        return super().describe() | {
-            "form": self.form,
-            "conversational": self.conversational,
-            "system": self.system,
-            "columns": self.columns,
-        }
 
 
 def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Prompt, str] | None:

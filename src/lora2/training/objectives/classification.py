@@ -14,17 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lora2.data import (
-    Kind,
-    TaskData,
-    load_labelled,
-    load_task,
-    texts_of,
-    tokenize,
-    tokenize_dataset,
-)
+from lora2.data.loading.classification import load_task
+from lora2.data.own.labelled import load_labelled, texts_of
 from lora2.data.tables.files import DataTable
-from lora2.data.tasks.task import build_dataset
+from lora2.data.tasks.task import Kind, TaskData, build_dataset
+from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError
 from lora2.training.base_models.models import (
     BaseModel,

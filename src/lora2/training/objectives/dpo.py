@@ -17,8 +17,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TextTask, load_preference_task
-from lora2.data.tasks.text_task import PREFERENCES
+from lora2.data.loading.preferences import load_preference_task
+from lora2.data.tasks.task import Task
+from lora2.data.tasks.text_task import PREFERENCES, TextTask
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel

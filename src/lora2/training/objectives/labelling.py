@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from transformers import BatchEncoding, TrainerCallback, TrainingArguments
 
-from lora2.data import Task, read_table
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.files import DataTable, read_table
 from lora2.data.tables.writing import OutputRow
-from lora2.data.tasks.task import LABEL_COLUMN
+from lora2.data.tasks.task import LABEL_COLUMN, Task
 from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.models import (

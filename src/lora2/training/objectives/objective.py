@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from lora2.data import Task
+from lora2.data.tasks.task import Task
 from lora2.training.base_models.models import BaseModel, load_tokenizer
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.output import Output

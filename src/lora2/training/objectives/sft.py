@@ -14,9 +14,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data import Task, TextTask, load_text_task
-from lora2.data.loading.texts import EXACT_MATCH, TOKEN_ACCURACY
-from lora2.data.tasks.text_task import TO_WRITE, prompt_and_answer
+from lora2.data.loading.texts import EXACT_MATCH, TOKEN_ACCURACY, load_text_task
+from lora2.data.tasks.task import Task
+from lora2.data.tasks.text_task import TO_WRITE, TextTask, prompt_and_answer
 from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits

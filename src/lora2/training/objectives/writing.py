@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from torch import OutOfMemoryError
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from lora2.data import TextTask, load_text_rows
-from lora2.data.tasks.text_task import Form
+from lora2.data.loading.texts import load_text_rows
+from lora2.data.tasks.text_task import Form, TextTask
 from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line

@@ -14,11 +14,12 @@ from typing import Any
 
 from lora2.support.checked_files import check_fields, read_json_lines
 from lora2.support.files import nan_as_null, write_atomically
+from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES, PENALTY, TASK_LOSS
 
 MetricsRecord = dict[str, Any]
 
-_MEANS = {"loss": "train_loss", "task_loss": "task_loss", "penalty": "penalty"}
-_LASTS = ("learning_rate", "grad_norm", "budget", "kept_singular_values")
+_MEANS = {"loss": "train_loss", TASK_LOSS: TASK_LOSS, PENALTY: PENALTY}
+_LASTS = ("learning_rate", "grad_norm", BUDGET, KEPT_VALUES, KEPT_PARAMETERS)
 _DAMAGED = "restore it from a copy, or remove it to see the run without it"
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
@@ -32,7 +33,7 @@ def evaluation_records(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
     """Return one record per evaluated step.
 
     Each holds step, epoch, all metrics of all validation sets, the mean of the training losses
-    since the evaluation before, and budget and kept singular values as last logged.
+    since the evaluation before, and budget and what is kept of it as last logged.
     """
     records: list[MetricsRecord] = []
     logs: list[MetricsRecord] = []
@@ -118,5 +119,5 @@ def read_lines(path: Path, needed: Sequence[str] = ("step",)) -> list[MetricsRec
 
 def _drawn(record: MetricsRecord) -> list[str]:
     """Return the names of further numbers that figures are drawn from."""
-    pruned = ["budget", "kept_singular_values"] if "budget" in record else []
-    return pruned + [name for name in record if name.endswith("loss")]
+    pruned = [BUDGET, KEPT_VALUES] if BUDGET in record else []
+    return pruned + [name for name in record if name == KEPT_PARAMETERS or name.endswith("loss")]

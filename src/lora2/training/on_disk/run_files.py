@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
-from lora2.data.tasks import image_task, tagged_task
-from lora2.data.tasks.tagged_task import RowsOf
-from lora2.data.tasks.task import Kind
-from lora2.data.tasks.text_task import Form
+from lora2.data.tasks.image_task import ImageTask
+from lora2.data.tasks.tagged_task import TaggedTask
+from lora2.data.tasks.task import Kind, Task, TaskData
+from lora2.data.tasks.text_task import TextTask
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
 from lora2.training.options.arguments import OPTION_GROUPS
-from lora2.training.options.run_arguments import MethodName
 from lora2.training.scores.entity_metrics import ENTITY_METRICS
 from lora2.training.scores.metrics import METRICS
 
@@ -34,33 +33,26 @@ _NEEDED_TO_RESUME = (
     "learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed",
 )  # fmt: skip
 
-_TASK = {"name": str, "validation_sets": list[str], "metrics": list[str], "main_metric": str}
-_LABELS = {
-    "kind": Kind,
-    "text_columns": list[str],
-    "label_column": str,
-    "label_names": list[str],
-}
-_TAGS = {
-    "rows_of": RowsOf,
-    "text_columns": list[str],
-    "label_column": str,
-    "label_names": list[str],
-}
-_IMAGES = {"image_column": str, "label_column": str, "label_names": list[str]}
-_OF_KINDS: Mapping[str, Mapping[str, Any]] = {tagged_task.KIND: _TAGS, image_task.KIND: _IMAGES}
-_TEXTS = {"form": Form, "conversational": bool, "system": str | None, "columns": list[str]}
 
-_REACHED = {"best": dict | None, "last": dict | None}
-_SUMMARY = {
-    "task": str,
-    "method": MethodName,
-    "main_metric": str,
-    **_REACHED,
-    "baseline": dict | None,
-    "final_parameters": dict[str, int],
+class _Labelled(NamedTuple):
+    """What the values in a task.json with labels must be, beyond the types of its keys.
+
+    Attributes:
+        task: the class of the task, which has the types.
+        metrics: the names of its metrics.
+        columns: how many columns of texts it may name.
+    """
+
+    task: type[Task]
+    metrics: Collection[str]
+    columns: int = 0
+
+
+_LABELLED = {
+    **dict.fromkeys(get_args(Kind), _Labelled(TaskData, METRICS, columns=2)),
+    TaggedTask.kind: _Labelled(TaggedTask, ENTITY_METRICS, columns=1),
+    ImageTask.kind: _Labelled(ImageTask, METRICS),
 }
-_SUMMARY_IF_THERE = {"before": dict | None, "saved_bytes": int, "peft_config": dict}
 
 
 @functools.cache
@@ -93,59 +85,26 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: a key is missing or of another type.
     """
-    fields: Mapping[str, Any]
-    fields = _TEXTS if "form" in task else _OF_KINDS.get(str(task.get("kind")), _LABELS)
-    check_fields(task, {**_TASK, **fields}, path, DAMAGED)
-    if fields is _TEXTS:
+    if "form" in task:
+        _check_keys(task, TextTask, path)
         return
-    known = ENTITY_METRICS if fields is _TAGS else METRICS
-    unknown = [name for name in task["metrics"] if name not in known]
+    # A kind that is none is refused as one of texts, by the types of their keys.
+    labelled = _LABELLED.get(str(task.get("kind")), _LABELLED["classification"])
+    _check_keys(task, labelled.task, path)
+    unknown = [name for name in task["metrics"] if name not in labelled.metrics]
     if unknown:
         raise UserError(
-            f"{path}: metrics has {unknown[0]!r}, and must have names among {', '.join(known)}; "
-            f"{DAMAGED}."
+            f"{path}: metrics has {unknown[0]!r}, and must have names among "
+            f"{', '.join(labelled.metrics)}; {DAMAGED}."
         )
-    most = 1 if fields is _TAGS else 2
-    if not 1 <= len(task.get("text_columns", ["none"])) <= most:
-        wanted = "one name" if most == 1 else "one or two names"
+    if labelled.columns and not 1 <= len(task["text_columns"]) <= labelled.columns:
+        wanted = "one name" if labelled.columns == 1 else "one or two names"
         raise UserError(f"{path}: text_columns must be a list of {wanted}; {DAMAGED}.")
     if task["kind"] != "regression" and not task["label_names"]:
         raise UserError(f"{path}: label_names must name the classes; {DAMAGED}.")
 
 
-def check_summary(summary: dict[str, Any], path: Path) -> None:
-    """Check that summary.json holds what tables show.
-
-    Raises:
-        UserError: a key is missing or of another type.
-    """
-    check_fields(summary, _SUMMARY, path, DAMAGED)
-    check_fields(summary, _SUMMARY_IF_THERE, path, DAMAGED, optional=True)
-    metric = summary["main_metric"]
-    _check_reached(summary, metric, path)
-    if summary.get("before"):
-        fields = {metric: float | None}
-        check_fields(summary["before"], fields, f"{path}, before", DAMAGED, optional=True)
-    if summary["baseline"] is not None:
-        check_baseline(summary["baseline"], metric, path)
-
-
-def check_baseline(
-    baseline: dict[str, Any], metric: str, path: Path, advice: str = DAMAGED
-) -> None:
-    """Check what the head alone reached.
-
-    Raises:
-        UserError: a key is missing or of another type.
-    """
-    check_fields(baseline, {"parameters": int, **_REACHED}, path, advice)
-    _check_reached(baseline, metric, path, advice)
-
-
-def _check_reached(
-    reached: Mapping[str, Any], metric: str, path: Path, advice: str = DAMAGED
-) -> None:
-    for name in _REACHED:
-        if reached[name] is not None:
-            fields = {metric: float | None, "epoch": float | None}
-            check_fields(reached[name], fields, f"{path}, {name}", advice)
+def _check_keys(task: Mapping[str, Any], kind: type[Task], path: Path) -> None:
+    # The run adds its main metric, under the name that it has in the records.
+    types = {**Task.described, "main_metric": str, **kind.described}
+    check_fields(task, types, path, DAMAGED)

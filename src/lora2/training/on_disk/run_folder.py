@@ -16,13 +16,8 @@ from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
 from lora2.support.files import as_json, write_atomically
-from lora2.training.on_disk.run_files import (
-    DAMAGED,
-    check_baseline,
-    check_options,
-    check_summary,
-    check_task,
-)
+from lora2.training.on_disk.run_files import DAMAGED, check_options, check_task
+from lora2.training.on_disk.summary import RunSummary, check_baseline
 
 
 class FolderHeldError(UserError):
@@ -300,15 +295,13 @@ class RunFolder:
         check_task(task, self.task_file)
         return task
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> RunSummary:
         """Return the summary of a finished run.
 
         Raises:
             UserError: the file is damaged.
         """
-        summary: dict[str, Any] = read_json(self.summary_file, DAMAGED, nan_as_null=True)
-        check_summary(summary, self.summary_file)
-        return summary
+        return RunSummary.read(self.summary_file)
 
     def read_baseline(self, metric: str) -> dict[str, Any] | None:
         """Return what the head alone reached, None if that is not known yet.

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora2.data import (
-    GLUE_TASKS,
-    IMAGE_TASK_NAMES,
-    PREFERENCE_TASK_NAMES,
-    TAGGED_TASK_NAMES,
-    TASK_NAMES,
-    TEXT_TASK_NAMES,
-    Kind,
-)
+from lora2.data.loading.classification import TASK_NAMES
+from lora2.data.loading.images import IMAGE_TASK_NAMES
+from lora2.data.loading.preferences import PREFERENCE_TASK_NAMES
+from lora2.data.loading.tags import TAGGED_TASK_NAMES
+from lora2.data.loading.texts import TEXT_TASK_NAMES
+from lora2.data.public.glue import GLUE_TASKS
+from lora2.data.tasks.task import Kind
 from lora2.support.needs import Need
 from lora2.support.ranges import SEED, SIZE
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from lora2.data import (
-    IMAGE_TASK_NAMES,
-    PREFERENCE_TASK_NAMES,
-    TAGGED_TASK_NAMES,
-    TASK_NAMES,
-    TEXT_TASK_NAMES,
-)
+from lora2.data.loading.classification import TASK_NAMES
+from lora2.data.loading.images import IMAGE_TASK_NAMES
+from lora2.data.loading.preferences import PREFERENCE_TASK_NAMES
+from lora2.data.loading.tags import TAGGED_TASK_NAMES
+from lora2.data.loading.texts import TEXT_TASK_NAMES
 
 ObjectiveName = Literal[
     "classification", "sft", "dpo", "token-classification", "image-classification"

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
-from lora2.data import tokenize_dataset
+from lora2.data.tokenization.texts import tokenize_dataset
 from lora2.errors import UserError
 from lora2.lab.benchmarks.methods import AdapterSize, prepare_all
 from lora2.lab.benchmarks.record import device_name

@@ -55,7 +55,7 @@ class MeasuredTable:
         return [times for times in found if times is not None]
 
 
-def _iterations(options: ReproduceArguments, folder: Path) -> list[RunDescription]:
+def _iterations(options: ReproduceArguments) -> list[RunDescription]:
     timed = options.chosen.timed
     return [] if timed is None else timed(options.model or options.chosen.model)
 
@@ -69,7 +69,11 @@ def _rows(options: ReproduceArguments, folder: Path) -> list[dict[str, RunDescri
 
 MEASURED_TABLES = {
     TIMES: MeasuredTable(
-        _iterations, lambda run: len(TIMED_METHODS), read_times, measure, iteration_table
+        lambda options, folder: _iterations(options),
+        lambda run: len(TIMED_METHODS),
+        read_times,
+        measure,
+        iteration_table,
     ),
     STEP_TIMES: MeasuredTable(_rows, len, read_step_times, measure_rows, step_table),
 }

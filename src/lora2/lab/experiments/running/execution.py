@@ -28,6 +28,7 @@ from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.environment import describe_environment
 from lora2.training.on_disk.records import evaluation_records
 from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
+from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.recipes import GENERAL
 from lora2.training.prepare import PreparedRun, prepare
@@ -127,26 +128,26 @@ def _file_bytes(folder: RunFolder) -> int | None:
 
 
 def _record(
-    description: RunDescription, prepared: PreparedRun, summary: dict[str, Any], clock: _StepClock
+    description: RunDescription, prepared: PreparedRun, summary: RunSummary, clock: _StepClock
 ) -> RunRecord:
-    kept = summary["kept_singular_values"]
+    kept = summary.kept_singular_values
     return RunRecord(
         description,
         "finished",
         main_metric=prepared.main_metric,
         evaluations=evaluation_records(prepared.trainer.state.log_history),
-        best=summary["best"],
-        last=summary["last"],
-        trainable_parameters=summary["trainable_parameters"],
-        final_parameters=summary["final_parameters"],
-        steps=summary["steps"],
-        resumed_from_step=summary["resumed_from_step"],
-        seconds=summary["seconds"],
+        best=summary.best,
+        last=summary.last,
+        trainable_parameters=summary.trainable_parameters,
+        final_parameters=summary.final_parameters,
+        steps=summary.steps,
+        resumed_from_step=summary.resumed_from_step,
+        seconds=summary.seconds,
         seconds_per_step=clock.median,
         peak_memory=_peak_memory(),
         kept=kept,
         initial=prepared.settings.adapter["init_r"] if kept else None,
-        versions=summary["versions"],
+        versions=summary.versions,
         machine=_machine(),
     )
 
