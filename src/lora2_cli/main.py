@@ -13,7 +13,7 @@ from lora2_cli.standard_output import (
     drop_standard_output_if_broken,
     printing_what_can_be_shown,
 )
-from lora2_cli.start import import_command
+from lora2_cli.start import VariableError, import_command
 from lora2_cli.version import __version__
 
 NOT_READ, USER_MISTAKE, INTERRUPTED = 1, 2, 130
@@ -46,6 +46,9 @@ def _answer(words: Sequence[str]) -> int:
         except BrokenPipeError:
             drop_standard_output()
             return NOT_READ
+        except VariableError as error:
+            say(f"lora2: {error}", USER_MISTAKE)
+            return USER_MISTAKE
         except Exception as error:
             sentences = import_command("sentences")
             sentence = sentences.as_sentence(error, words[0] if words else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -20,9 +21,29 @@ def import_command(name: str) -> Any:
 
     Raises:
         KeyboardInterrupt: Ctrl-C, even if an imported package has caught it.
+        VariableError: a package cannot follow an environment variable.
     """
-    with _without_garbage_collection(), _raising_every_interrupt():
+    with _without_garbage_collection(), _raising_every_interrupt(), _naming_variable():
         return importlib.import_module(f"lora2.commands.{_MODULES.get(name, name)}")
+
+
+class VariableError(Exception):
+    """An environment variable that a package cannot follow; the text is a whole sentence."""
+
+
+@contextmanager
+def _naming_variable() -> Iterator[None]:
+    """Name the environment variable whose value a package could not read when it was imported."""
+    try:
+        yield
+    except ValueError as error:
+        for name, value in os.environ.items():
+            if value and repr(value) in str(error):
+                raise VariableError(
+                    f"{name}={value}, an environment variable, cannot be followed ({error}); unset "
+                    "it, or give it another value."
+                ) from error
+        raise
 
 
 @contextmanager

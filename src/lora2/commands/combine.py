@@ -15,6 +15,7 @@ from lora2.data.tables.files import listed
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
+from lora2.support.ranges import SIZE, check_number
 from lora2.training.combined_run import write_combined_run
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.registry import OBJECTIVES
@@ -61,8 +62,8 @@ def _checked_weights(options: Any) -> list[float]:
         raise UserError(
             f"weights: {len(weights)} numbers for {len(options.runs)} runs; give one for each."
         )
-    if options.rank is not None and options.rank < 1:
-        raise UserError(f"rank={options.rank} must be at least 1.")
+    if options.rank is not None:
+        check_number("rank", options.rank, SIZE)
     if not all(map(math.isfinite, weights)):
         raise UserError(f"weights: {weights} must all be finite numbers.")
     if max(map(abs, weights)) > torch.finfo(torch.float32).max:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_option import (
     add_output,
@@ -26,6 +24,9 @@ from lora2.data.tables.files import DataTable, read_table
 from lora2.data.tables.writing import as_one_line
 from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
+from lora2.support.error_text import clause_of
+from lora2.support.ranges import SIZE, check_number
+from lora2.training.base_models.chat_templates import TEMPLATE_ERRORS
 from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import SavedRun
 from lora2.training.objectives.output import TEXTS
@@ -116,10 +117,10 @@ def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> No
             continue
         try:
             run.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise UserError(
                 f"file: the chat template of {run.folder.adapter} refuses the messages in row "
-                f"{number} of {source} ({error}); write them as it expects."
+                f"{number} of {source} ({clause_of(error)}); write them as it expects."
             ) from error
 
 
@@ -190,8 +191,8 @@ def _check(options: Any) -> None:
         )
     for name in ("max_new_tokens", "batch_size"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be a whole number of at least 1.")
+        if value is not None:
+            check_number(name, value, SIZE)
 
 
 def _parser() -> OptionParser:

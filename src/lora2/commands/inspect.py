@@ -9,6 +9,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from rich.console import Console
 
 from lora2.commands.option_parser import OptionParser
+from lora2.errors import UserError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
 from lora2.reports.kept import kept_grid, read_kept, summed_over_experts
@@ -39,7 +40,12 @@ def execute(arguments: Sequence[str]) -> int:
     kept = _read_kept(folder)
     logs = read_lines(folder.log_file, ("step", "loss"))
     evaluations = read_lines(folder.metrics_file)
-    folder.figures.mkdir(exist_ok=True)
+    try:
+        folder.figures.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(
+            f"{folder.figures} is a file, where the figures are to be; move it to another place."
+        ) from error
     drawn = [
         *_kept(folder, kept, options["init_r"], console),
         *_curves(folder, logs, evaluations),

@@ -59,7 +59,13 @@ def execute(arguments: Sequence[str]) -> int:
     given = {name: getattr(options, name) for name in (*_SIZES, *_OTHERS)}
     sizes = {name: value for name, value in given.items() if value is not None}
     sizes["target_modules"] = targets
-    said = [f"{count(config, options.method, sizes):,}"]
+    parameters = count(config, options.method, sizes)
+    if not parameters and METHODS[options.method].from_peft:
+        raise UserError(
+            f"method: {options.method} trains nothing with these options; say in --peft_config "
+            "what it is to train."
+        )
+    said = [f"{parameters:,}"]
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
         least_and_most = size_in_words(final(config, options.method, sizes | budget))

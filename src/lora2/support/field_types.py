@@ -39,7 +39,9 @@ def fits(value: Any, hint: Any) -> bool:
     if kind is dict:
         return isinstance(value, dict) and _fit(value, parts)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        # Python writes whole numbers of hundreds of digits, for which there is no float.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and (isinstance(value, float) or is_finite(value))
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if _is_enum(kind):

@@ -179,6 +179,7 @@ REFUSED = {
     "numbers": (["--kind=regression"], "kind=regression has no effect"),
     "the model of digits": (["--model=digits-vit"], "add --model with the folder"),
     "a model of texts": (["--model=TEXTS"], "nothing says how it reads images"),
+    "a processor that makes no pixels": (["--model=ODD"], "of ODD has values that no image"),
     "a model without its processor": (["--model=BARE"], "BARE has no preprocessor_config.json"),
 }
 
@@ -188,7 +189,10 @@ def test_options_that_do_not_go_with_images(case, tiny_model, tmp_path, capsys):
     more, said = REFUSED[case]
     bare = save_vision_model(tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
-    places = {"TEXTS": str(tiny_model), "BARE": str(bare)}
+    odd = save_vision_model(tmp_path / "odd")
+    size = {"size": {"height": 8, "width": "x"}, "image_processor_type": "ViTImageProcessor"}
+    (odd / "preprocessor_config.json").write_text(json.dumps(size))
+    places = {"TEXTS": str(tiny_model), "BARE": str(bare), "ODD": str(odd)}
     for name, place in places.items():
         more, said = [each.replace(name, place) for each in more], said.replace(name, place)
     images, run = save_images(tmp_path / "colours", each=2), tmp_path / "run"

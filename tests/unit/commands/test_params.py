@@ -172,3 +172,8 @@ def test_params_counts_experts_that_are_named(method, arguments, matrices, tmp_p
     shapes = [(16, 16), *4 * [(16, 48), (24, 16)][2 - matrices :]]
     more = 2 * 2 * 8 + 8 if method == "lora2" else 0
     assert counted == sum(2 * (d_in + d_out) + more for d_in, d_out in shapes)
+
+
+def test_a_method_of_peft_that_would_train_nothing_is_refused(capsys):
+    said = refused(capsys, "params", "--arch=deberta-v3-base", "--method=trainable_tokens")
+    assert "method: trainable_tokens trains nothing with these options" in said

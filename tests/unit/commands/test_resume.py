@@ -117,6 +117,10 @@ def test_a_state_of_another_run_is_named(file, content, says, interrupted_run, t
     torch.save(content, checkpoint / file)
     said = refused(capsys, "train", f"--output_dir={folder}", "--resume")
     assert f"resume: the state of {says} in {checkpoint} is of another run or damaged" in said
+    assert "remove that folder to resume from an earlier checkpoint" in said
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-5")
+    said = refused(capsys, "train", f"--output_dir={folder}", "--resume")
+    assert "there is no other checkpoint, so start over with --overwrite" in said
 
 
 @pytest.mark.parametrize("name", ["epoch", "eval_accuracy"])

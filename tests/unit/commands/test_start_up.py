@@ -73,6 +73,18 @@ def test_ctrl_c_during_the_imports_of_a_command_prints_one_line(content, tmp_pat
     assert done.returncode == INTERRUPTED
 
 
+def test_a_variable_that_a_package_cannot_follow_is_one_sentence(tmp_path, monkeypatch):
+    package = tmp_path / "lora2" / "commands"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "params.py").write_text("import os\nint(os.environ['SOME_TIMEOUT'])")
+    monkeypatch.setenv("SOME_TIMEOUT", "soon")
+    done = python(f"{SCRIPT}\n{EXIT}", "params", first=tmp_path)
+    assert done.stderr.startswith("lora2: SOME_TIMEOUT=soon, an environment variable, cannot be")
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
 @pytest.mark.slow
 def test_importing_the_package_alone_registers_its_methods_with_peft():
     done = python(

@@ -297,3 +297,17 @@ def test_an_unusable_hub_dataset_is_refused(monkeypatch, answer, words):
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     with pytest.raises(UserError, match=words):
         load_task(dataset="some/set", dataset_config="en")
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "says"),
+    [
+        ("regression", "bad", "the run has learnt numbers, so correct the row"),
+        ("classification", "0.5", "the run has learnt classes, so correct the column"),
+    ],
+)
+def test_rows_to_score_are_of_the_kind_that_was_learnt(tmp_path, kind, label, says):
+    path = write(tmp_path, "data.csv", f"text,label\na,{label}\nb,1\n")
+    options = {"text_columns": ["text"], "label_column": "label", "label_names": ("no", "yes")}
+    with pytest.raises(UserError, match=says):
+        load_labelled(path, kind=kind, **options)

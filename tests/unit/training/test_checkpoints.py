@@ -81,3 +81,34 @@ def test_checkpoint_without_one_of_them_is_not(engine: str, missing: str, tmp_pa
     assert found is None
     assert len(faults) == 1
     assert "checkpoint-3 was cut short" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"more_than_known": 1},
+        {"epoch": "x"},
+        {"max_steps": None},
+        {"train_batch_size": "x"},
+        {"log_history": [{"step": 1, "eval_loss": 10**400}]},
+    ],
+)
+def test_a_state_that_the_trainer_cannot_take_is_damaged(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint-3"
+    write(checkpoint, ENGINES["one process"])
+    path = checkpoint / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    found, (fault,) = newest_complete(tmp_path)
+
+    assert found is None
+    assert "trainer_state.json" in fault
+
+
+def test_a_name_of_a_folder_that_is_no_text_is_damaged(tmp_path: Path) -> None:
+    write(tmp_path / "checkpoint-3", ENGINES["DeepSpeed"])
+    (tmp_path / "checkpoint-3" / "latest").write_bytes(b"\xff\xfe")
+
+    assert newest_complete(tmp_path)[0] is None

@@ -112,6 +112,9 @@ DAMAGED = {
     "tokenizer is a list": ("tokenizer.json", b"[]", "tokenizer.json holds no valid"),
     "tokenizer is missing": ("tokenizer.json", None, "add its tokenizer.json"),
     "tokenizer config": ("tokenizer_config.json", b"[]", "tokenizer_config.json holds no valid"),
+    "no length": (
+        "tokenizer_config.json", b'{"model_max_length": "x"}', "model_max_length in the",
+    ),
     "weights are empty": ("model.safetensors", b"", "safetensors file is damaged or cut short"),
     "weights are cut": ("model.safetensors", b"\x10" * 99, "damaged or cut short"),
     "weights are missing": ("model.safetensors", None, "holds no weights"),

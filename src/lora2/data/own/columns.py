@@ -102,8 +102,12 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[float]:
+def read_labels(
+    table: DataTable, name: str, kind: Kind, *, is_learnt: bool = False
+) -> list[str] | list[float]:
     """Return the labels as class names (classification) or floats (regression).
+
+    is_learnt: whether a model has learnt this kind of labels, so that no other can be chosen.
 
     Raises:
         UserError: the column is missing, has nulls or blanks, or its values do not fit `kind`.
@@ -112,13 +116,25 @@ def read_labels(table: DataTable, name: str, kind: Kind) -> list[str] | list[flo
     values = [None if _is_blank(value) else value for value in table.column(name, "label_column")]
     _refuse_missing(table, name, "label_column", values)
     if kind == "regression":
-        return [_number(table, name, row, value) for row, value in enumerate(values, start=1)]
+        advice = (
+            "the run has learnt numbers, so correct the row"
+            if is_learnt
+            else "regression needs numbers, so use kind=classification or another label column"
+        )
+        return [
+            _number(table, name, row, value, advice) for row, value in enumerate(values, start=1)
+        ]
     names = [_class_name(table, name, row, value) for row, value in enumerate(values, start=1)]
     if any(map(_DECIMAL.fullmatch, names)) and all(map(_is_number, names)):
         example = next(filter(_DECIMAL.fullmatch, names))
+        advice = (
+            "the run has learnt classes, so correct the column"
+            if is_learnt
+            else "use kind=regression or name another label column"
+        )
         raise UserError(
             f"kind: column {name!r} of {table.source} holds fractions such as {example}, which "
-            f"are no class labels; use kind=regression or name another label column."
+            f"are no class labels; {advice}."
         )
     _refuse_blanks_around(table, name, names)
     return names
@@ -137,7 +153,7 @@ def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) ->
             )
 
 
-def _number(table: DataTable, name: str, row: int, value: object) -> float:
+def _number(table: DataTable, name: str, row: int, value: object, advice: str) -> float:
     # bool is an int to Python, but true and false are two classes, not a scale.
     if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
         try:
@@ -150,8 +166,7 @@ def _number(table: DataTable, name: str, row: int, value: object) -> float:
             return number
     raise UserError(
         f"kind: column {name!r} of {table.source} holds {as_shown(value)} in row {row}, which is "
-        f"no number, or none of float32; regression needs numbers, so use kind=classification or "
-        f"another label column."
+        f"no number, or none of float32; {advice}."
     )
 
 

@@ -124,7 +124,7 @@ def _labelled(
     label_names: Sequence[str],
 ) -> Dataset:
     texts = read_texts(table, text_columns)
-    labels = read_labels(table, label_column, kind)
+    labels = read_labels(table, label_column, kind, is_learnt=True)
     return _encoded(table, texts, label_column, labels, kind, label_names)
 
 

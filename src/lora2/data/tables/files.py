@@ -153,13 +153,37 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
     return columns
 
 
+def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _with_blanks(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """Leave blank lines out, but for those between the rows of a single column.
+
+    There, a blank line is a row whose value is missing; left out, predictions would no longer stand
+    next to what they are of.
+    """
+    is_single: bool | None = None
+    blank: list[int] = []
+    for number, row in rows:
+        if not row:
+            blank.append(number)
+            continue
+        if is_single:
+            yield from ((each, [""]) for each in blank)
+        blank = []
+        # The first row is the header.
+        is_single = len(row) == 1 if is_single is None else is_single
+        yield number, row
+
+
 def _read_csv(path: Path) -> DataTable:
     with _open(path) as file, _long_cells():
         # strict: an unclosed quote is an error instead of a text that swallows the file's rest.
         reader = csv.reader(file, strict=True)
         try:
-            rows = ((reader.line_num, row) for row in reader if row)
-            return _table(path, _columns_of_rows(rows))
+            return _table(path, _columns_of_rows(_with_blanks(_numbered(reader))))
         except csv.Error as error:
             raise _MalformedError(
                 f"is not well-formed CSV near line {reader.line_num} ({error}); "
@@ -180,8 +204,8 @@ def _long_cells() -> Iterator[None]:
 def _read_tsv(path: Path) -> DataTable:
     with _open(path) as file:
         lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
-        rows = ((number, line.split("\t")) for number, line in lines if line)
-        return _table(path, _columns_of_rows(rows))
+        rows = ((number, line.split("\t") if line else []) for number, line in lines)
+        return _table(path, _columns_of_rows(_with_blanks(rows)))
 
 
 def _read_json_lines(

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from lora2.data.tasks.text_task import Prompt
 from lora2.errors import UserError
+from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.positions import positions_of
 from lora2.training.quiet import printing_on_standard_error, quiet_loading
 from lora2.tuners.base.finite_checks import check_finite_output
@@ -85,26 +85,12 @@ class _ScoreCheck(LogitsProcessor):
         return scores
 
 
-def refused_by_template(error: Exception, source: str) -> str:
-    """Return the sentence for messages in `source` that the model's chat template refuses."""
-    return (
-        f"model: its chat template refuses messages in {source} ({' '.join(str(error).split())}); "
-        "write them as it expects."
-    )
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any:
     """Return the prompts as token ids [rows, tokens], padded on the left, all of one kind."""
     messages = [prompt for prompt in prompts if not isinstance(prompt, str)]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if messages:
-        try:
-            texts = [
-                str(tokenizer.apply_chat_template(each, add_generation_prompt=True, tokenize=False))
-                for each in messages
-            ]
-        except TemplateError as error:
-            raise UserError(refused_by_template(error, "the rows to answer")) from error
+        texts = [before_answer(tokenizer, each, "the rows to answer") for each in messages]
     return tokenizer(
         texts,
         # A chat template writes them itself.

@@ -20,7 +20,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lora2.data.tasks.image_task import EXTRA
 from lora2.errors import UserError
+from lora2.support.error_text import clause_of
+from lora2.support.extras import require
+from lora2.support.field_types import fits, shortened
 from lora2.training.base_models.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.base_models.loading_errors import as_user_error
 from lora2.training.base_models.sentencepiece_files import naming_packages
@@ -36,6 +40,10 @@ _DEBERTA = ("deberta", "deberta-v2")
 _HEAD_OF_DECODERS = "score"
 # Without it transformers asks at the terminal whether to run the code in the model's folder.
 _OWN_CODE = {"trust_remote_code": False}
+# Pillow, numpy and torch raise these for a size that is none.
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Pixels of the image that a processor is tried on.
+_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,11 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
             # transformers makes an empty tokenizer where it finds no file, and reads all as
             # unknown.
             raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
+    if not fits(tokenizer.model_max_length, float):
+        raise UserError(
+            f"model: model_max_length in the tokenizer_config.json of {name} is "
+            f"{shortened(tokenizer.model_max_length)}, and must be a number."
+        )
     if tokenizer.pad_token is None:
         # Decoders are trained without one; what is at padded places is masked anyway.
         tokenizer.pad_token = tokenizer.eos_token
@@ -160,7 +173,25 @@ def load_image_processor(name: str) -> Any:
     source = find_model(name)
     _check_reads_images(name, source)
     with quiet_loading(), as_user_error(name, source):
-        return AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
+        processor = AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
+    _check_processes(processor, name)
+    return processor
+
+
+def _check_processes(processor: Any, name: str) -> None:
+    """Check that an image processor makes pixels of an image, which its values alone do not tell.
+
+    Raises:
+        UserError: it does not.
+    """
+    image = require("PIL.Image", extra=EXTRA).new("RGB", (_SIDE, _SIDE))
+    try:
+        processor(images=image, return_tensors="pt")
+    except _REFUSALS as error:
+        raise UserError(
+            f"model: the preprocessor_config.json of {name} has values that no image can be "
+            f"processed with ({clause_of(error)}); correct it, or copy it from the model again."
+        ) from error
 
 
 def load_base_model(

@@ -17,7 +17,7 @@ from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
-from lora2.training.base_models.generation import refused_by_template
+from lora2.training.base_models.chat_templates import before_answer, refused_by_template
 from lora2.training.base_models.models import BaseModel, load_language_model
 from lora2.training.base_models.new_tokens import grow_as_saved
 from lora2.training.objectives.objective import Objective, Sets
@@ -141,16 +141,20 @@ def check_lengths(max_length: int, base: BaseModel) -> None:
 def check_template(
     settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that a tokenizer can write the messages of a task.
+    """Check that a tokenizer can write the messages of a task: those of the first row, by trying.
 
     Raises:
         UserError: it cannot.
     """
-    if task.conversational and tokenizer.chat_template is None:
+    if not task.conversational:
+        return
+    if tokenizer.chat_template is None:
         raise UserError(
             f"model: the tokenizer of {settings.model.model} has no chat template to write "
             "messages with; give a model that was trained on conversations, or rows of text."
         )
+    for messages in task.train[0].values():
+        before_answer(tokenizer, messages, "the rows")
 
 
 def check_has_rows(settings: RunSettings, sets: Sets) -> None:

@@ -6,6 +6,7 @@ between leaves a part. The checkpoint before it is deleted only when the new one
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lora2.errors import UserError
@@ -32,6 +34,9 @@ _FSDP_WEIGHTS_PARTS = "pytorch_model_fsdp_0"
 _PARTS_END = ".metadata"
 # Of DeepSpeed: a folder with parts of each process, and the file that names it, written last.
 _DEEPSPEED_LATEST = "latest"
+# What the trainer computes with of its state, apart from what has been logged.
+_COUNTS = {"epoch": float | None, "max_steps": int, "train_batch_size": int | None}
+_OF_STATE = {each.name for each in dataclasses.fields(TrainerState)}
 
 
 def checkpoints_by_age(folder: Path) -> list[Path]:
@@ -100,7 +105,8 @@ def _optimizer_files(checkpoint: Path) -> list[Path]:
     scheduler = checkpoint / _SCHEDULER
     latest = checkpoint / _DEEPSPEED_LATEST
     if latest.is_file():
-        parts = sorted((checkpoint / latest.read_text(encoding="utf-8").strip()).glob("*.pt"))
+        named = latest.read_text(encoding="utf-8", errors="replace").strip()
+        parts = sorted((checkpoint / named).glob("*.pt"))
         # A scheduler of DeepSpeed's own is among the parts.
         return [*(parts or [latest.with_name("global_step")]), *_if_there(scheduler)]
     if (checkpoint / _FSDP_OPTIMIZER_PARTS).is_dir():
@@ -158,10 +164,14 @@ def _fault_of_state(checkpoint: Path) -> str | None:
         # The trainer writes NaN into it, of a gradient's norm.
         state = read_json(path, "", nan_as_null=True)
         check_fields(state, {"global_step": int, "log_history": list[dict]}, path, "")
+        check_fields(state, _COUNTS, path, "", optional=True)
         for record in state["log_history"]:
             numbers = [name for name in record if name == "epoch" or name.startswith("eval_")]
             check_fields(record, {"step": int} | dict.fromkeys(numbers, float | None), path, "")
     except UserError:
         return f"{_STATE} is damaged"
+    unknown = next((name for name in state if name not in _OF_STATE), None)
+    if unknown is not None:
+        return f"{_STATE} holds {unknown!r}, which this version of transformers does not know"
     step = state["global_step"]
     return None if checkpoint.name == f"checkpoint-{step}" else f"{_STATE} is of step {step}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora2.support.needs import Need
-from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE
+from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SIZE
 
 _NAMED = Need(
     "without --task rewrite, snips or preferences",
@@ -57,7 +57,7 @@ class TextArguments:
         },
     )
     max_new_tokens: int = field(
-        default=32, metadata={"range": COUNT, "help": "Tokens at which such an answer is cut off."}
+        default=32, metadata={"range": SIZE, "help": "Tokens at which such an answer is cut off."}
     )
     new_tokens: list[str] | None = field(
         default=None,

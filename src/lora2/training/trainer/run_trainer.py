@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import Trainer
 
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
+from lora2.training.on_disk.checkpoints import checkpoints_by_age, fault_of
 from lora2.training.trainer.head_rate import give_own_rate
 
 # torch before 2.9 does not have it.
@@ -104,10 +106,24 @@ def _blaming(checkpoint: str | None, what: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError, _DeviceError):
         raise
     except _NO_SUCH_STATE as error:
+        # torch advises to unpickle the file, which may run any code.
+        is_other_file = isinstance(error, UnpicklingError)
+        reason = "its file holds something else" if is_other_file else clause_of(error)
+        advice = (
+            "remove that folder to resume from an earlier checkpoint"
+            if checkpoint is not None and _has_earlier(Path(checkpoint))
+            else "there is no other checkpoint, so start over with --overwrite"
+        )
         raise UserError(
             f"resume: the state of {what} in {checkpoint} is of another run or damaged "
-            f"({clause_of(error)}); remove that folder to resume from an earlier checkpoint."
+            f"({reason}); {advice}."
         ) from error
+
+
+def _has_earlier(checkpoint: Path) -> bool:
+    """Whether there is another checkpoint to resume from, should this one be removed."""
+    others = (each for each in checkpoints_by_age(checkpoint.parent) if each != checkpoint)
+    return any(fault_of(each) is None for each in others)
 
 
 class RunTrainer(RunBase, Trainer):

@@ -206,7 +206,7 @@ def check_rows(model: nn.Module, config: Any) -> None:
             raise UserError(
                 f"{FIELD}: there is no token {max(ids)} among the {rows} of {name}; give a model "
                 "with a row for each token, as model.resize_token_embeddings(len(tokenizer)) makes "
-                "it once the tokens are added."
+                "it once the tokens are added (of `lora2 train`, --new_tokens adds them)."
             )
         for each in (name, *_sharing(model, base.weight, name)):
             _check_is_free(model, each, config)
