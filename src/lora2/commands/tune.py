@@ -13,6 +13,7 @@ from rich.table import Table
 from transformers import HfArgumentParser
 
 from lora2.commands.option_parser import OptionParser
+from lora2.data.named_tasks import IN_FILES
 from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
@@ -21,7 +22,6 @@ from lora2.lab.experiments.presets.task_suite import TUNING_SEED, TaskSuite
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.running.display import display
-from lora2.lab.experiments.running.execution import GENERATED_TASKS
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.lab.experiments.setting import Experiment
 from lora2.lab.experiments.tuning import Choice, tune
@@ -185,6 +185,6 @@ class _TuneParser(OptionParser, HfArgumentParser):
         where.check()
         typed = self.typed(arguments)
         where.check_effects(typed)
-        if tuning.task in GENERATED_TASKS:
+        if tuning.task not in IN_FILES:
             refuse_idle(typed, ("data_dir",), f"with --task {tuning.task}, which is generated")
         return rest.method, tuning, where

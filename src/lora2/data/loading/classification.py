@@ -8,6 +8,7 @@ from typing import Unpack
 
 from lora2.data.generated.agreement import LABEL_NAMES, agreement_pairs
 from lora2.data.generated.drawing import Split
+from lora2.data.named_tasks import task_names
 from lora2.data.own.labelled import task_from_tables
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
@@ -15,8 +16,6 @@ from lora2.data.public.glue import GLUE_TASKS
 from lora2.data.public.glue_loading import load_glue_folder, load_glue_from_hub
 from lora2.data.tasks.task import LABEL_COLUMN, Kind, TaskData, build_dataset
 from lora2.errors import UserError
-
-TASK_NAMES = ("agreement", *GLUE_TASKS)
 
 
 def load_task(
@@ -34,7 +33,7 @@ def load_task(
     """Load a named task, the user's files, or a hub dataset; agreement if nothing is named.
 
     Args:
-        task: one of `TASK_NAMES`.
+        task: the name of a task of classification.
         data_dir: folder of the official GLUE files; without it GLUE comes from the hub.
         text_columns: one or two columns of the user's data; guessed if obvious.
         label_column: of the user's data; "label" unless given.
@@ -54,7 +53,7 @@ def load_task(
         "label_column": label_column,
         "kind": kind,
     }
-    if is_named(task, TASK_NAMES, "texts to label", own):
+    if is_named(task, task_names("classification"), "texts to label", own):
         return _named_task(
             task or "agreement", data_dir, train_sentences, validation_sentences, data_seed
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data.generated.digits import NEW, as_png, digits_of, split_rows
+from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import encode_labels, read_labels
 from lora2.data.own.images import check_classes, has_no_names, read_image_table, read_images
 from lora2.data.own.labelled import label_names_of, split_off_validation
@@ -20,7 +21,6 @@ from lora2.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGE_TASK_NAMES = ("digits",)
 METRICS = ("accuracy", "f1")
 """The first is the main metric."""
 
@@ -36,7 +36,7 @@ def load_image_task(
     """Load a named task, the user's images, or a hub dataset; digits if nothing is named.
 
     Args:
-        task: one of `IMAGE_TASK_NAMES`.
+        task: the name of a task of image-classification.
         image_column: of a table; "image" unless given.
         label_column: of a table; "label" unless given.
         data_seed: splits off validation rows.
@@ -50,7 +50,7 @@ def load_image_task(
         "image_column": image_column,
         "label_column": label_column,
     }
-    if is_named(task, IMAGE_TASK_NAMES, "images", own):
+    if is_named(task, task_names("image-classification"), "images", own):
         return _digits(data_seed)
     name, train, validation = own_tables(source, read_image_table)
     columns = image_column or IMAGE_COLUMN, label_column or LABEL_COLUMN

@@ -8,11 +8,10 @@ from typing import Any, Unpack
 
 from lora2.data.generated.rewrite import SYSTEM, rewrite_preferences
 from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_dataset
+from lora2.data.named_tasks import task_names
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, TextTask
-
-PREFERENCE_TASK_NAMES = ("preferences",)
 
 ACCURACY = "rewards/accuracies"
 """Share of rows in which the chosen answer has the higher reward; TRL's name."""
@@ -32,7 +31,7 @@ def load_preference_task(
     """Load a named task, the user's files, or a hub dataset; preferences if nothing is named.
 
     Args:
-        task: one of `PREFERENCE_TASK_NAMES`.
+        task: the name of a task of dpo.
         text_columns: `prompt`, `chosen` and `rejected`, or the last two; guessed if obvious.
         train_rows: of preferences.
         validation_rows: of preferences.
@@ -46,7 +45,7 @@ def load_preference_task(
         **source,
         "text_columns": text_columns,
     }
-    if is_named(task, PREFERENCE_TASK_NAMES, "preferences", own):
+    if is_named(task, task_names("dpo"), "preferences", own):
         return _generated(train_rows, validation_rows, data_seed)
     loaded = load_text_task(
         text_columns=text_columns, data_seed=data_seed, forms=PREFERENCES, **source

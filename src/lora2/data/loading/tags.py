@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lora2.data.generated.appointments import tagged_sentences
 from lora2.data.generated.drawing import Split
+from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import sorted_label_names
 from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named
@@ -26,7 +27,6 @@ from lora2.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TAGGED_TASK_NAMES = ("appointments",)
 METRICS = ("f1", "precision", "recall", "accuracy")
 """The first is the main metric; of whole entities, but accuracy, which is of words."""
 
@@ -44,7 +44,7 @@ def load_tagged_task(
     """Load a named task, the user's files, or a hub dataset; appointments if nothing is named.
 
     Args:
-        task: one of `TAGGED_TASK_NAMES`.
+        task: the name of a task of token-classification.
         text_columns: the column of words or of texts; guessed if obvious.
         label_column: the column of tags or of spans; guessed if obvious.
         data_seed: generates appointments and splits off validation rows.
@@ -58,7 +58,7 @@ def load_tagged_task(
         "text_columns": text_columns,
         "label_column": label_column,
     }
-    if is_named(task, TAGGED_TASK_NAMES, "tags", own):
+    if is_named(task, task_names("token-classification"), "tags", own):
         return _appointments(data_seed)
     name, train, validation = own_tables(source)
     text, label = choose_columns(train, text_columns, label_column)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lora2.data.generated import rewrite
 from lora2.data.generated.drawing import Split
 from lora2.data.generated.rewrite import rewrite_pairs
+from lora2.data.named_tasks import task_names
 from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
@@ -22,7 +23,6 @@ from lora2.support.extras import require
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TEXT_TASK_NAMES = ("rewrite", "snips")
 
 # There are some five thousand quantities, the scarcer half; four in five are for training.
 _LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
@@ -46,7 +46,7 @@ def load_text_task(
     """Load a named task, the user's files, or a hub dataset; rewrite if nothing is named.
 
     Args:
-        task: one of `TEXT_TASK_NAMES`.
+        task: the name of a task of sft.
         data_dir: folder of the files of SNIPS.
         text_columns: `messages`, `prompt` and `completion`, or one column of texts; guessed if
             obvious.
@@ -64,9 +64,9 @@ def load_text_task(
         **source,
         "text_columns": text_columns,
     }
-    if is_named(task, TEXT_TASK_NAMES, "texts to write", own):
+    if is_named(task, task_names("sft"), "texts to write", own):
         wanted: dict[Split, int] = {"train": train_rows, "validation": validation_rows}
-        return _named_task(task or TEXT_TASK_NAMES[0], data_dir, wanted, exact_match, data_seed)
+        return _named_task(task or task_names("sft")[0], data_dir, wanted, exact_match, data_seed)
     if data_dir is not None:
         raise UserError(
             "data_dir: it is the folder of SNIPS and does not go with data of your own; leave one "

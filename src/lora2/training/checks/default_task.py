@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from lora2.data.named_tasks import IN_FILES
 from lora2.errors import UserError
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.arguments import RunSettings
@@ -12,7 +11,6 @@ from lora2.training.options.named_tasks import TASKS
 _OF_TEXTS = ("validation_file", "dataset_config", "text_columns")
 # Other checks say of some objectives that they have no labels.
 _OF_LABELS = ("label_column", "kind")
-_IN_FILES: Mapping[str, str] = {"classification": "rte", "sft": "snips"}
 
 
 def check_default_task(settings: RunSettings) -> None:
@@ -35,9 +33,10 @@ def check_default_task(settings: RunSettings) -> None:
                 f"--dataset, or leave --{name} out."
             )
     if data.data_dir is not None and "data_dir" in read:
+        *_, example = (name for name in TASKS[settings.objective].names if name in IN_FILES)
         raise UserError(
             f"data_dir: {data.data_dir} is the folder of a task's files, and no task is named; add "
-            f"--task with the task to read from it, such as {_IN_FILES[settings.objective]}."
+            f"--task with the task to read from it, such as {example}."
         )
     if TASKS[settings.objective].default is None:
         raise UserError(

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from lora2.data.loading.images import (
-    IMAGE_TASK_NAMES,
     columns_in,
     load_image_rows,
     load_image_task,
 )
+from lora2.data.named_tasks import task_names
 from lora2.data.own.images import decoded, read_image_table, read_images, without_content
 from lora2.data.tables.files import DataTable
 from lora2.data.tables.writing import OutputRow
@@ -77,7 +77,7 @@ class ImageClassification(Labelling):
             raise UserError(
                 "train_sampling_strategy=group_by_length: images have no length; leave it out."
             )
-        if settings.model.model == DIGITS_MODEL and settings.task not in IMAGE_TASK_NAMES:
+        if settings.model.model == DIGITS_MODEL and settings.task not in task_names(self.name):
             raise UserError(
                 f"model: {DIGITS_MODEL} reads digits of 8 × 8 pixels alone; add --model with the "
                 "folder or hub name of a model that reads images, such as "

@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora2.data.loading.classification import TASK_NAMES
-from lora2.data.loading.images import IMAGE_TASK_NAMES
-from lora2.data.loading.preferences import PREFERENCE_TASK_NAMES
-from lora2.data.loading.tags import TAGGED_TASK_NAMES
-from lora2.data.loading.texts import TEXT_TASK_NAMES
-from lora2.data.public.glue import GLUE_TASKS
+from lora2.data.named_tasks import DRAWN, IN_FILES, task_names
 from lora2.data.tasks.task import Kind
 from lora2.support.needs import Need
 from lora2.support.ranges import SEED, SIZE
@@ -20,16 +15,19 @@ _OWN_DATA = Need(
 )
 _AGREEMENT = Need("without --task agreement", lambda settings: settings.task == "agreement")
 _IN_FILES = Need(
-    f"without a task of files (--task {', '.join(GLUE_TASKS)}, snips)",
-    lambda settings: settings.task in (*GLUE_TASKS, "snips"),
+    f"without a task of files (--task {', '.join(IN_FILES)})",
+    lambda settings: settings.task in IN_FILES,
 )
 _DRAWN = Need(
     "on data that are neither generated nor split",
     lambda settings: (
-        settings.task in ("agreement", "rewrite", "snips", "preferences", "appointments", "digits")
-        or (settings.task is None and settings.data.validation_file is None)
+        settings.task in DRAWN or (settings.task is None and settings.data.validation_file is None)
     ),
 )
+
+
+def _listed(objective: str) -> str:
+    return ", ".join(task_names(objective))
 
 
 @dataclass
@@ -39,11 +37,11 @@ class DataArguments:
     task: str | None = field(
         default=None,
         metadata={
-            "help": f"A named task: {', '.join(TASK_NAMES)}; of --objective sft, "
-            f"{', '.join(TEXT_TASK_NAMES)}; of dpo, {', '.join(PREFERENCE_TASK_NAMES)}; of "
-            f"token-classification, {', '.join(TAGGED_TASK_NAMES)}; of image-classification, "
-            f"{', '.join(IMAGE_TASK_NAMES)}. Without it and without data of your own: agreement, "
-            "rewrite, preferences, appointments or digits, which need no network."
+            "help": f"A named task: {_listed('classification')}; of --objective sft, "
+            f"{_listed('sft')}; of dpo, {_listed('dpo')}; of token-classification, "
+            f"{_listed('token-classification')}; of image-classification, "
+            f"{_listed('image-classification')}. Without it and without data of your own: "
+            "agreement, rewrite, preferences, appointments or digits, which need no network."
         },
     )
     data_dir: str | None = field(

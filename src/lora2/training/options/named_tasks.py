@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from lora2.data.loading.classification import TASK_NAMES
-from lora2.data.loading.images import IMAGE_TASK_NAMES
-from lora2.data.loading.preferences import PREFERENCE_TASK_NAMES
-from lora2.data.loading.tags import TAGGED_TASK_NAMES
-from lora2.data.loading.texts import TEXT_TASK_NAMES
+from lora2.data.named_tasks import task_names
 
 ObjectiveName = Literal[
     "classification", "sft", "dpo", "token-classification", "image-classification"
@@ -17,17 +13,17 @@ ObjectiveName = Literal[
 
 
 class NamedTasks(NamedTuple):
-    """The named tasks of an objective, and the one that is taken where none is named, if any."""
+    """The named tasks of an objective."""
 
-    names: Sequence[str] = ()
-    default: str | None = None
+    names: Sequence[str]
+
+    @property
+    def default(self) -> str | None:
+        """The one that is taken where none is named; None if there is none."""
+        return self.names[0] if self.names else None
 
 
 TASKS: dict[ObjectiveName, NamedTasks] = {
-    "classification": NamedTasks(TASK_NAMES, "agreement"),
-    "sft": NamedTasks(TEXT_TASK_NAMES, "rewrite"),
-    "dpo": NamedTasks(PREFERENCE_TASK_NAMES, "preferences"),
-    "token-classification": NamedTasks(TAGGED_TASK_NAMES, TAGGED_TASK_NAMES[0]),
-    "image-classification": NamedTasks(IMAGE_TASK_NAMES, IMAGE_TASK_NAMES[0]),
+    name: NamedTasks(task_names(name)) for name in get_args(ObjectiveName)
 }
 """By objective; the first is that of the user's own data, unless another is asked for."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora2.data.named_tasks import IN_FILES
 from lora2.errors import NumericalError, UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord, Status
@@ -38,8 +39,6 @@ Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
 
 _KIB = 1024
-GENERATED_TASKS = ("agreement", "rewrite")
-"""The tasks of presets that no folder has."""
 _MACHINE = (
     "platform", "processor", "cpu_capability", "cpu_cores", "torch_threads", "accelerators",
 )  # fmt: skip
@@ -89,7 +88,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
             "task": description.task,
             "method": description.method,
             "seed": description.seed,
-            "data_dir": None if description.task in GENERATED_TASKS else place.data_dir,
+            "data_dir": place.data_dir if description.task in IN_FILES else None,
             "output_dir": str(place.work / description.name),
             # Each evaluation has a checkpoint.
             "save_strategy": description.options.get("eval_strategy", "epoch"),
