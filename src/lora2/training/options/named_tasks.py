@@ -15,7 +15,7 @@ ObjectiveName = Literal[
 class NamedTasks(NamedTuple):
     """The named tasks of an objective."""
 
-    names: Sequence[str]
+    names: Sequence[str] = ()
 
     @property
     def default(self) -> str | None:
