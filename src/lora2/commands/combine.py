@@ -17,7 +17,7 @@ from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.support.ranges import SIZE, check_number
 from lora2.training.combined_run import write_combined_run
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.registry import OBJECTIVES
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.quiet import quiet_loading
@@ -91,7 +91,7 @@ def _checked_heads(options: Any, weights: list[float]) -> Heads:
     return heads
 
 
-def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2Model, float]:
+def _add_up(first: LoadedRun, options: Any, weights: list[float]) -> tuple[Lora2Model, float]:
     """Add the sum to the first run's model as its active adapter; return what was left out."""
     model = first.model
     tuner = getattr(model, "base_model", None)
@@ -109,7 +109,7 @@ def _add_up(first: SavedRun, options: Any, weights: list[float]) -> tuple[Lora2M
     return tuner, missing
 
 
-def _check_computes(first: SavedRun, weights: list[float]) -> None:
+def _check_computes(first: LoadedRun, weights: list[float]) -> None:
     """Check that the sum, which is the active adapter now, computes finite numbers.
 
     Raises:

@@ -10,7 +10,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.saved_run import load_saved_run, load_validation
@@ -31,7 +31,7 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _datasets(run: SavedRun, options: Any) -> dict[str, Any]:
+def _datasets(run: LoadedRun, options: Any) -> dict[str, Any]:
     objective = objective_of(run.settings)
     if options.file is not None:
         return {options.file.name: objective.read_scored_rows(options.file, run.task)}

@@ -13,7 +13,7 @@ from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
 from lora2.support.ranges import SIZE
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.idle_options import refuse_idle
@@ -52,7 +52,7 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _convert(run: SavedRun, options: Any) -> int:
+def _convert(run: LoadedRun, options: Any) -> int:
     """Write an adapter of PEFT's other methods as a LoRA of the rank that was asked for."""
     label = METHODS[run.settings.run.method].label
     refuse_idle({"compact": options.compact}, ("compact",), f"with {label}, which PEFT converts")

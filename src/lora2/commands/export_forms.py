@@ -12,7 +12,7 @@ from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
 from lora2.training.base_models.new_tokens import rows_to_add
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.tuners.base.layers.adapted_layer import layers_with
 from lora2.tuners.base.token_rows import FIELD as ROWS
@@ -34,12 +34,12 @@ class ExportForm:
 
     words: str
     written: str
-    check: Callable[[SavedRun, str], None]
-    write: Callable[[SavedRun, Path, Batch | None, bool], tuple[list[str], float]]
+    check: Callable[[LoadedRun, str], None]
+    write: Callable[[LoadedRun, Path, Batch | None, bool], tuple[list[str], float]]
     has_compact: bool = False
 
 
-def _check_low_rank(run: SavedRun, name: str) -> None:
+def _check_low_rank(run: LoadedRun, name: str) -> None:
     if layers_with(run.model, "default"):
         return
     method = METHODS[run.settings.run.method]
@@ -50,12 +50,12 @@ def _check_low_rank(run: SavedRun, name: str) -> None:
     )
 
 
-def _check_merges(run: SavedRun, name: str) -> None:
+def _check_merges(run: LoadedRun, name: str) -> None:
     run.check_merges()
 
 
 def _lora(
-    run: SavedRun, output: Path, batch: Batch | None, compact: bool
+    run: LoadedRun, output: Path, batch: Batch | None, compact: bool
 ) -> tuple[list[str], float]:
     export = export_lora(run.model, output, compact=compact, batch=batch, tokenizer=run.tokenizer)
     ranks = sorted(export.ranks.values())
@@ -71,14 +71,14 @@ def _lora(
 
 
 def _merged(
-    run: SavedRun, output: Path, batch: Batch | None, compact: bool
+    run: LoadedRun, output: Path, batch: Batch | None, compact: bool
 ) -> tuple[list[str], float]:
     export = export_merged(run.model, output, batch=batch, tokenizer=run.tokenizer)
     return [f"Merged model written to {output}"], export.difference
 
 
 def _gguf(
-    run: SavedRun, output: Path, batch: Batch | None, compact: bool
+    run: LoadedRun, output: Path, batch: Batch | None, compact: bool
 ) -> tuple[list[str], float]:
     export = export_gguf(run.model, output, batch=batch)
     return [f"GGUF adapter of rank {export.rank} written to {output}"], export.difference

@@ -28,7 +28,7 @@ from lora2.support.error_text import clause_of
 from lora2.support.ranges import SIZE, check_number
 from lora2.training.base_models.chat_templates import TEMPLATE_ERRORS
 from lora2.training.base_models.generation import check_fits, generate
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.output import TEXTS
 from lora2.training.saved_run import load_saved_run
 from lora2.tuners.base.finite_checks import naming_merged_layer
@@ -64,7 +64,7 @@ def execute(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -> Iterator[str]:
+def _texts(run: LoadedRun, model: Any, prompts: Sequence[Prompt], options: Any) -> Iterator[str]:
     return generate(
         model,
         run.tokenizer,
@@ -75,7 +75,7 @@ def _texts(run: SavedRun, model: Any, prompts: Sequence[Prompt], options: Any) -
     )
 
 
-def _answer_file(run: SavedRun, model: Any, table: DataTable, options: Any) -> None:
+def _answer_file(run: LoadedRun, model: Any, table: DataTable, options: Any) -> None:
     (name,) = result_names(table.column_names, [_RESULT])
     rows = table.records()
     prompts = [_prompt(prompt, run) for prompt in column_of(table, "prompt", "file")]
@@ -106,7 +106,7 @@ def _on_one_line(texts: Iterable[str]) -> Iterator[str]:
         )
 
 
-def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> None:
+def _check_template(run: LoadedRun, prompts: Sequence[Prompt], source: str) -> None:
     """Check that the chat template of the run's tokenizer takes the messages of a file.
 
     Raises:
@@ -124,7 +124,7 @@ def _check_template(run: SavedRun, prompts: Sequence[Prompt], source: str) -> No
             ) from error
 
 
-def _prompt(prompt: Any, run: SavedRun) -> Prompt:
+def _prompt(prompt: Any, run: LoadedRun) -> Prompt:
     if isinstance(prompt, str):
         return as_prompt(prompt, run.task)
     if not run.task["conversational"]:
@@ -149,7 +149,7 @@ def _prompts_of(path: Path) -> DataTable:
     return table
 
 
-def _converse(run: SavedRun, model: Any, options: Any) -> None:
+def _converse(run: LoadedRun, model: Any, options: Any) -> None:
     """Answer each line that is typed, apart from those before it, until the input ends."""
     print("One prompt a line; Ctrl-D ends.")
     while True:

@@ -18,7 +18,7 @@ from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.tables.writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import Labelling, ToLabel
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
@@ -57,7 +57,7 @@ def _objective(options: Any) -> Labelling:
 
 
 def _with_results(
-    objective: Labelling, run: SavedRun, given: ToLabel, options: Any
+    objective: Labelling, run: LoadedRun, given: ToLabel, options: Any
 ) -> list[OutputRow]:
     """Return rows with what was found of each after their own columns."""
     flat = is_flat(options.output)

@@ -90,7 +90,7 @@ def final_size(model: nn.Module) -> tuple[int, int] | None:
     return fewest + rows, most + rows
 
 
-def check_schedule(model: nn.Module, steps: int) -> str:
+def budget_in_words(model: nn.Module, steps: int) -> str:
     """Return the budget schedule in words.
 
     Raises:

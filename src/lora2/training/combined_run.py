@@ -11,7 +11,7 @@ from typing import Any
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors import safe_open
 
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary
@@ -19,7 +19,7 @@ from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 
 
 def write_combined_run(
-    path: Path, first: SavedRun, adapter_name: str, runs: Sequence[str], weights: Sequence[float]
+    path: Path, first: LoadedRun, adapter_name: str, runs: Sequence[str], weights: Sequence[float]
 ) -> None:
     """Write an adapter of the first run's model as a run folder: what commands read of a run.
 
@@ -49,13 +49,13 @@ def write_combined_run(
     summary.write(folder.summary_file)
 
 
-def _options(first: SavedRun, adapter_name: str) -> dict[str, Any]:
+def _options(first: LoadedRun, adapter_name: str) -> dict[str, Any]:
     adapter: Any = first.model.peft_config[adapter_name]
     sizes = {"k": adapter.k, "init_r": adapter.k, "target_r": None, "orthogonality": "none"}
     return first.settings.to_options() | sizes
 
 
-def _save_adapter(first: SavedRun, adapter_name: str, path: Path) -> None:
+def _save_adapter(first: LoadedRun, adapter_name: str, path: Path) -> None:
     model: Any = first.model
     model.save_pretrained(str(path), selected_adapters=[adapter_name], save_embedding_layers=False)
     # PEFT gives every adapter but "default" a folder of its name.

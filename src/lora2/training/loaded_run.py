@@ -23,7 +23,7 @@ from lora2.tuners.base.finite_checks import check_finite_output
 
 
 @dataclass(frozen=True)
-class SavedRun:
+class LoadedRun:
     """A run's adapter on its base model, or the model that was trained whole; in evaluation mode.
 
     Attributes:

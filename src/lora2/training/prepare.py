@@ -21,7 +21,7 @@ from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.training.adapters import (
     adds_penalty,
-    check_schedule,
+    budget_in_words,
     count_parameters,
     trained_parameters_of,
 )
@@ -133,7 +133,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         )
     check_optimizer(arguments, model)
     check_sharding(arguments, model)
-    budget = check_schedule(model, steps)
+    budget = budget_in_words(model, steps)
     callbacks = [LossCheck(), *chosen.callbacks()]
     trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
     trainer.remove_callback(PrinterCallback)

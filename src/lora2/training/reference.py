@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
 from lora2.tuners.base.config.target_config import TargetConfig
@@ -36,7 +36,7 @@ def reference_at_start(model: nn.Module, settings: RunSettings) -> PreTrainedMod
     return _within(copied)
 
 
-def reference_of_run(run: SavedRun, base: BaseModel | None) -> PreTrainedModel:
+def reference_of_run(run: LoadedRun, base: BaseModel | None) -> PreTrainedModel:
     """Return the reference of a finished run; base: its base model, where `needs_base` says so."""
     model: Any = run.model
     if base is None:
@@ -49,7 +49,7 @@ def reference_of_run(run: SavedRun, base: BaseModel | None) -> PreTrainedModel:
     return _within(method.build(base, run.settings.adapter, 1).eval())
 
 
-def needs_base(run: SavedRun) -> bool:
+def needs_base(run: LoadedRun) -> bool:
     """Whether the reference of a run cannot be had by taking its adapter off."""
     model: Any = run.model
     # Taken off, modules that were trained whole stay as they were trained.

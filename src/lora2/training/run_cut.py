@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora2.errors import UserError
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
 
 
 def cut_run(
-    run: SavedRun, *, rank: float | None = None, size: float | None = None
-) -> tuple[SavedRun, Truncation]:
+    run: LoadedRun, *, rank: float | None = None, size: float | None = None
+) -> tuple[LoadedRun, Truncation]:
     """Return a run with its adapter cut, and what the cut has left; `run` must not be used again.
 
     Args:

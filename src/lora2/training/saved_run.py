@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.data.tasks.task import Task
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.base_models.models import load_config
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_files import DAMAGED
 from lora2.training.on_disk.run_folder import RunFolder
-from lora2.training.on_disk.saved_config import MODEL_CONFIG, read_saved_config
+from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
@@ -28,7 +29,7 @@ from lora2.tuners.base.loading import load_adapter
 
 
 @printing_on_standard_error()
-def load_saved_run(path: Path, model: str | None = None, output: Output | None = None) -> SavedRun:
+def load_saved_run(path: Path, model: str | None = None, output: Output | None = None) -> LoadedRun:
     """Load a run's adapter; `model` says where its base model is now, if it has moved.
 
     output: what its model must give, if not anything will do.
@@ -66,11 +67,11 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
-    return SavedRun(folder, settings, task, summary, adapted, tokenizer, name)
+    return LoadedRun(folder, settings, task, summary, adapted, tokenizer, name)
 
 
 @printing_on_standard_error()
-def reload_base(run: SavedRun, model: str | None = None) -> PreTrainedModel:
+def reload_base(run: LoadedRun, model: str | None = None) -> PreTrainedModel:
     """Load the base model of a run once more, without its adapter.
 
     Raises:
@@ -111,7 +112,7 @@ def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedToken
         raise UserError(f"{what} cannot be loaded ({reason}); {DAMAGED}.") from error
 
 
-def load_validation(run: SavedRun, data_dir: str | None) -> Task:
+def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
     """Load the data of a run again."""
     if data_dir is not None:
         run.settings.data.data_dir = data_dir

@@ -25,7 +25,7 @@ from lora2.training.methods.method import Method
 from lora2.training.methods.peft_method import _try_step
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
-from lora2.training.options.peft_registry import ALL_KINDS, KINDS
+from lora2.training.options.peft_registry import ALL_PEFT_KINDS, KINDS
 from lora2.tuners.base.loading import load_adapter
 from unit import method_case
 from unit.method_case import Trained
@@ -100,7 +100,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
 
 
 def test_every_method_of_the_registry_has_a_name() -> None:
-    assert {kind.name for kind in ALL_KINDS.values()} - {"lora", "adalora"} <= KINDS.keys()
+    assert {kind.name for kind in ALL_PEFT_KINDS.values()} - {"lora", "adalora"} <= KINDS.keys()
     assert METHODS.keys() >= {"peft", *KINDS}
     assert FIELDS.keys() | REFUSED.keys() <= KINDS.keys()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import OutOfMemoryError
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.errors import UserError
 from lora2.support.error_text import first_line_of
@@ -18,7 +19,7 @@ from lora2.training.base_models.sources import ModelSource
 
 # Files of a model folder that hold one JSON object each.
 _OBJECTS = (
-    "config.json",
+    MODEL_CONFIG,
     "tokenizer_config.json",
     "tokenizer.json",
     "special_tokens_map.json",
@@ -57,7 +58,7 @@ def folder_of(source: ModelSource) -> Path | None:
     if Path(source.location).is_dir():
         return Path(source.location)
     try:
-        found = try_to_load_from_cache(source.location, "config.json")
+        found = try_to_load_from_cache(source.location, MODEL_CONFIG)
     except ValueError:  # no name that a hub could have
         return None
     return Path(found).parent if isinstance(found, str) else None

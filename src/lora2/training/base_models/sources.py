@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.errors import UserError
 from lora2.support.extras import require
@@ -54,7 +55,7 @@ def find_model(name: str) -> ModelSource:
                 f"ends in {GGUF}."
             )
         return _gguf(path)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (path / MODEL_CONFIG).is_file():
         files = sorted(path.glob(f"*{GGUF}"))
         if len(files) == 1:
             return _gguf(files[0])

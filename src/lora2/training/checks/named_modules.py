@@ -13,7 +13,13 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.wrapping import ALL_KINDS, HEADS, LINEAR, adapted_parameters, place
+from lora2.training.methods.wrapping import (
+    ALL_LAYER_KINDS,
+    HEADS,
+    LINEAR,
+    adapted_parameters,
+    place,
+)
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import unmatched
 from lora2.tuners.base.config.target_config import TargetConfig
@@ -39,7 +45,7 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
             if not name or not any(each.endswith(name) for each in names):
                 raise _chooses_nothing("modules_to_save", name, model)
     if "target_modules" in method.options and _chooses_here(method, options):
-        kinds = (nn.Module,) if method.from_peft else ALL_KINDS
+        kinds = (nn.Module,) if method.from_peft else ALL_LAYER_KINDS
         fields = place(model, options)
         # It raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
@@ -113,7 +119,10 @@ def _check_pattern(
 
 
 def _adapted(
-    model: PreTrainedModel, options: Options, fields: dict[str, Any], kinds: _Kinds = ALL_KINDS
+    model: PreTrainedModel,
+    options: Options,
+    fields: dict[str, Any],
+    kinds: _Kinds = ALL_LAYER_KINDS,
 ) -> set[str]:
     """Return the names of the modules of these kinds that a config of these fields adapts."""
     whole = [*HEADS, *(options.get("modules_to_save") or ())]

@@ -12,7 +12,7 @@ from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.starting import imported
 from lora2.training.methods.wrapping import (
-    ALL_KINDS,
+    ALL_LAYER_KINDS,
     built_with,
     matrix_shapes,
     place,
@@ -45,7 +45,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
 def _count(model: PreTrainedModel, options: Options) -> int:
     if any(parameter.ndim == _STACK for parameter in model.parameters()):
         return _count_by_peft(model, options)
-    shapes = matrix_shapes(model, config(model, options), ALL_KINDS)
+    shapes = matrix_shapes(model, config(model, options), ALL_LAYER_KINDS)
     rows = count_numbers(model, options.get(FIELD))
     return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes) + rows
 

@@ -14,7 +14,7 @@ from lora2.training.methods.checked_options import lora2_config
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import go_on_from
 from lora2.training.methods.wrapping import (
-    ALL_KINDS,
+    ALL_LAYER_KINDS,
     matrix_shapes,
     parameter_shapes,
     place,
@@ -49,7 +49,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
 
 
 def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int]]:
-    return matrix_shapes(model, adapter, ALL_KINDS, parameter_shapes(model, adapter))
+    return matrix_shapes(model, adapter, ALL_LAYER_KINDS, parameter_shapes(model, adapter))
 
 
 def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:

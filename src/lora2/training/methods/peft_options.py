@@ -23,7 +23,7 @@ from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.wrapping import HEADS, one_word
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.options.peft_registry import (
-    ALL_KINDS,
+    ALL_PEFT_KINDS,
     ANY,
     KINDS,
     PeftKind,
@@ -76,14 +76,14 @@ def kind_of(options: Options) -> PeftKind:
     named = content["peft_type"]
     if not isinstance(named, str):
         raise UserError(f"{OPTION}: peft_type is {shortened(named)}, and must be a text.")
-    kind = next((each for each in ALL_KINDS.values() if each.peft_type.value == named), None)
+    kind = next((each for each in ALL_PEFT_KINDS.values() if each.peft_type.value == named), None)
     if has_own_method(named):
         raise UserError(
             f"{OPTION}: peft_type={named} has a method of its own here, with all that it needs in "
             f"training; write --method {named.lower()}."
         )
     if kind is None:
-        known = ", ".join(each.peft_type.value for each in ALL_KINDS.values())
+        known = ", ".join(each.peft_type.value for each in ALL_PEFT_KINDS.values())
         raise UserError(
             f"{OPTION}: peft_type={shortened(named)} is no method of PEFT that adapts modules; "
             f"write one of {known}."
@@ -245,7 +245,7 @@ def _shared_fields(kind: PeftKind, options: Options) -> dict[str, Any]:
 
 
 def _name_of(peft_type: Any) -> str:
-    known = [kind.name for kind in ALL_KINDS.values() if kind.peft_type.value == peft_type]
+    known = [kind.name for kind in ALL_PEFT_KINDS.values() if kind.peft_type.value == peft_type]
     return known[0] if known and known[0] in KINDS else ANY
 
 

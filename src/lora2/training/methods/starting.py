@@ -10,13 +10,14 @@ from peft import TaskType
 from peft.utils import PeftType
 from torch import nn
 from transformers import PretrainedConfig
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora, importable_config
 from lora2.support.field_types import shortened
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Options
-from lora2.training.on_disk.saved_config import MODEL_CONFIG, read_saved_config
+from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers

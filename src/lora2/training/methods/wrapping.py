@@ -36,7 +36,7 @@ _WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 """The kinds of layers that every method can adapt."""
 
-ALL_KINDS = tuple(LAYER_TYPES)
+ALL_LAYER_KINDS = tuple(LAYER_TYPES)
 """The kinds that LoRA and LoRA² can adapt."""
 
 
@@ -189,7 +189,7 @@ def adapted_parameters(model: PreTrainedModel, config: Lora2Config) -> dict[str,
     with warnings.catch_warnings():
         # What is left out is said when the adapter is made.
         warnings.simplefilter("ignore")
-        choose_parameters(config, model, ALL_KINDS)
+        choose_parameters(config, model, ALL_LAYER_KINDS)
     return {
         name: tuple(parameter.shape)
         for name, parameter in model.named_parameters()

@@ -24,7 +24,7 @@ from lora2.training.base_models.models import (
     BaseModel,
     set_padding,
 )
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
@@ -95,23 +95,23 @@ class Classification(Labelling):
         what = "numbers" if task["kind"] == "regression" else "classes"
         return f"{what} of {'pairs of ' if len(task['text_columns']) == 2 else ''}texts"
 
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
         return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
 
-    def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
+    def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield texts as inputs of the model."""
         tokenized = tokenize_dataset(rows, run.tokenizer, run.settings.data.max_length)
         return padded(run, tokenized, DataCollatorWithPadding(run.tokenizer), batch_size)
 
-    def _logits(self, run: SavedRun, rows: Any, batch_size: int) -> Tensor:
+    def _logits(self, run: LoadedRun, rows: Any, batch_size: int) -> Tensor:
         return torch.cat(run.logits(self.batches(run, rows, batch_size)))
 
-    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+    def from_table(self, run: LoadedRun, table: DataTable) -> ToLabel:
         """Return the texts of a table."""
         return ToLabel(table.records(), texts_of(table, run.task["text_columns"]))
 
-    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+    def from_text(self, run: LoadedRun, text: str, text_pair: str | None) -> ToLabel:
         """Return a text, or a pair of texts."""
         columns = run.task["text_columns"]
         texts = [text] if text_pair is None else [text, text_pair]
@@ -121,12 +121,12 @@ class Classification(Labelling):
         rows = build_dataset([[each] for each in texts], labels=None)
         return ToLabel(rows.to_list(), rows)
 
-    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
         """Return label and probabilities, or value."""
         names = run.task["label_names"]
         return class_columns(names, flat) if names else ["value"]
 
-    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the label and all probabilities of each row, or its value."""
         logits, names = self._logits(run, given.rows, batch_size), run.task["label_names"]
         if names:

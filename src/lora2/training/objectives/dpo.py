@@ -23,7 +23,7 @@ from lora2.data.tasks.text_task import PREFERENCES, TextTask
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
@@ -136,7 +136,7 @@ class PreferenceOptimization(WritingObjective):
         return made
 
     @printing_on_standard_error()
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
         reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
@@ -169,7 +169,7 @@ class PreferenceOptimization(WritingObjective):
                 )
         return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
 
-    def _base_of(self, run: SavedRun) -> BaseModel:
+    def _base_of(self, run: LoadedRun) -> BaseModel:
         model: Any = run.model
         config = model.get_base_model().config if isinstance(model, PeftModel) else model.config
         return self.reload(run.base_model, config, run.settings.model.dtype)

@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.data.loading.images import (
     columns_in,
@@ -38,7 +39,7 @@ from lora2.training.base_models.models import (
     BaseModel,
     load_image_processor,
 )
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
 from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, Labelling, ToLabel
 from lora2.training.objectives.objective import Sets
@@ -167,11 +168,11 @@ class ImageClassification(Labelling):
         """Return the images of a folder or table, with the classes of the run's task."""
         return load_image_rows(path, task)
 
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of the task."""
         return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
 
-    def batches(self, run: SavedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
+    def batches(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield images as inputs of the model."""
         for start in range(0, len(rows), batch_size):
             inputs = _inputs(run.tokenizer, rows[start : start + batch_size])
@@ -186,35 +187,35 @@ class ImageClassification(Labelling):
         """Return the rows of a table, with the paths of images."""
         return without_content(table)
 
-    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+    def from_table(self, run: LoadedRun, table: DataTable) -> ToLabel:
         """Return the images of a folder or table."""
         column, _ = columns_in(table, run.task["image_column"], run.task["label_column"])
         images = read_images(table, column)
         return ToLabel(self.records(table), build_images(images))
 
-    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+    def from_text(self, run: LoadedRun, text: str, text_pair: str | None) -> ToLabel:
         """Refuse texts."""
         raise UserError(
             "text: the run labels images; give --file with an image, a folder or a table of them."
         )
 
-    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
         """Return label and probabilities."""
         return class_columns(run.task["label_names"], flat)
 
-    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the label and all probabilities of each image."""
         logits = self._logits(run, given.rows, batch_size)
         return class_cells(logits, run.task["label_names"], flat)
 
-    def _logits(self, run: SavedRun, rows: Dataset, batch_size: int) -> Tensor:
+    def _logits(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Tensor:
         return torch.cat(run.logits(self.batches(run, rows, batch_size)))
 
 
 def _has_base(settings: RunSettings) -> bool:
     """Whether the run is resumed and has its base model already."""
     folder = RunFolder(settings.folder)
-    return settings.run.resume and (folder.base / "config.json").is_file()
+    return settings.run.resume and (folder.base / MODEL_CONFIG).is_file()
 
 
 def _check_reads(model: PreTrainedModel, pixels: Tensor, settings: RunSettings) -> None:

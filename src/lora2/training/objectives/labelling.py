@@ -26,7 +26,7 @@ from lora2.training.base_models.models import (
     set_padding,
 )
 from lora2.training.head_start import start_head_at_label_mean
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.on_disk.run_folder import RunFolder
@@ -164,10 +164,10 @@ class Labelling(Objective):
     # Of a finished run
 
     @abstractmethod
-    def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
+    def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield rows as inputs of a run's model, on its device, without labels."""
 
-    def sample_batch(self, run: SavedRun) -> Any:
+    def sample_batch(self, run: LoadedRun) -> Any:
         """Return rows that the run was validated on; None where they are no longer there."""
         try:
             validation = self.load_data(run.settings).validation
@@ -191,7 +191,7 @@ class Labelling(Objective):
         return table.records()
 
     @abstractmethod
-    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+    def from_table(self, run: LoadedRun, table: DataTable) -> ToLabel:
         """Return the rows of a table.
 
         Raises:
@@ -199,7 +199,7 @@ class Labelling(Objective):
         """
 
     @abstractmethod
-    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+    def from_text(self, run: LoadedRun, text: str, text_pair: str | None) -> ToLabel:
         """Return one row, of a text that was typed.
 
         Raises:
@@ -207,16 +207,16 @@ class Labelling(Objective):
         """
 
     @abstractmethod
-    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
         """Return the names of what is found; flat: whether cells are texts and numbers alone."""
 
     @abstractmethod
-    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return what is found of each row, in the order of `columns`."""
 
 
 def padded(
-    run: SavedRun, rows: Any, collate: Callable[[list[Any]], Any], batch_size: int
+    run: LoadedRun, rows: Any, collate: Callable[[list[Any]], Any], batch_size: int
 ) -> Iterator[BatchEncoding]:
     """Yield tokenized rows as batches on the device of a run's model, without labels."""
     for start in range(0, len(rows), batch_size):

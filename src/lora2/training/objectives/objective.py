@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 
 from lora2.data.tasks.task import Task
 from lora2.training.base_models.models import BaseModel, load_tokenizer
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.output import Output
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -161,14 +161,14 @@ class Objective(ABC):
             UserError: rows that cannot be used.
         """
 
-    def scored_rows(self, run: SavedRun, rows: Any) -> Any:
+    def scored_rows(self, run: LoadedRun, rows: Any) -> Any:
         """Return the validation rows that a run was scored on: all, unless it says otherwise."""
         return rows
 
     @abstractmethod
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of a finished run on rows with labels or answers."""
 
-    def sample_batch(self, run: SavedRun) -> Any:
+    def sample_batch(self, run: LoadedRun) -> Any:
         """Return inputs to compare an export on, None if any token ids will do."""
         return None

@@ -21,7 +21,7 @@ from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
@@ -156,7 +156,7 @@ class SupervisedFineTuning(WritingObjective):
             )
         return trainer
 
-    def scored_rows(self, run: SavedRun, rows: Any) -> Any:
+    def scored_rows(self, run: LoadedRun, rows: Any) -> Any:
         """Return the first rows that have an answer, as many as the run was scored on.
 
         Raises:
@@ -177,7 +177,7 @@ class SupervisedFineTuning(WritingObjective):
         rows = super().read_scored_rows(path, task)
         return _with_answers(rows, f"file: the rows of {path} hold no answers")
 
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the share of rows whose prompt is answered exactly right."""
         questions = questions_in(rows)
         check_fits(run.model, run.tokenizer, [prompt for prompt, _ in questions], "file")

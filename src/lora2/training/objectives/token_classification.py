@@ -26,7 +26,7 @@ from lora2.training.base_models.models import (
     BaseModel,
     load_tokenizer,
 )
-from lora2.training.loaded_run import SavedRun
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
     HEAD_RECIPE,
@@ -116,7 +116,7 @@ class TokenClassification(Labelling):
         """Return the rows of a file, with tags of the run's task."""
         return load_tagged_rows(path, task)
 
-    def measure(self, run: SavedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         """Return the metrics of whole entities, and the accuracy of words."""
         names = run.task["label_names"]
         expected, found = [], []
@@ -127,17 +127,17 @@ class TokenClassification(Labelling):
             found.append([str(read[place]) for place in kept])
         return entity_metrics(expected, found)
 
-    def batches(self, run: SavedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
+    def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield words as inputs of the model."""
         tokenized = tokenize_tagged(rows, run.tokenizer, run.settings.data.max_length)
         yield from self._batches(run, tokenized, batch_size)
 
-    def _batches(self, run: SavedRun, tokenized: Any, batch_size: int) -> Iterator[BatchEncoding]:
+    def _batches(self, run: LoadedRun, tokenized: Any, batch_size: int) -> Iterator[BatchEncoding]:
         collate = DataCollatorForTokenClassification(run.tokenizer)
         unlabelled = [PIECES_COLUMN, *({"labels"} & set(tokenized.column_names))]
         yield from padded(run, tokenized.remove_columns(unlabelled), collate, batch_size)
 
-    def _tags(self, run: SavedRun, rows: Any, batch_size: int) -> list[list[str | None]]:
+    def _tags(self, run: LoadedRun, rows: Any, batch_size: int) -> list[list[str | None]]:
         """Return the tag of each word, None of those that the model was not shown."""
         tokenized = tokenize_tagged(rows, run.tokenizer, run.settings.data.max_length)
         names: list[str] = run.task["label_names"]
@@ -151,14 +151,14 @@ class TokenClassification(Labelling):
             for tags, pieces in zip(chosen, tokenized[PIECES_COLUMN], strict=True)
         ]
 
-    def from_table(self, run: SavedRun, table: DataTable) -> ToLabel:
+    def from_table(self, run: LoadedRun, table: DataTable) -> ToLabel:
         """Return the words of a table, written as the run's own rows were."""
         column, rows_of = run.task["text_columns"][0], run.task["rows_of"]
         rows = build_tagged(read_words(table, rows_of, column))
         texts = read_plain_texts(table, column) if rows_of == "spans" else None
         return ToLabel(table.records(), rows, texts)
 
-    def from_text(self, run: SavedRun, text: str, text_pair: str | None) -> ToLabel:
+    def from_text(self, run: LoadedRun, text: str, text_pair: str | None) -> ToLabel:
         """Return the words of a text."""
         if text_pair is not None:
             raise UserError("text_pair: the run tags the words of one text; leave it out.")
@@ -167,11 +167,11 @@ class TokenClassification(Labelling):
             raise UserError(f"text: {text!r} has no word; write one at least.")
         return ToLabel([{"text": text}], build_tagged([words]), [text])
 
-    def columns(self, run: SavedRun, given: ToLabel, flat: bool) -> list[str]:
+    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
         """Return tags and entities, and the words where the row has a text."""
         return ["tags", "entities"] if given.texts is None else ["tokens", "tags", "entities"]
 
-    def found(self, run: SavedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
+    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the tags of each row's words, and its entities."""
         read = self._tags(run, given.rows, batch_size)
         cut = sum(None in tags for tags in read)

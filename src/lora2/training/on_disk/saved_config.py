@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.support.checked_files import check_fields, read_json
 from lora2.support.error_text import in_one_sentence
 from lora2.training.on_disk.run_files import DAMAGED
 from lora2.training.quiet import quiet_loading
-
-MODEL_CONFIG = "config.json"
 
 
 def read_saved_config(adapter: Path) -> PretrainedConfig:

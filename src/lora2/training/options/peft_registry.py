@@ -73,7 +73,7 @@ def has_own_method(peft_type: str) -> bool:
     # A program may have registered a method of its own by a text.
     named = (each for each in PEFT_TYPE_TO_CONFIG_MAPPING if each == peft_type)
     return any(
-        ALL_KINDS[each].allocates if each in ALL_KINDS else _is_of_this_package(each)
+        ALL_PEFT_KINDS[each].allocates if each in ALL_PEFT_KINDS else _is_of_this_package(each)
         for each in named
     )
 
@@ -131,7 +131,9 @@ _VARIANTS = (
     ),
 )  # fmt: skip
 
-ALL_KINDS: Mapping[PeftType, PeftKind] = {kind.peft_type: kind for kind in _of_registry().values()}
+ALL_PEFT_KINDS: Mapping[PeftType, PeftKind] = {
+    kind.peft_type: kind for kind in _of_registry().values()
+}
 """All of PEFT's methods that adapt modules, by PEFT's name."""
 
 KINDS: Mapping[str, PeftKind] = {

@@ -16,6 +16,7 @@ from peft.utils import CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError, safe_open
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.errors import OtherModelError, UserError
 from lora2.support.checked_files import check_fields, read_json
@@ -264,9 +265,9 @@ def _tensors_differ(
 def _different_size(model: PeftModel, path: Path) -> str | None:
     """Return in which size the model differs from the configuration saved with the adapter."""
     # Only a run saves one.
-    if not (path / "config.json").is_file():
+    if not (path / MODEL_CONFIG).is_file():
         return None
-    saved = read_json(path / "config.json", _DAMAGED)
+    saved = read_json(path / MODEL_CONFIG, _DAMAGED)
     for name in _SIZES:
         here = getattr(model.get_base_model().config, name, None)
         if None not in (saved.get(name), here) and saved[name] != here:

@@ -19,7 +19,7 @@ from transformers import (
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.running.execution import Place, settings_of
-from lora2.training.adapters import check_schedule
+from lora2.training.adapters import budget_in_words
 from lora2.training.base_models.models import BaseModel, load_config, set_classifier_dropout
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.run_folder import RunFolder
@@ -96,7 +96,7 @@ def checked_steps(settings: RunSettings, rows: int, config: PretrainedConfig) ->
     set_classifier_dropout(own, settings.model.classifier_dropout)
     base = BaseModel(empty_model(own, settings.objective), ())
     model = METHODS[settings.run.method].build(base, settings.adapter, steps)
-    check_schedule(model, steps)
+    budget_in_words(model, steps)
     return steps
 
 

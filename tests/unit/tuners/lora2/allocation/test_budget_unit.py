@@ -9,7 +9,7 @@ from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import UserError
-from lora2.training.adapters import check_schedule
+from lora2.training.adapters import budget_in_words
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.matrix_size import MatrixSize
 from unit.models import layers_of
@@ -105,9 +105,9 @@ def test_a_resumed_budget_in_parameters_keeps_the_same_set(stop: int) -> None:
 def test_the_schedule_names_its_unit() -> None:
     model = pruned_model(**IN_PARAMETERS)
     whole = sum(sum(layer.matrix_shape()) for layer in layers_of(model).values())
-    words = check_schedule(model, TOTAL)
+    words = budget_in_words(model, TOTAL)
     assert words.startswith(f"{4 * whole:,} → {round(1.5 * whole):,} parameters (cubic)")
-    assert "singular values" in check_schedule(pruned_model(), TOTAL)
+    assert "singular values" in budget_in_words(pruned_model(), TOTAL)
 
 
 def test_messages_count_in_the_unit() -> None:
