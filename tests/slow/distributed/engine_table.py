@@ -150,12 +150,7 @@ def _one(engine: str) -> str:
 
 def _launch(processes: int, folder: Path, cases: list[str]) -> None:
     script = str(Path(engine_run.__file__))
-    command = [sys.executable, script, str(folder), *cases]
-    if processes > 1:
-        command[1:1] = [
-            "-m", "torch.distributed.run", "--nproc_per_node", str(processes),
-            "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-        ]  # fmt: skip
+    command = [sys.executable, script, str(processes), str(folder), *cases]
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=600,

@@ -13,7 +13,7 @@ from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
-from lora2.tuners.base.distributed.whole import is_plain, multiply
+from lora2.tuners.base.distributed.whole import in_layout_of, is_plain, multiply
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
@@ -297,7 +297,7 @@ class Lora2Layer(AdaptedLayer):
 
     def _without_pruned(self, adapter_name: str, lam: Tensor) -> Tensor:
         pruned = self.lora2_states[adapter_name].pruned
-        return lam if pruned is None else lam.masked_fill(pruned.to(lam.device), 0)
+        return lam if pruned is None else lam.masked_fill(in_layout_of(pruned, lam), 0)
 
     def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
         parameters = self.parameters_of(adapter_name)
