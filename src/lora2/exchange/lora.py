@@ -99,7 +99,7 @@ def export_lora(
             reloaded = _read_back(base, temporary)
         check_changes(model, adapter_name, reloaded, dtype)
         tolerance = tolerance_of(model, dtype)
-        with _blaming_layers(model, adapter_name):
+        with _naming_layers(model, adapter_name):
             difference = checked_difference(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
@@ -118,7 +118,7 @@ def _read_back(base: Any, folder: Path) -> PeftModel:
 
 
 @contextmanager
-def _blaming_layers(model: PeftModel, adapter_name: str) -> Iterator[None]:
+def _naming_layers(model: PeftModel, adapter_name: str) -> Iterator[None]:
     """Say of a LoRA that computes something else which layers PEFT treats otherwise."""
     try:
         yield

@@ -90,11 +90,11 @@ def export_merged(
             model.merge_adapter(safe_merge=True)
         checked_difference(expected, logits(model, batch), tolerance)
     except Exception as error:
-        # While there are adapters to go back to; a failed merge has come to some layers only.
+        # There are adapters to go back to yet; a failed merge has come to some layers only.
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer) and layer.merged:
                 layer.unmerge()
-        _blame_peft(model, error)
+        _raise_in_one_sentence(model, error)
         raise
     with warnings.catch_warnings():
         # PEFT warns that all is merged already.
@@ -168,7 +168,7 @@ def _check_can_be_saved(model: PeftModel) -> None:
             ) from error
 
 
-def _blame_peft(model: PeftModel, error: Exception) -> None:
+def _raise_in_one_sentence(model: PeftModel, error: Exception) -> None:
     """Raise in one sentence what a method of PEFT raises where it cannot merge a layer.
 
     Raises:

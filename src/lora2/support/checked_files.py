@@ -79,7 +79,7 @@ def read_yaml(path: Path, advice: str, *, may_be_empty: bool = False) -> dict[st
     Raises:
         UserError: as for `read_json`.
     """
-    # Found missing before the file is blamed.
+    # A missing package is found before the file is read.
     require("yaml", extra="train")
     content = _checked(path, advice, _parse_yaml, may_be_empty=may_be_empty)
     if content is None and may_be_empty:

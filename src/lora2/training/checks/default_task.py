@@ -14,7 +14,7 @@ _OF_LABELS = ("label_column", "kind")
 
 
 def check_default_task(settings: RunSettings) -> None:
-    """Check that nothing was given that the default task, which nobody named, would be blamed for.
+    """Check that nothing was given that is not for the default task, which nobody named.
 
     Raises:
         UserError: an option of the user's own data or of GLUE, or an objective without a default

@@ -27,10 +27,10 @@ from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
-    blaming,
     check_has_rows,
     check_lengths,
     check_template,
+    naming_refused,
     trl,
     trl_arguments,
 )
@@ -106,7 +106,7 @@ class PreferenceOptimization(WritingObjective):
         check_template(settings, task, tokenizer)
         (validation,) = task.validation
         # A trainer makes its folder, and nothing may be written yet.
-        with blaming("data"), quiet_tokenizing(), TemporaryDirectory() as folder:
+        with naming_refused("data"), quiet_tokenizing(), TemporaryDirectory() as folder:
             made = _trainer(
                 # TRL replaces the forward of a model, and wants two different ones.
                 copy_sharing_weights(base.model),
@@ -131,7 +131,7 @@ class PreferenceOptimization(WritingObjective):
     ) -> Trainer:
         """Return the trainer of a model that is ready to train, against what it computes now."""
         reference = reference_at_start(model, settings)
-        with blaming("training"):
+        with naming_refused("training"):
             made: Trainer = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
         return made
 
@@ -156,7 +156,7 @@ class PreferenceOptimization(WritingObjective):
             sets = {"train": rows, "validation": rows}
             # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
             model = without_peft_model(run.model)
-            with blaming("data"):
+            with naming_refused("data"):
                 trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
             check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)

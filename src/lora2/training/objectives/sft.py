@@ -25,10 +25,10 @@ from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
-    blaming,
     check_has_rows,
     check_lengths,
     check_template,
+    naming_refused,
     trl,
     trl_arguments,
 )
@@ -107,7 +107,7 @@ class SupervisedFineTuning(WritingObjective):
         check_template(settings, task, tokenizer)
         option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
         # A trainer makes its folder, and nothing may be written yet.
-        with blaming(option, task.name), quiet_tokenizing(), TemporaryDirectory() as folder:
+        with naming_refused(option, task.name), quiet_tokenizing(), TemporaryDirectory() as folder:
             # The rows must be counted before there is an adapter, whose schedule depends on their
             # number. What TRL makes of rows is what a trainer of it has.
             made = trl().SFTTrainer(
@@ -140,7 +140,7 @@ class SupervisedFineTuning(WritingObjective):
         # Prompts are checked before the trainer makes its folder.
         questions = questions_in(task.validation[validation], rows) if rows else []
         check_fits(model, tokenizer, [prompt for prompt, _ in questions], "exact_match_rows")
-        with blaming("training"):
+        with naming_refused("training"):
             trainer = RunSftTrainer(
                 model=model,
                 args=arguments,

@@ -111,7 +111,7 @@ def trl_arguments(
 
 
 @contextmanager
-def blaming(what: str, rows: str = "the rows") -> Iterator[None]:
+def naming_refused(what: str, rows: str = "the rows") -> Iterator[None]:
     """Say in one sentence what TRL, or a chat template, refuses; rows: what the template refuses.
 
     Raises:

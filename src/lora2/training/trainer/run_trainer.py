@@ -81,11 +81,11 @@ class RunBase:
             del model.save_pretrained
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _blaming(checkpoint, "optimizer and schedule"):
+        with _naming_state(checkpoint, "optimizer and schedule"):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _blaming(checkpoint, "random numbers"):
+        with _naming_state(checkpoint, "random numbers"):
             super()._load_rng_state(checkpoint)  # type: ignore[misc]
 
     def _run_epoch(self, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class RunBase:
 
 
 @contextmanager
-def _blaming(checkpoint: str | None, what: str) -> Iterator[None]:
+def _naming_state(checkpoint: str | None, what: str) -> Iterator[None]:
     """Load a part of a checkpoint; what does not fit is an error of the user's files."""
     try:
         yield

@@ -95,7 +95,7 @@ def training_arguments(
 
     _check_launcher(settings)
     with quiet_loading():
-        arguments = _blaming_one(make_and_try, settings.training)
+        arguments = _naming_refused_option(make_and_try, settings.training)
     # With more, transformers would split each batch over them by threads (DataParallel): a batch as
     # many times as large as the options say, for a run of another result.
     if arguments.n_gpu > 1:
@@ -123,7 +123,7 @@ def _try_trainer(arguments: TrainingArguments) -> None:
         Trainer(_Probe(), arguments)
 
 
-def _blaming_one(
+def _naming_refused_option(
     make: Callable[[Mapping[str, Any]], TrainingArguments], options: Mapping[str, Any]
 ) -> TrainingArguments:
     """Return what `make` makes of the options; where it fails, name the one that it fails for."""
@@ -132,14 +132,14 @@ def _blaming_one(
     except _REFUSALS as error:
         names = (name for name in options if _works_without(name, make, options))
         name = next(names, None)
-        variable = _variable_to_blame(make, options) if name is None else None
+        variable = _refused_variable(make, options) if name is None else None
         if variable is not None:
             raise UserError(
                 f"{variable}={os.environ[variable]}, an environment variable, cannot be followed "
                 f"({clause_of(error)}); unset it, or give it another value."
             ) from error
-        blamed = "training" if name is None else f"{name}={as_typed(options[name])}"
-        raise UserError(f"{blamed}: {_sentence(error)}") from error
+        named = "training" if name is None else f"{name}={as_typed(options[name])}"
+        raise UserError(f"{named}: {_sentence(error)}") from error
 
 
 def _works_without(
@@ -152,7 +152,7 @@ def _works_without(
     return True
 
 
-def _variable_to_blame(
+def _refused_variable(
     make: Callable[[Mapping[str, Any]], TrainingArguments], options: Mapping[str, Any]
 ) -> str | None:
     """Return the variable of accelerate's environment without which `make` works."""
