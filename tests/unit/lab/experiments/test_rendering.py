@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from experiment_case import FIND, GRID, by_run
-from lora2.lab.experiments.figures.pareto_figure import Point, costs, pareto_figure
+from lora2.lab.experiments.figures.pareto_figure import ParetoPoint, costs, pareto_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
 from lora2.lab.experiments.rendering.printout import printout
@@ -86,7 +86,7 @@ def test_costs_are_those_of_rows_with_a_score_in_every_column():
     assert list(panels) == ["parameters at the end", "file, kB", "lost"]
     # Means of 1,000 and 1,200; LoRA has no run of MNLI, and nothing was lost on record.
     (found,) = panels["parameters at the end"].items()
-    assert found == ("LoRA² k=1", Point(1100, 53.75, pytest.approx(0.707, abs=1e-3)))
+    assert found == ("LoRA² k=1", ParetoPoint(1100, 53.75, pytest.approx(0.707, abs=1e-3)))
     assert panels["file, kB"]["LoRA² k=1"].cost == 1234.5
     assert panels["lost"] == {}
     assert pareto_figure(grid, FIND).startswith(b"\x89PNG")
