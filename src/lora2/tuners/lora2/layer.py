@@ -13,7 +13,7 @@ from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
-from lora2.tuners.base.distributed.whole import in_layout_of, is_plain, multiply
+from lora2.tuners.base.distributed.whole import in_layout_of, multiply, whole
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
@@ -187,7 +187,8 @@ class Lora2Layer(AdaptedLayer):
         """Make the values zero that count as zero."""
         pruned = self.lora2_states[adapter_name].pruned
         if pruned is not None:
-            multiply([self.parameters_of(adapter_name)["lam"]], [~pruned])
+            lam = self.parameters_of(adapter_name)["lam"]
+            multiply([lam], [~pruned.to(lam.device)])
 
     def release_pruned(self, adapter_name: str) -> None:
         """Let values that were pruned be trained again; they start at zero."""
@@ -205,9 +206,9 @@ class Lora2Layer(AdaptedLayer):
             scaling = state_dict.get(key)
             if saved is None:
                 continue
-            is_over = state.is_finished or state.pruned is not None
             # What is loaded may have kept other values.
-            state.pruned = None
+            lam = state_dict.get(f"{prefix}{FACTORS['lam'].attribute}.{adapter_name}")
+            state.pruned = _still_pruned(state.pruned, lam)
             if scaling is not None:
                 state.config_scaling = self.scaling[adapter_name] = _from_bits(scaling)
                 state_dict[key] = _as_bits(state.config_scaling)
@@ -219,9 +220,6 @@ class Lora2Layer(AdaptedLayer):
             if scaling is None and adapter_name in self.lora2_scaling:
                 # A state dict of a wider adapter, or of an older version, does not have it.
                 state_dict[key] = self.lora2_scaling[adapter_name]
-            if is_over:
-                lam = state_dict.get(f"{prefix}{FACTORS['lam'].attribute}.{adapter_name}")
-                state.pruned = _zeros_of(lam)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
@@ -362,12 +360,14 @@ class Lora2Layer(AdaptedLayer):
         return "lora2." + super().__repr__()
 
 
-def _zeros_of(lam: Tensor | None) -> Tensor | None:
-    """Return where singular values are zero; None if nowhere, or if they are not all here."""
-    if lam is None or lam.is_meta or not is_plain([lam]):
+def _still_pruned(pruned: Tensor | None, lam: Tensor | None) -> Tensor | None:
+    """Return which of the pruned values [r] are zero in λ as it is loaded; None if none is."""
+    if pruned is None or lam is None or lam.is_meta or lam.shape != pruned.shape:
         return None
-    zero = lam.detach() == 0
-    return zero if zero.any() else None
+    # A zero elsewhere was not pruned: Λ may start at zero.
+    (values,) = whole([lam.detach()])
+    still = pruned & (values.to(pruned.device) == 0)
+    return still if still.any() else None
 
 
 def _as_bits(scaling: float) -> Tensor:

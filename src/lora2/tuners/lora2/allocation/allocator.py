@@ -228,6 +228,9 @@ class RankAllocator:
                 key: state[f"group{index}.{key}"].to(value.device, value.dtype)
                 for key, value in group.state.items()
             }
+        for layer in self._layers.values():
+            layer.release_pruned(self.adapter_name)
+            layer.lora2_states[self.adapter_name].is_finished = False
         self._hold_if_finished()
 
     def read_kept(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 
 from lora2 import RankAllocator, UserError, compact_adapter
 from unit.models import rows
@@ -246,3 +246,44 @@ def test_a_state_of_values_that_no_allocator_has_is_refused(
 def test_what_is_no_state_is_refused(state: object) -> None:
     with pytest.raises(UserError, match="is no allocator state; give what state_dict"):
         RankAllocator(pruned_model(), TOTAL).load_state_dict(state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fields", [{"orthogonality": "penalty"}, {"init_weights": "gaussian"}, {}])
+@pytest.mark.parametrize("order", [("allocator", "model"), ("model", "allocator")])
+def test_a_training_that_is_started_over_ends_as_the_first(
+    order: tuple[str, str], fields: dict[str, Any]
+) -> None:
+    model = pruned_model(**fields)
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    start = _states(model, loop, allocator)
+    list(loop.run(0, TOTAL))
+    expected = model(rows())
+    for name in order:
+        {"allocator": allocator, "model": model}[name].load_state_dict(start[name])
+    list(Loop(model, allocator).run(0, TOTAL))
+    assert torch.equal(model(rows()), expected)
+
+
+def test_an_adapter_that_starts_at_zero_can_be_trained_once_its_start_is_put_back() -> None:
+    model = pruned_model(init_weights="gaussian")
+    start = copy.deepcopy(model.state_dict())
+    list(Loop(model, RankAllocator(model, TOTAL)).run(0, TOTAL))
+    model.load_state_dict(start)
+    before = model(rows())
+    list(Loop(model, None).run(0, 5))
+    assert not torch.allclose(model(rows()), before)
+
+
+def test_a_training_that_goes_back_to_its_middle_saves_all_values() -> None:
+    model = pruned_model()
+    allocator = RankAllocator(model, TOTAL)
+    loop = Loop(model, allocator)
+    list(loop.run(0, 9))
+    middle = _states(model, loop, allocator)
+    sizes = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    list(loop.run(9, TOTAL))
+    for name, part in (("model", model), ("allocator", allocator)):
+        part.load_state_dict(middle[name])
+    saved = get_peft_model_state_dict(model)
+    assert {name: tensor.shape for name, tensor in saved.items()} == sizes
