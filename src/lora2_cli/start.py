@@ -37,13 +37,17 @@ def _naming_variable() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        for name, value in os.environ.items():
-            if value and repr(value) in str(error):
-                raise VariableError(
-                    f"{name}={value}, an environment variable, cannot be followed ({error}); unset "
-                    "it, or give it another value."
-                ) from error
-        raise
+        found = {
+            name: each for name, each in os.environ.items() if each and repr(each) in str(error)
+        }
+        # Errors of lora2's own are of kinds of their own.
+        if type(error) is not ValueError or not found:
+            raise
+        named = " or ".join(f"{name}={value}" for name, value in found.items())
+        raise VariableError(
+            f"{named}, an environment variable, cannot be followed ({error}); unset it, or give it "
+            "another value."
+        ) from error
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def export_merged(
             model.merge_adapter(safe_merge=True)
         checked_difference(expected, logits(model, batch), tolerance)
     except Exception as error:
-        # There are adapters to go back to yet; a failed merge has come to some layers only.
+        # The adapters can still be unmerged here; a failed merge has come to some layers only.
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer) and layer.merged:
                 layer.unmerge()

@@ -53,9 +53,9 @@ class Lora2Callback(TrainerCallback, ExportableState):
     """Prunes every trained LoRA² adapter in step with the trainer.
 
     It learns the number of optimizer steps by itself, allocates after each of them, logs
-    `task_loss`, `penalty`, `budget` and `kept_singular_values`, keeps the allocators' state in the
-    `trainer_state.json` of every checkpoint and resumes from it, and at the end drops what was
-    pruned, so that the saved adapter is compact.
+    `task_loss`, `penalty`, `budget`, `kept_singular_values` and, of a budget in parameters,
+    `kept_parameters`, keeps the allocators' state in the `trainer_state.json` of every checkpoint
+    and resumes from it, and at the end drops what was pruned, so that the saved adapter is compact.
 
     The adapters may be anywhere in the model, such as in a module of your own. Where several PEFT
     models in it have an adapter of the same name, each has its own budget, and its allocator's name

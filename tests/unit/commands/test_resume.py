@@ -120,7 +120,7 @@ def test_a_state_of_another_run_is_named(file, content, says, interrupted_run, t
     assert "remove that folder to resume from an earlier checkpoint" in said
     shutil.rmtree(folder / "checkpoints" / "checkpoint-5")
     said = refused(capsys, "train", f"--output_dir={folder}", "--resume")
-    assert "there is no other checkpoint, so start over with --overwrite" in said
+    assert "there is no other complete checkpoint, so start over with --overwrite" in said
 
 
 @pytest.mark.parametrize("name", ["epoch", "eval_accuracy"])

@@ -86,7 +86,6 @@ def test_checkpoint_without_one_of_them_is_not(engine: str, missing: str, tmp_pa
 @pytest.mark.parametrize(
     "change",
     [
-        {"more_than_known": 1},
         {"epoch": "x"},
         {"max_steps": None},
         {"train_batch_size": "x"},
@@ -112,3 +111,15 @@ def test_a_name_of_a_folder_that_is_no_text_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-3" / "latest").write_bytes(b"\xff\xfe")
 
     assert newest_complete(tmp_path)[0] is None
+
+
+def test_a_state_of_another_version_is_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "checkpoint-3", ENGINES["one process"])
+    path = tmp_path / "checkpoint-3" / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"more_than_known": 1}))
+
+    found, (fault,) = newest_complete(tmp_path)
+
+    assert found is None
+    assert "checkpoint-3 is of another version of transformers" in fault
+    assert "'more_than_known'" in fault

@@ -55,7 +55,11 @@ def load_task(
     }
     if is_named(task, task_names("classification"), "texts to label", own):
         return _named_task(
-            task or "agreement", data_dir, train_sentences, validation_sentences, data_seed
+            task or task_names("classification")[0],
+            data_dir,
+            train_sentences,
+            validation_sentences,
+            data_seed,
         )
     if data_dir is not None:
         given = next(name for name, value in own.items() if value is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
@@ -26,7 +27,7 @@ TEMPLATE_ERRORS = (
 def before_answer(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], source: str
 ) -> str:
-    """Return messages as a text, which the beginning of an answer ends.
+    """Return messages as a text that ends where an answer begins.
 
     source: where the messages are, as in "the rows to answer".
 
@@ -40,6 +41,15 @@ def before_answer(
     except TEMPLATE_ERRORS as error:
         raise UserError(refused_by_template(error, source)) from error
     return str(written)
+
+
+def is_of_template(error: BaseException) -> bool:
+    """Whether an error was raised by a chat template, or while it was read."""
+    frames = traceback.walk_tb(error.__traceback__)
+    # Jinja gives its compiled code this name in place of a file's.
+    return isinstance(error, TemplateError) or any(
+        frame.f_code.co_filename == "<template>" for frame, _ in frames
+    )
 
 
 def refused_by_template(error: Exception, source: str) -> str:

@@ -40,7 +40,7 @@ _DEBERTA = ("deberta", "deberta-v2")
 _HEAD_OF_DECODERS = "score"
 # Without it transformers asks at the terminal whether to run the code in the model's folder.
 _OWN_CODE = {"trust_remote_code": False}
-# Pillow, numpy and torch raise these for a size that is none.
+# Pillow, numpy and torch raise these for an invalid size.
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Pixels of the image that a processor is tried on.
 _SIDE = 32

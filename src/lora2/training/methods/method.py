@@ -50,8 +50,8 @@ class Method:
         start: whether the model computes at the start what the pretrained model does: to the last
             bit, nearly, or not at all.
         merges: whether what was trained can be put into the weights.
-        as_lora: whether its adapter is a LoRA of PEFT's, or `lora2 export` writes the same change
-            as one.
+        as_lora: whether its adapter is a plain LoRA of PEFT's, or `lora2 export` writes the same
+            change as one; "no" of PEFT's variants of LoRA, too, which are more than its factors.
         as_lora2: takes a trained model and the folder of its adapter; returns the model with a
             LoRA² adapter of the same change, which can be cut; None for a method without one.
         resumes: whether a training that was cut short can resume from a checkpoint.

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jinja2 import TemplateError
 from torch import OutOfMemoryError
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -17,7 +16,7 @@ from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
-from lora2.training.base_models.chat_templates import before_answer, refused_by_template
+from lora2.training.base_models.chat_templates import is_of_template, refused_by_template
 from lora2.training.base_models.models import BaseModel, load_language_model
 from lora2.training.base_models.new_tokens import grow_as_saved
 from lora2.training.objectives.objective import Objective, Sets
@@ -121,10 +120,12 @@ def naming_refused(what: str, rows: str = "the rows") -> Iterator[None]:
         yield
     except (UserError, OutOfMemoryError):
         raise
-    except TemplateError as error:
-        raise UserError(refused_by_template(error, rows)) from error
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{what}: {one_line(error)}") from error
+    except Exception as error:
+        if is_of_template(error):
+            raise UserError(refused_by_template(error, rows)) from error
+        if isinstance(error, ValueError | RuntimeError):
+            raise UserError(f"{what}: {one_line(error)}") from error
+        raise
 
 
 def check_lengths(max_length: int, base: BaseModel) -> None:
@@ -141,20 +142,16 @@ def check_lengths(max_length: int, base: BaseModel) -> None:
 def check_template(
     settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that a tokenizer can write the messages of a task: those of the first row, by trying.
+    """Check that a tokenizer can write the messages of a task.
 
     Raises:
         UserError: it cannot.
     """
-    if not task.conversational:
-        return
-    if tokenizer.chat_template is None:
+    if task.conversational and tokenizer.chat_template is None:
         raise UserError(
             f"model: the tokenizer of {settings.model.model} has no chat template to write "
             "messages with; give a model that was trained on conversations, or rows of text."
         )
-    for messages in task.train[0].values():
-        before_answer(tokenizer, messages, "the rows")
 
 
 def check_has_rows(settings: RunSettings, sets: Sets) -> None:

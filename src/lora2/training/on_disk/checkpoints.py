@@ -60,10 +60,16 @@ def newest_complete(
         if fault is not None:
             faults.append(f"{path.name} was cut short ({fault})")
             continue
+        unknown = _unknown_key(path)
         misfit = None if shapes is None else _misfit(path, shapes)
-        if misfit is None:
+        if unknown is not None:
+            faults.append(
+                f"{path.name} is of another version of transformers ({_STATE} holds {unknown!r})"
+            )
+        elif misfit is not None:
+            faults.append(f"{path.name} is of another adapter or model ({misfit})")
+        else:
             return path, faults
-        faults.append(f"{path.name} is of another adapter or model ({misfit})")
     return None, faults
 
 
@@ -170,8 +176,11 @@ def _fault_of_state(checkpoint: Path) -> str | None:
             check_fields(record, {"step": int} | dict.fromkeys(numbers, float | None), path, "")
     except UserError:
         return f"{_STATE} is damaged"
-    unknown = next((name for name in state if name not in _OF_STATE), None)
-    if unknown is not None:
-        return f"{_STATE} holds {unknown!r}, which this version of transformers does not know"
     step = state["global_step"]
     return None if checkpoint.name == f"checkpoint-{step}" else f"{_STATE} is of step {step}"
+
+
+def _unknown_key(checkpoint: Path) -> str | None:
+    """Return a key of a complete checkpoint's state that the trainer would not take."""
+    state = read_json(checkpoint / _STATE, "", nan_as_null=True)
+    return next((name for name in state if name not in _OF_STATE), None)

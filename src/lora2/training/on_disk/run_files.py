@@ -88,7 +88,7 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     if "form" in task:
         _check_keys(task, TextTask, path)
         return
-    # A kind that is none is refused as one of texts, by the types of their keys.
+    # An unknown kind is checked with the types of a text task, which refuse it.
     labelled = _LABELLED.get(str(task.get("kind")), _LABELLED["classification"])
     _check_keys(task, labelled.task, path)
     unknown = [name for name in task["metrics"] if name not in labelled.metrics]

@@ -19,7 +19,7 @@ _IF_TRAINED = {"written": "if trained"}
 _REACHED = {"best": dict | None, "last": dict | None}
 
 
-# Types of mappings have no parts where a sentence on a damaged file would name them.
+# A plain `dict` keeps the sentence on a damaged file short.
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """The keys of summary.json in their order; one with a default may be missing in the file.
@@ -27,6 +27,7 @@ class RunSummary:
     Attributes:
         task: the name of what was trained on.
         model: the name or folder of the base model.
+        method: what was trained.
         peft_config: what a method of PEFT was given; None of another method.
         main_metric: the metric that decides which evaluation is the best.
         best: the evaluation with the highest main metric; None if there is none.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.optimizers import create_loraplus_optimizer
 from peft.utils import PeftType
 from torch.optim import Optimizer
-from transformers import Trainer, TrainingArguments
 
 from lora2.tuners.base.config.target_config import TargetConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 ANY = "peft"
 """The name of the method whose `peft_config` names PEFT's method."""
@@ -100,6 +101,10 @@ def _variant(name: str, label: str, source: str, **fields: Any) -> PeftKind:
 def _loraplus_optimizer(
     model: Any, arguments: TrainingArguments, options: Mapping[str, Any]
 ) -> Optimizer:
+    # They load the trainer and datasets, which the registry does not need.
+    from peft.optimizers import create_loraplus_optimizer
+    from transformers import Trainer
+
     made, fields = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     optimizer: Optimizer = create_loraplus_optimizer(
         model=model,

@@ -112,7 +112,7 @@ def _naming_state(checkpoint: str | None, what: str) -> Iterator[None]:
         advice = (
             "remove that folder to resume from an earlier checkpoint"
             if checkpoint is not None and _has_earlier(Path(checkpoint))
-            else "there is no other checkpoint, so start over with --overwrite"
+            else "there is no other complete checkpoint, so start over with --overwrite"
         )
         raise UserError(
             f"resume: the state of {what} in {checkpoint} is of another run or damaged "
