@@ -7,7 +7,7 @@ import pytest
 
 from language_model import write_rows
 from lora2 import UserError
-from lora2.data.generated.rewrite import rewrite_pairs, rewrite_preferences, wrong_forms
+from lora2.data.builtin.rewrite import rewrite_pairs, rewrite_preferences, wrong_forms
 from lora2.data.loading.preferences import load_preference_task
 from lora2.data.loading.texts import load_text_rows
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lora2.data.generated.rewrite import rewrite_pairs
+from lora2.data.builtin.rewrite import rewrite_pairs
 
 UNITS = {
     "kilo": "kg", "kilogram": "kg", "gram": "g", "metre": "m", "meter": "m", "kilometre": "km",

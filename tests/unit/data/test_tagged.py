@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from command_line import save_tokenizer
-from lora2.data.generated.appointments import tagged_sentences
+from lora2.data.builtin.appointments import tagged_sentences
 from lora2.data.loading.tags import load_tagged_rows, load_tagged_task
 from lora2.data.tables import hub
 from lora2.data.tasks.tagged_task import build_tagged

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from lora2.data.generated.agreement import LABEL_NAMES, agreement_pairs
-from lora2.data.generated.drawing import Split
+from lora2.data.builtin.agreement import LABEL_NAMES, agreement_pairs
+from lora2.data.builtin.drawing import Split
 from lora2.data.named_tasks import task_names
 from lora2.data.own.labelled import task_from_tables
 from lora2.data.own.named_or_own import is_named

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lora2.data.generated.digits import NEW, as_png, digits_of, split_rows
+from lora2.data.builtin.digits import NEW, as_png, digits_of, split_rows
 from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import encode_labels, read_labels
 from lora2.data.own.images import check_classes, has_no_names, read_image_table, read_images

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from lora2.data.generated.rewrite import SYSTEM, rewrite_preferences
+from lora2.data.builtin.rewrite import SYSTEM, rewrite_preferences
 from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_dataset
 from lora2.data.named_tasks import task_names
 from lora2.data.own.named_or_own import is_named

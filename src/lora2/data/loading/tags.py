@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lora2.data.generated.appointments import tagged_sentences
-from lora2.data.generated.drawing import Split
+from lora2.data.builtin.appointments import tagged_sentences
+from lora2.data.builtin.drawing import Split
 from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import sorted_label_names
 from lora2.data.own.labelled import split_off_validation

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lora2.data.generated import rewrite
-from lora2.data.generated.drawing import Split
-from lora2.data.generated.rewrite import rewrite_pairs
+from lora2.data.builtin import rewrite
+from lora2.data.builtin.drawing import Split
+from lora2.data.builtin.rewrite import rewrite_pairs
 from lora2.data.named_tasks import task_names
 from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lora2.data.generated.drawing import Split, generator_of
+from lora2.data.builtin.drawing import Split, generator_of
 from lora2.data.own.text_rows import read_rows
 from lora2.data.tables.files import read_table
 from lora2.data.tasks.text_task import Form

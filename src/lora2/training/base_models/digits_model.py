@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-from lora2.data.generated.digits import KNOWN, digits_of
+from lora2.data.builtin.digits import KNOWN, digits_of
 from lora2.training.quiet import quiet_loading
 
 EPOCHS = 60

@@ -12,7 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from lora2.data.generated.drawing import MONTHS, Split, generator_of
+from lora2.data.builtin.drawing import MONTHS, Split, generator_of
 
 TaggedSentence = tuple[list[str], list[str]]
 

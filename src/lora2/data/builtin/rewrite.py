@@ -10,7 +10,7 @@ import random
 import re
 import zlib
 
-from lora2.data.generated.drawing import MONTHS, Split, generator_of
+from lora2.data.builtin.drawing import MONTHS, Split, generator_of
 
 SYSTEM = "Write in standard form."
 """The system message of every row; without one, SmolLM2's template puts a longer one there."""

@@ -10,7 +10,7 @@ looking at their roles stays at chance: the task needs the encoder itself to cha
 import random
 from dataclasses import dataclass
 
-from lora2.data.generated.drawing import Split, generator_of
+from lora2.data.builtin.drawing import Split, generator_of
 
 LABEL_NAMES = ("unacceptable", "acceptable")
 

@@ -1,0 +1,1 @@
+"""Tasks that come with the package: made from small grammars, and scikit-learn's digits."""

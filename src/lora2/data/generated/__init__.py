@@ -1,1 +1,0 @@
-"""Tasks that are made from small grammars, and scikit-learn's digits."""
