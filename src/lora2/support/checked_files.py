@@ -19,7 +19,7 @@ from lora2.support.field_types import fits, in_words, kind_of, shortened
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-# YAML names its types so.
+# These are the names that YAML has for its types.
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)$")
 _REAL_NUMBER = re.compile(

@@ -9,7 +9,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-# <malloc.h> numbers the parameters of mallopt(3) so.
+# These are the numbers of mallopt(3)'s parameters in <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 _GROW_BY_BYTES = 64 * 2**20

@@ -162,7 +162,7 @@ def _with_blanks(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, l
     """Leave blank lines out, but for those between the rows of a single column.
 
     There, a blank line is a row whose value is missing; left out, predictions would no longer stand
-    next to what they are of.
+    next to their rows.
     """
     is_single: bool | None = None
     blank: list[int] = []

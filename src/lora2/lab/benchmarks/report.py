@@ -14,7 +14,7 @@ from lora2.lab.benchmarks.record import BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
 
 _MEBIBYTE = 2**20
-# It stands in front of a ratio.
+# This mark is printed before a ratio.
 _UNDECIDED = "~"
 _HEADINGS = {
     "floor": "/ floor",
