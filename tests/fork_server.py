@@ -21,12 +21,14 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 # What the commands import late, by the names of the modules that the tiny runs need.
 _IMPORTED_LATE = (
     "datasets",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "pyarrow.parquet",
     "rich._emoji_codes",
     "sklearn.metrics",
@@ -45,6 +47,9 @@ def serve() -> None:
     # What an imported module prints would be taken for an answer.
     os.dup2(_ERROR, _OUTPUT)
     _import_everything()
+    _load_a_model()
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line))), file=answers, flush=True)
 
@@ -57,8 +62,16 @@ def _import_everything() -> None:
         # Some need packages of extras.
         with suppress(ImportError):
             importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
+
+
+def _load_a_model() -> None:
+    """Load one, because transformers compiles its patterns of renamed weights for the first."""
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    with TemporaryDirectory() as folder:
+        BertModel(BertConfig(**sizes)).save_pretrained(folder)
+        BertModel.from_pretrained(folder)
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
