@@ -14,7 +14,7 @@ from lora2.support.checked_files import read_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "slow" / "distributed"))
 import engine_table
-from engine_table import FORMS, ZERO, Row
+from engine_table import ZERO, Row
 from launched_command import SMALL, launched, weights
 
 DEEPSPEED_ON_CPU = Path(engine_table.__file__).parent / "deepspeed_on_cpu.py"
@@ -41,10 +41,8 @@ def test_every_stage_ends_as_one_process(folder: Path, capsys: pytest.CaptureFix
     rows = engine_table.table_of_zero(folder)
     with capsys.disabled():
         print("\n" + engine_table.as_text(rows))
-    for engine in ZERO:
-        for form in FORMS:
-            expected = Row(*["yes"] * 6, *["not run"] * 2)
-            assert rows[f"{engine}/{form}"] == expected, (engine, form)
+    for case in ZERO:
+        assert rows[case] == Row(*["yes"] * 6, *["not run"] * 2), case
 
 
 @pytest.mark.parametrize("stage", [2, 3])

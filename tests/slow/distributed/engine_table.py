@@ -20,22 +20,34 @@ sys.path.insert(0, str(Path(__file__).parent))
 import engine_run
 
 FORMS = ("exact", "penalty")
-# What trains on two processes, and is to end as one process does.
-ENGINES = (
-    "ddp", "ddp-checkpointed", "ddp-reentrant",
-    "fsdp2", "fsdp2-kept", "fsdp2-root", "fsdp2-checkpointed", "fsdp2-reentrant", "fsdp2-callback",
-    "fsdp2-mixed", "fsdp2-offload", "tp",
+# What trains on two processes, and is to end as one process does: each engine in both forms, and
+# each of its options in one of them.
+CASES = (
+    "ddp/exact", "ddp/penalty", "ddp-checkpointed/exact", "ddp-reentrant/penalty",
+    "fsdp2/exact", "fsdp2/penalty", "fsdp2-kept/penalty", "fsdp2-root/exact",
+    "fsdp2-checkpointed/penalty", "fsdp2-reentrant/exact", "fsdp2-callback/exact",
+    "fsdp2-mixed/exact", "fsdp2-offload/penalty", "tp/exact", "tp/penalty",
 )  # fmt: skip
 # Weights of experts, and rows of tokens in an embedding that the head shares or not.
-OF_OTHER_MODELS = ("ddp-qwen3moe", "fsdp2-mixtral", "ddp-tied", "fsdp2-tied", "fsdp2-tokens")
+OF_OTHER_MODELS = (
+    "ddp-qwen3moe/exact", "fsdp2-mixtral/exact", "ddp-tied/exact", "fsdp2-tied/exact",
+    "fsdp2-tokens/exact",
+)  # fmt: skip
 # What is refused: FSDP1, processes whose gradients nobody reduces, NaN in one process, a weight
 # that FSDP2 has split before it gets an adapter, a merge into such weights, dropped inputs of which
 # each process has a part.
-REFUSED = ("fsdp1-orig", "fsdp1", "apart", "fsdp2-nan", "fsdp2-late", "fsdp2-merge", "tp-dropout")
+REFUSED = (
+    "fsdp1-orig/exact", "fsdp1/exact", "apart/exact", "fsdp2-nan/exact", "fsdp2-late/exact",
+    "fsdp2-merge/exact", "tp-dropout/exact",
+)  # fmt: skip
 # What is resumed by another number of processes.
-RESUMED = ("ddp", "fsdp2", "tp")
+RESUMED = ("ddp/exact", "fsdp2/penalty", "tp/exact")
 # What `tests/engines` has installed.
-ZERO = ("zero1", "zero2", "zero2-accumulated", "zero3", "zero3-split")
+ZERO = tuple(
+    f"{stage}/{form}"
+    for stage in ("zero1", "zero2", "zero2-accumulated", "zero3", "zero3-split")
+    for form in FORMS
+)
 _TOLERANCE = 1e-4
 
 
@@ -54,35 +66,27 @@ class Row(NamedTuple):
 
 def run_all(folder: Path) -> None:
     """Train everything: one process, two, four, and resumed from two by four and back."""
-    every = [f"{engine}/{form}" for engine in ENGINES for form in FORMS]
-    refused = [f"{engine}/exact" for engine in REFUSED]
-    others = [f"{engine}/exact" for engine in OF_OTHER_MODELS]
-    moved = [f"{engine}/{form}" for engine in RESUMED for form in FORMS]
-    ones = dict.fromkeys(f"{_one(engine)}/exact" for engine in OF_OTHER_MODELS)
-    _launch(1, folder / "1", [*(f"one/{form}" for form in FORMS), *ones])
-    _launch(2, folder / "2", [*every, *others, *refused])
-    _launch(4, folder / "4", [*moved, *(f"{case}@{folder / '2'}" for case in moved)])
-    _launch(2, folder / "2", [f"{case}@{folder / '4'}" for case in moved])
+    ones = dict.fromkeys(_one(case) for case in (*CASES, *OF_OTHER_MODELS))
+    _launch(1, folder / "1", list(ones))
+    _launch(2, folder / "2", [*CASES, *OF_OTHER_MODELS, *REFUSED])
+    _launch(4, folder / "4", [*RESUMED, *(f"{case}@{folder / '2'}" for case in RESUMED)])
+    _launch(2, folder / "2", [f"{case}@{folder / '4'}" for case in RESUMED])
 
 
 def run_zero(folder: Path) -> None:
     """Train one process and, by DeepSpeed ZeRO, two."""
-    _launch(1, folder / "1", [f"one/{form}" for form in FORMS])
-    _launch(2, folder / "2", [f"{engine}/{form}" for engine in ZERO for form in FORMS])
+    _launch(1, folder / "1", list(dict.fromkeys(_one(case) for case in ZERO)))
+    _launch(2, folder / "2", list(ZERO))
 
 
 def table_of_zero(folder: Path) -> dict[str, Row]:
     """Return the rows of DeepSpeed's stages, by stage and form."""
-    return {f"{engine}/{form}": _row(folder, engine, form) for engine in ZERO for form in FORMS}
+    return {case: _row(folder, case) for case in ZERO}
 
 
 def table(folder: Path) -> dict[str, Row]:
     """Return the rows of all cases, by engine and form."""
-    return {
-        f"{engine}/{form}": _row(folder, engine, form)
-        for engine in (*ENGINES, *OF_OTHER_MODELS, *REFUSED)
-        for form in (FORMS if engine in ENGINES else FORMS[:1])
-    }
+    return {case: _row(folder, case) for case in (*CASES, *OF_OTHER_MODELS, *REFUSED)}
 
 
 def as_text(rows: dict[str, Row]) -> str:
@@ -117,35 +121,35 @@ def adapter(folder: Path, name: str) -> dict[str, Tensor]:
     return load_file(folder / f"{name}.safetensors")
 
 
-def _row(folder: Path, engine: str, form: str) -> Row:
-    case = f"{engine}/{form}"
-    own, one = folder / "2" / case, adapter(folder / "1" / _one(engine) / form, "adapter-0")
+def _row(folder: Path, case: str) -> Row:
+    own, one = folder / "2" / case, adapter(folder / "1" / _one(case), "adapter-0")
     sentence = refusal(folder, case)
     if sentence is not None:
         return Row(f"refused: {sentence}", *["refused"] * 7)
     mine = adapter(own, "adapter-0")
     moves = [
         _differs(adapter(folder / processes / "resumed" / case, "adapter-0"), one)
-        if engine in RESUMED
-        else ("not run" if engine in (*ZERO, *OF_OTHER_MODELS) else "as fsdp2")
+        if case in RESUMED
+        else "not run"
         for processes in ("4", "2")
     ]
-    mixed = "mixed" in engine
+    mixed = "mixed" in case
     return Row(
         _yes(_equal(mine, adapter(own, "adapter-1")), "ranks differ"),
         _yes(_kept(mine) == _kept(one), "bfloat16" if mixed else "another set"),
         "bfloat16" if mixed else _differs(mine, one),
-        "bfloat16" if mixed else _differs_from_logits(own, engine, merged=False),
-        "bfloat16" if mixed else _differs_from_logits(own, engine, merged=True),
+        "bfloat16" if mixed else _differs_from_logits(own, case, merged=False),
+        "bfloat16" if mixed else _differs_from_logits(own, case, merged=True),
         _yes(_equal(mine, adapter(own, "again-0")), "differs"),
         *moves,
     )
 
 
-def _one(engine: str) -> str:
+def _one(case: str) -> str:
     """Return the case of one process that trains the same model."""
+    engine, form = case.split("/")
     name = engine_run.model_named(engine)
-    return "one" if name == "llama" else f"one-{name}"
+    return f"one/{form}" if name == "llama" else f"one-{name}/{form}"
 
 
 def _launch(processes: int, folder: Path, cases: list[str]) -> None:
@@ -180,8 +184,9 @@ def _differs(mine: dict[str, Tensor], one: dict[str, Tensor]) -> str:
 
 
 @cache
-def _differs_from_logits(own: Path, engine: str, *, merged: bool) -> str:
-    model = PeftModel.from_pretrained(engine_run.base_model(engine), str(own / "saved")).eval()
+def _differs_from_logits(own: Path, case: str, *, merged: bool) -> str:
+    base = engine_run.base_model(case.split("/")[0])
+    model = PeftModel.from_pretrained(base, str(own / "saved")).eval()
     with torch.no_grad():
         actual = engine_run.logits(model.merge_and_unload() if merged else model)
     most = float((actual - adapter(own, "logits")["logits"]).abs().max())

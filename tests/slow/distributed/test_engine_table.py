@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_run
 import engine_table
-from engine_table import ENGINES, FORMS, Row
+from engine_table import CASES, FORMS, OF_OTHER_MODELS, RESUMED, Row
 
 pytestmark = pytest.mark.slow
 
@@ -28,16 +28,13 @@ def test_the_table_has_no_other_no_than_these(
     rows = engine_table.table(folder)
     with capsys.disabled():
         print("\n" + engine_table.as_text(rows))
-    for engine in ENGINES:
-        for form in FORMS:
-            row = rows[f"{engine}/{form}"]
-            if engine == "fsdp2-mixed":
-                assert (row.trains, row.resumed_bit_for_bit) == ("yes", "yes")
-            else:
-                moves = ("yes",) * 2 if engine in engine_table.RESUMED else ("as fsdp2",) * 2
-                assert row == Row(*["yes"] * 6, *moves), (engine, form)
-    for engine in engine_table.OF_OTHER_MODELS:
-        assert rows[f"{engine}/exact"] == Row(*["yes"] * 6, "not run", "not run"), engine
+    for case in (*CASES, *OF_OTHER_MODELS):
+        row = rows[case]
+        if case.startswith("fsdp2-mixed"):
+            assert (row.trains, row.resumed_bit_for_bit) == ("yes", "yes")
+        else:
+            moves = ("yes" if case in RESUMED else "not run",) * 2
+            assert row == Row(*["yes"] * 6, *moves), case
 
 
 @pytest.mark.parametrize("form", FORMS)
