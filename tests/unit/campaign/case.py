@@ -20,7 +20,6 @@ from unit.campaign.damages import damage
 from unit.campaign.runs import Runs
 
 _FOLDER = Path(__file__).parent
-_MANY = 8
 # What a sentence for a user never holds.
 _INTERNALS = ("Traceback", "NoneType", "object at 0x", "<class", "'default'", "adapter1")
 
@@ -43,7 +42,6 @@ class Case:
         broken_pipe: whether nobody reads standard output.
         writes: files and folders that a command that ends well leaves, and no others.
         environment: more environment variables.
-        slow: whether the case belongs to the slow tier.
     """
 
     name: str
@@ -59,7 +57,6 @@ class Case:
     broken_pipe: bool = False
     writes: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    slow: bool = False
 
     def run(self, runs: Runs, folder: Path) -> None:
         """Run the command in an empty folder and check all that must hold."""
@@ -150,22 +147,16 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def cases_in(*names: str) -> list[Any]:
     """Return the cases of YAML files as parameters of a test."""
-    return [
-        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ())
-        for name in names
-        for case in _cases_of(name)
-    ]
+    return [pytest.param(case, id=case.name) for name in names for case in _cases_of(name)]
 
 
 def _cases_of(name: str) -> Iterator[Case]:
     for group in read_cases(name):
         about, cases, shared = group.pop("about"), group.pop("cases"), group
-        for index, (end, own) in enumerate(cases.items()):
+        for end, own in cases.items():
             more = own if isinstance(own, dict) else {"says": own}
             command = f"{shared.get('command', '')} {end}".strip()
-            # Of a large group every fourth case is enough for the unit tier.
-            slow = shared.get("slow", len(cases) > _MANY and index % 4 != 0)
-            settings = {**shared, "slow": slow, "command": command, **more}
+            settings = {**shared, "command": command, **more}
             yield Case(
                 name=f"{about}: {end}",
                 **{name: _frozen(name, value) for name, value in settings.items()},

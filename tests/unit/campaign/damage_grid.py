@@ -11,7 +11,8 @@ import pytest
 from unit.campaign.case import Case, read_cases
 
 _EITHER = "either"
-# One command of so many meets a damage in the slow tier; the others do in that of the engines.
+# One command of so many meets a damage in the slow tier, and each exception is met once; the others
+# do in that of the engines.
 _SPREAD = 5
 _CODES = {"refuses": (2,), "ignores": (0,), _EITHER: (0, 2)}
 
@@ -28,15 +29,19 @@ class _Cell:
 def grid() -> list[Any]:
     """Return all cases as parameters of a test."""
     content = read_cases("damages")
-    return [_parameter(cell, content) for cell in _cells(content)]
+    slow = set(_slow_cells(content))
+    return [_parameter(_case(cell, content), cell in slow) for cell in _cells(content)]
 
 
-def _parameter(cell: _Cell, content: dict[str, Any]) -> Any:
-    case = _case(cell, content)
-    is_slow = _is_exception(cell, content) or _is_of_the_spread(cell, content)
-    return pytest.param(
-        case, id=case.name, marks=pytest.mark.slow if is_slow else pytest.mark.engines
-    )
+def _parameter(case: Case, is_slow: bool) -> Any:
+    tier = pytest.mark.slow if is_slow else pytest.mark.engines
+    return pytest.param(case, id=case.name, marks=tier)
+
+
+def _slow_cells(content: dict[str, Any]) -> Iterator[_Cell]:
+    yield from (cell for cell in _cells(content) if _is_of_the_spread(cell, content))
+    for exception in content["exceptions"]:
+        yield next(cell for cell in _cells(content) if _is_about(exception, cell, content))
 
 
 def _is_of_the_spread(cell: _Cell, content: dict[str, Any]) -> bool:
@@ -89,10 +94,6 @@ def _verdict(cell: _Cell, content: dict[str, Any]) -> dict[str, str]:
         if cell.command in file.get(verdict, []):
             return usual | {"verdict": verdict}
     return usual | {"verdict": _EITHER}
-
-
-def _is_exception(cell: _Cell, content: dict[str, Any]) -> bool:
-    return any(_is_about(each, cell, content) for each in content["exceptions"])
 
 
 def _is_about(exception: dict[str, Any], cell: _Cell, content: dict[str, Any]) -> bool:

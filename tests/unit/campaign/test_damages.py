@@ -12,6 +12,7 @@ def test_each_damage_before_each_command(case: Case, runs: Runs, tmp_path):
     case.run(runs, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases_in("adapters"))
 def test_adapter_with_a_fault(case: Case, runs: Runs, tmp_path):
     case.run(runs, tmp_path)

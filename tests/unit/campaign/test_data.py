@@ -5,6 +5,8 @@ import pytest
 from unit.campaign.case import Case, cases_in
 from unit.campaign.runs import Runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("case", cases_in("data", "outputs"))
 def test_data(case: Case, runs: Runs, tmp_path):
