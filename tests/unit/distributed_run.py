@@ -1,4 +1,4 @@
-"""Two trainings that one process or several do alike; run by `accelerate launch`.
+"""Two trainings that one process or several do alike, under accelerate.
 
 Every process writes what it ends with: `python distributed_run.py FOLDER`.
 """

@@ -1,8 +1,5 @@
 """Two processes on the CPU end as one: same adapter, same kept set."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,31 +7,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from forked_commands import ForkedCommands
 from unit import distributed_run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two processes under `accelerate launch` left their adapters."""
+def two_processes(tmp_path_factory: pytest.TempPathFactory, forked: ForkedCommands) -> Path:
+    """The folder in which two processes left their adapters."""
     folder = tmp_path_factory.mktemp("distributed")
-    script = Path(distributed_run.__file__)
-    tests = str(script.parent.parent)
-    paths = [tests, *(path for path in sys.path if path)]
-    process = subprocess.run(
-        [
-            sys.executable, "-m", "accelerate.commands.launch",
-            # With --cpu, accelerate starts processes by MPI only; this flag uses torch's launcher,
-            # and the script asks for the CPU.
-            "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no",
-            "--main_process_port", "0", str(script), str(folder),
-        ],
-        capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(folder / "home")},
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-3000:]
+    script = str(distributed_run.__file__)
+    done = forked.call([str(folder)], folder, processes=2, program=script)
+    assert done.code == 0, done.errors[-3000:]
     return folder
 
 
