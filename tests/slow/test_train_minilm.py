@@ -12,8 +12,8 @@ from lora2.training.on_disk.records import read_lines
 
 pytestmark = pytest.mark.slow
 
-# Nine optimizer steps, three an epoch.
-SHORT = ["--train_sentences=96", "--validation_sentences=32", "--num_train_epochs=3"]
+# Twelve optimizer steps, four an epoch.
+SHORT = ["--train_sentences=128", "--validation_sentences=32", "--num_train_epochs=3"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_packaged_model_trains_on_agreement(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["model"] == "minilm"
-    assert summary["steps"] == 9
+    assert summary["steps"] == 12
     assert abs(summary["baseline"]["last"]["accuracy"] - 0.5) < 0.2
     # Six layers of six matrices, from eight singular values each to four on average.
     assert sum(summary["kept_singular_values"].values()) == 6 * 6 * 4
@@ -75,9 +75,9 @@ def test_killed_while_saving_goes_on_from_the_checkpoint_before(run, tmp_path, c
     assert killed.code == -signal.SIGKILL
     newest, faults = newest_complete(folder / "checkpoints")
     assert newest is not None
-    assert newest.name == "checkpoint-6"
-    assert faults == ["checkpoint-9 was cut short (optimizer.pt is damaged)"]
+    assert newest.name == "checkpoint-8"
+    assert faults == ["checkpoint-12 was cut short (optimizer.pt is damaged)"]
     assert lora2("train", f"--output_dir={folder}", "--resume") == 0
-    assert "Resuming from checkpoint-6" in capsys.readouterr().out
+    assert "Resuming from checkpoint-8" in capsys.readouterr().out
     ours, theirs = ((path / "adapter" / "adapter_model.safetensors") for path in (folder, run))
     assert ours.read_bytes() == theirs.read_bytes()
