@@ -5,64 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from transformers import HfArgumentParser
 
 from lora2.commands.option_parser import OptionParser
 from lora2.data.named_tasks import IN_FILES
-from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.task_suite import TUNING_SEED, TaskSuite
+from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord
+from lora2.lab.experiments.rendering.choices import choices_table
 from lora2.lab.experiments.running.display import display
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.lab.experiments.setting import Experiment
+from lora2.lab.experiments.tune_arguments import ALL, TuneArguments, chosen_experiments
 from lora2.lab.experiments.tuning import Choice, tune
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
 from lora2.training.options.idle_options import refuse_idle
-
-_ALL = "all"
-_TUNED = [preset.name for preset in PRESETS.values() if preset.suite]
-
-
-@dataclass
-class TuneArguments:
-    """What is tuned."""
-
-    task: str | None = field(
-        default=None,
-        metadata={"help": "One of the preset's tasks, such as cola or rewrite; all unless given."},
-    )
-    preset: str = field(
-        default="small", metadata={"help": f"Whose settings: {' or '.join(_TUNED)}."}
-    )
-    trials: int = field(
-        default=3, metadata={"help": "Learning rates to try for each setting and task."}
-    )
-
-    def check(self) -> None:
-        """Check the preset, the task and the number of trials.
-
-        Raises:
-            UserError: one of them is invalid.
-        """
-        if self.preset not in _TUNED:
-            raise UserError(f"preset: {self.preset!r} is none of {', '.join(_TUNED)}.")
-        tasks = suite_of(self.preset).tasks
-        if self.task not in (None, *tasks):
-            raise UserError(
-                f"task: {self.task!r} is none of {', '.join(tasks)} (of the preset {self.preset})."
-            )
-        if self.trials < 1:
-            raise UserError(f"trials={self.trials} must be at least 1.")
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -88,30 +51,6 @@ def execute(arguments: Sequence[str]) -> int:
         print(f"Nothing chosen: {names}. The same command tries again.", file=sys.stderr)
         return 1
     return 0
-
-
-def chosen_experiments(method: str, task: str | None, preset: str = "small") -> list[Experiment]:
-    """Return the experiments of a method, or of one of its settings, on a task or on all.
-
-    Raises:
-        UserError: no method or setting of that name is in the preset.
-    """
-    tuned = PRESETS[preset].tuned
-    settings = [s for s in tuned if method in (_ALL, s.method, s.key)]
-    if not settings:
-        known = [
-            *dict.fromkeys(s.method for s in tuned),
-            *(s.key for s in tuned),
-        ]
-        raise UserError(f"{method!r} is none of {', '.join(dict.fromkeys(known))}, {_ALL}.")
-    return [each for each in suite_of(preset).experiments(settings) if task in (None, each.task)]
-
-
-def suite_of(preset: str) -> TaskSuite:
-    """Return the model and tasks of a preset with learning rates to search."""
-    suite = PRESETS[preset].suite
-    assert suite is not None
-    return suite
 
 
 def _tune_all(
@@ -147,22 +86,6 @@ def _tune_all(
     return sorted(done, key=lambda choice: choice.experiment)
 
 
-def choices_table(choices: Sequence[Choice]) -> Table:
-    """Return the chosen learning rates, and the trials of each choice, one a line."""
-    table = Table(title="learning rates", title_justify="left")
-    table.add_column("task / setting")
-    table.add_column("chosen", justify="right")
-    table.add_column("tried: what they reached")
-    for choice in choices:
-        tried = "\n".join(
-            f"{rate:g}: {'none' if value is None else format(value, '.4f')}"
-            for rate, value in choice.trials
-        )
-        rate = choice.learning_rate
-        table.add_row(choice.experiment, "none" if rate is None else f"{rate:g}", tried)
-    return table
-
-
 class _TuneParser(OptionParser, HfArgumentParser):
     def __init__(self) -> None:
         super().__init__(
@@ -176,7 +99,7 @@ class _TuneParser(OptionParser, HfArgumentParser):
         self.add_argument(
             "method",
             metavar="METHOD",
-            help=f"a method, one of its settings such as lora2-k1, or {_ALL}",
+            help=f"a method, one of its settings such as lora2-k1, or {ALL}",
         )
 
     def read(self, arguments: Sequence[str]) -> tuple[str, TuneArguments, PlaceArguments]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     set_seed,
 )
 
@@ -33,7 +34,7 @@ from lora2.training.checks.option_ranges import check_values
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
-from lora2.training.objectives.objective import TOKENIZER, Sets
+from lora2.training.objectives.objective import TOKENIZER, Objective, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -45,6 +46,9 @@ from lora2.training.trainer.trainer_arguments import (
     check_sharding,
     optimizer_steps,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,24 @@ def load_base(settings: RunSettings, task: Any) -> BaseModel:
     return objective_of(settings).load_base(settings, task)
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads, checked: all that its model and its trainer are made of.
+
+    Attributes:
+        options: the adapter's options, with what new tokens bring.
+        steps: number of optimizer steps.
+    """
+
+    arguments: TrainingArguments
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    base: BaseModel
+    options: Mapping[str, Any]
+    sets: Sets
+    steps: int
+
+
 def prepare(settings: RunSettings, method: MethodName | None = None) -> PreparedRun:
     """Load data and model, add the adapter and make the trainer.
 
@@ -98,65 +120,105 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     chosen = METHODS[method or settings.run.method]
     objective = objective_of(settings)
     folder = RunFolder(settings.folder)
+    _check_options(settings, chosen, objective, folder)
+    inputs = _read_inputs(settings, chosen, objective, folder)
+    model = chosen.build(inputs.base, inputs.options, inputs.steps)
+    head = (*HEADS, *inputs.base.new_modules)
+    parameters = count_parameters(model, head)
+    _check_model(model, settings, chosen, inputs.arguments, sum(parameters.values()))
+    budget = budget_in_words(model, inputs.steps)
+    return PreparedRun(
+        settings=settings,
+        folder=folder,
+        task=inputs.task,
+        tokenizer=inputs.tokenizer,
+        trainer=_make_trainer(model, settings, chosen, inputs, head),
+        steps=inputs.steps,
+        budget=budget,
+        head=head,
+        parameters=parameters,
+        shown=objective.shown(inputs.task),
+        left_out=_left_out(settings, inputs.task, inputs.sets),
+    )
+
+
+def _check_options(
+    settings: RunSettings, method: Method, objective: Objective, folder: RunFolder
+) -> None:
+    """Check what can be checked of the options before data and model are read."""
     check_values(settings)
-    chosen.check(settings.adapter)
+    method.check(settings.adapter)
     objective.check(settings)
-    _check_start_from(settings.adapter["start_from"], chosen, folder)
+    _check_start_from(settings.adapter["start_from"], method, folder)
+
+
+def _read_inputs(
+    settings: RunSettings, method: Method, objective: Objective, folder: RunFolder
+) -> _Inputs:
     arguments = objective.arguments(settings, folder)
     task = objective.load_data(settings)
-    smoothing = arguments.label_smoothing_factor
-    if smoothing:
-        _check_has_classes(smoothing, task)
+    if arguments.label_smoothing_factor:
+        _check_has_classes(arguments.label_smoothing_factor, task)
     tokenizer = objective.load_preprocessor(settings.model.model)
+    # Before the model is loaded, whose head is drawn.
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, tokenizer, base.model)
     if objective.preprocessor == TOKENIZER:
-        _check_positions(chosen, settings, base)
-    check_named_modules(base.model, chosen, options)
+        _check_positions(method, settings, base)
+    check_named_modules(base.model, method, options)
     sets = objective.tokenize(settings, task, tokenizer, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
-    model = chosen.build(base, options, steps)
+    return _Inputs(arguments, task, tokenizer, base, options, sets, steps)
+
+
+def _check_model(
+    model: nn.Module,
+    settings: RunSettings,
+    method: Method,
+    arguments: TrainingArguments,
+    trained: int,
+) -> None:
+    """Check that a model with its adapter can be trained; trained: its trainable parameters."""
+    smoothing = arguments.label_smoothing_factor
     if smoothing and adds_penalty(model):
         raise UserError(
             f"label_smoothing_factor={smoothing}: a smoothed loss is made outside of the model, "
-            f"where the penalty of {chosen.label} does not reach it; leave it out, or take "
+            f"where the penalty of {method.label} does not reach it; leave it out, or take "
             "--method lora2 with --orthogonality exact."
         )
-    head = (*HEADS, *base.new_modules)
-    parameters = count_parameters(model, head)
-    if not sum(parameters.values()):
+    if not trained:
         raise UserError(
-            f"method: {chosen.label} trains nothing of {settings.model.model}, which has no head; "
+            f"method: {method.label} trains nothing of {settings.model.model}, which has no head; "
             "choose another method."
         )
     check_optimizer(arguments, model)
     check_sharding(arguments, model)
-    budget = budget_in_words(model, steps)
-    callbacks = [LossCheck(), *chosen.callbacks()]
-    trainer = objective.trainer(settings, task, tokenizer, model, arguments, sets, callbacks)
+
+
+def _make_trainer(
+    model: nn.Module,
+    settings: RunSettings,
+    method: Method,
+    inputs: _Inputs,
+    head: Collection[str],
+) -> Trainer:
+    callbacks = [LossCheck(), *method.callbacks()]
+    made = objective_of(settings).trainer(
+        settings, inputs.task, inputs.tokenizer, model, inputs.arguments, inputs.sets, callbacks
+    )
+    make = method.make_optimizer
+    made.plan_optimizer(
+        None if make is None else partial(make, model, inputs.arguments, settings.adapter),
+        trained_parameters_of(model, head),
+        # The head alone is trained at the learning rate of the run.
+        None if method.head_alone else settings.run.head_learning_rate,
+    )
+    trainer: Trainer = made
     trainer.remove_callback(PrinterCallback)
     _call_first(trainer, callbacks)
-    # The head alone is trained at the learning rate of the run.
-    if chosen.make_optimizer is not None:
-        trainer.make_optimizer = partial(chosen.make_optimizer, model, arguments, settings.adapter)
-    if not chosen.head_alone:
-        trainer.head_learning_rate = settings.run.head_learning_rate
-        trainer.head = trained_parameters_of(model, head)
-    return PreparedRun(
-        settings=settings,
-        folder=folder,
-        task=task,
-        tokenizer=tokenizer,
-        trainer=trainer,
-        steps=steps,
-        budget=budget,
-        head=head,
-        parameters=parameters,
-        shown=objective.shown(task),
-        left_out=_left_out(settings, task, sets),
-    )
+    return trainer
 
 
 def _check_start_from(start: str | None, method: Method, folder: RunFolder) -> None:

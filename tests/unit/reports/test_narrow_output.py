@@ -9,7 +9,7 @@ from rich.table import Table
 
 from command_line import lora2, train
 from experiment_case import finished
-from lora2.commands.tune import choices_table
+from lora2.lab.experiments.rendering.choices import choices_table
 from lora2.lab.experiments.running.display import display
 from lora2.lab.experiments.tuning import Choice
 from lora2.reports.console import new_console

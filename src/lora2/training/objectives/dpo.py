@@ -12,7 +12,6 @@ from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -44,6 +43,7 @@ from lora2.training.reference import (
     reference_of_run,
     without_peft_model,
 )
+from lora2.training.trainer.run_trainer import RunBase
 from lora2.tuners.base.token_rows import complete_wrappers
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ class PreferenceOptimization(WritingObjective):
         arguments: TrainingArguments,
         sets: Sets,
         callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    ) -> RunBase:
         """Return the trainer of a model that is ready to train, against what it computes now."""
         reference = reference_at_start(model, settings)
         with naming_refused("training"):
-            made: Trainer = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
+            made: RunBase = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
         return made
 
     @printing_on_standard_error()

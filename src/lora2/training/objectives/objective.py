@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from lora2.data.tasks.task import Task
 from lora2.training.base_models.models import BaseModel, load_tokenizer
@@ -16,6 +16,7 @@ from lora2.training.objectives.output import Output
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.named_tasks import ObjectiveName
+from lora2.training.trainer.run_trainer import RunBase
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,7 +123,7 @@ class Objective(ABC):
         arguments: TrainingArguments,
         sets: Sets,
         callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    ) -> RunBase:
         """Return the trainer of a model that is ready to train."""
 
     @abstractmethod

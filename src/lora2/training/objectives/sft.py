@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -37,6 +36,7 @@ from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
 from lora2.training.quiet import quiet_tokenizing
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
+from lora2.training.trainer.run_trainer import RunBase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +130,7 @@ class SupervisedFineTuning(WritingObjective):
         arguments: TrainingArguments,
         sets: Sets,
         callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    ) -> RunBase:
         """Return the trainer of a model that is ready to train."""
         # Imported here, because TRL is an extra.
         from lora2.training.trainer.sft_trainer import RunSftTrainer

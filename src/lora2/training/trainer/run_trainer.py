@@ -35,27 +35,35 @@ _NO_SUCH_STATE = (
 
 
 class RunBase:
-    """What the trainers of all runs have: mixed into one of transformers' or TRL's.
+    """What the trainers of all runs have: mixed into one of transformers' or TRL's."""
 
-    Attributes:
-        head: parameters that have a learning rate of their own.
-        head_learning_rate: that rate.
-        make_optimizer: makes the optimizer; None leaves it to transformers.
-    """
+    _head: Sequence[nn.Parameter] = ()
+    _head_learning_rate: float | None = None
+    _make_optimizer: Callable[[], Optimizer] | None = None
 
-    head: Sequence[nn.Parameter] = ()
-    head_learning_rate: float | None = None
-    make_optimizer: Callable[[], Optimizer] | None = None
+    def plan_optimizer(
+        self,
+        make: Callable[[], Optimizer] | None,
+        head: Sequence[nn.Parameter],
+        head_learning_rate: float | None,
+    ) -> None:
+        """Set what the optimizer will be.
+
+        make: makes it; None leaves it to transformers.
+        head_learning_rate: the rate of the parameters in `head`; None leaves them that of the run.
+        """
+        self._make_optimizer = make
+        self._head, self._head_learning_rate = head, head_learning_rate
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> Optimizer:
         """Return the optimizer, in which the head has its learning rate."""
         trainer: Any = self
         is_new = trainer.optimizer is None
-        if is_new and self.make_optimizer is not None:
-            trainer.optimizer = self.make_optimizer()
+        if is_new and self._make_optimizer is not None:
+            trainer.optimizer = self._make_optimizer()
         optimizer: Optimizer = super().create_optimizer(*arguments, **named)  # type: ignore[misc]
-        if is_new and self.head_learning_rate is not None:
-            give_own_rate(optimizer, self.head, self.head_learning_rate)
+        if is_new and self._head_learning_rate is not None:
+            give_own_rate(optimizer, self._head, self._head_learning_rate)
         return optimizer
 
     def get_eval_dataloader(self, *arguments: Any, **named: Any) -> Any:

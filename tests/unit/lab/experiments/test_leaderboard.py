@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from lora2.commands.tune import chosen_experiments
 from lora2.errors import UserError
 from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.presets import leaderboard
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.tune_arguments import chosen_experiments
 from lora2.lab.experiments.tuning import Choice
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
