@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, PeftType
 from torch import Tensor, nn
 
-from lora2.errors import NumericalError, UserError
+from lora2.errors import UserError
 from lora2.exchange.expert_form import factors_of_experts
 from lora2.exchange.units import target_of
 from lora2.exchange.verification import copy_sharing_weights
@@ -25,6 +25,7 @@ from lora2.support.files import as_path
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.config.targets import exact_targets
+from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.layers.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
@@ -108,12 +109,7 @@ def _forms_of(taught: PeftModel, path: Path | str) -> dict[str, tuple[Tensor, Te
     for name, module in taught.get_base_model().named_modules():
         if isinstance(module, LoraLayer) and module.r:
             pairs |= _pairs(name, module)
-    for name, pair in pairs.items():
-        if not all(factor.isfinite().all() for factor in pair):
-            raise NumericalError(
-                f"NaN or infinity in the change of {name} by the adapter in {path}: its factors or "
-                "its lora_alpha are too large or damaged; copy it again, or train it again."
-            )
+    check_finite_factors(pairs.items(), f"the adapter in {path}")
     forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
     if not forms:
         raise UserError(f"the adapter in {path} changes nothing; train a new one.")

@@ -19,12 +19,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from lora2.errors import NumericalError, UserError
+from lora2.errors import UserError
 from lora2.exchange.expert_form import stacked_lora, wrapper_name
 from lora2.exchange.units import units_of
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
+from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
 from lora2.tuners.base.names.compiled_names import check_has_own_names
 from lora2.tuners.base.names.module_names import PREFIX
@@ -68,9 +69,9 @@ def lora_form(
     """
     config = _config_of(model, adapter_name)
     layers = layers_with(model.get_base_model(), adapter_name)
-    for name, layer in layers.items():
-        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
-            raise NumericalError(f"{name}: the adapter holds NaN or infinity; train it again.")
+    # The forward pass's own factors, rounding and all: the change is what was trained with.
+    factors = {name: layer.factors(adapter_name) for name, layer in layers.items()}
+    check_finite_factors(factors.items(), f"adapter {adapter_name!r}")
     ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
     units = units_of(layers)
     sizes = _own_ranks(layers, ranks, units) if compact else _one_rank(layers, ranks, units)
@@ -84,8 +85,7 @@ def lora_form(
     for unit, size in sizes.items():
         pairs = {}
         for name in units[unit]:
-            # The forward pass's own factors, rounding and all: the change is what was trained with.
-            B, A = (factor.double() for factor in layers[name].factors(adapter_name))
+            B, A = (factor.double() for factor in factors[name])
             pairs[name] = of_rank(B, A, size // layers[name].lora_groups())
         if unit in layers:
             parts = {name: layers[name].as_lora(*pair) for name, pair in pairs.items()}

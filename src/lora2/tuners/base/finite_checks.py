@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -48,8 +48,20 @@ def check_factors(model: nn.Module, adapter_name: str, where: str) -> None:
     Raises:
         NumericalError: naming the first layer whose change holds NaN or infinity.
     """
-    for name, layer in layers_with(model, adapter_name).items():
-        if not all(factor.isfinite().all() for factor in layer.factors(adapter_name)):
+    layers = layers_with(model, adapter_name).items()
+    check_finite_factors(((name, layer.factors(adapter_name)) for name, layer in layers), where)
+
+
+def check_finite_factors(factors: Iterable[tuple[str, tuple[Tensor, Tensor]]], where: str) -> None:
+    """Check pairs of factors, each with the name of its layer.
+
+    where: what holds the adapter.
+
+    Raises:
+        NumericalError: naming the first layer of which a factor holds NaN or infinity.
+    """
+    for name, pair in factors:
+        if not all(factor.isfinite().all() for factor in pair):
             raise NumericalError(
                 f"NaN or infinity in the change of {name} by {where}: its factors or its "
                 "lora_alpha are too large or damaged; copy it again, or train it again."
