@@ -105,6 +105,7 @@ def _add_up(first: LoadedRun, options: Any, weights: list[float]) -> tuple[Lora2
         adapters.append(name)
     form = "cat" if options.rank is None else "svd"
     missing = tuner.add_weighted_adapter(adapters, weights, _SUM, form, options.rank, options.heads)
+    assert missing is not None, "no adapter of the run has this name"
     model.set_adapter(_SUM)
     return tuner, missing
 

@@ -17,16 +17,20 @@ from lora2.exchange.verification import checked_difference, logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.support.ranges import Range, check_number
 from lora2.training.base_models.models import (
+    TEXT_LABELS,
+    WORD_LABELS,
     load_base_model,
     load_config,
     load_language_model,
 )
 from lora2.training.base_models.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
+from lora2.training.methods.wrapping import HEADS
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, saved_tensors
 from lora2.tuners.base.token_rows import FIELD as ROWS
 
-_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+_HEADS = tuple(f"{head}{last}.weight" for head in HEADS for last in ("", ".out_proj"))
+_LABELLED = {kind.task_type: kind for kind in (TEXT_LABELS, WORD_LABELS)}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -68,8 +72,16 @@ def execute(arguments: Sequence[str]) -> int:
 def _base_model(config: Any, folder: Path, name: str | None) -> Any:
     if name is None:
         raise UserError("model: the adapter does not say what its base model is; give --model.")
-    if config.task_type == TaskType.SEQ_CLS:
-        return load_base_model(name, load_config(name, num_labels=_labels(folder)), "float32").model
+    kind = _LABELLED.get(config.task_type)
+    if kind is not None:
+        labels = load_config(name, num_labels=_labels(folder))
+        return load_base_model(name, labels, "float32", kind).model
+    if config.task_type not in (None, TaskType.CAUSAL_LM):
+        raise UserError(
+            f"adapter: {folder} is for {config.task_type}, and this command loads models for "
+            "SEQ_CLS, TOKEN_CLS and CAUSAL_LM alone; load the model in Python and call "
+            "lora2.import_lora(model, folder)."
+        )
     return load_language_model(name, "float32").model
 
 

@@ -108,6 +108,7 @@ class _TuneParser(OptionParser, HfArgumentParser):
         where.check()
         typed = self.typed(arguments)
         where.check_effects(typed)
-        if tuning.task not in IN_FILES:
+        # Without a task, all of the preset are tuned.
+        if tuning.task is not None and tuning.task not in IN_FILES:
             refuse_idle(typed, ("data_dir",), f"with --task {tuning.task}, which is generated")
         return rest.method, tuning, where

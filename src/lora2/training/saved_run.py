@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,9 @@ def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedToken
 
 
 def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
-    """Load the data of a run again."""
+    """Load the data of a run again, from another folder if one is given."""
+    settings = run.settings
     if data_dir is not None:
-        run.settings.data.data_dir = data_dir
-    task: Task = load_data(run.settings)
+        settings = replace(settings, data=replace(settings.data, data_dir=data_dir))
+    task: Task = load_data(settings)
     return task

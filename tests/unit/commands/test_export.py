@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from command_line import lora2, refused, small_options, train
 from lora2 import Lora2Config
@@ -111,6 +116,26 @@ def test_imported_lora_computes_the_same(lora_run, tiny_model, tmp_path, capsys)
     imported = PeftModel.from_pretrained(base_of(lora_run, tiny_model), output)
     assert imported.peft_config["default"].target_r == 1
     assert difference(logits(imported, lora_run / "adapter"), of_run(lora_run)) < 1e-5
+
+
+def test_a_lora_of_a_tagger_is_imported_with_its_head(tiny_model, tmp_path):
+    tagger = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=3)
+    lora = get_peft_model(tagger, LoraConfig(r=2, task_type="TOKEN_CLS", init_lora_weights=False))
+    lora.save_pretrained(tmp_path / "lora")
+    assert lora2("import", tmp_path / "lora", "--output", tmp_path / "lora2") == 0
+    base = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=3)
+    imported = PeftModel.from_pretrained(base, tmp_path / "lora2")
+    assert difference(logits(imported, tiny_model), logits(lora, tiny_model)) < 1e-5
+
+
+def test_an_adapter_for_another_task_is_named(tiny_model, tmp_path, capsys):
+    encoder = get_peft_model(
+        AutoModel.from_pretrained(tiny_model), LoraConfig(task_type="FEATURE_EXTRACTION")
+    )
+    encoder.save_pretrained(tmp_path / "lora")
+    said = refused(capsys, "import", tmp_path / "lora", "--output", tmp_path / "lora2")
+    assert "is for FEATURE_EXTRACTION" in said
+    assert "import_lora" in said
 
 
 @pytest.mark.parametrize("case", ["exists", "nothing", "lora2", "broken"])

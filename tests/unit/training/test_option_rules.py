@@ -247,6 +247,14 @@ def test_a_training_that_fails_later_keeps_what_there_is(tiny_model, tmp_path, m
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
 
 
+def test_all_tasks_are_tuned_with_the_data_of_a_folder(monkeypatch, tmp_path, capsys):
+    def reached(*arguments):
+        raise UserError("all options have an effect.")
+
+    monkeypatch.setattr("lora2.commands.tune.chosen_experiments", reached)
+    assert "an effect" in refused(capsys, "tune", "lora2", f"--data_dir={tmp_path}")
+
+
 # Of the other commands: the words, and the option that is named.
 OTHER_COMMANDS = [
     ("bench steps --sweep=k", "sweep"), ("bench storage --methods=lora2", "methods"),

@@ -77,11 +77,12 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
         raise UserError(
             f"target_r={target}: AdaLoRA needs a whole number below init_r={checked.init_r}."
         )
-    tinit, tfinal = (steps_of(part, steps) for part in checked.window)
+    window = checked.window
+    tinit, tfinal = (steps_of(part, steps) for part in window)
     # In its last step to prune AdaLoRA needs what an earlier one has measured.
     if tinit + tfinal >= steps or steps - tfinal < 2:
         raise UserError(
-            f"tinit={checked.tinit} and tfinal={checked.tfinal} take {tinit} + {tfinal} of the "
+            f"tinit={window[0]} and tfinal={window[1]} take {tinit} + {tfinal} of the "
             f"{steps} optimizer steps and leave none in which to prune: make them smaller."
         )
     return AdaLoraConfig(

@@ -36,7 +36,7 @@ def add_weighted_adapter(
     combination_type: str = "cat",
     svd_rank: int | None = None,
     heads: Heads = "refuse",
-) -> float:
+) -> float | None:
     """Add the adapter Σ weight · Δ to the model, exactly; nothing happens if the name exists.
 
     combination_type: "cat" (or "linear") keeps the whole sum, k being the sum of the k's;
@@ -46,7 +46,8 @@ def add_weighted_adapter(
     first adapter that has them. Rows of tokens (trainable_token_indices) are whole weights as well,
     and have no mean: several adapters with some need "first".
 
-    Returns what was left out: the Frobenius norm of the missing part over that of the whole sum.
+    Returns what was left out: the Frobenius norm of the missing part over that of the whole sum;
+    None if the name exists.
 
     Raises:
         UserError: an unknown adapter, combination or choice of heads, lists of different length, a
@@ -55,7 +56,7 @@ def add_weighted_adapter(
         NumericalError: NaN or infinity in one of the adapters.
     """
     if adapter_name in tuner.peft_config:
-        return 0.0
+        return None
     check_adapter_name(adapter_name)
     _check(tuner, adapters, weights)
     _check_choices(combination_type, svd_rank, heads)

@@ -134,7 +134,7 @@ class Lora2Model(AdaptedModel):
         combination_type: str = "cat",
         svd_rank: int | None = None,
         heads: Heads = "refuse",
-    ) -> float:
+    ) -> float | None:
         """Add an adapter whose change is Σ weight · Δ of the given ones, exactly.
 
         Nothing happens where an adapter of the new name exists, as in PEFT.
@@ -150,7 +150,8 @@ class Lora2Model(AdaptedModel):
                 for their weighted mean, or "first" for those of the first adapter that has some.
 
         Returns:
-            The Frobenius norm of what was left out over that of the whole sum.
+            The Frobenius norm of what was left out over that of the whole sum; None where nothing
+            happened.
 
         Raises:
             UserError: an argument that is none of these, or heads that nothing was said of.
