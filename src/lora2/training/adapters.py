@@ -74,8 +74,8 @@ def _name_in_base(name: str) -> str:
 def adds_penalty(model: nn.Module) -> bool:
     """Whether LoRA² or AdaLoRA adds a penalty to the loss."""
     config = getattr(model, "peft_config", {}).get("default")
-    if isinstance(config, Lora2Config) and config.orthogonality != "penalty":
-        return False
+    if isinstance(config, Lora2Config):
+        return config.has_penalty
     return bool(getattr(config, "orth_reg_weight", 0))
 
 

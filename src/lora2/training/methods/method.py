@@ -44,7 +44,8 @@ class Method:
         tokens_in_front: takes options; returns the tokens that it puts in front of each text; None
             for a method that puts none there.
         prunes: takes options; whether it makes the adapter smaller by a schedule.
-        has_penalty: takes options; whether it adds a penalty on its factors to the loss.
+        has_penalty: takes options; whether the loss has a penalty on its factors, whose weight may
+            be 0.
         callbacks: makes what the trainer needs.
         defaults: options in which the method differs from the recipe of a task.
         start: whether the model computes at the start what the pretrained model does: to the last

@@ -239,6 +239,11 @@ class Lora2Config(TargetConfig):
         return self.target_r is not None and self.target_r < self.init_r
 
     @property
+    def has_penalty(self) -> bool:
+        """Whether a penalty on the factors is added to the loss."""
+        return self.orthogonality == "penalty" and self.orth_reg_weight > 0
+
+    @property
     def window(self) -> tuple[float, float]:
         """`tinit` and `tfinal`, in steps or fractions of all; of what is None, the default."""
         prunes_most = self.target_r is not None and self.target_r < self.init_r / 2

@@ -264,9 +264,7 @@ def _trains(layer: Lora2Layer, adapter_name: str) -> bool:
 
 def has_penalty(config: object) -> bool:
     """Return whether an adapter with this config puts a penalty on the loss."""
-    if not isinstance(config, Lora2Config):
-        return False
-    return config.orthogonality == "penalty" and config.orth_reg_weight > 0
+    return isinstance(config, Lora2Config) and config.has_penalty
 
 
 def weighted_penalty(model: nn.Module) -> Tensor | None:
