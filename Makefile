@@ -64,7 +64,7 @@ types: env ## mypy
 unit: env ## the default tests: CPU, no network, four to seven minutes
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-slow: env ## whole commands, experiments, and real pretrained weights, on the CPU
+slow: env ## whole trainings, commands, experiments, and real pretrained weights, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m slow
 
 test-distributed: export HF_HUB_OFFLINE = 1

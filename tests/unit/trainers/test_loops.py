@@ -29,6 +29,8 @@ from unit.training_case import (
 )
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
+pytestmark = pytest.mark.slow
+
 # Gradient accumulation
 
 

@@ -15,6 +15,8 @@ from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
 from unit.training_case import PRUNING, TOTAL, bert_model, trainer_for
 from upstream import ADDED_BY_TRANSFORMERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:

@@ -18,6 +18,8 @@ from unit.trainers.test_sora_callback import open_gates
 from unit.trainers.test_sora_callback import trainer_for as sora_trainer
 from unit.training_case import bert_model, callback_of, trainer_for
 
+pytestmark = pytest.mark.slow
+
 TARGET = 9  # of unit.pruning's model, which starts with 24
 
 

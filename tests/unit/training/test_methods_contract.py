@@ -189,6 +189,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 @every_case
 def test_only_what_the_method_trains_moves(
     method: Method, architecture: Architecture, trained: Callable[..., Trained]
@@ -206,6 +207,7 @@ def test_only_what_the_method_trains_moves(
     assert bool(moved) == (method.name in CHANGES)
 
 
+@pytest.mark.slow
 @every_case
 def test_head_and_what_lacks_weights_are_trained_with_every_method(
     method: Method, architecture: Architecture, trained: Callable[..., Trained]
@@ -287,6 +289,7 @@ def reloaded(method: Method, architecture: Architecture, folder: Path) -> nn.Mod
     return load_adapter(fresh(architecture), folder)
 
 
+@pytest.mark.slow
 @every_case
 def test_saved_and_loaded_into_a_fresh_model_it_is_the_same(
     method: Method, architecture: Architecture, trained: Callable[..., Trained]
@@ -302,6 +305,7 @@ def test_saved_and_loaded_into_a_fresh_model_it_is_the_same(
 MERGING = [case for case in CASES if case[0].merges]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "architecture"),
     MERGING,

@@ -105,6 +105,7 @@ def test_every_method_of_the_registry_has_a_name() -> None:
     assert FIELDS.keys() | REFUSED.keys() <= KINDS.keys()
 
 
+@pytest.mark.slow
 @every_method
 def test_two_steps_move_the_adapter(name: str, trained: Callable[[str], Trained]) -> None:
     run = trained(name)
@@ -115,6 +116,7 @@ def test_two_steps_move_the_adapter(name: str, trained: Callable[[str], Trained]
     assert any("classifier" not in each for each in moved)
 
 
+@pytest.mark.slow
 @every_method
 def test_saved_and_loaded_it_is_the_same(name: str, trained: Callable[[str], Trained]) -> None:
     run = trained(name)
@@ -124,6 +126,7 @@ def test_saved_and_loaded_it_is_the_same(name: str, trained: Callable[[str], Tra
     torch.testing.assert_close(logits(load_adapter(base(), run.folder)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dora", "hira", "ia3", "loha", "miss", "oft", "vera"])
 def test_on_a_model_with_fewer_layers_the_module_that_is_not_there_is_named(
     name: str, trained: Callable[[str], Trained]
@@ -134,12 +137,14 @@ def test_on_a_model_with_fewer_layers_the_module_that_is_not_there_is_named(
         load_adapter(shallow, trained(name).folder)
 
 
+@pytest.mark.slow
 @every_method
 def test_the_count_is_what_is_trained(name: str, trained: Callable[[str], Trained]) -> None:
     counted = count_parameters(trained(name).model, HEAD)
     assert METHODS[name].count(base().base_model, options_of(name)) == counted["adapter"]
 
 
+@pytest.mark.slow
 @every_method
 def test_merged_it_is_the_same_or_peft_says_why_not(
     name: str, trained: Callable[[str], Trained]
@@ -259,6 +264,7 @@ def test_a_pattern_that_names_no_module_is_refused(pattern: str) -> None:
         made("layer[")
 
 
+@pytest.mark.slow
 def test_a_saved_config_makes_the_same_adapter(trained: Callable[[str], Trained]) -> None:
     content = json.loads((trained("dora").folder / "adapter_config.json").read_text())
     assert "classifier" in content["modules_to_save"]
