@@ -24,9 +24,8 @@ from lora2.data.tables.files import DataTable, read_table
 from lora2.data.tables.writing import as_one_line
 from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.support.error_text import clause_of
 from lora2.support.ranges import SIZE, check_number
-from lora2.training.base_models.chat_templates import TEMPLATE_ERRORS
+from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.output import TEXTS
@@ -112,16 +111,10 @@ def _check_template(run: LoadedRun, prompts: Sequence[Prompt], source: str) -> N
     Raises:
         UserError: it refuses some.
     """
+    template = f"file: the chat template of {run.folder.adapter}"
     for number, prompt in enumerate(prompts, start=1):
-        if isinstance(prompt, str):
-            continue
-        try:
-            run.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        except TEMPLATE_ERRORS as error:
-            raise UserError(
-                f"file: the chat template of {run.folder.adapter} refuses the messages in row "
-                f"{number} of {source} ({clause_of(error)}); write them as it expects."
-            ) from error
+        if not isinstance(prompt, str):
+            before_answer(run.tokenizer, prompt, f"row {number} of {source}", template)
 
 
 def _prompt(prompt: Any, run: LoadedRun) -> Prompt:

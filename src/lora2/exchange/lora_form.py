@@ -68,7 +68,8 @@ def lora_form(
             form of an adapter that changes nothing.
     """
     config = _config_of(model, adapter_name)
-    layers = layers_with(model.get_base_model(), adapter_name)
+    base = model.get_base_model()
+    layers = layers_with(base, adapter_name)
     # The forward pass's own factors, rounding and all: the change is what was trained with.
     factors = {name: layer.factors(adapter_name) for name, layer in layers.items()}
     check_finite_factors(factors.items(), f"adapter {adapter_name!r}")
@@ -80,26 +81,49 @@ def lora_form(
             f"compact: adapter {adapter_name!r} changes nothing, and a LoRA without modules cannot "
             "be loaded; export it without compact."
         )
-    base = model.get_base_model()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for unit, size in sizes.items():
-        pairs = {}
-        for name in units[unit]:
-            B, A = (factor.double() for factor in factors[name])
-            pairs[name] = of_rank(B, A, size // layers[name].lora_groups())
+        pairs = {
+            name: of_rank(*_in_float64(factors[name]), size // layers[name].lora_groups())
+            for name in units[unit]
+        }
         if unit in layers:
             parts = {name: layers[name].as_lora(*pair) for name, pair in pairs.items()}
         else:
             parts = {wrapper_name(unit, base, sizes): stacked_lora(list(pairs.values()))}
-        for module, own in parts.items():
-            for key, tensor in own.items():
-                tensors[f"{PREFIX}{module}.{key}"] = tensor.to("cpu", dtype).contiguous()
+        tensors |= _by_names_in_file(parts, dtype)
     tensors |= whole_modules(model, adapter_name)
+    return LoraForm(_lora_config(config, sizes, layers, model), tensors, ranks)
+
+
+def _in_float64(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    B, A = pair
+    return B.double(), A.double()
+
+
+def _by_names_in_file(
+    parts: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the tensors of modules on the CPU, by their names in a PEFT file."""
+    return {
+        f"{PREFIX}{module}.{key}": tensor.to("cpu", dtype).contiguous()
+        for module, own in parts.items()
+        for key, tensor in own.items()
+    }
+
+
+def _lora_config(
+    config: Any, sizes: dict[str, int], layers: Mapping[str, AdaptedLayer], model: PeftModel
+) -> LoraConfig:
+    """Return the config of the LoRA of an adapter that has this config.
+
+    sizes: the rank of each unit.
+    """
     modules, parameters = _as_peft_finds_them(sizes, layers, model)
     by_target = {_target_name(unit, parameters): size for unit, size in sizes.items()}
     usual = Counter(sizes.values()).most_common(1)[0][0]
     pattern = pattern_for(by_target, {}, usual)
-    lora = LoraConfig(
+    return LoraConfig(
         r=usual,
         lora_alpha=usual,
         rank_pattern=dict(pattern),
@@ -115,7 +139,6 @@ def lora_form(
         fan_in_fan_out=any(layer.stores_transposed for layer in layers.values()),
         inference_mode=True,
     )
-    return LoraForm(lora, tensors, ranks)
 
 
 def _config_of(model: PeftModel, adapter_name: str) -> Any:

@@ -1,7 +1,8 @@
 """The formulas of LoRA² as pure functions of tensors.
 
-Symbols, with shapes in the paper's row convention (y = x W, W is d_in × d_out); every function
-accepts leading batch dimensions, so that all matrices of one shape are one computation:
+Symbols, with shapes in the paper's row convention (y = x W, W is d_in × d_out); where a docstring
+has `...` in a shape, leading batch dimensions are accepted, so that all matrices of one shape are
+one computation:
 
     v       [d_in, k]    outer factor on the input side
     u       [k, r]       inner factor on the input side,   P = v u      (eq. 4)

@@ -10,13 +10,12 @@ from torch import nn
 from lora2.training.methods.wrapping import HEADS
 from lora2.tuners.base.distributed.zero import numbers_of
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
-from lora2.tuners.lora2.model import Lora2Model
+from lora2.tuners.lora2.saving import is_of_adapter
 
 # Tuners have the first; prompts, which PEFT puts in front of the model, have the second.
 _PREFIXES = (PREFIX, "base_model.")
@@ -47,9 +46,7 @@ def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str,
     if any(layer.lora2_states["default"].is_finished for layer in layers):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
         counts["adapter"] = sum(
-            tensor.numel()
-            for name, tensor in saved.items()
-            if Lora2Model.prefix in name or name.endswith(ROWS)
+            tensor.numel() for name, tensor in saved.items() if is_of_adapter(name)
         )
     return counts
 

@@ -15,7 +15,7 @@ from lora2.training.loaded_run import LoadedRun
 from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary
-from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
+from lora2.tuners.lora2.saving import is_of_adapter
 
 
 def write_combined_run(
@@ -71,6 +71,6 @@ def _sizes(weights: Path) -> dict[str, int]:
     sizes = {"adapter": 0, "head": 0}
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
-            part = "adapter" if ".lora2_" in name or name.endswith(ROWS) else "head"
+            part = "adapter" if is_of_adapter(name) else "head"
             sizes[part] += math.prod(file.get_slice(name).get_shape())
     return sizes

@@ -1,4 +1,4 @@
-"""One entry to all data: agreement, GLUE, or the user's own."""
+"""One entry to all texts with labels: agreement, GLUE, or the user's own."""
 
 from __future__ import annotations
 

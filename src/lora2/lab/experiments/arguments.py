@@ -1,4 +1,4 @@
-"""The options of `lora2 reproduce` and `lora2 tune` as typed dataclasses, checked."""
+"""The options that `lora2 reproduce` and `lora2 tune` share: where runs are made, and how many."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from lora2.lab.experiments.tables.paper_numbers import paper_rows
 from lora2.lab.experiments.tables.summary import Find
 from lora2.training.base_models.models import config_of_sizes
 from lora2.training.methods.registry import METHODS
+from lora2.training.objectives.registry import objective_of
 from lora2.training.options.arguments import RunSettings
 
 # Nothing is written, so it does not matter where.
@@ -126,7 +127,7 @@ def _cell(
 
 
 def _training_rows(settings: RunSettings) -> int:
-    if settings.objective == "sft":
+    if "train_rows" in objective_of(settings).options:
         return settings.text.train_rows
     task = settings.data.task or ""
     return TRAIN_ROWS.get(task, settings.data.train_sentences)

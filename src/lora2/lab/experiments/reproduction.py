@@ -59,7 +59,10 @@ class ReproduceArguments:
     )
     rounds: int = field(
         default=15,
-        metadata={"help": f"Rounds of {TIMES}, in which both methods train on the same batch."},
+        metadata={
+            "help": f"Rounds of {TIMES} and of {STEP_TIMES}; in each, all methods train on the "
+            "same batch."
+        },
     )
 
     def check(self) -> None:

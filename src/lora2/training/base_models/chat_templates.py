@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lora2.data.tasks.text_task import Message
 from lora2.errors import UserError
-from lora2.support.error_text import one_line
+from lora2.support.error_text import clause_of
 
 # A template is code, which raises what Python's operators raise.
-TEMPLATE_ERRORS = (
+_TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
     AttributeError,
@@ -22,14 +22,19 @@ TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
+# The option and the owner, with which a sentence about a template begins.
+_OF_MODEL = "model: its chat template"
 
 
 def before_answer(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], source: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    source: str,
+    template: str = _OF_MODEL,
 ) -> str:
     """Return messages as a text that ends where an answer begins.
 
-    source: where the messages are, as in "the rows to answer".
+    source: where the messages are, as in "the rows to answer"; template: how to name it.
 
     Raises:
         UserError: the template refuses them.
@@ -38,8 +43,8 @@ def before_answer(
         written = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-    except TEMPLATE_ERRORS as error:
-        raise UserError(refused_by_template(error, source)) from error
+    except _TEMPLATE_ERRORS as error:
+        raise UserError(refused_by_template(error, source, template)) from error
     return str(written)
 
 
@@ -52,9 +57,8 @@ def is_of_template(error: BaseException) -> bool:
     )
 
 
-def refused_by_template(error: Exception, source: str) -> str:
-    """Return the sentence for messages in `source` that the model's chat template refuses."""
+def refused_by_template(error: Exception, source: str, template: str = _OF_MODEL) -> str:
+    """Return the sentence for messages in `source` that a chat template refuses."""
     return (
-        f"model: its chat template refuses messages in {source} ({one_line(error)}); "
-        "write them as it expects."
+        f"{template} refuses messages in {source} ({clause_of(error)}); write them as it expects."
     )

@@ -196,11 +196,6 @@ EFFECTS: tuple[Effect, ...] = (
         "with a --method that trains no single tokens, as lora2, lora, sora and bottleneck do",
         lambda settings: "trainable_token_indices" in _method(settings).options,
     ),
-    Effect(
-        ("lora_dropout", "label_smoothing_factor"),
-        "with --objective dpo, of which TRL leaves all dropout out and takes losses of its own",
-        lambda settings: settings.objective != "dpo",
-    ),
     Effect(("run_name", "project"), "without --report_to", _reports),
 )
 """Apart from whole methods and objectives, whose options `Method.options` and the like name."""

@@ -37,6 +37,7 @@ class AdaLoraCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Silence PEFT, which takes a matrix that kept nothing for one that was not gathered."""
+        # For the rest of the process: each save warns, those of the trainer in its loop and later.
         warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
 
     def on_optimizer_step(

@@ -57,6 +57,10 @@ class PreferenceOptimization(WritingObjective):
     options = PREFERENCE_OPTIONS | {"train_rows", "validation_rows", "max_new_tokens", "loss_type"}
     forms = PREFERENCES
     losses = get_args(PreferenceLoss)
+    unread: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("lora_dropout", "label_smoothing_factor"),
+        "of which TRL leaves all dropout out and takes losses of its own",
+    )
     recipe: ClassVar[Mapping[str, Any]] = {**WritingObjective.recipe, "loss_type": "sigmoid"}
 
     def check(self, settings: RunSettings) -> None:

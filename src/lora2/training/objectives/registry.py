@@ -12,11 +12,14 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.named_tasks import ObjectiveName
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
-    "classification": Classification(),
-    "sft": SupervisedFineTuning(),
-    "dpo": PreferenceOptimization(),
-    "token-classification": TokenClassification(),
-    "image-classification": ImageClassification(),
+    each.name: each
+    for each in (
+        Classification(),
+        SupervisedFineTuning(),
+        PreferenceOptimization(),
+        TokenClassification(),
+        ImageClassification(),
+    )
 }
 
 

@@ -41,7 +41,7 @@ class DataArguments:
             f"{_listed('sft')}; of dpo, {_listed('dpo')}; of token-classification, "
             f"{_listed('token-classification')}; of image-classification, "
             f"{_listed('image-classification')}. Without it and without data of your own: "
-            "agreement, rewrite, preferences, appointments or digits, which need no network."
+            "the first of the objective, which needs no network."
         },
     )
     data_dir: str | None = field(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lora2.data.named_tasks import task_names
 from lora2.support.needs import Need
 from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SIZE
 
-_NAMED = Need(
-    "without --task rewrite, snips or preferences",
-    lambda settings: settings.task in ("rewrite", "snips", "preferences"),
-)
+_TASKS = (*task_names("sft"), *task_names("dpo"))
+_LISTED = f"{', '.join(_TASKS[:-1])} or {_TASKS[-1]}"
+_NAMED = Need(f"without --task {_LISTED}", lambda settings: settings.task in _TASKS)
 _PACKING = Need(
     "without --packing True",
     lambda settings: bool(settings.text.packing or settings.text.eval_packing),
@@ -44,7 +44,7 @@ class TextArguments:
         metadata={
             "range": COUNT,
             "needs": _NAMED,
-            "help": "Validation rows of rewrite, snips or preferences.",
+            "help": f"Validation rows of {_LISTED}.",
         },
     )
     exact_match_rows: int = field(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
@@ -33,8 +33,14 @@ _NO_SUCH_STATE = (
     ValueError,
 )
 
+if TYPE_CHECKING:
+    # What `RunBase` is mixed into.
+    from transformers import Trainer as _Base
+else:
+    _Base = object
 
-class RunBase:
+
+class RunBase(_Base):
     """What the trainers of all runs have: mixed into one of transformers' or TRL's."""
 
     _head: Sequence[nn.Parameter] = ()
@@ -61,49 +67,48 @@ class RunBase:
         is_new = trainer.optimizer is None
         if is_new and self._make_optimizer is not None:
             trainer.optimizer = self._make_optimizer()
-        optimizer: Optimizer = super().create_optimizer(*arguments, **named)  # type: ignore[misc]
+        optimizer: Optimizer = super().create_optimizer(*arguments, **named)
         if is_new and self._head_learning_rate is not None:
             give_own_rate(optimizer, self._head, self._head_learning_rate)
         return optimizer
 
     def get_eval_dataloader(self, *arguments: Any, **named: Any) -> Any:
         """Return the batches to score, the last one as well where training leaves its own out."""
-        options: Any = self.args  # type: ignore[attr-defined]
+        options: Any = self.args
         drops, options.dataloader_drop_last = options.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(*arguments, **named)  # type: ignore[misc]
+            return super().get_eval_dataloader(*arguments, **named)
         finally:
             options.dataloader_drop_last = drops
 
     def _save(self, *arguments: Any, **named: Any) -> None:
         # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
-        model: Any = self.model  # type: ignore[attr-defined]
+        model: Any = self.model
         is_adapted = isinstance(model, PeftModel)
         if not is_adapted:
-            super()._save(*arguments, **named)  # type: ignore[misc]
+            super()._save(*arguments, **named)
             return
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
         try:
-            super()._save(*arguments, **named)  # type: ignore[misc]
+            super()._save(*arguments, **named)
         finally:
             del model.save_pretrained
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _naming_state(checkpoint, "optimizer and schedule"):
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _naming_state(checkpoint, "random numbers"):
-            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+            super()._load_rng_state(checkpoint)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # If a training had ended within an epoch and is resumed, transformers 5.23 does one
         # more step before it looks whether any are left.
-        trainer: Any = self
-        if trainer.state.global_step >= trainer.state.max_steps:
-            trainer.control.should_training_stop = True
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
         else:
-            super()._run_epoch(**kwargs)  # type: ignore[misc]
+            super()._run_epoch(**kwargs)
 
 
 @contextmanager

@@ -60,6 +60,7 @@ class Lora2Config(TargetConfig):
 
     label: ClassVar[str] = "LoRA²"
     pruned_parts: ClassVar[str] = "singular values"
+    adapts_parameters: ClassVar[bool] = True
     fields_of_others: ClassVar[Mapping[str, str]] = {
         "r": "the rank of the change is called k here, and init_r is the number of singular values "
         "that a matrix starts with",

@@ -9,6 +9,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
+from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.base.model.placement import adapters_named, prefix_of
 from lora2.tuners.base.model.use_watch import UseWatch
@@ -90,16 +91,15 @@ def prune_gates(model: nn.Module, adapter_name: str = "default") -> dict[str, in
     """
     ranks: dict[str, int] = {}
     for adapter in adapters_named(model, adapter_name, SoraConfig, "SoRA"):
-        pattern: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for name, layer in adapter.layers.items():
             assert isinstance(layer, SoraLayer)
             kept = layer.sora_gate[adapter_name] != 0
             layer.keep_ranks(adapter_name, kept)
-            short_name = name.removeprefix(prefix_of(adapter.base))
-            pattern[f"^{short_name}"] = int(kept.sum())
-            ranks[prefix_of(adapter.outer) + short_name] = int(kept.sum())
+            sizes[name.removeprefix(prefix_of(adapter.base))] = int(kept.sum())
+        ranks |= {prefix_of(adapter.outer) + name: size for name, size in sizes.items()}
         # A copy: the user may use the config once more.
         pruned = copy(adapter.config)
-        pruned.rank_pattern = pattern
+        pruned.rank_pattern = pattern_for(sizes, {}, pruned.r)
         adapter.configs[adapter_name] = pruned
     return ranks

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.sora.config import SoraConfig
@@ -25,5 +25,5 @@ class SoraModel(AdaptedModel):
     ) -> None:
         """Create A, g and B of one layer, with the rank that its name's pattern gives."""
         assert isinstance(layer, SoraLayer)
-        key = get_pattern_key(list(config.rank_pattern), module_name)
-        layer.add_adapter(adapter_name, config, config.rank_pattern.get(key, config.r))
+        r = looked_up(config.rank_pattern, module_name, config.r)
+        layer.add_adapter(adapter_name, config, r)

@@ -26,6 +26,7 @@ from lora2 import (
     truncate_adapter,
 )
 from lora2.errors import NumericalError
+from lora2.tuners.lora2.saving import is_of_adapter
 from unit.models import (
     CONV1D,
     CONV2D,
@@ -36,6 +37,7 @@ from unit.models import (
     layers_of,
     rows,
     sgd_steps,
+    tiny_bert,
     tiny_llama,
 )
 from unit.operations import Operations
@@ -351,3 +353,11 @@ def test_an_empty_matrix_is_never_trained_whoever_switches_it_on() -> None:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained
     assert all(parameter.numel() for parameter in trained.values())
+
+
+def test_saved_tensors_of_the_adapter_are_told_from_those_of_the_head() -> None:
+    config = Lora2Config(k=K, init_r=K, task_type="SEQ_CLS", trainable_token_indices=[1])
+    model = get_peft_model(tiny_bert(), config)
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    of_head = {name for name in saved if not is_of_adapter(name)}
+    assert of_head == {f"base_model.model.classifier.{part}" for part in ("weight", "bias")}

@@ -1,5 +1,6 @@
 """SoRA's gates: thresholded after the optimizer's step, and dropped once closed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,21 @@ def test_the_users_config_may_serve_again_after_pruning() -> None:
         model = get_peft_model(LINEAR.model(), own)
         close(model, [[1, 3], []])
         assert prune_gates(model) == {"lin0": 2, "lin1": 0}
-        assert model.peft_config["default"].rank_pattern == {"^lin0": 2, "^lin1": 0}
+        assert model.peft_config["default"].rank_pattern == {"lin0": 2, "lin1": 0}
     assert own.rank_pattern == {}
+
+
+def test_whole_names_of_older_files_still_load(tmp_path: Path) -> None:
+    model = adapted()
+    close(model, [[1, 3], []])
+    prune_gates(model)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    content = json.loads(file.read_text())
+    assert content["rank_pattern"] == {"lin0": 2, "lin1": 0}
+    file.write_text(json.dumps(content | {"rank_pattern": {"^lin0": 2, "^lin1": 0}}))
+    loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path).eval()
+    assert torch.equal(loaded(rows()), model(rows()))
 
 
 @every_pruning

@@ -118,12 +118,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
         validation = prepared.task.validation
         cuts = list(score_cuts(folder.path, description.cuts, validation, batch_size))
         forgotten = lost(prepared, before, ability(prepared))
-        return replace(record, cuts=cuts, forgotten=forgotten, file_bytes=_file_bytes(folder))
-
-
-def _file_bytes(folder: RunFolder) -> int | None:
-    sizes = [file.stat().st_size for file in folder.adapter.glob("*.safetensors")]
-    return sum(sizes) if sizes else None
+        return replace(record, cuts=cuts, forgotten=forgotten)
 
 
 def _record(
@@ -148,6 +143,8 @@ def _record(
         initial=prepared.settings.adapter["init_r"] if kept else None,
         versions=summary.versions,
         machine=_machine(),
+        # The summary has 0 where no file is saved.
+        file_bytes=summary.saved_bytes or None,
     )
 
 

@@ -71,7 +71,7 @@ def is_chosen(config: Any, parameter: str) -> bool:
 
 def names_parameter(config: Any, parameter: str) -> bool:
     """Whether target_parameters has this parameter, of a full name, as PEFT matches it."""
-    return _is_named(parameter, getattr(config, "target_parameters", None) or ())
+    return _is_named(parameter, config.target_parameters or ())
 
 
 def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
@@ -79,7 +79,7 @@ def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
 
     Of all of them PEFT warns itself.
     """
-    targets = getattr(config, "target_parameters", None) or ()
+    targets = config.target_parameters or ()
     names = [name.replace(".base_layer.", ".") for name, _ in model.named_parameters()]
     unknown = [each for each in targets if not any(_is_named(name, [each]) for name in names)]
     if unknown and len(unknown) < len(targets):

@@ -37,6 +37,9 @@ class TargetConfig(PeftConfig):
     merges: ClassVar[bool] = True
     """Whether an adapter is a change of weights, which can be put into them."""
 
+    adapts_parameters: ClassVar[bool] = False
+    """Whether the method adapts parameters, which a field target_parameters names."""
+
     fields_of_others: ClassVar[Mapping[str, str]] = {}
     """What to write instead of a field of another method, by its name."""
 

@@ -46,7 +46,7 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         self.replaced: tuple[nn.Module, ...] = ()
         # How tensor parallelism has split the base weight over processes.
         self.split: Split | None = None
-        # How many modules have the base weight, 0 if that is not known (tuners.base.sharing).
+        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
         self.weight_owners = 0
         # The parameters of several modules that merged ones have replaced in this layer, by name.
         self.shared_weights: dict[str, nn.Parameter] = {}

@@ -1,6 +1,7 @@
 """The weights of a merged layer: what they become, how they are written, and what comes back.
 
-`layer` is an `AdaptedLayer` of layer.py, which imports this file: its type cannot be named here.
+`layer` is an `AdaptedLayer` of adapted_layer.py, which imports this file: its type cannot be named
+here.
 """
 
 from __future__ import annotations

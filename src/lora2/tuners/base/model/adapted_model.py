@@ -50,7 +50,8 @@ class AdaptedModel(PlacingTuner):
 
     tuner_layer_cls: type[AdaptedLayer]
     layer_types: LayerTypes
-    expert_type: type[ExpertMatrix]
+    # None where the method adapts no parameters.
+    expert_type: type[ExpertMatrix] | None = None
     target_module_mapping = DEFAULT_TARGET_MODULES
 
     def add_to_layer(
@@ -75,7 +76,7 @@ class AdaptedModel(PlacingTuner):
                 peft_config, adapter_name, target, target_name, parent, current_key
             )
             return
-        if names_parameter(peft_config, f"{current_key}.weight"):
+        if peft_config.adapts_parameters and names_parameter(peft_config, f"{current_key}.weight"):
             # A router, which is adapted by its parameter.
             return
         if isinstance(parent, self.tuner_layer_cls):
@@ -123,7 +124,7 @@ class AdaptedModel(PlacingTuner):
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> PeftConfig:
         has_default = model_config.get("model_type") in self.target_module_mapping
-        if getattr(peft_config, "target_parameters", None) and not has_default:
+        if _has_parameters(peft_config) and not has_default:
             prepared: PeftConfig = peft_config
             return prepared
         return super()._prepare_adapter_config(peft_config, model_config)
@@ -148,6 +149,7 @@ class AdaptedModel(PlacingTuner):
         around = next((each for each in (target, parent) if isinstance(each, ExpertsLayer)), None)
         experts = ExpertsLayer(target) if around is None else around
         name = key.rpartition(".")[-1]
+        assert self.expert_type is not None
         matrices = experts.matrices_of(name, partial(self.expert_type, adapter_name=adapter_name))
         for index, matrix in enumerate(matrices):
             assert isinstance(matrix, ExpertMatrix)
@@ -162,7 +164,7 @@ class AdaptedModel(PlacingTuner):
     ) -> None:
         """Put an adapter into the model, the first one or a later one."""
         config: Any = self.peft_config[adapter_name]
-        if hasattr(config, "target_parameters"):
+        if config.adapts_parameters:
             choose_parameters(config, model, tuple(self.layer_types))
             _check_drops_nothing(config)
             warn_of_unknown_parameters(config, model)
@@ -182,7 +184,7 @@ class AdaptedModel(PlacingTuner):
 
     def _put_in(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
-        has_parameters = bool(getattr(config, "target_parameters", None))
+        has_parameters = _has_parameters(config)
         with warnings.catch_warnings():
             # PEFT knows the target modules, not the layers inside them that have patterns too.
             warnings.filterwarnings("ignore", _ONLY_LAYERS_INSIDE, RuntimeWarning)
@@ -269,6 +271,10 @@ class AdaptedModel(PlacingTuner):
                 "experts are adapted, since all rows share them; call the model once for each "
                 "adapter, after set_adapter."
             )
+
+
+def _has_parameters(config: Any) -> bool:
+    return config.adapts_parameters and bool(config.target_parameters)
 
 
 def _check_drops_nothing(config: Any) -> None:
