@@ -24,10 +24,15 @@ from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary
-from lora2.training.options.arguments import HOW_IT_STARTS, RunSettings
-from lora2.training.options.idle_options import refuse_idle
-from lora2.training.options.recipes import recipe
+from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.resolution import (
+    check_not_empty,
+    differing_from_defaults,
+    folder_to_resume,
+    over_defaults,
+    over_saved,
+)
 from lora2.training.resuming import newest_checkpoint
 from lora2.training.run import (
     check_same_data,
@@ -40,23 +45,9 @@ from lora2.training.run import (
 from lora2.training.trainer.joint_batch import with_joint_batch
 from lora2.training.trainer.processes import in_first_process, is_first_process, processes_launched
 
-# What changes nothing of what a run computes, and may change when it is resumed.
-_OF_THE_MACHINE = (
-    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
-    "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step", "ddp_timeout",
-    "ddp_backend", "log_level", "log_level_replica", "project", "torch_empty_cache_steps",
-    "eval_accumulation_steps", "skip_memory_metrics", "save_total_limit",
-)  # fmt: skip
-
 _SAMPLING = "train_sampling_strategy"
 # Their order is drawn from the generator of the whole training at the start of each epoch.
 _DRAWN_AGAIN = ("group_by_length",)
-
-# What names a file, a folder, or something on the hub.
-_NAMES = (
-    "train_file", "validation_file", "dataset", "data_dir", "model", "start_from", "output_dir",
-    "label_column", "task",
-)  # fmt: skip
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -139,47 +130,16 @@ def resolve(parser: TrainParser, arguments: Sequence[str]) -> RunSettings:
         UserError: an option that is not known, or that differs from the run resumed.
     """
     given = parser.given(arguments)
-    _check_not_empty(given)
+    check_not_empty(given)
     settings = RunSettings.from_options(given)
-    if not settings.run.resume:
-        check_default_task(settings)
-        settings = _over_defaults(given)
-        _check_effects(parser, arguments, settings)
-        return settings
-    refuse_idle(given, ("overwrite",), "with --resume")
-    folder = RunFolder(settings.folder)
-    if not folder.is_run:
-        raise UserError(
-            f"resume: {folder.path} holds no run to resume; leave out --resume, or give the "
-            "--output_dir of the run."
-        )
-    folder.read_options(resumes=True)
-    saved = parser.given_by_file(folder.config_file)
-    for name, value in given.items():
-        # config.yaml has not those of the trainer's options that were left at their defaults.
-        started = saved.get(name, parser.get_default(name))
-        if name not in (*HOW_IT_STARTS, *_OF_THE_MACHINE) and value != started:
-            raise UserError(
-                f"{name}: the run in {folder.path} was started with {started!r}, not "
-                f"{value!r}; leave --{name} out to resume it, or give another --output_dir."
-            )
-    return RunSettings.from_options(saved | given)
-
-
-def _check_not_empty(given: dict[str, Any]) -> None:
-    """Check that each option that names something does so: a variable of a shell may be empty."""
-    for name in _NAMES:
-        if given.get(name) == "":
-            raise UserError(f"{name} is an empty text; write a name or a path, or leave it out.")
-
-
-def _over_defaults(given: dict[str, Any]) -> RunSettings:
-    """Return all options of a run: those given over those of its task, objective and method."""
-    settings = RunSettings.from_options(given)
-    task, objective = settings.task, objective_of(settings)
-    defaults = METHODS[settings.run.method].defaults
-    kind = {"task": task, "objective": objective.name}
-    return RunSettings.from_options(recipe(task, objective.recipe) | defaults | given | kind)
+    if settings.run.resume:
+        folder = folder_to_resume(given)
+        saved = parser.given_by_file(folder.config_file)
+        return over_saved(given, saved, folder, parser.get_default)
+    check_default_task(settings)
+    settings = over_defaults(given)
+    _check_effects(parser, arguments, settings)
+    return settings
 
 
 def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunSettings) -> None:
@@ -193,21 +153,9 @@ def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunS
     if config is None:
         return
     of_file = parser.given_by_file(Path(config))
-    # Method and task may be others than those that the file was written for.
-    usual = [_usual(settings), _usual(_over_defaults(of_file))]
-    differing = {
-        name: value
-        for name, value in of_file.items()
-        if name not in typed
-        and all(value != each.get(name, parser.get_default(name)) for each in usual)
-    }
-    check_effects(settings, differing, f" (in {config})")
-
-
-def _usual(settings: RunSettings) -> dict[str, Any]:
-    """Return the options that hold for such a run where none are given."""
-    kind = {"method": settings.run.method, "task": settings.task, "objective": settings.objective}
-    return _over_defaults(kind).to_options()
+    differing = differing_from_defaults(of_file, settings, parser.get_default)
+    untyped = {name: value for name, value in differing.items() if name not in typed}
+    check_effects(settings, untyped, f" (in {config})")
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:

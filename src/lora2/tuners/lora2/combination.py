@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,8 @@ from lora2.tuners.lora2.layer import adapted_layers
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]
+# Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
+_SMALLEST_SUM = 1e-6
 
 
 @torch.no_grad()
@@ -80,6 +83,11 @@ def add_weighted_adapter(
     for _, rows in trained_rows(tuner.model, adapter_name):
         rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
     return _fill(tuner, adapter_name, sizes, forms)
+
+
+def has_mean(weights: Sequence[float]) -> bool:
+    """Return whether heads of these weights have a mean: the weights' sum is not about 0."""
+    return abs(sum(weights)) > _SMALLEST_SUM * sum(map(abs, weights))
 
 
 def _joint_config(
@@ -209,12 +217,12 @@ def _joint_state(
     found = [wrapper.modules_to_save[name].state_dict() for name in owners]
     if len(found) == 1 or heads == "first":
         return found[0]
-    total = sum(owners.values())
-    if not total:
+    if not has_mean(list(owners.values())):
         raise UserError(
             f"weights={list(owners.values())}: their sum is 0, so heads have no mean; give "
             "heads='first' to keep those of the first adapter."
         )
+    total = sum(owners.values())
     joint = dict(found[0])
     for name, value in joint.items():
         if value.is_floating_point():

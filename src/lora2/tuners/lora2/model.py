@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lora2.errors import UserError
 from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import check_number_of_experts
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.lora2 import training_hook
-from lora2.tuners.lora2.allocation.allocator import RankAllocator
+from lora2.tuners.lora2.allocation.step_allocators import StepAllocators
 from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -33,6 +32,10 @@ class Lora2Model(AdaptedModel):
     tuner_layer_cls = Lora2Layer
     layer_types = LAYER_TYPES
     expert_type = Lora2ExpertMatrix
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._step_allocators = StepAllocators()
 
     def add_to_layer(
         self, layer: AdaptedLayer, adapter_name: str, config: Lora2Config, module_name: str
@@ -90,36 +93,16 @@ class Lora2Model(AdaptedModel):
         """
         for adapter in training_hook.trained_adapters(self.model):
             if adapter.config.prunes:
-                allocator = self._allocator(adapter.name, adapter.config, global_step)
+                allocator = self._step_allocators.of(
+                    self.model, adapter.name, adapter.config, global_step
+                )
                 if allocator.completed_steps <= global_step:
                     allocator.step()
-
-    def _allocator(self, name: str, config: Lora2Config, global_step: int) -> RankAllocator:
-        allocators: dict[str, RankAllocator] = self.__dict__.setdefault("_allocators", {})
-        # The count of the call before; calls at micro-batches count too.
-        last_steps: dict[str, int] = self.__dict__.setdefault("_last_steps", {})
-        known = allocators.get(name)
-        if known is not None and known.completed_steps <= global_step + 1:
-            if global_step > last_steps[name] + 1:
-                raise _missing_steps(name, global_step)
-            last_steps[name] = global_step
-            return known
-        if config.total_step is None:
-            raise UserError(
-                f"total_step={config.total_step} in the config of adapter {name!r}: "
-                "update_and_allocate needs the number of optimizer steps there."
-            )
-        # Some loops count from 1.
-        if global_step > 1:
-            raise _missing_steps(name, global_step)
-        allocators[name] = RankAllocator(self.model, config.total_step, name, config=config)
-        last_steps[name] = global_step
-        return allocators[name]
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from the model."""
         super().delete_adapter(adapter_name)
-        self.__dict__.get("_allocators", {}).pop(adapter_name, None)
+        self._step_allocators.forget(adapter_name)
         hook = training_hook.installed(self.model)
         if hook is not None:
             hook.forget(adapter_name)
@@ -192,11 +175,3 @@ class Lora2Model(AdaptedModel):
         remapped = without_pruned_modules(model, adapter_name, remapped)
         resize_for(model, config, adapter_name, remapped)
         return remapped
-
-
-def _missing_steps(adapter_name: str, global_step: int) -> UserError:
-    return UserError(
-        f"global_step={global_step}: update_and_allocate has not seen the steps of adapter "
-        f"{adapter_name!r} before it. Count the optimizer steps of this adapter's training, from "
-        "0; where that cannot be, as in a resumed one, call step() of a RankAllocator."
-    )

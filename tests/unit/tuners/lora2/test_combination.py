@@ -321,6 +321,16 @@ def test_an_adapter_that_is_named_twice_has_both_weights_in_the_head_too() -> No
     assert torch.allclose(head["sum"].bias, torch.tensor(2.0))
 
 
+@pytest.mark.parametrize("weights", [[1.0, 1.0, -2.0], [0.1, 0.2, -0.3]])
+def test_heads_have_no_mean_where_the_sum_of_the_weights_is_a_rounding_error(
+    weights: list[float],
+) -> None:
+    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), "one")
+    model.add_adapter("two", Lora2Config(task_type="SEQ_CLS"))
+    with pytest.raises(UserError, match="their sum is 0, so heads have no mean"):
+        model.add_weighted_adapter(["one", "one", "two"], weights, "sum", heads="average")
+
+
 @pytest.mark.parametrize("names", [("default", "query"), ("query", "default")])
 def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, str]) -> None:
     """PEFT would leave the module out of the other adapter's file."""
