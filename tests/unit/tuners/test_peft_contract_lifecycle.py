@@ -114,6 +114,18 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(kind: Kind, tmp_path: Path) ->
         torch.testing.assert_close(reloaded(x), model(x), atol=2e-6, rtol=2e-6)
 
 
+@every_kind
+def test_low_cpu_mem_usage_rounds_no_factor_to_a_base_in_half_precision(
+    kind: Kind, tmp_path: Path
+) -> None:
+    model = adapted(kind)
+    model.save_pretrained(tmp_path)
+    base = kind.model().to(torch.bfloat16)
+    reloaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=True)
+    loaded = adapter_state(reloaded)
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in adapter_state(model).items())
+
+
 @every_form
 @every_kind
 def test_merge_equals_forward(kind: Kind, form: str) -> None:

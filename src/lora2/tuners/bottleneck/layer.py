@@ -41,7 +41,7 @@ class BottleneckLayer(nn.Module, BaseAttributes):
         self.bottleneck_down[adapter_name] = down
         self.bottleneck_up[adapter_name] = up
         self.bottleneck_activation[adapter_name] = config.activation
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.move_to_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

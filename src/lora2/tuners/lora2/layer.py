@@ -66,7 +66,7 @@ class Lora2Layer(AdaptedLayer):
         self.add_dropout(adapter_name, config.lora_dropout)
         for symbol, tensor in as_stored(start).items():
             getattr(self, FACTORS[symbol].attribute)[adapter_name] = nn.Parameter(tensor)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.move_to_base_layer(adapter_name)
         self._still_if_empty(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

@@ -44,7 +44,7 @@ class SoraLayer(AdaptedLayer):
         self.sora_scaling[adapter_name] = config.lora_alpha / config.r
         self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.move_to_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def has_adapter(self, adapter_name: str) -> bool:

@@ -1,10 +1,11 @@
-"""Attributes of a base layer that models read from it, and so from the adapted layer around it."""
+"""What an adapted layer has of its base layer: attributes that models read, device and dtype."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from lora2.tuners.base.offloading import execution_device
 
@@ -58,11 +59,29 @@ class BaseAttributes(BaseTunerLayer):
     transposed = of_base_layer("transposed")
     output_padding = of_base_layer("output_padding")
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
+    def move_to_base_layer(self, adapter_name: str) -> None:
+        """Move an adapter that was made now to the device of the base layer, and to its dtype."""
         # PEFT would move it to the device of an offloaded weight, where no values are.
+        device = execution_device(self.get_base_layer())
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
+        # PEFT calls this when an adapter has got the values of its file (low_cpu_mem_usage), and
+        # would round them to the dtype of the base layer.
+        kept = [
+            (tensors, tensors[adapter_name])
+            for tensors in (getattr(self, name) for name in self.adapter_layer_names)
+            if isinstance(tensors, nn.ParameterDict) and adapter_name in tensors
+        ]
         if device is None:
             device = execution_device(self.get_base_layer())
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+        for tensors, precise in kept:
+            moved = tensors[adapter_name]
+            if moved.dtype.itemsize < precise.dtype.itemsize:
+                tensors[adapter_name] = nn.Parameter(
+                    precise.to(moved.device), requires_grad=precise.requires_grad
+                )
 
     # PEFT's `disable_input_dtype_casting` sets it.
     cast_input_dtype_enabled = True
