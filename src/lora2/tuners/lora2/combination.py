@@ -69,6 +69,11 @@ def add_weighted_adapter(
     if combination_type == "svd":
         limit = svd_rank or max(_width(tuner, name) for name in adapters)
     sizes = _joint_sizes(tuner, adapters, limit)
+    if not sizes:
+        raise UserError(
+            f"adapters: no layer has {', '.join(adapters)} any more, since a model that was merged "
+            "or exported is given up; load the adapter on its base model again."
+        )
     # Before anything is made that a failure would leave.
     forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
     tuner.peft_config[adapter_name] = _joint_config(tuner, adapters, sizes, rows_from)

@@ -381,3 +381,10 @@ def test_a_batch_mixes_an_adapter_with_a_head_and_one_without() -> None:
             alone = model(ids).logits
             chosen = [row for row, wanted in enumerate(names) if wanted == name]
             torch.testing.assert_close(mixed[chosen], alone[chosen])
+
+
+def test_a_model_that_was_merged_has_nothing_to_combine() -> None:
+    model = get_peft_model(tiny_bert(), Lora2Config(k=2))
+    model.merge_and_unload()
+    with pytest.raises(UserError, match="no layer has default any more"):
+        model.base_model.add_weighted_adapter(["default"], [1.0], "sum")
