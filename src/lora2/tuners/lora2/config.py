@@ -223,8 +223,6 @@ class Lora2Config(TargetConfig):
         """
         saved = copy.copy(self)
         saved.__dict__ |= self.__dict__.pop(_NEXT_SAVE, {})
-        # The file says what the window was, whatever the defaults of a later version are.
-        saved.tinit, saved.tfinal = self.window
         super(Lora2Config, saved).save_pretrained(save_directory, **kwargs)
 
     def save_next_with(self, patterns: Mapping[str, Mapping[str, float]]) -> None:
@@ -360,8 +358,11 @@ class Lora2Config(TargetConfig):
             raise UserError(f"init_std={self.init_std} must be above 0; the paper's is 0.02.")
 
     def _check_schedule(self) -> None:
-        tinit, tfinal = self.window
-        for name, value in {"tinit": tinit, "tfinal": tfinal, "deltaT": self.deltaT}.items():
+        # A saved config says what it was, whatever the defaults of a later version are, and one that
+        # is loaded equals it.
+        tinit, tfinal = self.tinit, self.tfinal = self.window
+        for name in ("tinit", "tfinal", "deltaT"):
+            value = getattr(self, name)
             if value < 0 or (value >= 1 and value != int(value)):
                 raise UserError(
                     f"{name}={value} is neither a number of steps nor a fraction: write a whole "

@@ -31,6 +31,7 @@ def test_window_is_late_where_most_is_pruned(
     config = Lora2Config(k=8, init_r=8, **fields)
 
     assert config.window == window
+    assert (config.tinit, config.tfinal) == window
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,6 @@ def test_fractions_of_few_steps_leave_one_to_prune_in(
 
     assert plan.warmup_steps < plan.last_change <= steps
     assert plan.at(steps) == plan.target < plan.initial
-
-
-def test_window_is_that_of_the_target_a_config_has_now() -> None:
-    config = Lora2Config(k=8, init_r=8)
-
-    assert dataclasses.replace(config, target_r=1).window == (0.5, 0.2)
-    config.target_r = 1
-    assert config.window == (0.5, 0.2)
 
 
 def test_saved_config_holds_its_window(tmp_path) -> None:
