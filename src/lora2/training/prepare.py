@@ -39,13 +39,13 @@ from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
-from lora2.training.trainer.loss_check import LossCheck
-from lora2.training.trainer.trainer_arguments import (
+from lora2.training.trainer.argument_checks import (
     check_learning_rate_schedule,
     check_optimizer,
     check_sharding,
-    optimizer_steps,
 )
+from lora2.training.trainer.loss_check import LossCheck
+from lora2.training.trainer.trainer_arguments import optimizer_steps
 
 if TYPE_CHECKING:
     from torch import nn

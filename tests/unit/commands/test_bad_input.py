@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from command_line import refused, save_tiny_model, save_tokenizer, small_options
 from lora2.errors import UserError
-from lora2.training.trainer.trainer_arguments import check_learning_rate_schedule
+from lora2.training.trainer.argument_checks import check_learning_rate_schedule
 
 GOOD = "text,label\n" + "".join(f"the table is here {i},{'ab'[i % 2]}\n" for i in range(12))
 

@@ -11,11 +11,8 @@ from lora2 import Lora2Config
 from lora2.errors import UserError
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
-from lora2.training.trainer.trainer_arguments import (
-    check_sharding,
-    optimizer_steps,
-    training_arguments,
-)
+from lora2.training.trainer.argument_checks import check_sharding
+from lora2.training.trainer.trainer_arguments import optimizer_steps, training_arguments
 from unit.models import tiny_llama
 
 

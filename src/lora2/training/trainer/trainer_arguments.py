@@ -1,8 +1,7 @@
-"""The trainer's arguments, and how many optimizer steps they make."""
+"""The trainer's arguments, made of a run's options, and how many optimizer steps they make."""
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, Trainer, TrainingArguments, get_scheduler
+from transformers import PretrainedConfig, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy
-from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
@@ -23,28 +21,7 @@ from lora2.training.options.arguments import RunSettings, as_typed
 from lora2.training.quiet import quiet_loading
 from lora2.training.trainer.compilation import check_compilation
 from lora2.training.trainer.processes import processes_launched
-from lora2.tuners.base.token_rows import FIELD, has_tied_rows
-
-# What transformers, accelerate and the packages that they load raise for an option.
-_REFUSALS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-# What transformers reads for them; what else is given it leaves aside.
-_OPTIMIZER_ARGUMENTS = {
-    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
-    "adagrad": ("lr_decay", "weight_decay", "eps"),
-    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
-}
+from lora2.training.trainer.refusals import REFUSALS, sentence_of
 
 
 class _Probe(nn.Module):
@@ -129,7 +106,7 @@ def _naming_refused_option(
     """Return what `make` makes of the options; where it fails, name the one that it fails for."""
     try:
         return make(options)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         names = (name for name in options if _works_without(name, make, options))
         name = next(names, None)
         variable = _refused_variable(make, options) if name is None else None
@@ -139,7 +116,7 @@ def _naming_refused_option(
                 f"({clause_of(error)}); unset it, or give it another value."
             ) from error
         named = "training" if name is None else f"{name}={as_typed(options[name])}"
-        raise UserError(f"{named}: {_sentence(error)}") from error
+        raise UserError(f"{named}: {sentence_of(error)}") from error
 
 
 def _works_without(
@@ -147,7 +124,7 @@ def _works_without(
 ) -> bool:
     try:
         make({other: value for other, value in options.items() if other != name})
-    except _REFUSALS:
+    except REFUSALS:
         return False
     return True
 
@@ -160,7 +137,7 @@ def _refused_variable(
         value = os.environ.pop(name)
         try:
             make(options)
-        except _REFUSALS:
+        except REFUSALS:
             continue
         else:
             return name
@@ -169,98 +146,14 @@ def _refused_variable(
     return None
 
 
-def _sentence(error: Exception) -> str:
-    return f"{clause_of(error)}."
-
-
 def _check_reporting(arguments: TrainingArguments) -> None:
     try:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()
-    except _REFUSALS as error:
+    except REFUSALS as error:
         # A package that is not installed, or a name that is none.
-        raise UserError(f"report_to={as_typed(arguments.report_to)}: {_sentence(error)}") from error
-
-
-def check_optimizer(arguments: TrainingArguments, model: nn.Module) -> None:
-    """Check that the trainer will be able to make its optimizer.
-
-    Raises:
-        UserError: a package that is missing, or `optim_args` that the optimizer does not take.
-    """
-    _check_optimizer_arguments(arguments)
-    # A layer-wise one puts hooks on the parameters when it is made; its plain twin does not.
-    plain = copy.copy(arguments)
-    plain.optim = OptimizerNames(as_typed(plain.optim).removesuffix("_layerwise"))
-    try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(plain, model)
-        if kind.__module__.startswith("torch.optim"):
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            kind(trained, **options)
-    except _REFUSALS as error:
-        given = "" if arguments.optim_args is None else f" with optim_args={arguments.optim_args}"
-        raise UserError(f"optim={as_typed(arguments.optim)}{given}: {_sentence(error)}") from error
-
-
-def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
-    """Check that accelerate will be able to shard the model, if it is to.
-
-    Raises:
-        UserError: accelerate 1.15 knows two modules of one weight by their attribute, which PEFT
-            computes at each access where rows are trained; it then fails with every method.
-    """
-    if arguments.fsdp and has_tied_rows(model):
         raise UserError(
-            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {FIELD}), "
-            "and the head of this model shares the weight of its embedding, which accelerate "
-            "cannot shard then; leave fsdp out."
-        )
-
-
-def _check_optimizer_arguments(arguments: TrainingArguments) -> None:
-    if arguments.optim_args is None:
-        return
-    known = _OPTIMIZER_ARGUMENTS.get(as_typed(arguments.optim))
-    for pair in arguments.optim_args.replace(" ", "").split(","):
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value) or "=" in value:
-            raise UserError(
-                f"optim_args={arguments.optim_args} must be pairs of name=value with commas, "
-                "such as momentum=0.9,nesterov=true."
-            )
-        if known is not None and name not in known:
-            raise UserError(
-                f"optim_args={arguments.optim_args}: {as_typed(arguments.optim)} does not read "
-                f"{name}, only {', '.join(known)}; leave {name} out."
-            )
-        if value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            raise UserError(f"optim_args={arguments.optim_args}: {name} must be a finite number.")
-
-
-def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> None:
-    """Check that the trainer will be able to make its schedule, by making it.
-
-    Raises:
-        UserError: a schedule that cannot be made of its `lr_scheduler_kwargs`.
-    """
-    name = arguments.lr_scheduler_type
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
-    try:
-        scheduler = get_scheduler(
-            name,
-            optimizer,
-            arguments.get_warmup_steps(steps),
-            steps,
-            scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
-        )
-        # Some arguments are read after the warm-up, or at the end.
-        for factor in getattr(scheduler, "lr_lambdas", ()):
-            for step in (steps // 2, steps):
-                factor(step)
-    except _REFUSALS as error:
-        raise UserError(
-            f"lr_scheduler_type={getattr(name, 'value', name)} with lr_scheduler_kwargs="
-            f"{arguments.lr_scheduler_kwargs}: {_sentence(error)}"
+            f"report_to={as_typed(arguments.report_to)}: {sentence_of(error)}"
         ) from error
 
 
