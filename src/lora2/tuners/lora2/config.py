@@ -358,8 +358,8 @@ class Lora2Config(TargetConfig):
             raise UserError(f"init_std={self.init_std} must be above 0; the paper's is 0.02.")
 
     def _check_schedule(self) -> None:
-        # A saved config says what it was, whatever the defaults of a later version are, and one that
-        # is loaded equals it.
+        # A saved config says what it was, whatever the defaults of a later version are, and the
+        # loaded one equals it.
         tinit, tfinal = self.tinit, self.tfinal = self.window
         for name in ("tinit", "tfinal", "deltaT"):
             value = getattr(self, name)
