@@ -68,7 +68,7 @@ def _convert(run: LoadedRun, options: Any) -> int:
         batch = objective_of(run.settings).sample_batch(run)
         base: Any = reload_base(run, options.model).to(run.model.device)
         done = export_converted(
-            run.model, base, options.output, int(rank), batch=batch, tokenizer=run.tokenizer
+            run.model, base, options.output, int(rank), batch=batch, tokenizer=run.preprocessor
         )
     print(f"LoRA of rank {int(rank)}, the nearest to what {label} changes, written to {done.path}")
     print(

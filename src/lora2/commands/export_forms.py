@@ -57,7 +57,9 @@ def _check_merges(run: LoadedRun, name: str) -> None:
 def _lora(
     run: LoadedRun, output: Path, batch: Batch | None, compact: bool
 ) -> tuple[list[str], float]:
-    export = export_lora(run.model, output, compact=compact, batch=batch, tokenizer=run.tokenizer)
+    export = export_lora(
+        run.model, output, compact=compact, batch=batch, tokenizer=run.preprocessor
+    )
     ranks = sorted(export.ranks.values())
     said = [f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}"]
     if getattr(run.model.peft_config["default"], ROWS, None):
@@ -73,7 +75,7 @@ def _lora(
 def _merged(
     run: LoadedRun, output: Path, batch: Batch | None, compact: bool
 ) -> tuple[list[str], float]:
-    export = export_merged(run.model, output, batch=batch, tokenizer=run.tokenizer)
+    export = export_merged(run.model, output, batch=batch, tokenizer=run.preprocessor)
     return [f"Merged model written to {output}"], export.difference
 
 

@@ -63,7 +63,7 @@ def _save_adapter(first: LoadedRun, adapter_name: str, path: Path) -> None:
         file.rename(path / file.name)
     (path / adapter_name).rmdir()
     model.get_base_model().config.save_pretrained(path)
-    first.tokenizer.save_pretrained(path)
+    first.preprocessor.save_pretrained(path)
 
 
 def _sizes(weights: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
+from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary
@@ -30,6 +31,7 @@ class LoadedRun:
         task: what task.json holds: metrics; kind, text columns and names of the labels, or form
             and system message of texts.
         summary: what summary.json holds.
+        preprocessor: what makes inputs of rows.
         base_model: the name or folder that its base model was loaded from.
     """
 
@@ -38,8 +40,14 @@ class LoadedRun:
     task: dict[str, Any]
     summary: RunSummary
     model: PeftModel | PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Preprocessor
     base_model: str
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The preprocessor of a run on texts, which is a tokenizer."""
+        tokenizer: Any = self.preprocessor
+        return tokenizer
 
     def check_merges(self) -> None:
         """Check that what was trained can be put into the weights.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -29,6 +28,7 @@ from lora2.training.adapters import (
 from lora2.training.base_models.models import BaseModel
 from lora2.training.base_models.new_tokens import with_new_tokens
 from lora2.training.base_models.positions import positions_of
+from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
 from lora2.training.methods.method import Method
@@ -68,7 +68,7 @@ class PreparedRun:
     settings: RunSettings
     folder: RunFolder
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Preprocessor
     trainer: Trainer
     steps: int
     budget: str
@@ -104,7 +104,7 @@ class _Inputs:
 
     arguments: TrainingArguments
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Preprocessor
     base: BaseModel
     options: Mapping[str, Any]
     sets: Sets
@@ -131,7 +131,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         settings=settings,
         folder=folder,
         task=inputs.task,
-        tokenizer=inputs.tokenizer,
+        preprocessor=inputs.preprocessor,
         trainer=_make_trainer(model, settings, chosen, inputs, head),
         steps=inputs.steps,
         budget=budget,
@@ -159,18 +159,18 @@ def _read_inputs(
     task = objective.load_data(settings)
     if arguments.label_smoothing_factor:
         _check_has_classes(arguments.label_smoothing_factor, task)
-    tokenizer = objective.load_preprocessor(settings.model.model)
+    preprocessor = objective.load_preprocessor(settings.model.model)
     # Before the model is loaded, whose head is drawn.
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
-    options = with_new_tokens(settings, tokenizer, base.model)
+    options = with_new_tokens(settings, preprocessor, base.model)
     if objective.preprocessor == TOKENIZER:
         _check_positions(method, settings, base)
     check_named_modules(base.model, method, options)
-    sets = objective.tokenize(settings, task, tokenizer, base)
+    sets = objective.encode(settings, task, preprocessor, base)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
-    return _Inputs(arguments, task, tokenizer, base, options, sets, steps)
+    return _Inputs(arguments, task, preprocessor, base, options, sets, steps)
 
 
 def _check_model(
@@ -206,7 +206,7 @@ def _make_trainer(
 ) -> Trainer:
     callbacks = [LossCheck(), *method.callbacks()]
     made = objective_of(settings).trainer(
-        settings, inputs.task, inputs.tokenizer, model, inputs.arguments, inputs.sets, callbacks
+        settings, inputs.task, inputs.preprocessor, model, inputs.arguments, inputs.sets, callbacks
     )
     make = method.make_optimizer
     made.plan_optimizer(

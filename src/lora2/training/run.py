@@ -217,7 +217,7 @@ def save_adapter(
             base.config.save_pretrained(temporary)
         else:
             model.save_pretrained(temporary, state_dict=state)
-        prepared.tokenizer.save_pretrained(temporary)
+        prepared.preprocessor.save_pretrained(temporary)
 
 
 def _summary(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.data.tasks.task import Task
@@ -15,6 +15,7 @@ from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.base_models.models import load_config
+from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.objective import Objective
@@ -61,14 +62,14 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
             f"model: the adapter in {folder.adapter} is of a {config.model_type} model and {name} "
             f"is {base_type}; give the model that it was trained on."
         )
-    tokenizer = _saved_tokenizer(folder, objective)
+    preprocessor = _saved_preprocessor(folder, objective)
     whole = METHODS[settings.run.method].whole
     base = objective.reload(str(folder.adapter) if whole else name, config, settings.model.dtype)
     adapted = base.model if whole else load_adapter(base.model, folder.adapter)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
-    return LoadedRun(folder, settings, task, summary, adapted, tokenizer, name)
+    return LoadedRun(folder, settings, task, summary, adapted, preprocessor, name)
 
 
 @printing_on_standard_error()
@@ -96,7 +97,7 @@ def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:
     return config
 
 
-def _saved_tokenizer(folder: RunFolder, objective: Objective) -> PreTrainedTokenizerBase:
+def _saved_preprocessor(folder: RunFolder, objective: Objective) -> Preprocessor:
     read_json(folder.adapter / objective.preprocessor_file, DAMAGED)
     what = f"the {objective.preprocessor} in {folder.adapter}"
     try:

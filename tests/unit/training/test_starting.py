@@ -72,7 +72,7 @@ def test_training_starts_with_the_tokens_of_an_adapter(
     prepared = prepared_run(base, tmp_path / "run", **chosen)
     model = prepared.trainer.model
     torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-4)
-    assert prepared.tokenizer("<tool>a</tool>").input_ids[::2] == [260, 261]
+    assert prepared.preprocessor("<tool>a</tool>").input_ids[::2] == [260, 261]
     (name,) = (n for n, p in model.named_parameters() if "token" in n and p.requires_grad)
     assert model.get_parameter(name).shape == (2, 16)
 

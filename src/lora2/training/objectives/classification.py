@@ -61,7 +61,7 @@ class Classification(Labelling):
             return {"num_labels": 1, "problem_type": "regression"}
         return {"problem_type": "single_label_classification", **super().head_fields(task)}
 
-    def tokenize(
+    def encode(
         self,
         settings: RunSettings,
         task: TaskData,

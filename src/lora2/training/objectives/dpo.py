@@ -98,7 +98,7 @@ class PreferenceOptimization(WritingObjective):
             loss_type=[settings.text.loss_type],
         )
 
-    def tokenize(
+    def encode(
         self,
         settings: RunSettings,
         task: TextTask,

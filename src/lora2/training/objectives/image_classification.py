@@ -131,8 +131,8 @@ class ImageClassification(Labelling):
         # Images are read from columns that the model does not take.
         return training_arguments(settings, folder, remove_unused_columns=False)
 
-    def tokenize(
-        self, settings: RunSettings, task: ImageTask, tokenizer: Any, base: BaseModel
+    def encode(
+        self, settings: RunSettings, task: ImageTask, preprocessor: Any, base: BaseModel
     ) -> Sets:
         """Return rows that become pixels when they are asked for."""
         channels = getattr(base.model.config, "num_channels", 3)
@@ -141,13 +141,13 @@ class ImageClassification(Labelling):
                 f"model: {settings.model.model} reads images of {channels} channels; give one that "
                 "reads three, red, green and blue."
             )
-        _check_reads(base.model, _inputs(tokenizer, task.train[:1])["pixel_values"], settings)
+        _check_reads(base.model, _inputs(preprocessor, task.train[:1])["pixel_values"], settings)
         sets = {"train": task.train, **task.validation}
         return {
-            name: rows.with_transform(partial(_inputs, tokenizer)) for name, rows in sets.items()
+            name: rows.with_transform(partial(_inputs, preprocessor)) for name, rows in sets.items()
         }
 
-    def batches_and_metrics(self, task: ImageTask, tokenizer: Any) -> dict[str, Any]:
+    def batches_and_metrics(self, task: ImageTask, preprocessor: Any) -> dict[str, Any]:
         """Return what stacks pixels, and the task's metrics."""
         return {
             "data_collator": default_data_collator,
@@ -175,7 +175,7 @@ class ImageClassification(Labelling):
     def batches(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield images as inputs of the model."""
         for start in range(0, len(rows), batch_size):
-            inputs = _inputs(run.tokenizer, rows[start : start + batch_size])
+            inputs = _inputs(run.preprocessor, rows[start : start + batch_size])
             yield BatchEncoding({"pixel_values": inputs["pixel_values"]}).to(run.model.device)
 
     def read_table(self, path: Path) -> DataTable:

@@ -133,7 +133,7 @@ class Labelling(Objective):
         self,
         settings: RunSettings,
         task: Any,
-        tokenizer: Any,
+        preprocessor: Any,
         model: nn.Module,
         arguments: TrainingArguments,
         sets: Sets,
@@ -150,11 +150,11 @@ class Labelling(Objective):
             train_dataset=sets["train"],
             eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
             callbacks=callbacks,
-            **self.batches_and_metrics(task, tokenizer),
+            **self.batches_and_metrics(task, preprocessor),
         )
 
     @abstractmethod
-    def batches_and_metrics(self, task: Any, tokenizer: Any) -> dict[str, Any]:
+    def batches_and_metrics(self, task: Any, preprocessor: Any) -> dict[str, Any]:
         """Return arguments of a trainer: what makes batches of rows, and metrics of logits."""
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:

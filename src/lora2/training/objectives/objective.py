@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from lora2.data.tasks.task import Task
 from lora2.training.base_models.models import BaseModel, load_tokenizer
+from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.output import Output
 from lora2.training.on_disk.run_folder import RunFolder
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer"
 
 Sets = dict[str, "Dataset"]
-"""Tokenized rows: "train" and the names of the validation sets."""
+"""Rows as the trainer reads them: "train" and the names of the validation sets."""
 
 
 class Objective(ABC):
@@ -59,7 +60,7 @@ class Objective(ABC):
             UserError: a package is missing, or an option does not go with this objective.
         """
 
-    def load_preprocessor(self, name: str) -> Any:
+    def load_preprocessor(self, name: str) -> Preprocessor:
         """Return what makes inputs of rows, of a model or of a run's adapter: its tokenizer.
 
         Raises:
@@ -100,17 +101,17 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def tokenize(
+    def encode(
         self,
         settings: RunSettings,
         task: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        preprocessor: Any,
         base: BaseModel,
     ) -> Sets:
         """Return the rows as the trainer reads them.
 
         Raises:
-            UserError: lengths or forms that tokenizer or model have no place for.
+            UserError: lengths or forms that preprocessor or model have no place for.
         """
 
     @abstractmethod
@@ -118,7 +119,7 @@ class Objective(ABC):
         self,
         settings: RunSettings,
         task: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        preprocessor: Any,
         model: nn.Module,
         arguments: TrainingArguments,
         sets: Sets,

@@ -95,7 +95,7 @@ class SupervisedFineTuning(WritingObjective):
         chosen = {name: getattr(settings.text, name) for name in _CONFIG}
         return trl_arguments(settings, folder, trl().SFTConfig, **chosen | fields)
 
-    def tokenize(
+    def encode(
         self,
         settings: RunSettings,
         task: TextTask,

@@ -76,7 +76,7 @@ class TokenClassification(Labelling):
         """Return the tags of all words of the training rows."""
         return [tag for row in task.train[TAGS_COLUMN] for tag in row]
 
-    def tokenize(
+    def encode(
         self,
         settings: RunSettings,
         task: TaggedTask,

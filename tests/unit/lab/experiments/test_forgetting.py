@@ -19,7 +19,7 @@ def as_prepared(model, tokenizer, objective):
     """The parts of a run that are looked at."""
     return types.SimpleNamespace(
         trainer=types.SimpleNamespace(model=model),
-        tokenizer=tokenizer,
+        preprocessor=tokenizer,
         settings=types.SimpleNamespace(objective=objective),
     )
 

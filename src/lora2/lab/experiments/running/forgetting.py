@@ -55,7 +55,8 @@ def ability(prepared: PreparedRun) -> Tensor:
     The model is left as it was, and no random number is drawn.
     """
     model: Any = prepared.trainer.model
-    batch = prepared.tokenizer(
+    tokenizer: Any = prepared.preprocessor
+    batch = tokenizer(
         list(OTHER_TEXTS),
         padding=True,
         padding_side="right",
