@@ -25,7 +25,7 @@ FORMS = ("exact", "penalty")
 CASES = (
     "ddp/exact", "ddp/penalty", "ddp-checkpointed/exact", "ddp-reentrant/penalty",
     "fsdp2/exact", "fsdp2/penalty", "fsdp2-kept/penalty", "fsdp2-root/exact",
-    "fsdp2-checkpointed/penalty", "fsdp2-reentrant/exact", "fsdp2-callback/exact",
+    "fsdp2-checkpointed/penalty", "fsdp2-reentrant/exact", "fsdp2-callback/penalty",
     "fsdp2-mixed/exact", "fsdp2-offload/penalty", "tp/exact", "tp/penalty",
 )  # fmt: skip
 # Weights of experts, and rows of tokens in an embedding that the head shares or not.

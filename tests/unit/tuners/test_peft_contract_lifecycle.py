@@ -115,15 +115,24 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(kind: Kind, tmp_path: Path) ->
 
 
 @every_kind
-def test_low_cpu_mem_usage_rounds_no_factor_to_a_base_in_half_precision(
-    kind: Kind, tmp_path: Path
+@pytest.mark.parametrize("autocast", [True, False])
+def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
+    kind: Kind, autocast: bool, tmp_path: Path
 ) -> None:
-    model = adapted(kind)
-    model.save_pretrained(tmp_path)
-    base = kind.model().to(torch.bfloat16)
-    reloaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=True)
-    loaded = adapter_state(reloaded)
-    assert all(torch.equal(loaded[key], tensor) for key, tensor in adapter_state(model).items())
+    adapted(kind).save_pretrained(tmp_path)
+    usual, low = (
+        adapter_state(
+            PeftModel.from_pretrained(
+                kind.model().to(torch.bfloat16), tmp_path,
+                low_cpu_mem_usage=low, autocast_adapter_dtype=autocast,
+            )
+        )
+        for low in (False, True)
+    )  # fmt: skip
+    assert {t.dtype for t in low.values()} == {torch.float32 if autocast else torch.bfloat16}
+    for name, tensor in usual.items():
+        assert low[name].dtype == tensor.dtype
+        assert torch.equal(low[name], tensor)
 
 
 @every_form

@@ -54,8 +54,9 @@ def add_weighted_adapter(
 
     Raises:
         UserError: an unknown adapter, combination or choice of heads, lists of different length, a
-            weight or svd_rank that is no number, several adapters with the same modules_to_save if
-            `heads` is "refuse", or weights whose sum is 0 if it is "average".
+            weight or svd_rank that is no number, a model that was given up, several adapters with
+            the same modules_to_save if `heads` is "refuse", or weights whose sum is 0 if it is
+            "average".
         NumericalError: NaN or infinity in one of the adapters.
     """
     if adapter_name in tuner.peft_config:
@@ -65,15 +66,15 @@ def add_weighted_adapter(
     _check_choices(combination_type, svd_rank, heads)
     states = _head_states(tuner, adapters, weights, heads)
     rows_from = _owner_of_rows(tuner, adapters, heads)
-    limit = None
-    if combination_type == "svd":
-        limit = svd_rank or max(_width(tuner, name) for name in adapters)
-    sizes = _joint_sizes(tuner, adapters, limit)
-    if not sizes:
+    if not any(adapted_layers(tuner.model, name) for name in adapters):
         raise UserError(
             f"adapters: no layer has {', '.join(adapters)} any more, since a model that was merged "
             "or exported is given up; load the adapter on its base model again."
         )
+    limit = None
+    if combination_type == "svd":
+        limit = svd_rank or max(_width(tuner, name) for name in adapters)
+    sizes = _joint_sizes(tuner, adapters, limit)
     # Before anything is made that a failure would leave.
     forms = {name: _sum(tuner, name, adapters, weights) for name in sizes}
     tuner.peft_config[adapter_name] = _joint_config(tuner, adapters, sizes, rows_from)

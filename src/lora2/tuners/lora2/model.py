@@ -34,8 +34,9 @@ class Lora2Model(AdaptedModel):
     expert_type = Lora2ExpertMatrix
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # Before the adapter is put in, because one that is refused is deleted again.
         self._step_allocators = StepAllocators()
+        super().__init__(*args, **kwargs)
 
     def add_to_layer(
         self, layer: AdaptedLayer, adapter_name: str, config: Lora2Config, module_name: str

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora2 import BottleneckConfig, UserError
@@ -151,6 +151,25 @@ def test_a_saved_adapter_loads_into_a_fresh_model(tmp_path: Path) -> None:
     loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path).eval()
     assert torch.equal(loaded(rows()), model(rows()))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
+    autocast: bool, tmp_path: Path
+) -> None:
+    adapted().save_pretrained(tmp_path)
+    usual, low = (
+        get_peft_model_state_dict(
+            PeftModel.from_pretrained(
+                LINEAR.model().bfloat16(), tmp_path,
+                low_cpu_mem_usage=low, autocast_adapter_dtype=autocast,
+            )
+        )
+        for low in (False, True)
+    )  # fmt: skip
+    for name, tensor in usual.items():
+        assert low[name].dtype == tensor.dtype
+        assert torch.equal(low[name], tensor)
 
 
 def test_normalisations_and_head_are_saved_with_it(tmp_path: Path) -> None:

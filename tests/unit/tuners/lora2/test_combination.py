@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+)
 from torch import Tensor
 
 from lora2 import Lora2Config, UserError
@@ -341,6 +346,17 @@ def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, 
     assert all(names[1] not in layer.lora2_states for layer in layers_of(model).values())
 
 
+# PEFT's, of the second adapter and of its end.
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Adapter encoder was active:UserWarning")
+def test_nor_in_a_model_without_peft() -> None:
+    model = tiny_bert()
+    inject_adapter_in_model(Lora2Config(k=2, target_modules=["query"]), model, "default")
+    with pytest.raises(UserError, match="adapter_name='encoder' is the name of a module"):
+        inject_adapter_in_model(Lora2Config(k=2, target_modules=["query"]), model, "encoder")
+    assert all("encoder" not in layer.lora2_states for layer in layers_of(model).values())
+
+
 def test_an_adapter_is_not_named_like_a_part_of_a_head_beside_another() -> None:
     model = get_peft_model(tiny_roberta(), Lora2Config(task_type="SEQ_CLS"))
     with pytest.raises(UserError, match="adapter_name='out_proj' is the name of a module"):
@@ -383,8 +399,9 @@ def test_a_batch_mixes_an_adapter_with_a_head_and_one_without() -> None:
             torch.testing.assert_close(mixed[chosen], alone[chosen])
 
 
-def test_a_model_that_was_merged_has_nothing_to_combine() -> None:
+@pytest.mark.parametrize("combination_type", ["cat", "svd"])
+def test_a_model_that_was_merged_has_nothing_to_combine(combination_type: str) -> None:
     model = get_peft_model(tiny_bert(), Lora2Config(k=2))
     model.merge_and_unload()
     with pytest.raises(UserError, match="no layer has default any more"):
-        model.base_model.add_weighted_adapter(["default"], [1.0], "sum")
+        model.base_model.add_weighted_adapter(["default"], [1.0], "sum", combination_type)

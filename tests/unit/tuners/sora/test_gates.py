@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 
 from lora2 import SoraConfig, UserError
 from lora2.tuners.sora import GateThreshold, prune_gates
@@ -177,6 +177,25 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path, low_cpu_mem_usage=True).eval()
     torch.testing.assert_close(loaded(rows()), model(rows()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
+    autocast: bool, tmp_path: Path
+) -> None:
+    adapted().save_pretrained(tmp_path)
+    usual, low = (
+        get_peft_model_state_dict(
+            PeftModel.from_pretrained(
+                LINEAR.model().bfloat16(), tmp_path,
+                low_cpu_mem_usage=low, autocast_adapter_dtype=autocast,
+            )
+        )
+        for low in (False, True)
+    )  # fmt: skip
+    for name, tensor in usual.items():
+        assert low[name].dtype == tensor.dtype
+        assert torch.equal(low[name], tensor)
 
 
 @ADAPTERS_OF_TRANSFORMERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -68,20 +69,30 @@ class BaseAttributes(BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         # PEFT calls this when an adapter has got the values of its file (low_cpu_mem_usage), and
         # would round them to the dtype of the base layer.
-        kept = [
-            (tensors, tensors[adapter_name])
-            for tensors in (getattr(self, name) for name in self.adapter_layer_names)
-            if isinstance(tensors, nn.ParameterDict) and adapter_name in tensors
-        ]
+        kept = {
+            (owner, name): getattr(owner, name).data
+            for owner, name in self._parameters_with_owner(adapter_name)
+        }
         if device is None:
             device = execution_device(self.get_base_layer())
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
-        for tensors, precise in kept:
-            moved = tensors[adapter_name]
+        for (owner, name), precise in kept.items():
+            moved = getattr(owner, name)
             if moved.dtype.itemsize < precise.dtype.itemsize:
-                tensors[adapter_name] = nn.Parameter(
-                    precise.to(moved.device), requires_grad=precise.requires_grad
-                )
+                values = precise.to(moved.device)
+                setattr(owner, name, nn.Parameter(values, requires_grad=moved.requires_grad))
+
+    def _parameters_with_owner(self, adapter_name: str) -> Iterator[tuple[nn.Module, str]]:
+        for held in (getattr(self, name) for name in self.adapter_layer_names):
+            if adapter_name not in held:
+                continue
+            if isinstance(held, nn.ParameterDict):
+                yield held, adapter_name
+            elif isinstance(held, nn.ModuleDict):
+                for module in held[adapter_name].modules():
+                    yield from (
+                        (module, name) for name, _ in module.named_parameters(recurse=False)
+                    )
 
     # PEFT's `disable_input_dtype_casting` sets it.
     cast_input_dtype_enabled = True

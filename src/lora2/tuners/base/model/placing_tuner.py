@@ -12,6 +12,7 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import with_partitioned
+from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore
 from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
@@ -37,6 +38,15 @@ class PlacingTuner(BaseTuner):
         complete_wrappers(model)
         encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
         encoders += leave_fast_path(model)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype:
+            return
+        # Without it an adapter has the dtype of its base, also one with the values of a file.
+        for module in self.model.modules():
+            if isinstance(module, BaseAttributes):
+                module.move_to_base_layer(adapter_name)
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
