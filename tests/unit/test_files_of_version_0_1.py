@@ -25,6 +25,8 @@ from lora2.tuners.base.layers.adapted_layer import layers_with
 from unit.models import Examples
 from upstream import WRITTEN_WITH_NUMPY_2
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1"
 ADAPTERS = sorted(path.name for path in (FIXTURES / "adapters").iterdir() if path.is_dir())
 RECORDS = sorted((FIXTURES / "records").glob("stsb-*.json"))

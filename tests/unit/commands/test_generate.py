@@ -12,6 +12,8 @@ from language_model import byte_tokenizer, save_language_model, train_texts, wri
 from lora2.training.base_models.generation import encode, generate
 from lora2.training.saved_run import load_saved_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

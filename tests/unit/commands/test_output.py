@@ -13,6 +13,8 @@ from command_line import lora2, refused
 from language_model import train_texts
 from lora2.training import saved_run
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("the table is here", "a doctor, away")
 
 

@@ -19,6 +19,8 @@ from lora2.commands.sentences import as_sentence
 from lora2.errors import NumericalError
 from lora2_cli.main import NOT_READ
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
 @pytest.mark.parametrize("command", [("--help",), ("train", "--help"), ("inspect", "RUN")], ids=str)

@@ -12,6 +12,8 @@ from architectures import ARCHITECTURES, Architecture
 from lora2 import Lora2Config, UserError, export_lora, export_merged
 from lora2.exchange.verification import sample_batch
 
+pytestmark = pytest.mark.slow
+
 ADAPTER = {"k": 2, "init_r": 2, "target_modules": "all-linear", "init_weights": False}
 
 

@@ -235,6 +235,7 @@ def first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+@pytest.mark.slow
 @dynamo
 @pytest.mark.parametrize(
     ("kind", "backend", "form"),
@@ -267,6 +268,7 @@ def test_compiled_layer_gives_the_same_output_and_gradients(
         torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @dynamo
 @pytest.mark.parametrize("form", ["exact", "penalty"])
 def test_compiled_model_trains(form: str) -> None:

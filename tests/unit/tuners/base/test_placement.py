@@ -31,6 +31,8 @@ from unit.models import Examples, bert_batch, disturb, layers_of, tiny_bert
 from unit.training_case import PRUNING, TOTAL, arguments, bert_model, callback_of
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
+pytestmark = pytest.mark.slow
+
 MATRICES = 12  # of a tiny BERT
 
 
