@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,11 @@ def check_can_make(path: Path, folder: Path) -> None:
             f"output: {path} cannot be made in {folder} ({error.strerror}); change the "
             "permissions of that folder, or give another."
         ) from error
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a path has the name of what a killed process has not written to its end."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name) is not None
 
 
 def _temporary(path: Path) -> Path:

@@ -96,6 +96,33 @@ def test_foreign_folder_is_not_touched_even_with_overwrite(tiny_model, tmp_path,
     assert (tmp_path / "thesis.tex").read_text() == "important"
 
 
+@pytest.mark.parametrize("ends_in", ["clearing", "starting"])
+def test_a_run_that_was_being_replaced_when_its_process_ended_is_replaced(
+    ends_in, tiny_model, finished_run, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+
+    def remove_files(entry):
+        if entry.is_dir():
+            raise KeyboardInterrupt
+        entry.unlink(missing_ok=True)
+
+    def write_half(file, content):
+        file.with_name(f".{file.name}.{'0' * 16}.tmp").write_bytes(content[:9])
+        raise KeyboardInterrupt
+
+    steps = {"clearing": ("_remove", remove_files), "starting": ("write_atomically", write_half)}
+    name, ended = steps[ends_in]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lora2.training.on_disk.run_folder.{name}", ended)
+        assert train(tiny_model, folder, "--overwrite") == 130
+    command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options())
+    assert "a run that was removed in part; add --overwrite" in refused(capsys, *command)
+    assert train(tiny_model, folder, "--overwrite", num_train_epochs=1, tfinal=1) == 0
+    assert not list(folder.glob(".*.tmp"))
+
+
 def test_overwrite_replaces_the_run(tiny_model, finished_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)

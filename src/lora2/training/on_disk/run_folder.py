@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
-from lora2.support.files import as_json, write_atomically
+from lora2.support.files import as_json, is_temporary, write_atomically
 from lora2.training.on_disk.run_files import DAMAGED, check_options, check_task
 from lora2.training.on_disk.summary import RunSummary, check_baseline
 
@@ -145,14 +145,17 @@ class RunFolder:
             )
         if not self.path.is_dir() or self._is_bare():
             return
-        if not self.is_run:
+        is_rest = self._is_rest_of_run()
+        if not self.is_run and not is_rest:
             raise UserError(
                 f"output_dir: {self.path} holds files that are no run of lora2; give another "
                 "folder."
             )
         if not overwrite:
             resume = ""
-            if self.is_finished:
+            if is_rest:
+                state = "a run that was removed in part"
+            elif self.is_finished:
                 state = "a finished run"
             elif self.has_diverged:
                 state = "a run that diverged"
@@ -317,7 +320,8 @@ class RunFolder:
         return baseline
 
     def _clear(self) -> None:
-        for entry in self.entries:
+        left = filter(is_temporary, self.path.iterdir()) if self.path.is_dir() else ()
+        for entry in (*self.entries, *left):
             if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
                 # The link may lead to a larger disk, to which the next run is to write as well.
                 for each in entry.glob("checkpoint-*"):
@@ -331,6 +335,12 @@ class RunFolder:
             entry == self._lock or (entry == self.checkpoints and entry.is_dir())
             for entry in self.path.iterdir()
         )
+
+    def _is_rest_of_run(self) -> bool:
+        """Whether a run was being cleared, or started, when its process ended."""
+        entries = set(self.path.iterdir())
+        others = {entry for entry in entries - {*self.entries} if not is_temporary(entry)}
+        return not self.is_run and others == {self._lock}
 
     @property
     def entries(self) -> Sequence[Path]:
