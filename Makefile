@@ -61,7 +61,7 @@ lint: env ## ruff (rules and format) and import-linter (which folder may import 
 types: env ## mypy
 	$(BIN)/mypy
 
-unit: env ## the default tests: CPU, no network, four to seven minutes
+unit: env ## the default tests: CPU, no network, about four minutes
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
 slow: env ## whole trainings, commands, experiments, and real pretrained weights, on the CPU

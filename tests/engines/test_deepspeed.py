@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from command_line import save_tiny_model, small_options
+from forked_commands import ForkedCommands
 from lora2.support.checked_files import read_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "slow" / "distributed"))
@@ -28,12 +29,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, forked: ForkedCommands) -> Path:
     """The folder in which all trainings are."""
     path = tmp_path_factory.mktemp("zero")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        engine_table.run_zero(path)
+    engine_table.run_zero(path, forked)
     return path
 
 

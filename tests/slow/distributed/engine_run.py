@@ -1,6 +1,8 @@
 """Trains one adapter on every engine that is asked for, and writes what comes of it.
 
-    python engine_run.py PROCESSES FOLDER CASE...
+    engine_run.py FOLDER CASE...
+
+It is run in one process, or in several that know each other as `torchrun` tells them.
 
 A CASE is an engine and a form, as fsdp2/penalty; with @START it is resumed from the checkpoint that
 another run left in the folder START. In FOLDER, each case gets a folder, in `resumed` if it is:
@@ -12,15 +14,12 @@ training, if one did.
 
 import json
 import os
-import signal
-import socket
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -254,6 +253,7 @@ class CallbackTraining(Training):
 
 def new_training(engine: str, form: str) -> Training:
     if engine.startswith("zero"):
+        sys.path.insert(0, str(Path(__file__).parent))
         from zero_training import ZeroTraining
 
         return ZeroTraining(engine, form)
@@ -329,57 +329,6 @@ def main(folder: Path, words: list[str]) -> None:
         dist.destroy_process_group()
 
 
-def main_in_processes(processes: int, folder: Path, words: list[str]) -> int:
-    """Run `main` in processes that know each other as `torchrun` tells them; return the exit code.
-
-    They are forked, so that all of them together import torch and transformers once.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": processes}
-    children: set[int] = set()
-    for rank in range(processes):
-        child = os.fork()
-        if not child:
-            own = shared | {"RANK": rank, "LOCAL_RANK": rank}
-            os.environ |= {name: str(value) for name, value in own.items()}
-            leave(_code_of_main(folder, words))
-        children.add(child)
-    while children:
-        ended, status = os.wait()
-        children.discard(ended)
-        if status:
-            # The others would wait for it.
-            for child in children:
-                os.kill(child, signal.SIGKILL)
-            return 1
-    return 0
-
-
-def _code_of_main(folder: Path, words: list[str]) -> int:
-    try:
-        main(folder, words)
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def leave(code: int) -> NoReturn:
-    """End the process: all is written.
-
-    While Python takes its modules down, gloo's threads may end the process with SIGABRT ("terminate
-    called without an active exception"), which says nothing of the trainings.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    number, place, *cases = sys.argv[1:]
-    if int(number) == 1:
-        main(Path(place), cases)
-        leave(0)
-    leave(main_in_processes(int(number), Path(place), cases))
+    place, *cases = sys.argv[1:]
+    main(Path(place), cases)

@@ -1,11 +1,9 @@
-"""Starts the engines on gloo processes, and makes a table of what each of them does.
+"""Forks the engines' gloo processes, and makes a table of what each of them does.
 
 A cell is "yes", or a word or sentence for why not.
 """
 
 import json
-import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+
+from forked_commands import ForkedCommands
 
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_run
@@ -64,19 +64,19 @@ class Row(NamedTuple):
     from_4_to_2: str
 
 
-def run_all(folder: Path) -> None:
+def run_all(folder: Path, forked: ForkedCommands) -> None:
     """Train everything: one process, two, four, and resumed from two by four and back."""
     ones = dict.fromkeys(_one(case) for case in (*CASES, *OF_OTHER_MODELS))
-    _launch(1, folder / "1", list(ones))
-    _launch(2, folder / "2", [*CASES, *OF_OTHER_MODELS, *REFUSED])
-    _launch(4, folder / "4", [*RESUMED, *(f"{case}@{folder / '2'}" for case in RESUMED)])
-    _launch(2, folder / "2", [f"{case}@{folder / '4'}" for case in RESUMED])
+    _launch(forked, 1, folder / "1", list(ones))
+    _launch(forked, 2, folder / "2", [*CASES, *OF_OTHER_MODELS, *REFUSED])
+    _launch(forked, 4, folder / "4", [*RESUMED, *(f"{case}@{folder / '2'}" for case in RESUMED)])
+    _launch(forked, 2, folder / "2", [f"{case}@{folder / '4'}" for case in RESUMED])
 
 
-def run_zero(folder: Path) -> None:
+def run_zero(folder: Path, forked: ForkedCommands) -> None:
     """Train one process and, by DeepSpeed ZeRO, two."""
-    _launch(1, folder / "1", list(dict.fromkeys(_one(case) for case in ZERO)))
-    _launch(2, folder / "2", list(ZERO))
+    _launch(forked, 1, folder / "1", list(dict.fromkeys(_one(case) for case in ZERO)))
+    _launch(forked, 2, folder / "2", list(ZERO), DS_ACCELERATOR="cpu")
 
 
 def table_of_zero(folder: Path) -> dict[str, Row]:
@@ -152,16 +152,17 @@ def _one(case: str) -> str:
     return f"one/{form}" if name == "llama" else f"one-{name}/{form}"
 
 
-def _launch(processes: int, folder: Path, cases: list[str]) -> None:
-    script = str(Path(engine_run.__file__))
-    command = [sys.executable, script, str(processes), str(folder), *cases]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=600,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+def _launch(
+    forked: ForkedCommands, processes: int, folder: Path, cases: list[str], **environment: str
+) -> None:
+    folder.mkdir(exist_ok=True)
+    done = forked.call(
+        [str(folder), *cases], folder,
+        processes=processes, program=str(engine_run.__file__), seconds=600,
+        environment=environment,
     )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"{processes} processes: {done.stderr[-4000:]}")
+    if done.code:
+        raise RuntimeError(f"{processes} processes: {done.errors[-4000:]}")
 
 
 def _yes(holds: bool, otherwise: str) -> str:

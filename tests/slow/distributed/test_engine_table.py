@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from forked_commands import ForkedCommands
+
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_run
 import engine_table
@@ -15,10 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, forked: ForkedCommands) -> Path:
     """The folder in which all trainings are."""
     path = tmp_path_factory.mktemp("engines")
-    engine_table.run_all(path)
+    engine_table.run_all(path, forked)
     return path
 
 
