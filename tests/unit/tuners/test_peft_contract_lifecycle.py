@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import Lora2Config, UserError, compact_adapter
+from unit.low_memory import assert_loaded_alike
 from unit.models import (
     ADAPTER_FORMS,
     KIND_IDS,
@@ -120,19 +121,7 @@ def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
     kind: Kind, autocast: bool, tmp_path: Path
 ) -> None:
     adapted(kind).save_pretrained(tmp_path)
-    usual, low = (
-        adapter_state(
-            PeftModel.from_pretrained(
-                kind.model().to(torch.bfloat16), tmp_path,
-                low_cpu_mem_usage=low, autocast_adapter_dtype=autocast,
-            )
-        )
-        for low in (False, True)
-    )  # fmt: skip
-    assert {t.dtype for t in low.values()} == {torch.float32 if autocast else torch.bfloat16}
-    for name, tensor in usual.items():
-        assert low[name].dtype == tensor.dtype
-        assert torch.equal(low[name], tensor)
+    assert_loaded_alike(kind.model, tmp_path, autocast)
 
 
 @every_form

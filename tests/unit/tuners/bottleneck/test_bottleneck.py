@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import BottleneckConfig, UserError
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 from oracle import assert_agrees, product, transpose
+from unit.low_memory import assert_loaded_alike
 from unit.models import (
     CONV1D,
     CONV2D,
@@ -158,18 +159,7 @@ def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
     autocast: bool, tmp_path: Path
 ) -> None:
     adapted().save_pretrained(tmp_path)
-    usual, low = (
-        get_peft_model_state_dict(
-            PeftModel.from_pretrained(
-                LINEAR.model().bfloat16(), tmp_path,
-                low_cpu_mem_usage=low, autocast_adapter_dtype=autocast,
-            )
-        )
-        for low in (False, True)
-    )  # fmt: skip
-    for name, tensor in usual.items():
-        assert low[name].dtype == tensor.dtype
-        assert torch.equal(low[name], tensor)
+    assert_loaded_alike(LINEAR.model, tmp_path, autocast)
 
 
 def test_normalisations_and_head_are_saved_with_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class BaseAttributes(BaseTunerLayer):
     output_padding = of_base_layer("output_padding")
 
     def move_to_base_layer(self, adapter_name: str) -> None:
-        """Move an adapter that was made now to the device of the base layer, and to its dtype."""
+        """Move an adapter to the device of the base layer, and to its dtype."""
         # PEFT would move it to the device of an offloaded weight, where no values are.
         device = execution_device(self.get_base_layer())
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
