@@ -13,9 +13,6 @@ from torch import Tensor
 from lora2.mathematics.newton_schulz import by_products, newton_schulz
 from lora2.mathematics.transforms import is_differentiated_again, is_traced, is_transformed
 
-# Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
-_SMALLEST_EIGENVALUE = 1e-10
-
 
 def inverse_square_root(gram: Tensor) -> Tensor:
     """Return G^(-1/2) of a symmetric positive definite matrix; gram [..., k, k]."""
@@ -59,8 +56,12 @@ class ByEigenvalues(torch.autograd.Function):
 
 def _by_eigenvalues(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (G^(-1/2), roots s of the eigenvalues, eigenvectors E)."""
+    # Below this share of the mean eigenvalue a direction counts as lost; it keeps x^(-1/2) finite.
+    # It is no constant of the module: `torch.compile(dynamic=True)` takes such a float for an
+    # input of the graph, and torch 2.13 cannot hand one to a second autograd Function.
+    smallest_share = 1e-10
     eigenvalues, E = _eigh(gram)
-    floor = _SMALLEST_EIGENVALUE * eigenvalues.mean(-1, keepdim=True)
+    floor = smallest_share * eigenvalues.mean(-1, keepdim=True)
     s = torch.maximum(eigenvalues, floor).sqrt()
     return (E / s.unsqueeze(-2)) @ E.mT, s, E
 

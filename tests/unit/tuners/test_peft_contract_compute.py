@@ -6,11 +6,13 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lora2 import Lora2Config
+from lora2.tuners.lora2.training_hook import hooks_in
 from unit.models import (
     ADAPTER_FORMS,
     ATTENTION,
@@ -299,3 +301,46 @@ def test_compiled_transformer_has_no_graph_break(orthogonality: str) -> None:
     for _ in range(2):
         torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss)
     assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+@dynamo
+@pytest.mark.parametrize("orthogonality", ["exact", "penalty"])
+def test_model_compiled_for_all_shapes_trains_as_the_plain_one(orthogonality: str) -> None:
+    torch._dynamo.reset()
+    config = Lora2Config(target_modules=["0", "1"], k=3, init_r=3, orthogonality=orthogonality)
+    base = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6))
+    model = get_peft_model(base, config).train()
+    disturb(model)
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for rows in (4, 5):
+        x = torch.randn(rows, 6)
+        wanted = torch.autograd.grad(model(x).square().mean(), trained)
+        found = torch.autograd.grad(compiled(x).square().mean(), trained)
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+@dynamo
+@pytest.mark.parametrize("losses_are_summed", [False, True])
+def test_penalty_is_not_compiled_again_for_each_micro_batch(losses_are_summed: bool) -> None:
+    torch._dynamo.reset()
+    base = tiny_bert(num_hidden_layers=1)
+    base.config.problem_type = "single_label_classification"
+    model = get_peft_model(base, Lora2Config(k=3, init_r=4, orthogonality="penalty")).train()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    batch = bert_batch()
+    if losses_are_summed:
+        batch["num_items_in_batch"] = torch.tensor(4)
+    compilations = []
+    for _ in range(3):
+        for _ in range(4):
+            compiled(**batch).loss.backward()
+            compilations.append(counter.frame_count)
+        for hook in hooks_in(model):
+            hook.meter.end_step()
+    # A step's first micro-batch has nothing to add to, where losses are summed.
+    assert len(set(compilations)) == 1 + losses_are_summed
+    assert compilations[1] == compilations[-1]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class PenaltyMeter:
-    """Adds up what each micro-batch adds to the loss, and averages over optimizer steps.
+    """Takes in what each micro-batch adds to the loss, and averages over optimizer steps.
 
     Attributes:
         losses_are_summed: whether the trainer adds up the losses of its micro-batches instead of
@@ -15,27 +15,29 @@ class PenaltyMeter:
 
     def __init__(self) -> None:
         self.losses_are_summed = False
-        # Sums over the micro-batches of the present step, and over the steps that have ended.
-        self._total: Tensor | float = 0.0
-        self._micro_batches = 0
+        # What the loss of the present step has of it, and the sum over the steps that have ended.
+        self._present: Tensor | None = None
         self._ended: Tensor | float = 0.0
         self._ended_steps = 0
 
     @property
     def has_added(self) -> bool:
         """Whether the penalty has joined a loss in the present optimizer step."""
-        return self._micro_batches > 0
+        return self._present is not None
 
     def add(self, penalty: Tensor) -> None:
-        """Count what was added to the loss of one micro-batch; the device is not waited for."""
-        self._total, self._micro_batches = self._total + penalty.detach(), self._micro_batches + 1
+        """Take in what was added to the loss of one micro-batch; the device is not waited for."""
+        # Where losses are averaged, all of a step have the same: the weights are the same. They are
+        # not counted, because a compiler would compile the model again for each number.
+        added = penalty.detach()
+        if self.losses_are_summed and self._present is not None:
+            added = self._present + added
+        self._present = added
 
     def end_step(self) -> None:
         """Close an optimizer step."""
-        if self._micro_batches:
-            divisor = 1 if self.losses_are_summed else self._micro_batches
-            self._ended = self._ended + self._total / divisor
-            self._total, self._micro_batches = 0.0, 0
+        if self._present is not None:
+            self._ended, self._present = self._ended + self._present, None
             self._ended_steps += 1
 
     def take_mean(self) -> float | None:

@@ -48,10 +48,12 @@ class TrainingHook:
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
         """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
-        if must_stay_plain():
-            return
         layers = self._layers(model)
         trains = model.training and torch.is_grad_enabled()
+        if must_stay_plain():
+            if trains and torch.compiler.is_compiling():
+                _make_trained_factors_precise(layers, model)
+            return
         # FSDP2 reduces a module's gradients as soon as the backward pass has left it, and takes
         # care of dtypes itself: each layer computes its own factors.
         if not is_fully_sharding():
@@ -163,12 +165,20 @@ class TrainingHook:
 def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:
     """Undo what casts u, Λ and 𝒰 to half precision, such as `autocast_adapter_dtype=False`."""
     for name, _ in _trained_among(layers, model):
+        holders = [layer for layer in layers if layer.has_effect(name)]
         # A cast reaches all layers: one is looked at, in each forward pass.
-        first = next(layer for layer in layers if layer.has_effect(name))
-        if are_rounded(first.parameters_of(name)):
-            for layer in layers:
-                if layer.has_effect(name):
-                    make_precise(layer.parameters_of(name))
+        if are_rounded(holders[0].parameters_of(name)):
+            _make_precise(holders, name)
+
+
+# A compiled graph cannot give a parameter another dtype; the model is compiled again after it.
+@torch.compiler.disable(
+    reason="u, Λ and 𝒰 are in half precision, in which they cannot be trained: call the model once "
+    "in training mode before it is compiled with fullgraph=True"
+)
+def _make_precise(layers: list[Lora2Layer], adapter_name: str) -> None:
+    for layer in layers:
+        make_precise(layer.parameters_of(adapter_name))
 
 
 def _active_adapters(layers: list[Lora2Layer]) -> list[str]:

@@ -6,11 +6,14 @@ import torch
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
 
 
-@pytest.mark.parametrize(("losses_are_summed", "mean"), [(False, (2.0 + 5.0) / 2), (True, 4.5)])
-def test_mean_over_steps_counts_each_micro_batch_as_the_loss_does(losses_are_summed, mean):
+@pytest.mark.parametrize(
+    ("losses_are_summed", "steps", "mean"),
+    [(False, ((2.0, 2.0), (5.0,)), (2.0 + 5.0) / 2), (True, ((1.0, 3.0), (5.0,)), (4.0 + 5.0) / 2)],
+)
+def test_mean_over_steps_counts_each_micro_batch_as_the_loss_does(losses_are_summed, steps, mean):
     meter = PenaltyMeter()
     meter.losses_are_summed = losses_are_summed
-    for step in ((1.0, 3.0), (5.0,)):
+    for step in steps:
         for penalty in step:
             meter.add(torch.tensor(penalty))
         meter.end_step()

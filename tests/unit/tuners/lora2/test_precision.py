@@ -64,13 +64,31 @@ def cast_one_by_one() -> PeftModel:
     return model
 
 
-@pytest.mark.parametrize(
+every_cast = pytest.mark.parametrize(
     "make", [cast_after_wrapping, made_in_half_precision, cast_one_by_one], ids=lambda m: m.__name__
 )
+
+
+@every_cast
 def test_singular_values_move_in_a_plain_loop(make) -> None:
     model = make().train()
     assert (lambdas(model) == 1).all()
     train_one_step(model)
+    assert (lambdas(model) != 1).all()
+    assert dtypes(model, INNER) == {torch.float32}
+
+
+@pytest.mark.slow
+# How dynamo (torch 2.13) traces any autograd.Function, and any code after a graph break.
+@pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
+@every_cast
+def test_singular_values_move_in_a_loop_that_was_compiled_first(make) -> None:
+    torch._dynamo.reset()
+    model = make().train()
+    train_one_step(torch.compile(model, backend="eager"))
     assert (lambdas(model) != 1).all()
     assert dtypes(model, INNER) == {torch.float32}
 
