@@ -75,8 +75,24 @@ def test_measures_are_behind_the_average_and_written_once():
     assert [line[-2:] for line in found] == [("1,234", "–"), *[("", "")] * 4]
     assert {len(line) for line in found} == {len(lines.heading(table))}
     rows = list(csv.DictReader(io.StringIO(comma_separated.render(table))))
-    (line,) = [line for line in rows if (line["label"], line["column"]) == ("LoRA", "file")]
-    assert (line["last_mean"], line["last_count"], line["best_mean"]) == ("1234.5", "1", "")
+    (line,) = [line for line in rows if (line["label"], line["column"]) == ("LoRA²", "file")]
+    assert (line["last_mean"], line["last_count"], line["best_mean"]) == ("1234.5", "2", "")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "mean", "count"),
+    [
+        ({"cola": {0: 1, 1: 2, 2: 6}, "mnli": {0: 8, 1: 4}}, ((1 + 8) / 2 + (2 + 4) / 2) / 2, 2),
+        ({"cola": {0: 1, 1: 2, 2: 6}, "mnli": {1: 4}}, (2 + 4) / 2, 1),
+    ],
+)
+def test_a_measure_is_averaged_as_the_scores_are(numbers, mean, count):
+    def of(record):
+        return numbers[record.description.task].get(record.description.seed)
+
+    table = summarize(dataclasses.replace(GRID, measures=(Measure("one", "one", of),)), FIND)
+    (found,) = table.rows[0].measures
+    assert (found.mean, found.count) == (mean, count)
 
 
 def test_costs_are_those_of_rows_with_a_score_in_every_column():

@@ -21,7 +21,7 @@ class ParetoPoint:
     """A row.
 
     Attributes:
-        cost: mean over its runs.
+        cost: averaged over its runs as the score is.
         score: the average of its last evaluations, mean over seeds.
         deviation: standard deviation over seeds; zero of a single seed.
     """
@@ -64,10 +64,8 @@ def costs(table: ResultTable) -> dict[str, dict[str, ParetoPoint]]:
         score = row.average.last
         if score is None:
             continue
-        size = row.parameters.final or row.parameters.initial
-        mean_size = None if size is None else sum(size) / 2
-        measured = (None if each is None else each.mean for each in row.measures)
-        for points, cost in zip(found.values(), (mean_size, *measured), strict=True):
+        averages = (row.parameters.average, *row.measures)
+        for points, cost in zip(found.values(), averages, strict=True):
             if cost is not None:
-                points[row.row.name] = ParetoPoint(cost, score.mean, score.deviation or 0.0)
+                points[row.row.name] = ParetoPoint(cost.mean, score.mean, score.deviation or 0.0)
     return found

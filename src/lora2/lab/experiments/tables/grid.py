@@ -44,7 +44,8 @@ class Measure:
     Attributes:
         name: key of the column in files for programs.
         label: as tables print it, with its unit.
-        of: the number of a run, of which the table shows the mean; None where its record has none.
+        of: the number of a run, which the table averages as the scores, over tasks and then seeds;
+            None where its record has none.
         digits: decimals that are printed.
         by_row: the number of each row by its name, where it was not measured in the runs.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
@@ -18,6 +19,7 @@ Find = Callable[[RunDescription], RunRecord | None]
 
 _Records = Mapping[RunDescription, RunRecord | None]
 _Values = dict[str, dict[int, float]]
+_Number = Callable[[RunRecord], float | None]
 
 _NOT_IN_PAPER = PaperRow({}, None, None, False)
 
@@ -89,6 +91,22 @@ def _values(
     return found
 
 
+def _averaged(
+    row: Row, columns: Sequence[Column], records: _Records, number: _Number
+) -> Estimate | None:
+    """Average a number of the runs as a score is averaged: over the tasks, then over the seeds.
+
+    A mean over all runs would give a task with more of them more weight.
+    """
+    found: _Values = {column.name: {} for column in columns}
+    for column in columns:
+        for record in _finished(row.runs.get(column.task, ()), records):
+            value = number(record)
+            if value is not None:
+                found[column.name][record.description.seed] = value
+    return estimate(averages_by_seed(found, columns).values())
+
+
 def _finished(runs: Sequence[RunDescription], records: _Records) -> list[RunRecord]:
     found = (records[run] for run in runs)
     return [record for record in found if record is not None and record.finished]
@@ -121,31 +139,34 @@ def _measured(
     if measure.by_row is not None:
         return estimate([measure.by_row[row.name]] if row.name in measure.by_row else [])
     # A cut has been scored, and nothing else of it was measured.
-    found = [] if row.cut is not None else _all_finished(row, columns, records)
-    return estimate([value for record in found if (value := measure.of(record)) is not None])
+    return None if row.cut is not None else _averaged(row, columns, records, measure.of)
 
 
 def _parameters(
     row: Row, columns: Sequence[Column], records: _Records, paper: PaperRow
 ) -> Parameters:
     counts = [
-        (record.trainable_parameters["adapter"], _final_parameters(row, record))
+        (record.trainable_parameters["adapter"], left)
         for record in _all_finished(row, columns, records)
-        # A method without an adapter may count none.
-        if {"adapter"} <= record.trainable_parameters.keys() & record.final_parameters.keys()
+        if (left := _final_parameters(row, record)) is not None
     ]
     if not counts:
         return Parameters(None, None, paper.parameters)
-    initial, final = zip(*counts, strict=True)
+    initial = [trained for trained, _ in counts]
+    final = [left for _, left in counts]
     return Parameters(
         initial=(min(initial), max(initial)),
         # Run by run: extents may agree although some run between them was pruned.
         final=None if initial == final else (min(final), max(final)),
         paper=paper.parameters,
+        average=_averaged(row, columns, records, partial(_final_parameters, row)),
     )
 
 
-def _final_parameters(row: Row, record: RunRecord) -> int:
+def _final_parameters(row: Row, record: RunRecord) -> int | None:
+    # A method without an adapter may count none.
+    if not {"adapter"} <= record.trainable_parameters.keys() & record.final_parameters.keys():
+        return None
     if row.cut is not None:
         cut: int = record.cut(row.cut)["parameters"]
         return cut

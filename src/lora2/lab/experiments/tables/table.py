@@ -63,11 +63,13 @@ class Parameters:
         initial: at the start; None if no run has finished.
         final: after pruning; None where nothing was pruned.
         paper: as the paper prints them.
+        average: at the end, averaged as the scores are.
     """
 
     initial: tuple[int, int] | None
     final: tuple[int, int] | None
     paper: str | None
+    average: Estimate | None = None
 
 
 @dataclass(frozen=True)
