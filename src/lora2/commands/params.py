@@ -68,8 +68,8 @@ def execute(arguments: Sequence[str]) -> int:
     said = [f"{parameters:,}"]
     if options.target_r is not None:
         budget = {name: getattr(options, name) for name in _BUDGET}
-        least_and_most = size_in_words(final(config, options.method, sizes | budget))
-        said.append(f"at the end: {least_and_most}, as a LoRA")
+        size = size_in_words(final(config, options.method, sizes | budget))
+        said.append(f"at the end: {size}")
     print(*said, sep="\n")
     return 0
 

@@ -36,7 +36,7 @@ def plan_table(prepared: PreparedRun) -> Table:
     adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
     final = final_size(prepared.trainer.model)
     if final is not None:
-        adapter += f", {size_in_words(final)} at the end, counted as a LoRA"
+        adapter += f", at the end {size_in_words(final)}"
     table.add_row("adapter", adapter)
     if prepared.parameters["head"]:
         table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
@@ -56,9 +56,15 @@ def _rows_of(name: str) -> str:
 
 
 def size_in_words(final: tuple[int, int]) -> str:
-    """Return the bounds of a final size as tables and `lora2 params` print them."""
-    fewest, most = final
-    return f"at most {most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    """Return the bounds of a final size, and its weight, as tables and `lora2 params` print them.
+
+    final: the fewest and the most parameters; equal where only the most is known.
+    """
+    # A file says some hundred bytes more of each tensor.
+    kilobytes = [f"{4 * count / 1000:,.0f}" for count in dict.fromkeys(final)]
+    counts = [f"{count:,}" for count in dict.fromkeys(final)]
+    bound = "at most " if len(counts) == 1 else ""
+    return f"{bound}{' to '.join(counts)}, as a LoRA ({' to '.join(kilobytes)} kB in float32)"
 
 
 def summary_table(summary: RunSummary) -> Table:

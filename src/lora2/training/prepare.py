@@ -31,6 +31,7 @@ from lora2.training.base_models.positions import positions_of
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
+from lora2.training.checks.token_ids import check_token_ids
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
@@ -168,6 +169,8 @@ def _read_inputs(
         _check_positions(method, settings, base)
     check_named_modules(base.model, method, options)
     sets = objective.encode(settings, task, preprocessor, base)
+    if objective.preprocessor == TOKENIZER:
+        check_token_ids(sets, base.model, settings.model.model)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
     return _Inputs(arguments, task, preprocessor, base, options, sets, steps)

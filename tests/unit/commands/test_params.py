@@ -41,20 +41,20 @@ def test_params_counts_other_methods_of_peft(arguments, printed, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "at_the_end"),
+    ("arguments", "at_the_end", "kilobytes"),
     [
         # A value of each matrix on average: 72 of those of 768 to 768 that cost least, or of the
         # 24 feed-forward matrices, which have eight each.
-        ("--target_r 1", f"{48 * 1536 + 24 * 1536:,} to {72 * 3840:,}"),
-        ("--target_r 1 --budget_unit parameters", f"at most {48 * 1536 + 24 * 3840:,}"),
-        ("--k 1 --target_r 8", "at most 165,888"),
+        ("--target_r 1", f"{48 * 1536 + 24 * 1536:,} to {72 * 3840:,}", "442 to 1,106"),
+        ("--target_r 1 --budget_unit parameters", f"at most {48 * 1536 + 24 * 3840:,}", "664"),
+        ("--k 1 --target_r 8", "at most 165,888", "664"),
     ],
 )
-def test_params_says_how_small_pruning_makes_an_adapter(arguments, at_the_end, capsys):
+def test_params_says_how_small_pruning_makes_an_adapter(arguments, at_the_end, kilobytes, capsys):
     assert lora2("params", "--arch=deberta-v3-base", *arguments.split()) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first in ("1,336,896", "167,616")
-    assert second == f"at the end: {at_the_end}, as a LoRA"
+    assert second == f"at the end: {at_the_end}, as a LoRA ({kilobytes} kB in float32)"
 
 
 @pytest.mark.parametrize(
