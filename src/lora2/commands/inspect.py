@@ -65,7 +65,8 @@ def _read_kept(folder: RunFolder) -> dict[str, int]:
 
 def _kept(folder: RunFolder, kept: dict[str, int], initial: int, console: Console) -> list[Path]:
     if not kept:
-        console.print("There is no LoRA² adapter yet, so no kept singular values.")
+        yet = "" if folder.is_finished else " yet"
+        console.print(f"There is no LoRA² adapter{yet}, so no kept singular values.")
         return []
     grid = kept_grid(kept, initial)
     print_table(console, kept_table(*summed_over_experts(grid)))

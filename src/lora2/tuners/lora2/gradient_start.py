@@ -61,10 +61,14 @@ def start_from_gradients(
 
     Raises:
         UserError: there is no such adapter, it is trained already or split over processes, the
-            model returns no loss, or there are fewer than two batches.
+            model returns no loss, `batches` are none, or fewer than two.
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
+    if not isinstance(batches, Iterable) or isinstance(batches, str):
+        raise UserError(
+            f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
+        )
     layers = _layers(model, adapter_name)
     seen = _gradients(model, islice(batches, BATCHES), layers, adapter_name, loss or _own_loss)
     counts = [len(each) for each in seen.values()]

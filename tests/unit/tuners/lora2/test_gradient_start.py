@@ -180,6 +180,8 @@ def broken(model):
     [
         (lambda model: BATCHES[:1], UserError, "batches: got 1; give two at least"),
         (lambda model: [], UserError, "batches: got 0"),
+        (lambda model: 5, UserError, "batches: got 5; give batches as the model takes them"),
+        (lambda model: "train", UserError, "batches: got 'train'; give batches"),
         (no_loss, UserError, "returned no loss for a batch"),
         (broken, NumericalError, "NaN or infinity in the gradient of base_model"),
     ],
