@@ -56,15 +56,15 @@ def _rows_of(name: str) -> str:
 
 
 def size_in_words(final: tuple[int, int]) -> str:
-    """Return the bounds of a final size, and its weight, as tables and `lora2 params` print them.
+    """Return the bounds of a final size as tables and `lora2 params` print them, also in kB.
 
     final: the fewest and the most parameters; equal where only the most is known.
     """
-    # A file says some hundred bytes more of each tensor.
+    # The header of a file takes about 135 bytes more for each tensor.
     kilobytes = [f"{4 * count / 1000:,.0f}" for count in dict.fromkeys(final)]
     counts = [f"{count:,}" for count in dict.fromkeys(final)]
     bound = "at most " if len(counts) == 1 else ""
-    return f"{bound}{' to '.join(counts)}, as a LoRA ({' to '.join(kilobytes)} kB in float32)"
+    return f"{bound}{' to '.join(counts)}, as a LoRA (about {' to '.join(kilobytes)} kB)"
 
 
 def summary_table(summary: RunSummary) -> Table:

@@ -170,10 +170,22 @@ def _read_inputs(
     check_named_modules(base.model, method, options)
     sets = objective.encode(settings, task, preprocessor, base)
     if objective.preprocessor == TOKENIZER:
-        check_token_ids(sets, base.model, settings.model.model)
+        padding = _padding(settings, arguments, preprocessor)
+        check_token_ids(sets, padding, base.model, settings.model.model)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
     return _Inputs(arguments, task, preprocessor, base, options, sets, steps)
+
+
+def _padding(
+    settings: RunSettings, arguments: TrainingArguments, tokenizer: Preprocessor
+) -> int | None:
+    """Return the token that batches are padded with; None where no batch is padded."""
+    largest = max(arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
+    if settings.text.packing or largest == 1:
+        return None
+    token: int | None = getattr(tokenizer, "pad_token_id", None)
+    return token
 
 
 def _check_model(

@@ -1,7 +1,8 @@
-"""Whether a model has an embedding for each token that its tokenizer makes of the data."""
+"""Whether a model has an embedding for each token that its tokenizer makes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
@@ -15,32 +16,54 @@ if TYPE_CHECKING:
 
 # Columns of token ids, of rows of one text and of preferences.
 _COLUMNS = ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids")
+# Rows looked at together.
+_BATCH = 1000
 
 
-def check_token_ids(sets: Sets, model: PreTrainedModel, model_name: str) -> None:
+def check_token_ids(
+    sets: Sets, padding: int | None, model: PreTrainedModel, model_name: str
+) -> None:
     """Check encoded rows before the model meets them, which would fail inside torch.
 
+    padding: the token that batches are padded with; None where they are not.
+
     Raises:
-        UserError: a token of them has no row in the model's table of embeddings.
+        UserError: a token has no row in the model's table of embeddings.
     """
-    embeddings: Any = model.get_input_embeddings()
-    known = getattr(embeddings, "num_embeddings", None)
-    largest = max((_largest(rows) for rows in sets.values()), default=0)
-    if known is not None and largest >= known:
-        raise UserError(
-            f"model: the tokenizer of {model_name} makes token {largest} of the data, and the "
-            f"model has embeddings of {known} tokens, from 0 on; give a model with the tokenizer "
-            "that it was trained with."
-        )
+    known = _known_tokens(model)
+    if known is None:
+        return
+    largest = max((token for rows in sets.values() for token in _largest(rows)), default=0)
+    for does, token in (("writes the data with", largest), ("pads with", padding)):
+        if token is not None and token >= known:
+            raise UserError(
+                f"model: the tokenizer of {model_name} {does} token {token}, and the model has "
+                f"embeddings of tokens 0 to {known - 1}; give a model with the tokenizer that it "
+                "was trained with."
+            )
 
 
-def _largest(rows: Dataset) -> int:
-    """Return the largest token id of a data set; 0 of one without token ids."""
+def _known_tokens(model: PreTrainedModel) -> int | None:
+    """Return how many tokens have an embedding; None of a model without such a table."""
+    try:
+        embeddings: Any = model.get_input_embeddings()
+    except NotImplementedError:
+        # CANINE makes its embeddings by hashing.
+        return None
+    known: int | None = getattr(embeddings, "num_embeddings", None)
+    return known
+
+
+def _largest(rows: Dataset) -> Iterator[int]:
+    """Yield the largest token id of each part of a data set that has any."""
+    arrow = require("pyarrow", extra="train")
     compute = require("pyarrow.compute", extra="train")
-    found = [
-        compute.max(compute.list_flatten(rows.data.column(name))).as_py()
-        for name in _COLUMNS
-        if name in rows.column_names
-    ]
-    # A column without any token has no largest one.
-    return max((each for each in found if each is not None), default=0)
+    columns = [name for name in _COLUMNS if name in rows.column_names]
+    for part in rows.select_columns(columns).with_format("arrow").iter(_BATCH) if columns else ():
+        for column in part.columns:
+            # A column without any token has no type.
+            tokens = None if arrow.types.is_null(column.type) else compute.list_flatten(column)
+            if tokens is not None and not arrow.types.is_null(tokens.type):
+                largest = compute.max(tokens).as_py()
+                if largest is not None:
+                    yield largest

@@ -61,16 +61,13 @@ def start_from_gradients(
 
     Raises:
         UserError: there is no such adapter, it is trained already or split over processes, the
-            model returns no loss, `batches` are none, or fewer than two.
+            model returns no loss, or `batches` are fewer than two, or cannot be iterated over.
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
-    if not isinstance(batches, Iterable) or isinstance(batches, str):
-        raise UserError(
-            f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
-        )
+    first = _first(batches)
     layers = _layers(model, adapter_name)
-    seen = _gradients(model, islice(batches, BATCHES), layers, adapter_name, loss or _own_loss)
+    seen = _gradients(model, first, layers, adapter_name, loss or _own_loss)
     counts = [len(each) for each in seen.values()]
     if max(counts) < 2:
         raise UserError(
@@ -91,6 +88,21 @@ def start_from_gradients(
         len(found), len(layers), max(counts), time.perf_counter() - started,
     )  # fmt: skip
     return found
+
+
+def _first(batches: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator over the first batches."""
+    if isinstance(batches, Mapping):
+        raise UserError("batches: got one batch; give several, such as a list or a DataLoader.")
+    try:
+        # `iter` also takes what has items by number alone, as some data sets do.
+        if not isinstance(batches, str | bytes):
+            return islice(iter(batches), BATCHES)
+    except TypeError:
+        pass
+    raise UserError(
+        f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
+    )
 
 
 def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:

@@ -27,8 +27,8 @@ class PenaltyMeter:
 
     def add(self, penalty: Tensor) -> None:
         """Take in what was added to the loss of one micro-batch; the device is not waited for."""
-        # Where losses are averaged, all of a step have the same: the weights are the same. They are
-        # not counted, because a compiler would compile the model again for each number.
+        # Where losses are averaged, all of a step have the same penalty, since adapters and weights
+        # are the same. They are not counted: a compiler would compile the model again each time.
         added = penalty.detach()
         if self.losses_are_summed and self._present is not None:
             added = self._present + added

@@ -51,7 +51,8 @@ class TrainingHook:
         layers = self._layers(model)
         trains = model.training and torch.is_grad_enabled()
         if must_stay_plain():
-            if trains and torch.compiler.is_compiling():
+            is_compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+            if trains and is_compiled and not is_fully_sharding():
                 _make_trained_factors_precise(layers, model)
             return
         # FSDP2 reduces a module's gradients as soon as the backward pass has left it, and takes

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiment_case import FIND, GRID, by_run
+from experiment_case import FIND, GRID, by_run, finished
 from lora2.lab.experiments.figures.pareto_figure import ParetoPoint, costs, pareto_figure
 from lora2.lab.experiments.rendering import comma_separated, latex, lines, markdown
 from lora2.lab.experiments.rendering.page import PageFigure, render_page
@@ -107,6 +107,21 @@ def test_costs_are_those_of_rows_with_a_score_in_every_column():
     assert panels["lost"] == {}
     assert pareto_figure(grid, FIND).startswith(b"\x89PNG")
     assert pareto_figure(grid, lambda run: None) is None
+
+
+def test_a_size_is_averaged_over_tasks_and_seeds_and_is_no_middle_of_a_range():
+    sizes = {"cola": (1200, 1200), "mnli": (1000, 400)}
+    metrics = {"matthews_correlation": 0.5, "matched_accuracy": 0.5, "mismatched_accuracy": 0.5}
+    records = [
+        finished(GRID.rows[0].runs[task][seed], metrics, metrics,
+                 final_parameters={"adapter": size, "head": 50})
+        for task, of_task in sizes.items()
+        for seed, size in enumerate(of_task)
+    ]  # fmt: skip
+    rows = (dataclasses.replace(GRID.rows[0], paper=None),)
+    panels = costs(summarize(dataclasses.replace(GRID, rows=rows), by_run(*records), {}))
+    (point,) = panels["parameters at the end"].values()
+    assert point.cost == ((1200 + 1000) / 2 + (1200 + 400) / 2) / 2
 
 
 def test_a_row_before_any_run_is_dashes_beside_the_paper():

@@ -182,6 +182,7 @@ def broken(model):
         (lambda model: [], UserError, "batches: got 0"),
         (lambda model: 5, UserError, "batches: got 5; give batches as the model takes them"),
         (lambda model: "train", UserError, "batches: got 'train'; give batches"),
+        (lambda model: BATCHES[0], UserError, "batches: got one batch; give several"),
         (no_loss, UserError, "returned no loss for a batch"),
         (broken, NumericalError, "NaN or infinity in the gradient of base_model"),
     ],

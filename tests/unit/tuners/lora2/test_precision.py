@@ -4,7 +4,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch._dynamo.exc import Unsupported
 
+from lora2.tuners.lora2 import training_hook
 from unit.models import LINEAR, layers_of, rows
 
 INNER = {"u", "lam", "U"}
@@ -78,12 +80,15 @@ def test_singular_values_move_in_a_plain_loop(make) -> None:
     assert dtypes(model, INNER) == {torch.float32}
 
 
-@pytest.mark.slow
 # How dynamo (torch 2.13) traces any autograd.Function, and any code after a graph break.
-@pytest.mark.filterwarnings(
+dynamo = pytest.mark.filterwarnings(
     "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning",
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
 )
+
+
+@pytest.mark.slow
+@dynamo
 @every_cast
 def test_singular_values_move_in_a_loop_that_was_compiled_first(make) -> None:
     torch._dynamo.reset()
@@ -106,3 +111,37 @@ def test_an_adapter_that_is_not_trained_stays_as_it_was_loaded() -> None:
     model.requires_grad_(False)
     model.train()(rows().to(torch.bfloat16))
     assert dtypes(model, INNER) == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@dynamo
+def test_one_whole_graph_asks_for_a_call_before_it_is_compiled() -> None:
+    torch._dynamo.reset()
+    model = made_in_half_precision().train()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with pytest.raises(Unsupported, match="call the model once in training mode before"):
+        train_one_step(compiled)
+    model(rows().to(torch.bfloat16))
+    train_one_step(compiled)
+    assert (lambdas(model) != 1).all()
+
+
+@pytest.mark.slow
+@dynamo
+def test_a_compiled_model_that_fsdp2_shards_keeps_its_dtypes(monkeypatch) -> None:
+    """FSDP2 reduces gradients of one dtype together, and takes care of dtypes itself."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(training_hook, "is_fully_sharding", lambda: True)
+    model = made_in_half_precision().train()
+    torch.compile(model, backend="eager")(rows().to(torch.bfloat16))
+    assert dtypes(model, INNER) == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@dynamo
+def test_a_model_in_half_precision_is_exported_as_it_is() -> None:
+    model = made_in_half_precision().train()
+    x = rows().to(torch.bfloat16)
+    exported = torch.export.export(model, (x,), strict=False)
+    assert dtypes(model, INNER) == {torch.bfloat16}
+    torch.testing.assert_close(exported.module()(x), model(x), atol=1e-2, rtol=1e-2)
