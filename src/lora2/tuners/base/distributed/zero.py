@@ -21,20 +21,26 @@ from lora2.tuners.base.distributed.added_once import AddedOnce
 _MODULE = "deepspeed"
 
 
+def _may_train() -> bool:
+    """Whether ZeRO may train anything: somebody has imported DeepSpeed."""
+    # A compiler would compile a model again whenever the process imports some module.
+    return torch.compiler.is_compiling() or _MODULE in sys.modules
+
+
 def is_trained_by_zero(tensor: Tensor) -> bool:
     """Whether ZeRO trains a parameter; where nobody has imported DeepSpeed, it trains none."""
     # Stage 3 marks parameters by the first, stages 1 and 2 by the second.
-    return _MODULE in sys.modules and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"))
+    return _may_train() and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"))
 
 
 def is_any_trained_by_zero(tensors: Iterable[Tensor]) -> bool:
     """Whether ZeRO trains one of these."""
-    return _MODULE in sys.modules and any(map(is_trained_by_zero, tensors))
+    return _may_train() and any(map(is_trained_by_zero, tensors))
 
 
 def is_partitioned(tensor: Tensor) -> bool:
     """Whether several processes hold a part of a parameter each, as in stage 3."""
-    return _MODULE in sys.modules and hasattr(tensor, "ds_id")
+    return _may_train() and hasattr(tensor, "ds_id")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def with_partitioned(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict with partitioned parameters in place of what stage 3 leaves of them."""
-    if _MODULE not in sys.modules:
+    if not _may_train():
         return dict(tensors)
     held = {name: each for name, each in model.named_parameters() if is_partitioned(each)}
     return {
