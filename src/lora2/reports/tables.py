@@ -60,7 +60,7 @@ def size_in_words(final: tuple[int, int]) -> str:
 
     final: the fewest and the most parameters; equal where only the most is known.
     """
-    # The header of a file takes about 135 bytes more for each tensor.
+    # In float32, without the header of the file, which names the tensors.
     kilobytes = [f"{4 * count / 1000:,.0f}" for count in dict.fromkeys(final)]
     counts = [f"{count:,}" for count in dict.fromkeys(final)]
     bound = "at most " if len(counts) == 1 else ""

@@ -182,7 +182,8 @@ def _padding(
 ) -> int | None:
     """Return the token that batches are padded with; None where no batch is padded."""
     largest = max(arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
-    if settings.text.packing or largest == 1:
+    packs_all = settings.text.packing and settings.text.eval_packing is not False
+    if packs_all or largest == 1:
         return None
     token: int | None = getattr(tokenizer, "pad_token_id", None)
     return token

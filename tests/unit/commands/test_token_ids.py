@@ -48,10 +48,8 @@ def test_unknown_padding_is_refused_in_one_sentence(tiny_model, tmp_path, capsys
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"[{number}]" for number in range(len(tokenizer), EMBEDDINGS)])
     tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    while tokenizer.pad_token_id < EMBEDDINGS:
-        tokenizer.add_tokens([f"[{len(tokenizer)}]"])
-        tokenizer.pad_token = f"[{len(tokenizer) - 1}]"
     tokenizer.save_pretrained(model)
     command = ("train", f"--model={model}", f"--output_dir={tmp_path / 'run'}", *small_options())
     assert f"pads with token {EMBEDDINGS}, and the model" in refused(capsys, *command)

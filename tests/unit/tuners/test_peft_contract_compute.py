@@ -322,7 +322,7 @@ def test_model_compiled_for_all_shapes_trains_as_the_plain_one(orthogonality: st
 
 
 class WithLoss(nn.Module):
-    """A model that returns its loss, and is told of the whole batch as transformers' models are."""
+    """A model that returns its loss and takes the number of items of the optimizer's batch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,9 +61,8 @@ def _largest(rows: Dataset) -> Iterator[int]:
     columns = [name for name in _COLUMNS if name in rows.column_names]
     for part in rows.select_columns(columns).with_format("arrow").iter(_BATCH) if columns else ():
         for column in part.columns:
-            # A column without any token has no type.
-            tokens = None if arrow.types.is_null(column.type) else compute.list_flatten(column)
-            if tokens is not None and not arrow.types.is_null(tokens.type):
-                largest = compute.max(tokens).as_py()
-                if largest is not None:
-                    yield largest
+            # A column without any token has no type of its own.
+            tokens = compute.list_flatten(column.cast(arrow.list_(arrow.int64())))
+            largest = compute.max(tokens).as_py()
+            if largest is not None:
+                yield largest

@@ -65,8 +65,8 @@ def start_from_gradients(
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
-    first = _first(batches)
     layers = _layers(model, adapter_name)
+    first = _first(batches)
     seen = _gradients(model, first, layers, adapter_name, loss or _own_loss)
     counts = [len(each) for each in seen.values()]
     if max(counts) < 2:
@@ -94,15 +94,13 @@ def _first(batches: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator over the first batches."""
     if isinstance(batches, Mapping):
         raise UserError("batches: got one batch; give several, such as a list or a DataLoader.")
-    try:
-        # `iter` also takes what has items by number alone, as some data sets do.
-        if not isinstance(batches, str | bytes):
-            return islice(iter(batches), BATCHES)
-    except TypeError:
-        pass
-    raise UserError(
-        f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
-    )
+    # What has items by number alone can be iterated over too, such as some data sets.
+    can_iterate = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if isinstance(batches, str | bytes) or not can_iterate:
+        raise UserError(
+            f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
+        )
+    return islice(batches, BATCHES)
 
 
 def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:

@@ -27,8 +27,9 @@ class PenaltyMeter:
 
     def add(self, penalty: Tensor) -> None:
         """Take in what was added to the loss of one micro-batch; the device is not waited for."""
-        # Where losses are averaged, all of a step have the same penalty, since adapters and weights
-        # are the same. They are not counted: a compiler would compile the model again each time.
+        # Where losses are averaged, all micro-batches of a step have the same penalty, since their
+        # weights are the same. They are not counted, because a compiler would compile the model
+        # again for each number.
         added = penalty.detach()
         if self.losses_are_summed and self._present is not None:
             added = self._present + added

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord
@@ -19,7 +18,7 @@ Find = Callable[[RunDescription], RunRecord | None]
 
 _Records = Mapping[RunDescription, RunRecord | None]
 _Values = dict[str, dict[int, float]]
-_Number = Callable[[RunRecord], float | None]
+_NumberOf = Callable[[RunRecord, Column], float | None]
 
 _NOT_IN_PAPER = PaperRow({}, None, None, False)
 
@@ -46,8 +45,8 @@ def summarize(grid: Grid, find: Find, paper: Mapping[str, PaperRow] | None = Non
 
 def _row(row: Row, grid: Grid, records: _Records, paper: PaperRow) -> TableRow:
     columns = grid.columns
-    best = _values(row, columns, records, lambda record: _shown(row, record, record.best))
-    last = _values(row, columns, records, lambda record: _shown(row, record, record.last))
+    best = _values(row, columns, records, _shown(row, "best"))
+    last = _values(row, columns, records, _shown(row, "last"))
     return TableRow(
         row=row,
         parameters=_parameters(row, columns, records, paper),
@@ -70,40 +69,44 @@ def _row(row: Row, grid: Grid, records: _Records, paper: PaperRow) -> TableRow:
     )
 
 
-def _shown(row: Row, record: RunRecord, evaluation: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an evaluation of a run, or what its cut reached where the row shows a cut."""
-    return evaluation if row.cut is None else record.cut(row.cut)
+def _shown(row: Row, which: str) -> _NumberOf:
+    """Return what gives the score of a run in a column, or of its cut where the row shows one.
+
+    which: the evaluation, "best" or "last".
+    """
+
+    def score(record: RunRecord, column: Column) -> float | None:
+        metrics = getattr(record, which) if row.cut is None else record.cut(row.cut)
+        value = (metrics or {}).get(column.metric)
+        return None if value is None else column.scale * value
+
+    return score
 
 
 def _values(
-    row: Row,
-    columns: Sequence[Column],
-    records: _Records,
-    evaluation: Callable[[RunRecord], dict[str, Any] | None],
+    row: Row, columns: Sequence[Column], records: _Records, number_of: _NumberOf
 ) -> _Values:
-    """What is shown, by column and seed."""
+    """Return a number of each run that has it, by column and seed."""
     found: _Values = {column.name: {} for column in columns}
     for column in columns:
         for record in _finished(row.runs.get(column.task, ()), records):
-            metrics = evaluation(record) or {}
-            if column.metric in metrics:
-                found[column.name][record.description.seed] = column.scale * metrics[column.metric]
+            value = number_of(record, column)
+            if value is not None:
+                found[column.name][record.description.seed] = value
     return found
 
 
 def _averaged(
-    row: Row, columns: Sequence[Column], records: _Records, number: _Number
+    row: Row,
+    columns: Sequence[Column],
+    records: _Records,
+    number: Callable[[RunRecord], float | None],
 ) -> Estimate | None:
     """Average a number of the runs as a score is averaged: over the tasks, then over the seeds.
 
     A mean over all runs would give a task with more of them more weight.
     """
-    found: _Values = {column.name: {} for column in columns}
-    for column in columns:
-        for record in _finished(row.runs.get(column.task, ()), records):
-            value = number(record)
-            if value is not None:
-                found[column.name][record.description.seed] = value
+    found = _values(row, columns, records, lambda record, _: number(record))
     return estimate(averages_by_seed(found, columns).values())
 
 

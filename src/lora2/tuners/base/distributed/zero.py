@@ -22,8 +22,8 @@ _MODULE = "deepspeed"
 
 
 def _may_train() -> bool:
-    """Whether ZeRO may train anything: somebody has imported DeepSpeed."""
-    # A compiler would compile a model again whenever the process imports some module.
+    """Whether ZeRO may train something: it does not where nobody has imported DeepSpeed."""
+    # A compiler is not to look at `sys.modules`: it would compile the model again after any import.
     return torch.compiler.is_compiling() or _MODULE in sys.modules
 
 
