@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.mathematics.allocation import keep_most_important
-from lora2.mathematics.importance import IMPORTANCES
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import multiply, whole, whole_gradients
-from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
+from lora2.tuners.base.distributed.whole import multiply, whole
+from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
+from lora2.tuners.lora2.allocation.frozen_matrices import are_frozen
+from lora2.tuners.lora2.allocation.model_importance import ModelImportance
 from lora2.tuners.lora2.allocation.parameter_budget import keep_within_parameters
-from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.matrix_size import MatrixSize
 
 
@@ -88,9 +88,9 @@ class RankAllocator:
         self._has_scored = False
         self._accumulation = AccumulationWatch(self._singular_values)
         self._use = UseWatch(self._layers, adapter_name, self.plan.total_steps)
-        self._groups = self._new_groups()
-        self._recorded = self._record_gradients()
-        self._order = self._order_of_groups()
+        self._importance = ModelImportance(self._layers.values(), adapter_name, self.config)
+        if self.plan.prunes:
+            self._importance.begin()
         self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
             layer.release_pruned(adapter_name)
@@ -147,10 +147,10 @@ class RankAllocator:
             )
         step = self.completed_steps + 1
         self._check_sizes()
-        if self.plan.target < self.plan.initial:
+        if self.plan.prunes:
             if step <= self.plan.last_change or self._is_overdue:
                 if not skipped:
-                    self._score()
+                    self._importance.update()
                     self._has_scored = True
                 if self._has_scored:
                     self._allocate(step)
@@ -160,10 +160,7 @@ class RankAllocator:
             self._apply_mask()
         self.completed_steps = step
         self._use.end_step()
-        if self._recorded is not None:
-            self._recorded.clear()
-            if self.finished:
-                self._recorded.stop()
+        self._importance.end_step(is_last=self.finished)
         self._accumulation.end_step()
         self._hold_if_finished()
 
@@ -191,15 +188,13 @@ class RankAllocator:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs."""
-        state = {
+        return {
             "completed_steps": torch.tensor(self.completed_steps),
             "total_steps": torch.tensor(self.plan.total_steps),
             "most": torch.tensor(self._most),
             "mask": self._mask.clone(),
+            **self._importance.state_dict(),
         }
-        for index, group in enumerate(self._groups):
-            state |= {f"group{index}.{key}": value for key, value in group.state.items()}
-        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a saved state.
@@ -223,11 +218,7 @@ class RankAllocator:
         self._mask = state["mask"].to(self._device)
         self._most = max(self.spent, self.plan.target) if is_older else int(state["most"])
         self._follow_new_total(int(state["total_steps"]))
-        for index, group in enumerate(self._groups):
-            group.state = {
-                key: state[f"group{index}.{key}"].to(value.device, value.dtype)
-                for key, value in group.state.items()
-            }
+        self._importance.load_state_dict(state)
         for layer in self._layers.values():
             layer.release_pruned(self.adapter_name)
             layer.lora2_states[self.adapter_name].is_finished = False
@@ -237,33 +228,6 @@ class RankAllocator:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
         values = whole(self._singular_values())
         self._mask = torch.cat([value.to(self._device) for value in values]) != 0
-
-    # Scoring, batched over the matrices that are scored alike
-
-    def _new_groups(self) -> list[SensitivityGroup]:
-        layers = list(self._layers.values())
-        importance = IMPORTANCES[self.config.importance]
-        return [
-            SensitivityGroup(
-                [layers[i] for i in positions], positions, importance, self.adapter_name
-            )
-            for positions in group_by_shape(layers, importance.symbols, self.adapter_name)
-        ]
-
-    def _order_of_groups(self) -> Tensor:
-        """Return the position among the groups of each singular value, in the model's order."""
-        own = torch.arange(sum(self._ranks)).split(self._ranks)
-        grouped = torch.cat([own[i] for group in self._groups for i in group.positions])
-        return grouped.argsort().to(self._device)
-
-    def _record_gradients(self) -> RecordedGradients | None:
-        """Begin to record the gradients where the engine clears them before `step` is called."""
-        prunes = self.plan.target < self.plan.initial
-        if not prunes or not is_any_trained_by_zero(self._singular_values()):
-            return None
-        return RecordedGradients(
-            parameter for group in self._groups for parameter in group.factors()
-        )
 
     def _check_sizes(self) -> None:
         if not all(layer.has_adapter(self.adapter_name) for layer in self._layers.values()):
@@ -277,32 +241,6 @@ class RankAllocator:
                 "was made; make a new one for what is left."
             )
 
-    def _score(self) -> None:
-        if self._recorded is None and is_any_trained_by_zero(self._singular_values()):
-            raise UserError(
-                f"The RankAllocator of adapter {self.adapter_name!r} was made before DeepSpeed "
-                "took the model over, and ZeRO clears the gradients before step() is called: make "
-                "it after deepspeed.initialize() or accelerator.prepare()."
-            )
-        if not self._has_gradients():
-            raise UserError(
-                f"No parameter of adapter {self.adapter_name!r} has a gradient: call step() after "
-                "optimizer.step() and before zero_grad()."
-            )
-        for group in self._groups:
-            group.update(self.config.beta1, self.config.beta2, self._recorded or whole_gradients)
-
-    def _are_frozen(self) -> list[bool]:
-        """Whether each matrix is not trained, though it changes its weight."""
-        values = self._singular_values()
-        if all(value.requires_grad for value in values):
-            return [False] * len(values)
-        second = whole([self._parameters(layer)["V"].detach() for layer in self._layers.values()])
-        return [
-            not value.requires_grad and bool(V.any())
-            for value, V in zip(values, second, strict=True)
-        ]
-
     def _frozen_first(self, importance: Tensor) -> Tensor:
         """Return the importance with that of frozen values infinite.
 
@@ -311,7 +249,7 @@ class RankAllocator:
         Raises:
             UserError: it leaves nothing of the target to what is trained.
         """
-        frozen = self._are_frozen()
+        frozen = are_frozen(self._layers.values(), self.adapter_name)
         if not any(frozen):
             return importance
         spent = self.config.initial_budget(list(compress(self._matrices, frozen)))
@@ -325,12 +263,6 @@ class RankAllocator:
             )
         return importance.masked_fill(self._by_value(frozen).to(importance.device), torch.inf)
 
-    def _has_gradients(self) -> bool:
-        if self._recorded is not None:
-            return not self._recorded.is_empty
-        parameters = (p for m in self._layers.values() for p in self._parameters(m).values())
-        return any(parameter.grad is not None for parameter in parameters)
-
     def _allocate(self, step: int) -> None:
         plan, budget = self.plan, self._budget_at(step)
         is_due = (
@@ -341,9 +273,7 @@ class RankAllocator:
         if step <= plan.warmup_steps or not is_due:
             return
         self._is_overdue = False
-        # A model may be split over devices; the ranking is one.
-        parts = [group.importance().flatten().to(self._device) for group in self._groups]
-        importance = self._frozen_first(torch.cat(parts)[self._order.to(self._device)])
+        importance = self._frozen_first(self._importance.of_all(self._device))
         self._mask = self._most_important(importance, budget)
         if not agree_on(self._mask):
             raise UserError(
@@ -386,7 +316,7 @@ class RankAllocator:
                 "steps, or resume with the batch size, gradient accumulation and processes of "
                 "before."
             )
-        if saved_total != plan.total_steps and plan.target < plan.initial:
+        if saved_total != plan.total_steps and plan.prunes:
             next_change = max(self.completed_steps + self._is_overdue, plan.last_change)
             is_reached = kept <= plan.target and not self._is_overdue
             reached = self.completed_steps if is_reached else next_change
@@ -403,9 +333,6 @@ class RankAllocator:
         held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
         return [by_adapter[self.adapter_name] for by_adapter in held]
 
-    def _parameters(self, layer: Lora2Layer) -> dict[str, nn.Parameter]:
-        return layer.parameters_of(self.adapter_name)
-
     @property
     def _device(self) -> torch.device:
-        return self._parameters(next(iter(self._layers.values())))["lam"].device
+        return self._singular_values()[0].device

@@ -50,6 +50,11 @@ class BudgetPlan:
         )
 
     @property
+    def prunes(self) -> bool:
+        """Whether anything is pruned."""
+        return self.target < self.initial
+
+    @property
     def last_change(self) -> int:
         """The step after which the kept set stays as it is."""
         return self.total_steps - self.final_steps

@@ -164,8 +164,8 @@ def reduced_and_full(model: nn.Module) -> tuple[Tensor, Tensor]:
     for importance in ("reduced", "full"):
         config = Lora2Config(**(FIELDS | {"importance": importance}))
         allocator = RankAllocator(model, TOTAL, config=config)
-        allocator._score()
-        (group,) = allocator._groups
+        allocator._importance.update()
+        (group,) = allocator._importance.groups
         scores.append(group.importance())
     return scores[0], scores[1]
 

@@ -38,5 +38,5 @@ def test_a_new_entry_is_all_that_config_and_allocator_need(monkeypatch: pytest.M
         Lora2Config(importance="lambda")
     monkeypatch.setitem(IMPORTANCES, "lambda", ImportanceScore(only_lambda, ("lam",), "a test"))
     allocator = RankAllocator(pruned_model(importance="lambda"), 20)
-    for group in allocator._groups:
+    for group in allocator._importance.groups:
         assert all(state.shape == group.importance().shape for state in group.state.values())
