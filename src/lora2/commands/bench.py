@@ -18,7 +18,7 @@ from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.benchmarks.sections import SECTIONS, Section
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
-from lora2.support.files import check_may_be_folder
+from lora2.support.files import check_takes_files
 from lora2.support.heap import keep_freed_memory
 from lora2.training.options.idle_options import refuse_idle
 
@@ -100,7 +100,7 @@ def _run(name: str, section: Section, options: BenchArguments, console: Console)
     # Raises for rows that a model cannot read, before there is a folder.
     options.workloads(section.models)
     folder = Path(options.output_dir)
-    check_may_be_folder("output_dir", folder)
+    check_takes_files("output_dir", folder)
     record = section.run(name, options, watch_on(console))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{options.device}-{options.dtype}.json"

@@ -55,12 +55,16 @@ def _check_texts(words: Sequence[str]) -> None:
     """Check that words are texts that a file can be named by, and that a file can hold.
 
     Raises:
-        UserError: a NUL character, or bytes that are not UTF-8, which Python reads as surrogates.
+        UserError: '--' as a value, a NUL character, or bytes that are not UTF-8, which Python
+            reads as surrogates.
     """
     option = "arguments"
     for word in words:
         if word.startswith("--"):
             option = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and word.partition("=")[2] == "--":
+            # argparse of Python 3.11 makes an empty list of it.
+            raise UserError(f"{option}: '--' is no value; write another.")
         if "\0" in word:
             raise UserError(f"{option}: {word!r} has a NUL character in it; write it without.")
         if any("\ud800" <= character <= "\udfff" for character in word):

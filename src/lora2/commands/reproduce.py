@@ -34,6 +34,7 @@ from lora2.lab.experiments.tables.grid import Grid
 from lora2.lab.experiments.tables.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
+from lora2.support.files import check_takes_files
 from lora2.training.options.idle_options import refuse_idle
 
 
@@ -50,6 +51,8 @@ def execute(arguments: Sequence[str]) -> int:
         return 0
     require("matplotlib.figure", extra="train")
     tables = options.tables(folder)
+    # Before hours of training.
+    check_takes_files("output_dir", tables)
     failed = 0
     if name in MEASURED_TABLES:
         written = _measure(name, options, where, tables, console)

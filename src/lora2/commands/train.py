@@ -167,7 +167,7 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
             f"{_SAMPLING}={settings.training[_SAMPLING]}: the order of its rows cannot be drawn "
             f"again, so the run cannot go on; start over with `{command_to_start_over(folder)}`."
         )
-    if not method.resumes:
+    if not method.resumes(settings.adapter):
         raise UserError(
             f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
             f"with `{command_to_start_over(folder)}`."

@@ -79,7 +79,10 @@ def import_lora(
     taught = load_source(model, path)
     _check_ties(taught, path)
     forms = _forms_of(taught, path)
-    sizes = {name: max(1, rank(sigma)) for name, (_, sigma, _) in forms.items()}
+    # One that AdaLoRA has emptied has no direction to continue from, and stays empty.
+    sizes = {
+        name: max(1, rank(sigma)) if len(sigma) else 0 for name, (_, sigma, _) in forms.items()
+    }
     decided = _decided(config, sizes, model)
     twice = sorted(decided.keys() & options.keys())
     if twice:
@@ -87,7 +90,8 @@ def import_lora(
     adapter = Lora2Config(**decided, **options)
     result = get_peft_model(model, adapter, adapter_name)
     for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
-        layer.set_change(adapter_name, *forms[name])
+        if sizes[name]:
+            layer.set_change(adapter_name, *forms[name])
     _take_over_whole_modules(taught, result, adapter_name)
     for name, wrapper in trained_rows(result.get_base_model(), adapter_name):
         rows_of(wrapper, adapter_name).copy_(
@@ -97,9 +101,7 @@ def import_lora(
 
 
 def _forms_of(taught: PeftModel, path: Path | str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Return the change of each matrix as (X, σ, Y), by its name.
-
-    Matrices of which AdaLoRA kept nothing are left out: they have no directions to continue from.
+    """Return the change of each matrix as (X, σ, Y), by its name; σ is empty where nothing is.
 
     Raises:
         UserError: no matrix is changed.
@@ -110,8 +112,8 @@ def _forms_of(taught: PeftModel, path: Path | str) -> dict[str, tuple[Tensor, Te
         if isinstance(module, LoraLayer) and module.r:
             pairs |= _pairs(name, module)
     check_finite_factors(pairs.items(), f"the adapter in {path}")
-    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items() if len(A)}
-    if not forms:
+    forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items()}
+    if not any(len(sigma) for _, sigma, _ in forms.values()):
         raise UserError(f"the adapter in {path} changes nothing; train a new one.")
     return forms
 
@@ -122,13 +124,14 @@ def _decided(config: PeftConfig, sizes: dict[str, int], model: nn.Module) -> dic
     sizes: the rank of each matrix, by its name.
     """
     largest = max(sizes.values())
-    pattern = pattern_for(sizes, {}, largest)
+    # k says nothing where the rank is 0.
+    widths = {name: size or largest for name, size in sizes.items()}
     targets, parameters = split_targets({target_of(name) for name in sizes})
     return {
         "k": largest,
         "init_r": largest,
-        "k_pattern": dict(pattern),
-        "rank_pattern": dict(pattern),
+        "k_pattern": pattern_for(widths, {}, largest),
+        "rank_pattern": pattern_for(sizes, {}, largest),
         "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
         "target_parameters": parameters,
         "modules_to_save": config.modules_to_save,

@@ -85,15 +85,27 @@ def check_can_make(path: Path, folder: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    probe = _temporary(folder / path.name)
     try:
-        probe.open("xb").close()
-        probe.unlink()
+        _try_to_make(folder / path.name)
     except OSError as error:
         raise UserError(
             f"output: {path} cannot be made in {folder} ({error.strerror}); change the "
             "permissions of that folder, or give another."
         ) from error
+
+
+def _try_to_make(path: Path) -> None:
+    """Make a file next to `path`, of a name that is as long, and remove it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    probe = _temporary(path)
+    try:
+        probe.touch(exist_ok=False)
+    finally:
+        # An interrupt may come at any time.
+        probe.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
@@ -129,7 +141,8 @@ def check_is_new(path: Path, what: str = "folder") -> None:
     """
     try:
         is_new = not path.exists() or (what == "folder" and _is_empty_folder(path))
-        nearest = next(parent for parent in path.resolve().parents if parent.exists())
+        # The root has no parents.
+        nearest = next((each for each in path.resolve().parents if each.exists()), path)
     # RuntimeError is a loop of symbolic links, ValueError a NUL in the name.
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -166,6 +179,24 @@ def check_may_be_folder(option: str, path: Path) -> None:
         raise UserError(f"{option}: {found} is a file; give a folder.")
 
 
+def check_takes_files(option: str, folder: Path) -> None:
+    """Check that files can be written into a folder, which may not be there yet.
+
+    Raises:
+        UserError: they cannot; `option` is what gave the folder.
+    """
+    check_may_be_folder(option, folder)
+    path = folder.resolve()
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    try:
+        _try_to_make(nearest / "file")
+    except OSError as error:
+        raise UserError(
+            f"{option}: nothing can be written into {nearest} ({error.strerror}); change its "
+            "permissions, or give another folder."
+        ) from error
+
+
 @contextmanager
 def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end, or vanishes on an error.
@@ -181,8 +212,8 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():

@@ -75,10 +75,7 @@ class GradientWatch:
             NumericalError: naming the first module and tensor that hold NaN or infinity.
         """
         values = list(self._factors_and_gradients())
-        plain = is_plain(values)
-        first = _first_not_finite(values if plain else [local_part(value) for value in values])
-        if not plain:
-            first = first_of_all(first)
+        first = first_not_finite_of_all(values)
         if first is not None:
             raise NumericalError(f"NaN or infinity in {self._name_of(values[first])}: {ADVICE}")
 
@@ -108,6 +105,16 @@ class GradientWatch:
     def _record(self, name: str, gradient: Tensor) -> None:
         total, before = gradient.sum(dtype=torch.float32), self._sums.get(name)
         self._sums[name] = total if before is None else before + total
+
+
+def first_not_finite_of_all(tensors: Sequence[Tensor]) -> int | None:
+    """Return the position of the first tensor that holds NaN or infinity, None if none does.
+
+    Of tensors that are sharded, all processes learn the lowest that one of them has found.
+    """
+    if is_plain(tensors):
+        return _first_not_finite(tensors)
+    return first_of_all(_first_not_finite([local_part(tensor) for tensor in tensors]))
 
 
 def _first_not_finite(tensors: Sequence[Tensor]) -> int | None:

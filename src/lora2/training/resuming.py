@@ -20,8 +20,8 @@ def newest_checkpoint(prepared: PreparedRun) -> tuple[Path | None, list[str]]:
 def _shapes(model: Any) -> Mapping[str, Sequence[int]] | None:
     """Return the shapes of the tensors in a checkpoint of a model that has not been trained yet.
 
-    None where they are not known: transformers writes a whole model under names of its own, and
-    DeepSpeed has split the parameters by now.
+    None where they are not known: of a model that is trained whole, tied weights are in the file
+    under one of their names, and DeepSpeed has split the parameters by now.
     """
     if not isinstance(model, PeftModel) or any(
         hasattr(each, "ds_id") for each in model.parameters()

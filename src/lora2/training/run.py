@@ -20,6 +20,7 @@ from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.adapters import count_final_parameters
+from lora2.training.base_models.router_logits import without_router_logits
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import describe_environment, versions
@@ -132,15 +133,17 @@ def run(
         NumericalError: the run diverged, which is noted in its folder.
     """
     trainer, folder = prepared.trainer, prepared.folder
-    resumes = METHODS[prepared.settings.run.method].resumes
+    settings = prepared.settings
+    resumes = METHODS[settings.run.method].resumes(settings.adapter)
     checkpoint, _ = newest_checkpoint(prepared)
+    in_first_process(folder.clear_unwritten)
     trainer.add_callback(SaveAfterEvaluation())
     trainer.add_callback(Recorder(folder))
     if checkpoint is not None:
         # It has been evaluated at the start, and this is not the start.
         trainer.args.eval_on_start = False
     started = time.monotonic()
-    with watch(prepared.settings.run.method, prepared.steps) as callback:
+    with watch(settings.run.method, prepared.steps) as callback:
         if callback is not None:
             trainer.add_callback(callback)
         # A training before this one, such as that of the head alone, has drawn random numbers.
@@ -203,7 +206,7 @@ def save_adapter(
     """
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     # A killed process of the same run may have left files there.
-    with new_folder(path, replaces=True) as temporary:
+    with new_folder(path, replaces=True) as temporary, without_router_logits(model):
         if isinstance(model, PeftModel):
             model.save_pretrained(
                 str(temporary),

@@ -166,6 +166,16 @@ def test_options_that_change_no_result_may_change(interrupted_run, tmp_path):
     assert lora2("train", f"--output_dir={folder}", "--resume", *options) == 0
 
 
+def test_what_a_killed_process_has_left_half_written_is_removed(interrupted_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    left = folder / ".adapter.0123456789abcdef.tmp"
+    left.mkdir()
+    (left / "adapter_model.safetensors").write_bytes(b"half")
+    assert lora2("train", f"--output_dir={folder}", "--resume") == 0
+    assert not left.exists()
+
+
 def test_resume_of_nothing_is_refused(tmp_path, capsys):
     assert "no run" in refused(capsys, "train", f"--output_dir={tmp_path / 'x'}", "--resume")
     assert not (tmp_path / "x").exists()

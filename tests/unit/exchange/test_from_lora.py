@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, KasaConfig, LoraConfig, PeftModel, get_peft_model
 
-from lora2 import Lora2Config, RankAllocator, UserError, import_lora
+from lora2 import Lora2Config, RankAllocator, UserError, import_lora, truncate_adapter
 from lora2.exchange.from_lora import _HARMLESS
 from unit.models import (
     ATTENTION,
@@ -75,6 +75,23 @@ def test_imported_adalora_computes_the_same(tmp_path: Path) -> None:
     source = taught(LINEAR.model(), config, tmp_path)
     imported = import_lora(LINEAR.model(), tmp_path).eval()
     assert same(imported(rows()), source(rows()))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings(
+    "ignore:Adapter 'default'. 2 LoRA tensor:peft.utils.warning.PeftWarning"
+)
+def test_a_matrix_that_adalora_has_emptied_counts_as_one_and_stays_empty(tmp_path: Path) -> None:
+    config = AdaLoraConfig(init_r=4, target_r=2, target_modules=["lin0", "lin1"], total_step=10)
+    source = taught(LINEAR.model(), config, tmp_path)
+    source.peft_config["default"].rank_pattern = {
+        f"{name}.lora_E.default": [name == "lin1"] * 4 for name in ("lin0", "lin1")
+    }
+    source.save_pretrained(str(tmp_path))
+    imported = import_lora(LINEAR.model(), tmp_path).eval()
+    sizes = {name: layer.sizes_of("default")[1] for name, layer in layers_of(imported).items()}
+    assert sizes == {"lin0": 0, "lin1": 2}
+    assert truncate_adapter(imported, rank=1).ranks == {"lin0": 0, "lin1": 2}
 
 
 @torch.no_grad()

@@ -3,12 +3,19 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lora2.errors import UserError
-from lora2.support.files import new_folder, write_atomically, write_json_atomically
+from lora2.support.files import (
+    check_is_new,
+    check_takes_files,
+    new_folder,
+    write_atomically,
+    write_json_atomically,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,44 @@ def test_a_new_folder_replaces_an_empty_one_or_one_that_it_may(
         (temporary / "new").write_text("new")
     assert [file.name for file in path.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("mkdir", lambda path: new_folder(path).__enter__()), ("touch", check_is_new)],
+    ids=["a folder", "a probe"],
+)
+def test_an_interrupt_leaves_nothing_wherever_it_comes(
+    name: str, make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after a call that has made something."""
+    call, interrupts = getattr(Path, name), [KeyboardInterrupt]
+
+    def interrupted(path: Path, *arguments: object, **named: object) -> object:
+        result = call(path, *arguments, **named)
+        if path.name.endswith(".tmp") and interrupts:
+            raise interrupts.pop()
+        return result
+
+    monkeypatch.setattr(Path, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_root_is_a_folder_that_exists() -> None:
+    with pytest.raises(UserError, match=r"^output: / exists already; give another folder"):
+        check_is_new(Path("/"))
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    """Root may write anywhere by its permissions, but /proc takes no file."""
+    assert check_takes_files("records", tmp_path / "a" / "b") is None
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(
+        UserError, match=r"^records: nothing can be written into /proc .*give anoth"
+    ):
+        check_takes_files("records", Path("/proc/a/b"))
 
 
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:

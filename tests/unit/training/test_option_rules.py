@@ -314,3 +314,21 @@ def test_a_bench_that_is_refused_makes_no_folder(tmp_path, monkeypatch, capsys):
     said = refused(capsys, "bench", "steps", "--models=minilm", "--length=100000")
     assert "length=100000 is more than" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", ["bench steps", "reproduce table1"])
+def test_a_folder_that_takes_no_files_is_refused_before_the_work(words, capsys, monkeypatch):
+    def work(*arguments, **named):
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr("lora2.lab.benchmarks.steps.measure", work, raising=False)
+    monkeypatch.setattr("lora2.commands.reproduce._make_grid", work)
+    said = refused(capsys, *words.split(), "--output_dir=/proc/x")
+    assert said.startswith("lora2: output_dir: nothing can be written into /proc (")
+
+
+@pytest.mark.parametrize("command", ["train", "export x", "predict"])
+def test_two_dashes_are_no_value(command, capsys):
+    option = "output_dir" if command == "train" else "output"
+    said = refused(capsys, *command.split(), f"--{option}=--")
+    assert said == f"lora2: {option}: '--' is no value; write another.\n"

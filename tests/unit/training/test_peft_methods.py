@@ -378,3 +378,22 @@ def test_loraplus_trains_an_embedding_at_the_rate_that_was_given() -> None:
         if "lora_embedding" in names[id(parameter)]
     }
     assert rates == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "resumes"),
+    [
+        ("peft", {"peft_type": "LORA"}, True),
+        ("peft", {"peft_type": "LORA", "monteclora_config": {}}, False),
+        ("vblora", {}, True),
+        ("vblora", {"save_only_topk_weights": False}, True),
+        ("vblora", {"save_only_topk_weights": True}, False),
+        ("dora", {"monteclora_config": {}}, False),
+        ("adamss", {}, False),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_not_resumed(
+    name: str, fields: Mapping[str, Any], resumes: bool
+) -> None:
+    given = {**FIELDS.get(name, {}), **fields}
+    assert METHODS[name].resumes(options_of(name, peft_config=given)) is resumes

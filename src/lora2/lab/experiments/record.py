@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.support.checked_files import read_json
 from lora2.support.field_types import fits, in_words, shortened
-from lora2.support.files import write_json_atomically
+from lora2.support.files import check_takes_files, write_json_atomically
 
 Status = Literal["finished", "diverged", "failed", "elsewhere"]
 _DAMAGED = "it is not a record of a run that can be read; remove it"
@@ -189,13 +188,12 @@ class RecordFolder:
         Raises:
             UserError: nothing can be written there.
         """
+        check_takes_files("records", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.path, os.W_OK):
-            raise UserError(f"records: {self.path} cannot be written to; give another folder.")
 
     def write(self, record: RunRecord) -> None:
         """Write a record, in one step."""
-        self.create()
+        self.path.mkdir(parents=True, exist_ok=True)
         write_json_atomically(self.file_of(record.description), record.to_dict())
 
     def missing(self, descriptions: Iterable[RunDescription]) -> list[RunDescription]:

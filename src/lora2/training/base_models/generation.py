@@ -15,6 +15,7 @@ from lora2.data.tasks.text_task import Prompt
 from lora2.errors import UserError
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.positions import positions_of
+from lora2.training.base_models.router_logits import without_router_logits
 from lora2.training.quiet import printing_on_standard_error, quiet_loading
 from lora2.tuners.base.finite_checks import check_finite_output
 
@@ -54,7 +55,12 @@ def generate(
             continue
         # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
         # says that prompt tuning has no use for the positions that transformers hands it.
-        with quiet_loading(), printing_on_standard_error(), warnings.catch_warnings():
+        with (
+            quiet_loading(),
+            printing_on_standard_error(),
+            without_router_logits(model),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(
                 **batch,

@@ -142,6 +142,6 @@ METHOD = Method(
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
     # PEFT keeps neither its averages nor its mask, and prunes all when it is resumed.
-    resumes=False,
+    resumes=lambda options: False,
     as_lora2=imported,
 )

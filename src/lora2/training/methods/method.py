@@ -55,7 +55,7 @@ class Method:
             change as one; "no" of PEFT's variants of LoRA, too, which are more than its factors.
         as_lora2: takes a trained model and the folder of its adapter; returns the model with a
             LoRA² adapter of the same change, which can be cut; None for a method without one.
-        resumes: whether a training that was cut short can resume from a checkpoint.
+        resumes: takes options; whether a training that was cut short can resume from a checkpoint.
         whole: whether a whole model is saved, rather than an adapter.
         head_alone: whether it trains the task's head and nothing else.
         check: checks options before anything is loaded; raises a UserError.
@@ -84,7 +84,7 @@ class Method:
     merges: bool = True
     as_lora: Literal["is one", "written as one", "no"] = "no"
     as_lora2: Callable[[Any, Path], nn.Module] | None = None
-    resumes: bool = True
+    resumes: Callable[[Options], bool] = lambda options: True
     whole: bool = False
     head_alone: bool = False
     check: Callable[[Options], None] = lambda options: None

@@ -29,7 +29,7 @@ from lora2.training.methods.peft_options import (
     shared_options,
 )
 from lora2.training.methods.wrapping import ConfigRefusedError, trained_outside_head, wrap_with_head
-from lora2.training.options.peft_registry import ANY, KINDS, PeftKind
+from lora2.training.options.peft_registry import ANY, KINDS, UNSAVED_STATE, PeftKind
 
 _KindOf = Callable[[Options], PeftKind]
 # What a new random weight is drawn with, where only its size matters.
@@ -127,6 +127,12 @@ def _count(kind_of: _KindOf, model: PreTrainedModel, options: Options) -> int:
     return trained_outside_head(adapted)
 
 
+def _resumes(kind_of: _KindOf, options: Options) -> bool:
+    content = options.get(OPTION) or {}
+    lacks = any(content.get(name) not in (None, False) for name in UNSAVED_STATE)
+    return not (lacks or kind_of(options).allocates)
+
+
 def _method(kind: PeftKind) -> Method:
     return Method(
         name=kind.name,
@@ -142,7 +148,7 @@ def _method(kind: PeftKind) -> Method:
         callbacks=(lambda: [AdamssAsaCallback()]) if kind.allocates else list,
         # As LoRA, of which it is a variant.
         defaults={"learning_rate": 5e-4} if issubclass(kind.config_type, LoraConfig) else {},
-        resumes=not kind.allocates,
+        resumes=partial(_resumes, lambda options: kind),
         from_peft=True,
         make_optimizer=kind.make_optimizer,
     )
@@ -159,6 +165,7 @@ _ANY_METHOD = Method(
     check=lambda options: check(kind_of(options), options),
     resolve=lambda options: effective_options(kind_of(options), options),
     options=(OPTION, *PLACE, *AS_THEY_ARE),
+    resumes=partial(_resumes, kind_of),
     from_peft=True,
 )
 

@@ -240,6 +240,11 @@ class RunFolder:
         for file, content in contents.items():
             write_atomically(file, content)
 
+    def clear_unwritten(self) -> None:
+        """Remove what a killed process has not written to its end; for who holds the folder."""
+        for entry in filter(is_temporary, [*self.path.iterdir()] if self.path.is_dir() else ()):
+            _remove(entry)
+
     def check_keeps(self, option: str, path: str | Path | None) -> None:
         """Check that a new run, which clears the folder, does not clear what it reads.
 
@@ -320,8 +325,8 @@ class RunFolder:
         return baseline
 
     def _clear(self) -> None:
-        left = filter(is_temporary, self.path.iterdir()) if self.path.is_dir() else ()
-        for entry in (*self.entries, *left):
+        self.clear_unwritten()
+        for entry in self.entries:
             if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
                 # The link may lead to a larger disk, to which the next run is to write as well.
                 for each in entry.glob("checkpoint-*"):

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 ANY = "peft"
 """The name of the method whose `peft_config` names PEFT's method."""
 
+UNSAVED_STATE = ("monteclora_config", "save_only_topk_weights")
+"""Fields of PEFT's configs with which its checkpoints lack something that training goes on from.
+
+They are MonteCLoRA's noise, which is drawn ahead, and most of VB-LoRA's logits.
+"""
+
 # Those of PEFT that have options of their own here.
 _WITH_OWN_OPTIONS = ("lora", "adalora")
 

@@ -1,4 +1,4 @@
-"""Stops a run of any method once its loss, or at the end a weight, is NaN or infinite."""
+"""Stops a run of any method once a loss that it logs, or at the end a weight, is not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora2.tuners.base.finite_checks import check_weights
 class LossCheck(TrainerCallback):
     """Checks every loss that is logged, of training and of validation.
 
-    Of LoRA², Lora2Callback names the layer before it gets here; nothing else watches the others.
+    `check_step` has seen the loss of training before, but not with float16's loss scaler.
     """
 
     def on_log(

@@ -18,8 +18,12 @@ from transformers import Trainer
 
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
+from lora2.trainers.divergence import ADVICE
 from lora2.training.on_disk.checkpoints import checkpoints_by_age, fault_of
 from lora2.training.trainer.head_rate import give_own_rate
+from lora2.training.trainer.step_check import check_step
+from lora2.tuners.base.distributed.ranks import are_several
+from lora2.tuners.base.finite_checks import check_weights
 
 # torch before 2.9 does not have it.
 _DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
@@ -81,18 +85,57 @@ class RunBase(_Base):
         finally:
             options.dataloader_drop_last = drops
 
+    def training_step(
+        self, model: nn.Module, inputs: Any, *arguments: Any, **named: Any
+    ) -> torch.Tensor:
+        """Return the loss of a batch, after its backward pass.
+
+        Raises:
+            NumericalError: it, or a gradient of the step, is NaN or infinite.
+        """
+        loss: torch.Tensor = super().training_step(model, inputs, *arguments, **named)
+        # float16's loss scaler expects overflows and leaves out those steps by itself.
+        if self.accelerator.sync_gradients and not self.args.fp16:
+            # Of several processes, one may have found it where the others have not.
+            compute = None if are_several() else partial(self._compute_again, model, inputs)
+            check_step(self.model, loss, self.state.global_step + 1, compute)
+        return loss
+
+    def _compute_again(self, model: nn.Module, inputs: Any) -> None:
+        self.compute_loss(model, self._prepare_inputs(inputs))
+
     def _save(self, *arguments: Any, **named: Any) -> None:
-        # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
         model: Any = self.model
-        is_adapted = isinstance(model, PeftModel)
-        if not is_adapted:
-            super()._save(*arguments, **named)
-            return
-        model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+        # What a step has made NaN or infinite must not take the place of a checkpoint that is good.
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        check_weights(trained, f"the model at step {self.state.global_step}", ADVICE)
+        # Once tokens have been added, PEFT would save the whole embedding in every checkpoint. A
+        # model that is trained whole is loaded by the names that its tensors have in memory, which
+        # of some types are others than those in their files.
+        of_kind = (
+            {"save_embedding_layers": False}
+            if isinstance(model, PeftModel)
+            else {"save_original_format": False}
+        )
+        model.save_pretrained = partial(model.save_pretrained, **of_kind)
         try:
             super()._save(*arguments, **named)
         finally:
             del model.save_pretrained
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Of a model that is trained whole; transformers would train on with what it has in memory.
+        held = self.model.state_dict(keep_vars=True)
+        missing = [*load_result.missing_keys]
+        loaded = {id(tensor) for name, tensor in held.items() if name not in missing}
+        # A tied weight is in the file under one of its names.
+        lacks = [name for name in missing if id(held.get(name)) not in loaded]
+        if lacks or load_result.unexpected_keys:
+            fault = f"lack {lacks[0]}" if lacks else f"hold {load_result.unexpected_keys[0]}"
+            raise UserError(
+                f"resume: the weights of the checkpoint {fault}, so they are of another model or "
+                "were saved by an older version of lora2; start over with --overwrite."
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _naming_state(checkpoint, "optimizer and schedule"):

@@ -101,14 +101,18 @@ def check_finite_output(output: Tensor, model: nn.Module, compute: Callable[[], 
     if torch.isfinite(output).all():
         return
     raise NumericalError(
-        f"NaN or infinity in the output of {_first_module(model, compute)}: a weight, an adapter's "
-        "factor or its lora_alpha is too large or damaged; train it again, or load the model in "
-        "float32."
+        "NaN or infinity in the output of "
+        f"{first_not_finite_module(model, compute) or f'the {type(model).__name__}'}: a weight, an "
+        "adapter's factor or its lora_alpha is too large or damaged; train it again, or load the "
+        "model in float32."
     )
 
 
-def _first_module(model: nn.Module, compute: Callable[[], object]) -> str:
-    """Return the first module, inner ones before outer ones, whose output is not finite."""
+def first_not_finite_module(model: nn.Module, compute: Callable[[], object]) -> str | None:
+    """Return the first module, inner ones before outer ones, whose output is not finite.
+
+    compute: calls the model.
+    """
     found: list[str] = []
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -128,7 +132,7 @@ def _first_module(model: nn.Module, compute: Callable[[], object]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else f"the {type(model).__name__}"
+    return found[0] if found else None
 
 
 def first_not_finite(numbers: Sequence[Tensor]) -> int | None:

@@ -28,6 +28,8 @@ COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
+# Of the norm of what is added up, in float64: what is left of changes that cancel is rounding.
+_NEGLIGIBLE = 1e-12
 
 
 @torch.no_grad()
@@ -282,11 +284,10 @@ def _sum(
             f"{module}: an adapter holds NaN or infinity, or its weight in the sum is too large; "
             "write a smaller weight, or train the adapter again."
         )
-    form = singular_value_form(
-        torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
-    )
-    if not form[1].float().isfinite().all():
+    B, A = torch.cat([B for B, _ in pairs], dim=1), torch.cat([A for _, A in pairs], dim=0)
+    X, sigma, Y = singular_value_form(B, A)
+    if not sigma.float().isfinite().all():
         raise NumericalError(
             f"{module}: the weighted sum is too large for float32; write smaller weights."
         )
-    return form
+    return X, sigma.where(sigma > _NEGLIGIBLE * B.norm() * A.norm(), 0.0), Y

@@ -3,8 +3,11 @@
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
 import threading
+from multiprocessing import forkserver
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -127,19 +130,17 @@ def test_ctrl_c_ends_what_goes_on_and_writes_no_record(tiny_model, records, plac
 
 def test_a_work_folder_that_cannot_be_made_is_one_mistake_and_no_failed_runs(tmp_path, records):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError), LocalRunner(records, Place(tmp_path / "file")):
-        pass
+    with pytest.raises(UserError, match=r"^work: .*file is a file; give a folder"):
+        LocalRunner(records, Place(tmp_path / "file")).__enter__()
 
 
-def test_a_records_folder_that_cannot_be_written_to_is_refused_before_a_run(
-    tmp_path, records, place, monkeypatch
-):
+def test_a_records_folder_that_cannot_be_written_to_is_refused_before_a_run(tmp_path, place):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError), LocalRunner(RecordFolder(tmp_path / "file"), place):
-        pass
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(UserError, match=r"records: .* cannot be written to"):
-        LocalRunner(records, place).__enter__()
+    with pytest.raises(UserError, match=r"^records: .*file is a file; give a folder"):
+        LocalRunner(RecordFolder(tmp_path / "file"), place).__enter__()
+    # Root may write to any folder, but nothing can be made in this one.
+    with pytest.raises(UserError, match=r"^records: nothing can be written into /proc "):
+        LocalRunner(RecordFolder(Path("/proc/records")), place).__enter__()
 
 
 def test_a_run_whose_record_could_not_be_written_is_still_there(
@@ -207,3 +208,12 @@ def test_the_process_of_a_run_sees_its_gpu_alone(place, monkeypatch):
 def test_less_than_one_job_is_refused(records, place):
     with pytest.raises(UserError, match="jobs=0 must be at least 1"):
         LocalRunner(records, place, 0)
+
+
+def test_ctrl_c_does_not_reach_the_process_that_runs_are_forked_from(records, place):
+    """Not even while it imports: a terminal sends it to all processes, and one has a traceback."""
+    with LocalRunner(records, place):
+        server = forkserver._forkserver._forkserver_pid
+        status = Path(f"/proc/{server}/status").read_text()
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", status)
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1

@@ -405,3 +405,22 @@ def test_a_model_that_was_merged_has_nothing_to_combine(combination_type: str) -
     model.merge_and_unload()
     with pytest.raises(UserError, match="no layer has default any more"):
         model.base_model.add_weighted_adapter(["default"], [1.0], "sum", combination_type)
+
+
+@torch.no_grad()
+@every_kind
+def test_a_sum_that_cancels_is_zero_and_not_what_rounding_leaves(kind: Kind) -> None:
+    model = with_three_adapters(kind)
+    lost = model.add_weighted_adapter(["wide", "thin", "wide"], [0.3, 0.0, -0.3], "none", "svd", 2)
+    assert lost == 0.0
+    assert not any(delta.any() for delta in deltas(model, "none").values())
+
+
+@torch.no_grad()
+def test_what_is_left_of_a_sum_that_nearly_cancels_is_kept() -> None:
+    model = with_three_adapters(LINEAR)
+    weights = [1.0, -1.0 + 1e-7]
+    model.add_weighted_adapter(["wide", "wide"], weights, "little", "cat")
+    expected = deltas(model, "wide")
+    for name, delta in deltas(model, "little").items():
+        torch.testing.assert_close(delta, 1e-7 * expected[name], rtol=1e-6, atol=1e-13)

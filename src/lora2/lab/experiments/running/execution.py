@@ -101,7 +101,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
 def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunRecord:
     settings = settings_of(description, place)
     folder = RunFolder(settings.folder)
-    resumes = METHODS[description.method].resumes
+    resumes = METHODS[description.method].resumes(settings.adapter)
     try:
         prepared = prepare(settings)
     except NumericalError as error:

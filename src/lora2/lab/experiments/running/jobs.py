@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Self
@@ -19,6 +20,7 @@ from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.running.execution import Place
 from lora2.lab.experiments.running.own_process import clear_traces, execute_in_own_process
 from lora2.lab.experiments.running.runner import Finished, Progress, Runner
+from lora2.support.files import check_takes_files
 
 _PRELOADED = ["lora2.lab.experiments.running.execution"]
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -64,7 +66,9 @@ class LocalRunner(Runner):
 
     def __enter__(self) -> Self:
         # It is checked here, where it is one mistake of the user and not one failure a run.
+        check_takes_files("work", self._place.work)
         self._place.work.mkdir(parents=True, exist_ok=True)
+        _start_fork_server()
         return super().__enter__()
 
     def _make(self, description: RunDescription) -> RunRecord:
@@ -110,6 +114,22 @@ class LocalRunner(Runner):
     def _end(self) -> None:
         for process in list(self._running):
             process.terminate()
+
+
+def _start_fork_server() -> None:
+    """Start the process that the runs are forked from, so that no interrupt reaches it.
+
+    Ctrl-C goes to all processes of a terminal, and this one ignores it only once it has imported
+    what it is to import first.
+    """
+    # It needs this one, the start of which would end the blocking.
+    resource_tracker.ensure_running()
+    # What is blocked here is blocked in it from its first moment on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _gpus() -> list[str]:
