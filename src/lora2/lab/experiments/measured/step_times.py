@@ -22,6 +22,7 @@ from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.environment import versions
 from lora2.training.prepare import prepare
+from lora2.training.trainer.step_check import check_step
 
 STEPS = "step-times"
 """The files of measured rows begin with it."""
@@ -130,6 +131,7 @@ def whole_step(
         batch = {name: value.to(model.device) for name, value in next(following).items()}
         loss: Any = trainer.compute_loss(model, batch)
         loss.backward()
+        check_step(model, loss, state.global_step + 1, None)
         torch.nn.utils.clip_grad_norm_(trained, trainer.args.max_grad_norm)
         call("on_pre_optimizer_step")
         optimizer.step()
