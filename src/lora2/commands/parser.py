@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
@@ -173,6 +174,9 @@ def _reader(hint: Any, present: Any) -> Any:
     if mappings:
         # Where transformers takes a text too, it is the path of a JSON file.
         return read_mapping_or_file if str in choices else _read_mapping
+    if {str, bool} <= set(choices):
+        # transformers' parser takes true and false alone.
+        return _read_truth_or_text
     if type(None) in choices and str not in choices and present in (int, float):
         return _or_none(present)
     return present
@@ -201,6 +205,13 @@ def read_mapping_or_file(text: str) -> Any:
         return read_json(Path(text), "give a file of JSON, or an object such as {}")
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def _read_truth_or_text(text: str) -> str | bool:
+    try:
+        return bool(string_to_bool(text))
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def _read_switch_or_text(text: str) -> str | bool | None:

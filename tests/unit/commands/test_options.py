@@ -148,3 +148,12 @@ def test_bad_file_is_refused(text, names, tmp_path):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         settings(f"--config={tmp_path / 'none.yaml'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("all", "all"), ("non_padding", "non_padding"), ("true", True), ("no", False)],
+)
+def test_an_option_that_is_a_switch_or_a_word_takes_both(text, value):
+    read = settings(f"--include_num_input_tokens_seen={text}").training
+    assert read["include_num_input_tokens_seen"] == value

@@ -78,6 +78,8 @@ RANGES: Mapping[str, Range] = {
 CHOICES: Mapping[str, Collection[str]] = {
     # `best` needs a metric of the trainer's, which `lora2 train` does not set.
     "save_strategy": ("no", "steps", "epoch"),
+    # Or true or false.
+    "include_num_input_tokens_seen": ("all", "non_padding", "no"),
     "torch_compile_mode": (
         "default",
         "reduce-overhead",
@@ -99,7 +101,7 @@ def check_values(settings: RunSettings) -> None:
     for name, value in settings.to_options().items():
         if name in RANGES and value is not None:
             check_number(name, value, RANGES[name])
-        if name in CHOICES and value is not None:
+        if name in CHOICES and value is not None and not isinstance(value, bool):
             _check_choices(name, value, CHOICES[name])
         if name in PACKAGES and value:
             _check_installed(name, value, PACKAGES[name])
