@@ -76,7 +76,7 @@ def test_a_folder_that_takes_no_file_is_refused(tmp_path, monkeypatch):
     def fail(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "touch", fail)
     for check in (check_output, check_is_new):
         with pytest.raises(UserError, match="Permission denied"):
             check(tmp_path / "out")

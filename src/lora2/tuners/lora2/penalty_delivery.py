@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lora2.tuners.base.distributed.added_once import AddedOnce
+from lora2.tuners.base.distributed.added_once import add_once
 
 
 class PenaltyDelivery:
@@ -36,9 +36,7 @@ class PenaltyDelivery:
 
     def _hook(self, pairs: Sequence[tuple[nn.Parameter, Tensor]], weight: Tensor) -> None:
         for parameter, gradient in pairs:
-            hook = AddedOnce(weight.to(gradient.device) * gradient)
-            hook.handle = parameter.register_hook(hook)
-            self._handles.append(hook.handle)
+            self._handles.append(add_once(parameter, weight.to(gradient.device) * gradient))
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lora2.tuners.base.distributed.added_once import AddedOnce
+from lora2.tuners.base.distributed.added_once import add_once
 
 _MODULE = "deepspeed"
 
@@ -109,8 +109,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None]:
         for parameter, gradient in zip(ctx.parameters, gradients, strict=True):
             if gradient is not None and parameter.requires_grad:
-                hook = AddedOnce(gradient)
-                hook.handle = parameter.register_hook(hook)
+                add_once(parameter, gradient)
         return None, None
 
 

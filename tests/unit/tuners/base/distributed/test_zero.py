@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.tuners.base.distributed import zero
-from lora2.tuners.base.distributed.added_once import AddedOnce
+from lora2.tuners.base.distributed.added_once import add_once
 from lora2.tuners.base.distributed.whole import is_plain
 
 
@@ -110,8 +110,7 @@ def test_multiplication_is_right_where_this_process_has_no_part() -> None:
 
 def test_a_hook_adds_to_one_gradient_alone() -> None:
     (parameter,) = parameters((2,))
-    hook = AddedOnce(torch.ones(2))
-    hook.handle = parameter.register_hook(hook)
+    add_once(parameter, torch.ones(2))
     seen: list[Tensor] = []
     for _ in range(2):
         parameter.sum().backward()
@@ -120,6 +119,18 @@ def test_a_hook_adds_to_one_gradient_alone() -> None:
         parameter.grad = None
 
     torch.testing.assert_close(torch.stack(seen), torch.tensor([[2.0, 2.0], [1.0, 1.0]]))
+
+
+def test_gradients_are_recorded_with_what_a_later_hook_adds() -> None:
+    """As the gradient of a penalty, which joins in the backward pass."""
+    (parameter,) = parameters((2,))
+    recorded = zero.RecordedGradients([parameter])
+    for _ in range(2):
+        add_once(parameter, torch.ones(2))
+        parameter.sum().backward()
+        parameter.grad = None
+
+    torch.testing.assert_close(recorded([parameter])[0], torch.full((2,), 4.0))
 
 
 def test_partitioned_parameters_take_the_place_of_what_is_left_of_them() -> None:
