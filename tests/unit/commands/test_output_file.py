@@ -73,7 +73,7 @@ def test_a_file_that_is_read_only_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_takes_no_file_is_refused(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", fail)
