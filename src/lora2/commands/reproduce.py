@@ -51,7 +51,7 @@ def execute(arguments: Sequence[str]) -> int:
         return 0
     require("matplotlib.figure", extra="train")
     tables = options.tables(folder)
-    # Before hours of training.
+    # The user is to know before hours of training.
     check_takes_files("output_dir", tables)
     failed = 0
     if name in MEASURED_TABLES:

@@ -115,7 +115,12 @@ def is_temporary(path: Path) -> bool:
 
 def _temporary(path: Path) -> Path:
     """Return a new name next to `path`, which is no longer than a file system allows."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f"{temporary_start(path)}{secrets.token_hex(8)}.tmp")
+
+
+def temporary_start(path: Path) -> str:
+    """Return how the names begin under which something is written before it becomes `path`."""
+    return f".{path.name[:40]}."
 
 
 def as_path(path: Any, name: str = "path") -> Path:
@@ -185,15 +190,22 @@ def check_takes_files(option: str, folder: Path) -> None:
     Raises:
         UserError: they cannot; `option` is what gave the folder.
     """
-    check_may_be_folder(option, folder)
-    path = folder.resolve()
-    nearest = next(each for each in (path, *path.parents) if each.exists())
+    nearest = folder
     try:
+        check_may_be_folder(option, folder)
+        path = folder.resolve()
+        if folder.is_symlink() and not path.exists():
+            raise UserError(
+                f"{option}: {folder} is a link to nothing; remove it, or give another folder."
+            )
+        nearest = next(each for each in (path, *path.parents) if each.exists())
         _try_to_make(nearest / "file")
-    except OSError as error:
+    # RuntimeError is a loop of symbolic links.
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{option}: nothing can be written into {nearest} ({error.strerror}); change its "
-            "permissions, or give another folder."
+            f"{option}: nothing can be written into {nearest} ({reason}); change its permissions, "
+            "or give another folder."
         ) from error
 
 

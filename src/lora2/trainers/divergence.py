@@ -112,9 +112,15 @@ def first_not_finite_of_all(tensors: Sequence[Tensor]) -> int | None:
 
     Of tensors that are sharded, all processes learn the lowest that one of them has found.
     """
-    if is_plain(tensors):
-        return _first_not_finite(tensors)
-    return first_of_all(_first_not_finite([local_part(tensor) for tensor in tensors]))
+    first = first_not_finite_here(tensors)
+    return first if is_plain(tensors) else first_of_all(first)
+
+
+def first_not_finite_here(tensors: Sequence[Tensor]) -> int | None:
+    """Return the position of the first tensor whose part in this process is not finite."""
+    return _first_not_finite(
+        tensors if is_plain(tensors) else [local_part(tensor) for tensor in tensors]
+    )
 
 
 def _first_not_finite(tensors: Sequence[Tensor]) -> int | None:

@@ -13,7 +13,7 @@ def leave_out_extra_step(model: nn.Module, args: TrainingArguments, state: Train
     does one more step. An optimizer leaves a parameter without a gradient as it is. float16's loss
     scaler and DeepSpeed want gradients: there the step is made.
     """
-    if state.global_step < state.max_steps or args.fp16 or args.deepspeed:
+    if state.global_step < state.max_steps or args.mixed_precision == "fp16" or args.deepspeed:
         return
     for parameter in model.parameters():
         parameter.grad = None

@@ -126,7 +126,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         # float16's loss scaler expects overflows and skips those steps by itself.
         self._watches = (
             []
-            if args.fp16
+            if args.mixed_precision == "fp16"
             else [GradientWatch(each.module, each.name) for each in self._adapters.values()]
         )
 
@@ -141,7 +141,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """Stop before a gradient that is NaN or infinite can reach the weights."""
         if model is not None:
             leave_out_extra_step(model, args, state)
-        if model is not None and not args.fp16:
+        if model is not None and args.mixed_precision != "fp16":
             for watch in self._watches:
                 watch.check()
             for watch in self._watches:

@@ -21,6 +21,7 @@ from launched_command import SMALL, launched, weights
 pytestmark = pytest.mark.slow
 
 FSDP_ON_CPU = Path(__file__).parent / "fsdp_on_cpu.py"
+NAN_IN_ONE_PROCESS = Path(__file__).parent / "nan_in_one_process.py"
 
 
 def train(
@@ -107,6 +108,22 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
     train(forked, tmp_path, "--output_dir", folder, "--resume", program=str(FSDP_ON_CPU))
 
     assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
+
+
+@pytest.mark.parametrize("method", ["lora2", "lora"])
+def test_all_processes_stop_where_one_has_no_finite_loss(
+    method: str, model: Path, forked: ForkedCommands, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    options = small_options(method=method)
+    words = ["train", f"--model={model}", f"--output_dir={folder}", *options, *SMALL]
+    done = forked.call(words, tmp_path, processes=2, program=str(NAN_IN_ONE_PROCESS))
+    assert done.code != 0
+    said = "The training loss of another process is NaN or infinite at step 3: "
+    assert done.errors.count(said) == 1, done.errors[-3000:]
+    assert said in json.loads((folder / "diverged.json").read_text())["error"]
+    saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert saved == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_tags_are_learned_and_scored_as_in_one_process(

@@ -172,8 +172,12 @@ def test_what_a_killed_process_has_left_half_written_is_removed(interrupted_run,
     left = folder / ".adapter.0123456789abcdef.tmp"
     left.mkdir()
     (left / "adapter_model.safetensors").write_bytes(b"half")
+    # What another command is writing here, such as an export.
+    others = folder / ".merged.0123456789abcdef.tmp"
+    others.mkdir()
     assert lora2("train", f"--output_dir={folder}", "--resume") == 0
     assert not left.exists()
+    assert others.exists()
 
 
 def test_resume_of_nothing_is_refused(tmp_path, capsys):

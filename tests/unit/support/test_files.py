@@ -130,6 +130,11 @@ def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
         UserError, match=r"^records: nothing can be written into /proc .*give anoth"
     ):
         check_takes_files("records", Path("/proc/a/b"))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for name, fault in {"loop": "loop", "dangling": "a link to nothing", "x" * 300: "long"}.items():
+        with pytest.raises(UserError, match=f"^records: .*{fault}.*give another folder"):
+            check_takes_files("records", tmp_path / name)
 
 
 def test_missing_folder_is_an_os_error(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def parameter(model: nn.Module, end: str) -> tuple[str, nn.Parameter]:
     return name, found
 
 
+TWO_MICRO_BATCHES = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 3,
+}
 HEADS_BIAS = r"classifier\.(modules_to_save\.default\.)?bias$"
 
 
@@ -131,21 +136,59 @@ def test_no_checkpoint_is_made_of_weights_that_are_not_finite(model: Any, tmp_pa
     name, bias = parameter(model, HEADS_BIAS)
     bias.data[0] = float("inf")
     with pytest.raises(NumericalError, match=f"^NaN or infinity in {re.escape(name)} of the model"):
-        trainer.save_model(str(tmp_path / "checkpoint-1"))
-    assert not (tmp_path / "checkpoint-1").exists()
+        trainer._save_checkpoint(model, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_micro_batches_are_checked_once_for_each_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[int] = []
+    steps: list[tuple[int, int]] = []
     monkeypatch.setattr(
         "lora2.training.trainer.run_trainer.check_step",
-        lambda model, loss, step, compute: steps.append(step),
+        lambda model, losses, step, compute: steps.append((len(losses), step)),
     )
-    few = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 3}
-    trainer_of(lora(), tmp_path, **few).train()
-    assert steps == [1, 2, 3]
+    trainer_of(lora(), tmp_path, **TWO_MICRO_BATCHES).train()
+    assert steps == [(2, 1), (2, 2), (2, 3)]
+
+
+def test_a_module_that_makes_the_loss_of_an_earlier_micro_batch_nan_is_named(
+    model: Any, tmp_path: Path
+) -> None:
+    name, layer = next(
+        (name, each)
+        for name, each in model.named_modules()
+        if name.endswith("encoder.layer.0.intermediate")
+    )
+    first = rows()[0]["input_ids"]
+
+    def spoil(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * NAN if torch.equal(read[-1], first) else output
+
+    read: list[Tensor] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"][0]), with_kwargs=True
+    )
+    layer.register_forward_hook(spoil)
+    trainer = trainer_of(model, tmp_path, **TWO_MICRO_BATCHES, train_sampling_strategy="sequential")
+    message = f"^The training loss is nan at step 1, from NaN .* output of {re.escape(name)}: "
+    with pytest.raises(NumericalError, match=message):
+        trainer.train()
+
+
+def test_the_loss_scaler_of_float16_is_left_its_overflows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where accelerate's own launcher has chosen the precision, of which fp16 is not told."""
+
+    def check(*arguments: object) -> None:
+        raise AssertionError("checked")
+
+    monkeypatch.setattr("lora2.training.trainer.run_trainer.check_step", check)
+    trainer = trainer_of(lora(), tmp_path, save_strategy="no", max_steps=1)
+    trainer.args.mixed_precision = "fp16"
+    assert trainer.args.fp16 is False
+    trainer.train()
 
 
 # --- checkpoints of whole models ---
@@ -182,6 +225,16 @@ def test_a_whole_model_is_loaded_as_it_was_saved(name: str, tmp_path: Path) -> N
     trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_a_tensor_that_the_model_never_saves_is_not_missed(tmp_path: Path) -> None:
+    model = tiny_bert()
+    model.bert.register_buffer("extra", torch.ones(2))
+    model._keys_to_ignore_on_save = {"bert.extra"}
+    trainer = trainer_of(model, tmp_path)
+    trainer.save_model(str(tmp_path / "checkpoint-1"))
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert torch.equal(model.bert.extra, torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields, read_json, read_yaml
 from lora2.support.extras import require
-from lora2.support.files import as_json, is_temporary, write_atomically
+from lora2.support.files import as_json, is_temporary, temporary_start, write_atomically
 from lora2.training.on_disk.run_files import DAMAGED, check_options, check_task
 from lora2.training.on_disk.summary import RunSummary, check_baseline
 
@@ -241,9 +241,14 @@ class RunFolder:
             write_atomically(file, content)
 
     def clear_unwritten(self) -> None:
-        """Remove what a killed process has not written to its end; for who holds the folder."""
-        for entry in filter(is_temporary, [*self.path.iterdir()] if self.path.is_dir() else ()):
-            _remove(entry)
+        """Remove what a killed process of the run has not written to its end.
+
+        The caller must hold the folder. What another command writes into it is left alone.
+        """
+        own = tuple(temporary_start(entry) for entry in self.entries)
+        for entry in [*self.path.iterdir()] if self.path.is_dir() else ():
+            if is_temporary(entry) and entry.name.startswith(own):
+                _remove(entry)
 
     def check_keeps(self, option: str, path: str | Path | None) -> None:
         """Check that a new run, which clears the folder, does not clear what it reads.

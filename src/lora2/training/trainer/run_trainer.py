@@ -14,16 +14,13 @@ from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
 from torch import nn
 from torch.optim import Optimizer
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
-from lora2.trainers.divergence import ADVICE
 from lora2.training.on_disk.checkpoints import checkpoints_by_age, fault_of
 from lora2.training.trainer.head_rate import give_own_rate
-from lora2.training.trainer.step_check import check_step
-from lora2.tuners.base.distributed.ranks import are_several
-from lora2.tuners.base.finite_checks import check_weights
+from lora2.training.trainer.step_check import check_step, check_trained_weights
 
 # torch before 2.9 does not have it.
 _DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
@@ -50,6 +47,11 @@ class RunBase(_Base):
     _head: Sequence[nn.Parameter] = ()
     _head_learning_rate: float | None = None
     _make_optimizer: Callable[[], Optimizer] | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # The losses and inputs of the optimizer step at which the training is.
+        self._micro_batches: list[tuple[torch.Tensor, Any]] = []
 
     def plan_optimizer(
         self,
@@ -95,28 +97,36 @@ class RunBase(_Base):
         """
         loss: torch.Tensor = super().training_step(model, inputs, *arguments, **named)
         # float16's loss scaler expects overflows and leaves out those steps by itself.
-        if self.accelerator.sync_gradients and not self.args.fp16:
-            # Of several processes, one may have found it where the others have not.
-            compute = None if are_several() else partial(self._compute_again, model, inputs)
-            check_step(self.model, loss, self.state.global_step + 1, compute)
+        if self.args.mixed_precision == "fp16":
+            return loss
+        self._micro_batches.append((loss, inputs))
+        if self.accelerator.sync_gradients:
+            done, self._micro_batches = self._micro_batches, []
+            losses, batches = zip(*done, strict=True)
+            compute = partial(self._compute_again, model, batches)
+            check_step(self.model, losses, self.state.global_step + 1, compute)
         return loss
 
-    def _compute_again(self, model: nn.Module, inputs: Any) -> None:
-        self.compute_loss(model, self._prepare_inputs(inputs))
+    def _compute_again(self, model: nn.Module, batches: Sequence[Any], number: int) -> None:
+        self.compute_loss(model, self._prepare_inputs(batches[number]))
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        # What a step has made NaN or infinite must not take the place of a checkpoint that is good.
+        check_trained_weights(self.model, self.state.global_step)
+        super()._save_checkpoint(*arguments, **named)
 
     def _save(self, *arguments: Any, **named: Any) -> None:
         model: Any = self.model
-        # What a step has made NaN or infinite must not take the place of a checkpoint that is good.
-        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        check_weights(trained, f"the model at step {self.state.global_step}", ADVICE)
-        # Once tokens have been added, PEFT would save the whole embedding in every checkpoint. A
-        # model that is trained whole is loaded by the names that its tensors have in memory, which
-        # of some types are others than those in their files.
-        of_kind = (
-            {"save_embedding_layers": False}
-            if isinstance(model, PeftModel)
-            else {"save_original_format": False}
-        )
+        if isinstance(model, PeftModel):
+            # Once tokens have been added, PEFT would save the whole embedding in every checkpoint.
+            of_kind = {"save_embedding_layers": False}
+        elif isinstance(model, PreTrainedModel):
+            # A checkpoint is loaded by the names that tensors have in memory, and for some types of
+            # model these differ from the names in their files.
+            of_kind = {"save_original_format": False}
+        else:
+            super()._save(*arguments, **named)
+            return
         model.save_pretrained = partial(model.save_pretrained, **of_kind)
         try:
             super()._save(*arguments, **named)
@@ -124,9 +134,11 @@ class RunBase(_Base):
             del model.save_pretrained
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # Of a model that is trained whole; transformers would train on with what it has in memory.
+        # This is called for a model that is trained whole. transformers would go on with what the
+        # model has in memory.
         held = self.model.state_dict(keep_vars=True)
-        missing = [*load_result.missing_keys]
+        never_saved = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
+        missing = [name for name in load_result.missing_keys if name not in never_saved]
         loaded = {id(tensor) for name, tensor in held.items() if name not in missing}
         # A tied weight is in the file under one of its names.
         lacks = [name for name in missing if id(held.get(name)) not in loaded]

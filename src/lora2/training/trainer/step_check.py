@@ -2,51 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError
-from lora2.trainers.divergence import ADVICE, first_not_finite_of_all
+from lora2.trainers.divergence import ADVICE, first_not_finite_here, first_not_finite_of_all
+from lora2.tuners.base.distributed.ranks import are_several, first_of_all
 from lora2.tuners.base.finite_checks import check_weights, first_not_finite_module
 
 
 def check_step(
-    model: nn.Module, loss: Tensor, step: int, compute: Callable[[], object] | None
+    model: nn.Module,
+    losses: Sequence[Tensor],
+    step: int,
+    compute: Callable[[int], object] | None = None,
 ) -> None:
-    """Check the loss of a step and the gradients of all that is trained.
+    """Check the losses of a step and the gradients of all that is trained.
 
     It is called before gradients are clipped, which spreads a NaN to all of them, and before the
-    optimizer takes it into the weights. Waits for the device once.
+    optimizer takes it into the weights. It waits for the device, and for the other processes: all
+    of them stop, since each waits for the others in the next step.
 
-    step: the optimizer step, from 1.
-    compute: computes the loss again, to find the module; None where that cannot be done.
+    Args:
+        model: the model.
+        losses: of the micro-batches of the step, scalars.
+        step: the optimizer step, from 1.
+        compute: computes the loss of a micro-batch again, to find the module; None where that
+            cannot be done.
 
     Raises:
         NumericalError: naming the weight, the gradient, or the module whose output is the first to
             hold NaN or infinity.
     """
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    # A backward pass runs from the last layer to the first.
-    gradients = {
-        name: each.grad for name, each in reversed(trained.items()) if each.grad is not None
-    }
-    first = first_not_finite_of_all([loss.detach(), *gradients.values()])
+    # A backward pass runs from the last layer to the first, and most models have them in order.
+    names = [*reversed(trained)]
+    gradients = {name: gradient for name in names if (gradient := trained[name].grad) is not None}
+    found = first_not_finite_here([*(loss.detach() for loss in losses), *gradients.values()])
+    if found is not None and found >= len(losses):
+        # Other processes may have other gradients.
+        found = len(losses) + names.index([*gradients][found - len(losses)])
+    first = first_of_all(found)
     if first is None:
         return
     check_weights(trained, f"the model at step {step}", ADVICE)
-    if first > 0:
-        named = [*gradients][first - 1]
+    if first >= len(losses):
+        named = names[first - len(losses)]
         raise NumericalError(f"NaN or infinity in the gradient of {named} at step {step}: {ADVICE}")
-    module = None if compute is None else _first_module(model, compute)
+    if first != found:
+        raise NumericalError(
+            f"The training loss of another process is NaN or infinite at step {step}: {ADVICE}"
+        )
+    # Another process would not compute again.
+    module = None if compute is None or are_several() else _first_module(model, compute, first)
     where = "" if module is None else f", from NaN or infinity in the output of {module}"
-    raise NumericalError(f"The training loss is {float(loss)} at step {step}{where}: {ADVICE}")
+    raise NumericalError(
+        f"The training loss is {float(losses[first])} at step {step}{where}: {ADVICE}"
+    )
 
 
-def _first_module(model: nn.Module, compute: Callable[[], object]) -> str | None:
+def check_trained_weights(model: nn.Module, step: int) -> None:
+    """Check all weights that are trained, before a checkpoint is made of them.
+
+    Raises:
+        NumericalError: naming the first that holds NaN or infinity.
+    """
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    first = first_not_finite_of_all([each.detach() for each in trained.values()])
+    if first is not None:
+        named = [*trained][first]
+        raise NumericalError(f"NaN or infinity in {named} of the model at step {step}: {ADVICE}")
+
+
+def _first_module(
+    model: nn.Module, compute: Callable[[int], object], micro_batch: int
+) -> str | None:
     # What goes wrong here must not hide the error.
     with suppress(Exception), torch.no_grad():
-        return first_not_finite_module(model, compute)
+        return first_not_finite_module(model, lambda: compute(micro_batch))
     return None

@@ -28,7 +28,8 @@ COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
 _SMALLEST_SUM = 1e-6
-# Of the norm of what is added up, in float64: what is left of changes that cancel is rounding.
+# A sum has rounding errors of 1e-16 of what is added up, in float64: what is left of changes that
+# cancel is smaller than this share of it.
 _NEGLIGIBLE = 1e-12
 
 
@@ -290,4 +291,5 @@ def _sum(
         raise NumericalError(
             f"{module}: the weighted sum is too large for float32; write smaller weights."
         )
-    return X, sigma.where(sigma > _NEGLIGIBLE * B.norm() * A.norm(), 0.0), Y
+    added = (B.norm(dim=0) * A.norm(dim=1)).sum()
+    return X, sigma.where(sigma > _NEGLIGIBLE * added, 0.0), Y

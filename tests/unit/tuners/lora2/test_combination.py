@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lora2 import Lora2Config, UserError
 from lora2.errors import NumericalError
+from lora2.tuners.lora2.layer import Lora2Layer
 from unit.models import (
     KIND_IDS,
     KINDS,
@@ -424,3 +425,23 @@ def test_what_is_left_of_a_sum_that_nearly_cancels_is_kept() -> None:
     expected = deltas(model, "wide")
     for name, delta in deltas(model, "little").items():
         torch.testing.assert_close(delta, 1e-7 * expected[name], rtol=1e-6, atol=1e-13)
+
+
+@torch.no_grad()
+def test_factors_of_very_different_sizes_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rounding of a sum grows with the products of its factors, not with the factors."""
+    model = with_three_adapters(LINEAR)
+    expected = {
+        name: delta + deltas(model, "thin")[name] for name, delta in deltas(model, "wide").items()
+    }
+    plain = Lora2Layer.factors
+
+    def unbalanced(layer: Lora2Layer, name: str, *dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        B, A = plain(layer, name, *dtype)
+        scale = {"wide": 1e7, "thin": 1e-7}.get(name, 1.0)
+        return scale * B, A / scale
+
+    monkeypatch.setattr(Lora2Layer, "factors", unbalanced)
+    model.add_weighted_adapter(["wide", "thin"], [1.0, 1.0], "both", "cat")
+    for name, delta in deltas(model, "both").items():
+        torch.testing.assert_close(delta, expected[name], rtol=1e-4, atol=1e-6)

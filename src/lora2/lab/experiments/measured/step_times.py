@@ -131,7 +131,7 @@ def whole_step(
         batch = {name: value.to(model.device) for name, value in next(following).items()}
         loss: Any = trainer.compute_loss(model, batch)
         loss.backward()
-        check_step(model, loss, state.global_step + 1, None)
+        check_step(model, [loss], state.global_step + 1)
         torch.nn.utils.clip_grad_norm_(trained, trainer.args.max_grad_norm)
         call("on_pre_optimizer_step")
         optimizer.step()

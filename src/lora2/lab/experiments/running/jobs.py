@@ -122,7 +122,7 @@ def _start_fork_server() -> None:
     Ctrl-C goes to all processes of a terminal, and this one ignores it only once it has imported
     what it is to import first.
     """
-    # It needs this one, the start of which would end the blocking.
+    # The fork server needs the resource tracker, and Python unblocks SIGINT when it starts that.
     resource_tracker.ensure_running()
     # What is blocked here is blocked in it from its first moment on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -52,7 +52,8 @@ class ModelImportance:
         """Take in the weights and gradients of a step.
 
         Raises:
-            UserError: no parameter of the adapter has a gradient.
+            UserError: no parameter of the adapter has a gradient, or DeepSpeed has taken the model
+                over since this was made and clears them.
         """
         if self._recorded is None and self._is_trained_by_zero():
             raise UserError(
