@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import save_tiny_model, small_options
+from command_line import refused, save_tiny_model, small_options
 from forked_commands import ForkedCommands
+from language_model import save_language_model, text_options
 from lora2.support.checked_files import read_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "slow" / "distributed"))
@@ -19,6 +20,7 @@ from engine_table import ZERO, Row
 from launched_command import SMALL, launched, weights
 
 DEEPSPEED_ON_CPU = Path(engine_table.__file__).parent / "deepspeed_on_cpu.py"
+NAN_GRADIENT = DEEPSPEED_ON_CPU.with_name("nan_gradient_on_cpu.py")
 
 pytestmark = [
     pytest.mark.engines,
@@ -44,12 +46,8 @@ def test_every_stage_ends_as_one_process(folder: Path, capsys: pytest.CaptureFix
         assert rows[case] == Row(*["yes"] * 6, *["not run"] * 2), case
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
-    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    model = save_tiny_model(tmp_path / "model", dropout=0.0)
+def write_settings(folder: Path, stage: int) -> Path:
+    """Write DeepSpeed's file, and return its path."""
     settings = {
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
         "train_micro_batch_size_per_gpu": "auto",
@@ -58,14 +56,27 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-    (tmp_path / "zero.json").write_text(json.dumps(settings))
-    # Every step is clipped.
-    clipped = "--max_grad_norm=0.01"
-    options = [*small_options(save_total_limit=8), *SMALL, "--use_cpu=True", clipped]
+    path = folder / "zero.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
+    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    model = save_tiny_model(tmp_path / "model", dropout=0.0)
+    settings = write_settings(tmp_path, stage)
+    # Every step is clipped, some more than others, so that gradients which the allocator sees
+    # unclipped have another kept set.
+    clipped = {"max_grad_norm": 0.02, "k": 4, "init_r": 8, "tinit": 0, "tfinal": 1}
+    longer = {"num_train_epochs": 3, "learning_rate": 0.02, "save_total_limit": 12}
+    options = [*small_options(**clipped, **longer), *SMALL, "--use_cpu=True"]
     where = "--model", model, "--output_dir"
     program = (str(DEEPSPEED_ON_CPU),)
     folder = tmp_path / "zero"
-    words = [*where, folder, *options, "--deepspeed", tmp_path / "zero.json"]
+    words = [*where, folder, *options, "--deepspeed", settings]
     done = launched(2, *words, program=program)
     assert done.returncode == 0, done.stderr[-3000:]
     one = tmp_path / "one"
@@ -80,10 +91,65 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
     )
     shutil.rmtree(folder / "adapter")
     (folder / "summary.json").unlink()
-    for step in range(5, 9):
+    for step in range(5, 13):
         shutil.rmtree(folder / "checkpoints" / f"checkpoint-{step}")
 
     again = launched(2, "--output_dir", folder, "--resume", program=program)
 
     assert again.returncode == 0, again.stderr[-3000:]
     assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_texts_are_learned_as_in_one_process(
+    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    model = save_language_model(tmp_path / "model")
+    options = [*text_options(k=2, init_r=4, target_r=2), "--use_cpu=True"]
+    words = ["--objective=sft", "--model", model, *options, "--output_dir"]
+    sharded = ["--per_device_train_batch_size=4", "--deepspeed", write_settings(tmp_path, stage)]
+    done = launched(2, *words, tmp_path / "zero", *sharded, program=(str(DEEPSPEED_ON_CPU),))
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = launched(1, *words, tmp_path / "one", "--per_device_train_batch_size=8")
+    assert one.returncode == 0, one.stderr[-3000:]
+    expected, ended = weights(tmp_path / "one"), weights(tmp_path / "zero")
+    assert ended.keys() == expected.keys()
+    for name, tensor in ended.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora2", "lora"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_nan_gradient_of_one_process_stops_all(
+    stage: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed leaves such a step out, and the next as well, without a word."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    model = save_tiny_model(tmp_path / "model")
+    words = [*small_options(method=method), *SMALL, "--use_cpu=True", "--model", model]
+    where = ["--output_dir", tmp_path / "run", "--deepspeed", write_settings(tmp_path, stage)]
+    done = launched(2, *words, *where, program=(str(NAN_GRADIENT),))
+    assert done.returncode != 0
+    assert done.stderr.count("lora2: NaN or infinity in ") == 1, done.stderr[-3000:]
+    error = read_json(tmp_path / "run" / "diverged.json", "")["error"]
+    assert error.startswith("NaN or infinity in ")
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == ["checkpoint-1", "checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        ("--method=sora", "SoRA cannot be trained where tensors are split over processes"),
+        ("--method=adalora", "AdaLoRA cannot be trained where tensors are split"),
+        ("--init_weights=gradient", "the start from gradients is not made where tensors are split"),
+    ],
+)
+def test_what_needs_whole_tensors_is_refused(
+    option: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = write_settings(tmp_path, 2)
+    words = ("train", option, f"--deepspeed={settings}", "--output_dir", tmp_path / "run")
+    assert fault in refused(capsys, *words)
+    assert not (tmp_path / "run").exists()

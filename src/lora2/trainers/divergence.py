@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError
 from lora2.tuners.base.distributed.ranks import first_of_all
 from lora2.tuners.base.distributed.whole import is_plain, is_sharded, local_part
+from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.base.finite_checks import first_not_finite
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import adapted_layers
@@ -41,11 +42,13 @@ class GradientWatch:
     def __init__(self, model: nn.Module, adapter_name: str) -> None:
         self._adapter_name = adapter_name
         self._layers = adapted_layers(model, adapter_name)
-        self._is_sharded = any(
-            is_sharded(factor)
+        factors = [
+            factor
             for layer in self._layers.values()
             for factor in layer.parameters_of(adapter_name).values()
-        )
+        ]
+        # DistributedDataParallel brings a NaN of one process to all of them, these do not.
+        self._must_agree = any(map(is_sharded, factors)) or is_any_trained_by_zero(factors)
         # The order is that of the backward pass. A layer has one sum, so that nothing grows where
         # nobody checks any longer, as after a training that was interrupted.
         self._sums: dict[str, Tensor] = {}
@@ -60,7 +63,7 @@ class GradientWatch:
         """
         sums, self._sums = self._sums, {}
         first = first_not_finite(list(sums.values()))
-        if self._is_sharded:
+        if self._must_agree:
             # All processes must stop here, since the next check waits for each of them.
             first = first_of_all(first)
         if first is not None:

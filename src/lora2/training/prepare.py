@@ -19,6 +19,7 @@ from transformers import (
 from lora2.data.tasks.task import Task
 from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
+from lora2.support.field_types import shortened
 from lora2.training.adapters import (
     adds_penalty,
     budget_in_words,
@@ -38,7 +39,7 @@ from lora2.training.methods.wrapping import HEADS
 from lora2.training.objectives.objective import TOKENIZER, Objective, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
-from lora2.training.options.arguments import RunSettings
+from lora2.training.options.arguments import RunSettings, as_typed
 from lora2.training.options.run_arguments import MethodName
 from lora2.training.trainer.argument_checks import (
     check_learning_rate_schedule,
@@ -150,6 +151,7 @@ def _check_options(
     check_values(settings)
     method.check(settings.adapter)
     objective.check(settings)
+    _check_may_split(settings, method)
     _check_start_from(settings.adapter["start_from"], method, folder)
 
 
@@ -235,6 +237,27 @@ def _make_trainer(
     trainer.remove_callback(PrinterCallback)
     _call_first(trainer, callbacks)
     return trainer
+
+
+def _check_may_split(settings: RunSettings, method: Method) -> None:
+    """Check that the run can be made where tensors are split over processes, if they are to be.
+
+    Raises:
+        UserError: it cannot.
+    """
+    is_started = settings.adapter["init_weights"] == "gradient"
+    for name in ("fsdp", "deepspeed"):
+        value = settings.training.get(name)
+        if value and not method.shards:
+            raise UserError(
+                f"{name}={shortened(as_typed(value))}: {method.label} cannot be trained where tensors are "
+                "split over processes; leave it out, or take --method lora2."
+            )
+        if value and is_started:
+            raise UserError(
+                "init_weights=gradient: the start from gradients is not made where tensors are "
+                f"split over processes, as {name}={shortened(as_typed(value))} does; leave one of them out."
+            )
 
 
 def _check_start_from(start: str | None, method: Method, folder: RunFolder) -> None:

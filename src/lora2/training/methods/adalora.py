@@ -143,5 +143,7 @@ METHOD = Method(
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
     # PEFT keeps neither its averages nor its mask, and prunes all when it is resumed.
     resumes=lambda options: False,
+    # PEFT ranks values and gradients that it takes for whole.
+    shards=False,
     as_lora2=imported,
 )

@@ -57,6 +57,8 @@ class Method:
             LoRA² adapter of the same change, which can be cut; None for a method without one.
         resumes: takes options; whether a training that was cut short can resume from a checkpoint.
         whole: whether a whole model is saved, rather than an adapter.
+        shards: whether DeepSpeed and FSDP2, which split weights or optimizer over processes, may
+            train it.
         head_alone: whether it trains the task's head and nothing else.
         check: checks options before anything is loaded; raises a UserError.
         resolve: returns options with those that others of them bring.
@@ -86,6 +88,7 @@ class Method:
     as_lora2: Callable[[Any, Path], nn.Module] | None = None
     resumes: Callable[[Options], bool] = lambda options: True
     whole: bool = False
+    shards: bool = True
     head_alone: bool = False
     check: Callable[[Options], None] = lambda options: None
     resolve: Callable[[Options], Options] = lambda options: options

@@ -14,6 +14,7 @@ from peft import LoraConfig
 from peft.tuners.adamss.asa_callback import AdamssAsaCallback
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from lora2.errors import UserError
 from lora2.exchange.sample_batch import sample_batches
@@ -102,6 +103,9 @@ def _try_step(kind: PeftKind, adapted: nn.Module, base: PreTrainedModel) -> None
     Raises:
         UserError: the method cannot be trained on this model, such as in this precision.
     """
+    if is_deepspeed_zero3_enabled():
+        # No process has the weights before DeepSpeed's engine is made.
+        return
     dtype = str(base.dtype).removeprefix("torch.")
     # Some methods draw random numbers in training.
     with (

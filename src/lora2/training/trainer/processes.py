@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from accelerate.utils import broadcast_object_list
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from lora2.errors import UserError
 
@@ -53,3 +54,12 @@ def in_first_process(action: Callable[[], Result]) -> Result | None:
     if outcome[0] is not None:
         raise UserError(outcome[0])
     return result
+
+
+def forget_engine() -> None:
+    """Let the next trainer of this process have DeepSpeed, after one that was made for its rows.
+
+    accelerate keeps the DeepSpeed plugin of the first and refuses that of another.
+    """
+    if AcceleratorState().distributed_type == DistributedType.DEEPSPEED:
+        AcceleratorState._reset_state()

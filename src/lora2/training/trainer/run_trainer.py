@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,14 +11,16 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, Trainer
 
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.support.error_text import clause_of
+from lora2.trainers.divergence import ADVICE
 from lora2.training.on_disk.checkpoints import checkpoints_by_age, fault_of
 from lora2.training.trainer.head_rate import give_own_rate
 from lora2.training.trainer.step_check import check_step, check_trained_weights
@@ -109,6 +112,18 @@ class RunBase(_Base):
 
     def _compute_again(self, model: nn.Module, batches: Sequence[Any], number: int) -> None:
         self.compute_loss(model, self._prepare_inputs(batches[number]))
+
+    def _get_grad_norm(self, *arguments: Any, **named: Any) -> Any:
+        # DeepSpeed clears the gradients within the backward pass, and leaves out a step whose norm
+        # is not finite without a word.
+        norm = super()._get_grad_norm(*arguments, **named)
+        is_engines = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if is_engines and self.args.mixed_precision != "fp16" and not math.isfinite(norm or 0.0):
+            # The callbacks of a method may know in which layer it arose.
+            self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
+            step = self.state.global_step + 1
+            raise NumericalError(f"NaN or infinity in a gradient at step {step}: {ADVICE}")
+        return norm
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         # What a step has made NaN or infinite must not take the place of a checkpoint that is good.

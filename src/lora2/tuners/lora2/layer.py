@@ -14,6 +14,7 @@ from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.distributed.whole import in_layout_of, multiply, whole
+from lora2.tuners.base.distributed.zero import is_partitioned
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_of_kind
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
@@ -299,6 +300,10 @@ class Lora2Layer(AdaptedLayer):
 
     def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
         parameters = self.parameters_of(adapter_name)
+        if is_partitioned(parameters["v"]) and not torch.is_grad_enabled():
+            # DeepSpeed gathers them where a module reads them in its engine's forward pass alone,
+            # and a model generates before its first step.
+            return dict(zip(parameters, whole([*parameters.values()]), strict=True))
         if not parameters["v"].is_meta:
             return parameters
         return {

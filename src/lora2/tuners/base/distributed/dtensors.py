@@ -132,6 +132,10 @@ def _gather_rows(tensors: Sequence[Any], mesh: Any, dimension: int) -> list[Tens
     everything = flat.new_empty(processes, flat.numel())
     dist.all_gather(list(everything.unbind()), flat, group=mesh.get_group(dimension))
     return [
-        piece.reshape(-1 if piece.numel() else 0, *tensor.shape[1:])[: tensor.shape[0]].to(device)
+        # Contiguous, since safetensors refuses a view of columns, which a tensor of as many rows as
+        # there are processes would be.
+        piece.reshape(-1 if piece.numel() else 0, *tensor.shape[1:])[: tensor.shape[0]]
+        .contiguous()
+        .to(device)
         for tensor, piece in zip(tensors, everything.split(sizes, dim=1), strict=True)
     ]

@@ -202,12 +202,25 @@ def _clipping_of(parameter: Any) -> float:
 
     NaN where the norm is not finite: ZeRO leaves such a step out, and so do the sensitivities.
     """
-    optimizer = getattr(parameter, "_z3_optimizer", getattr(parameter, "_zero_optimizer", None))
+    optimizer = _optimizer_of(parameter)
     most, norm = (getattr(optimizer, name, None) for name in ("clip_grad", "_global_grad_norm"))
     if not most or norm is None:
         return 1.0
     # ZeRO and torch's clip_grad_norm_ have this rule.
     return min(1.0, most / (float(norm) + 1e-6)) if math.isfinite(norm) else math.nan
+
+
+def _optimizer_of(parameter: Any) -> Any:
+    """Return ZeRO's optimizer of a parameter, None if it is not found."""
+    for name in ("_z3_optimizer", "_zero_optimizer"):
+        if hasattr(parameter, name):
+            return getattr(parameter, name)
+    # Stages 1 and 2 mark parameters only if the optimizer is offloaded. The hook by which they take
+    # a gradient is a closure over the optimizer.
+    hooks = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
+    closures = (getattr(each, "__closure__", None) or () for each in hooks.values())
+    held = (cell.cell_contents for closure in closures for cell in closure)
+    return next((each for each in held if hasattr(each, "clip_grad")), None)
 
 
 def _whole_shape(parameter: Any) -> torch.Size:

@@ -57,7 +57,7 @@ def test_recorded_gradients_are_sums_over_the_micro_batches() -> None:
     assert recorded.is_empty
 
 
-@pytest.mark.parametrize("mark", ["_zero_optimizer", "_z3_optimizer"])
+@pytest.mark.parametrize("mark", ["_zero_optimizer", "_z3_optimizer", None])
 @pytest.mark.parametrize(
     ("most", "norm", "factor"),
     [
@@ -69,12 +69,17 @@ def test_recorded_gradients_are_sums_over_the_micro_batches() -> None:
     ],
 )
 def test_recorded_gradients_are_clipped_as_the_engine_clips(
-    mark: str, most: float, norm: Tensor | float | None, factor: float
+    mark: str | None, most: float, norm: Tensor | float | None, factor: float
 ) -> None:
     (parameter,) = parameters((3,))
     recorded = zero.RecordedGradients([parameter])
     parameter.sum().backward()
-    setattr(parameter, mark, SimpleNamespace(clip_grad=most, _global_grad_norm=norm))
+    optimizer = SimpleNamespace(clip_grad=most, _global_grad_norm=norm)
+    if mark is not None:
+        setattr(parameter, mark, optimizer)
+    else:
+        # Without offloading, stages 1 and 2 leave nothing but their hook.
+        parameter.register_post_accumulate_grad_hook(lambda parameter: optimizer.clip_grad)
 
     (gradient,) = recorded([parameter])
 
