@@ -248,15 +248,16 @@ def _check_may_split(settings: RunSettings, method: Method) -> None:
     is_started = settings.adapter["init_weights"] == "gradient"
     for name in ("fsdp", "deepspeed"):
         value = settings.training.get(name)
+        given = f"{name}={shortened(as_typed(value))}"
         if value and not method.shards:
             raise UserError(
-                f"{name}={shortened(as_typed(value))}: {method.label} cannot be trained where tensors are "
-                "split over processes; leave it out, or take --method lora2."
+                f"{given}: {method.label} cannot be trained where tensors are split over "
+                "processes; leave it out, or take --method lora2."
             )
         if value and is_started:
             raise UserError(
                 "init_weights=gradient: the start from gradients is not made where tensors are "
-                f"split over processes, as {name}={shortened(as_typed(value))} does; leave one of them out."
+                f"split over processes, as {given} does; leave one of them out."
             )
 
 

@@ -1,4 +1,4 @@
-"""`lora2` under DeepSpeed on a CPU, where one process has a gradient that is NaN of a finite loss."""
+"""`lora2` under DeepSpeed on a CPU, where one process has a NaN gradient of a finite loss."""
 
 import os
 import sys
