@@ -100,13 +100,14 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
     assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+# PEFT's methods compute a step of made-up rows first, where the weights are whole.
+@pytest.mark.parametrize(("stage", "method"), [(2, "lora2"), (3, "lora2"), (3, "rslora")])
 def test_texts_are_learned_as_in_one_process(
-    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     model = save_language_model(tmp_path / "model")
-    options = [*text_options(k=2, init_r=4, target_r=2), "--use_cpu=True"]
+    options = [*text_options(method=method), "--use_cpu=True"]
     words = ["--objective=sft", "--model", model, *options, "--output_dir"]
     sharded = ["--per_device_train_batch_size=4", "--deepspeed", write_settings(tmp_path, stage)]
     done = launched(2, *words, tmp_path / "zero", *sharded, program=(str(DEEPSPEED_ON_CPU),))
@@ -143,13 +144,23 @@ def test_a_nan_gradient_of_one_process_stops_all(
     [
         ("--method=sora", "SoRA cannot be trained where tensors are split over processes"),
         ("--method=adalora", "AdaLoRA cannot be trained where tensors are split"),
+        ("--method=adamss", "cannot be trained where tensors are split"),
         ("--init_weights=gradient", "the start from gradients is not made where tensors are split"),
     ],
 )
 def test_what_needs_whole_tensors_is_refused(
-    option: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str,
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = write_settings(tmp_path, 2)
-    words = ("train", option, f"--deepspeed={settings}", "--output_dir", tmp_path / "run")
-    assert fault in refused(capsys, *words)
+    words = ("train", option, "--output_dir", tmp_path / "run")
+    assert fault in refused(capsys, *words, f"--deepspeed={settings}")
+    # As `accelerate launch --use_fsdp` sets it.
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    said = refused(capsys, *words)
+    assert fault in said
+    assert "ACCELERATE_USE_FSDP" in said
     assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,6 @@ from transformers import (
 from lora2.data.tasks.task import Task
 from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
-from lora2.support.field_types import shortened
 from lora2.training.adapters import (
     adds_penalty,
     budget_in_words,
@@ -39,7 +39,7 @@ from lora2.training.methods.wrapping import HEADS
 from lora2.training.objectives.objective import TOKENIZER, Objective, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
-from lora2.training.options.arguments import RunSettings, as_typed
+from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
 from lora2.training.trainer.argument_checks import (
     check_learning_rate_schedule,
@@ -47,10 +47,15 @@ from lora2.training.trainer.argument_checks import (
     check_sharding,
 )
 from lora2.training.trainer.loss_check import LossCheck
+from lora2.training.trainer.processes import restore_engine
 from lora2.training.trainer.trainer_arguments import optimizer_steps
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# What accelerate takes for true in an environment variable.
+_YES = ("y", "yes", "t", "true", "on", "1")
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ def _read_inputs(
         _check_positions(method, settings, base)
     check_named_modules(base.model, method, options)
     sets = objective.encode(settings, task, preprocessor, base)
+    restore_engine(arguments)
     if objective.preprocessor == TOKENIZER:
         padding = _padding(settings, arguments, preprocessor)
         check_token_ids(sets, padding, base.model, settings.model.model)
@@ -247,14 +253,17 @@ def _check_may_split(settings: RunSettings, method: Method) -> None:
     """
     is_started = settings.adapter["init_weights"] == "gradient"
     for name in ("fsdp", "deepspeed"):
-        value = settings.training.get(name)
-        given = f"{name}={shortened(as_typed(value))}"
-        if value and not method.shards:
+        # accelerate's launcher sets a variable, which the trainer obeys.
+        variable = f"ACCELERATE_USE_{name.upper()}"
+        given = name if settings.training.get(name) else variable
+        if given == variable and os.environ.get(variable, "").lower() not in _YES:
+            continue
+        if not method.shards:
             raise UserError(
                 f"{given}: {method.label} cannot be trained where tensors are split over "
                 "processes; leave it out, or take --method lora2."
             )
-        if value and is_started:
+        if is_started:
             raise UserError(
                 "init_weights=gradient: the start from gradients is not made where tensors are "
                 f"split over processes, as {given} does; leave one of them out."

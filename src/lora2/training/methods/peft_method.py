@@ -154,6 +154,8 @@ def _method(kind: PeftKind) -> Method:
         defaults={"learning_rate": 5e-4} if issubclass(kind.config_type, LoraConfig) else {},
         resumes=partial(_resumes, lambda options: kind),
         from_peft=True,
+        # PEFT reads gradients after the optimizer's step, which DeepSpeed has cleared by then.
+        shards=not kind.allocates,
         make_optimizer=kind.make_optimizer,
     )
 

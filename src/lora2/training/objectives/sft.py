@@ -36,7 +36,6 @@ from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
 from lora2.training.quiet import quiet_tokenizing
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
-from lora2.training.trainer.processes import forget_engine
 from lora2.training.trainer.run_trainer import RunBase
 
 if TYPE_CHECKING:
@@ -118,7 +117,6 @@ class SupervisedFineTuning(WritingObjective):
                 eval_dataset=task.validation,
                 processing_class=tokenizer,
             )
-        forget_engine()
         sets = {"train": made.train_dataset, **made.eval_dataset}
         check_has_rows(settings, sets)
         return sets

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from lora2.errors import UserError
 
@@ -56,10 +58,18 @@ def in_first_process(action: Callable[[], Result]) -> Result | None:
     return result
 
 
-def forget_engine() -> None:
-    """Let the next trainer of this process have DeepSpeed, after one that was made for its rows.
+def restore_engine(arguments: TrainingArguments) -> None:
+    """Let the trainer of a run have DeepSpeed, after another was made to tokenize its rows.
 
-    accelerate keeps the DeepSpeed plugin of the first and refuses that of another.
+    accelerate keeps the DeepSpeed plugin of the first trainer and refuses that of another, and
+    transformers knows the config of the last one alone.
     """
-    if AcceleratorState().distributed_type == DistributedType.DEEPSPEED:
-        AcceleratorState._reset_state()
+    if arguments.deepspeed_plugin is None:
+        return
+    AcceleratorState._reset_state()
+    config = getattr(arguments, "hf_deepspeed_config", None)
+    if config is not None:
+        set_hf_deepspeed_config(config)
+    else:
+        # accelerate's launcher has chosen it.
+        arguments.deepspeed_plugin.set_deepspeed_weakref()

@@ -117,13 +117,22 @@ class RunBase(_Base):
         # DeepSpeed clears the gradients within the backward pass, and leaves out a step whose norm
         # is not finite without a word.
         norm = super()._get_grad_norm(*arguments, **named)
-        is_engines = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        if is_engines and self.args.mixed_precision != "fp16" and not math.isfinite(norm or 0.0):
+        if self._engine_lost_gradients(norm):
             # The callbacks of a method may know in which layer it arose.
             self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
             step = self.state.global_step + 1
             raise NumericalError(f"NaN or infinity in a gradient at step {step}: {ADVICE}")
         return norm
+
+    def _engine_lost_gradients(self, norm: float | None) -> bool:
+        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+            return False
+        # With float16 the engine has a loss scaler, which expects overflows.
+        if self.accelerator.deepspeed_engine_wrapped.engine.fp16_enabled():
+            return False
+        # DeepSpeed has written -1 for a norm that is none.
+        is_none = norm is not None and (norm < 0 or not math.isfinite(norm))
+        return is_none or self.accelerator.optimizer_step_was_skipped
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         # What a step has made NaN or infinite must not take the place of a checkpoint that is good.

@@ -301,8 +301,8 @@ class Lora2Layer(AdaptedLayer):
     def _loaded_tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
         parameters = self.parameters_of(adapter_name)
         if is_partitioned(parameters["v"]) and not torch.is_grad_enabled():
-            # DeepSpeed gathers them where a module reads them in its engine's forward pass alone,
-            # and a model generates before its first step.
+            # DeepSpeed gathers a factor when it is read, but only within its engine's forward pass.
+            # A model that generates is called outside of it.
             return dict(zip(parameters, whole([*parameters.values()]), strict=True))
         if not parameters["v"].is_meta:
             return parameters

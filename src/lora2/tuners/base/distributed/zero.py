@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -218,9 +218,14 @@ def _optimizer_of(parameter: Any) -> Any:
     # Stages 1 and 2 mark parameters only if the optimizer is offloaded. The hook by which they take
     # a gradient is a closure over the optimizer.
     hooks = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-    closures = (getattr(each, "__closure__", None) or () for each in hooks.values())
-    held = (cell.cell_contents for closure in closures for cell in closure)
-    return next((each for each in held if hasattr(each, "clip_grad")), None)
+    for hook in hooks.values():
+        for cell in getattr(hook, "__closure__", None) or ():
+            # A cell may be empty still.
+            with suppress(ValueError):
+                held = cell.cell_contents
+                if hasattr(held, "clip_grad") and hasattr(held, "_global_grad_norm"):
+                    return held
+    return None
 
 
 def _whole_shape(parameter: Any) -> torch.Size:
