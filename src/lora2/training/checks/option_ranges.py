@@ -78,7 +78,7 @@ RANGES: Mapping[str, Range] = {
 CHOICES: Mapping[str, Collection[str]] = {
     # `best` needs a metric of the trainer's, which `lora2 train` does not set.
     "save_strategy": ("no", "steps", "epoch"),
-    # Or true or false.
+    # It may be true or false, too.
     "include_num_input_tokens_seen": ("all", "non_padding", "no"),
     "torch_compile_mode": (
         "default",

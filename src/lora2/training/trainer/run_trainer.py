@@ -53,7 +53,7 @@ class RunBase(_Base):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        # The losses and inputs of the optimizer step at which the training is.
+        # They are the losses and inputs of the optimizer step at which the training is.
         self._micro_batches: list[tuple[torch.Tensor, Any]] = []
 
     def plan_optimizer(
@@ -130,9 +130,9 @@ class RunBase(_Base):
         # With float16 the engine has a loss scaler, which expects overflows.
         if self.accelerator.deepspeed_engine_wrapped.engine.fp16_enabled():
             return False
-        # DeepSpeed has written -1 for a norm that is none.
-        is_none = norm is not None and (norm < 0 or not math.isfinite(norm))
-        return is_none or self.accelerator.optimizer_step_was_skipped
+        # Some versions of DeepSpeed write -1 for a norm that is not finite.
+        is_lost = norm is not None and (norm < 0 or not math.isfinite(norm))
+        return is_lost or self.accelerator.optimizer_step_was_skipped
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         # What a step has made NaN or infinite must not take the place of a checkpoint that is good.

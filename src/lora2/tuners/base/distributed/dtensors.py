@@ -132,8 +132,8 @@ def _gather_rows(tensors: Sequence[Any], mesh: Any, dimension: int) -> list[Tens
     everything = flat.new_empty(processes, flat.numel())
     dist.all_gather(list(everything.unbind()), flat, group=mesh.get_group(dimension))
     return [
-        # Contiguous, since safetensors refuses a view of columns, which a tensor of as many rows as
-        # there are processes would be.
+        # A tensor of as many rows as there are processes would be a view of columns, which
+        # safetensors refuses.
         piece.reshape(-1 if piece.numel() else 0, *tensor.shape[1:])[: tensor.shape[0]]
         .contiguous()
         .to(device)
