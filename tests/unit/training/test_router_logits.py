@@ -19,7 +19,7 @@ def test_a_model_that_is_trained_with_router_logits_generates() -> None:
     model = MixtralForCausalLM(config).eval()
     written = list(generate(model, tokenizer, ["ab", "a longer one"], max_new_tokens=3))
     assert len(written) == 2
-    # Training goes on with them.
+    # The next training step needs them.
     assert model.config.output_router_logits is True
     with without_router_logits(model):
         assert model.config.output_router_logits is False

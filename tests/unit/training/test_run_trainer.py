@@ -18,7 +18,7 @@ from lora2 import Lora2Callback, Lora2Config
 from lora2.errors import NumericalError, UserError
 from lora2.training.trainer.run_trainer import RunTrainer
 from lora2.tuners.lora2.layer import Lora2Layer
-from unit.mixtures import MIXTURES
+from unit.mixtures import MIXTRAL
 from unit.models import bert_batch, tiny_bert, tiny_llama
 
 ROWS = 4
@@ -179,7 +179,7 @@ def test_a_module_that_makes_the_loss_of_an_earlier_micro_batch_nan_is_named(
 def test_the_loss_scaler_of_float16_is_left_its_overflows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where accelerate's own launcher has chosen the precision, of which fp16 is not told."""
+    """The option fp16 is False where accelerate's launcher has chosen the precision."""
 
     def check(*arguments: object) -> None:
         raise AssertionError("checked")
@@ -207,9 +207,9 @@ def tiny_vit() -> nn.Module:
 WHOLE: dict[str, Callable[[], Any]] = {
     "bert": tiny_bert,
     "llama, tied": lambda: tiny_llama(tie_word_embeddings=True),
-    # The tensors of these have other names in their files than in memory.
+    # In their files the tensors of these have other names than in memory.
     "vit": tiny_vit,
-    "mixtral": next(each.model for each in MIXTURES if each.name == "mixtral"),
+    "mixtral": MIXTRAL.model,
 }
 
 

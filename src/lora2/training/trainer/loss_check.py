@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora2.trainers.divergence import ADVICE, check_loss
-from lora2.tuners.base.finite_checks import check_weights
+from lora2.trainers.divergence import check_loss
+from lora2.training.trainer.step_check import check_trained_weights
 
 
 class LossCheck(TrainerCallback):
@@ -50,5 +50,4 @@ class LossCheck(TrainerCallback):
             NumericalError: naming it.
         """
         if model is not None:
-            trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-            check_weights(trained, f"the model at step {state.global_step}", ADVICE)
+            check_trained_weights(model, state.global_step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError
 from lora2.trainers.divergence import ADVICE, first_not_finite_here, first_not_finite_of_all
 from lora2.tuners.base.distributed.ranks import are_several, first_of_all
-from lora2.tuners.base.finite_checks import check_weights, first_not_finite_module
+from lora2.tuners.base.finite_checks import first_not_finite_module
 
 
 def check_step(
@@ -37,7 +37,7 @@ def check_step(
         NumericalError: naming the weight, the gradient, or the module whose output is the first to
             hold NaN or infinity.
     """
-    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    trained = _trained(model)
     # A backward pass runs from the last layer to the first, and most models have them in order.
     names = [*reversed(trained)]
     gradients = {name: gradient for name in names if (gradient := trained[name].grad) is not None}
@@ -48,7 +48,7 @@ def check_step(
     first = first_of_all(found)
     if first is None:
         return
-    check_weights(trained, f"the model at step {step}", ADVICE)
+    check_trained_weights(model, step)
     if first >= len(losses):
         named = names[first - len(losses)]
         raise NumericalError(f"NaN or infinity in the gradient of {named} at step {step}: {ADVICE}")
@@ -65,16 +65,20 @@ def check_step(
 
 
 def check_trained_weights(model: nn.Module, step: int) -> None:
-    """Check all weights that are trained, before a checkpoint is made of them.
+    """Check all weights that are trained; of a sharded model, all processes must take part.
 
     Raises:
         NumericalError: naming the first that holds NaN or infinity.
     """
-    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    trained = _trained(model)
     first = first_not_finite_of_all([each.detach() for each in trained.values()])
     if first is not None:
         named = [*trained][first]
         raise NumericalError(f"NaN or infinity in {named} of the model at step {step}: {ADVICE}")
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
 def _first_module(
