@@ -45,9 +45,14 @@ def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str,
     layers = adapted_layers(model, "default").values()
     if any(layer.lora2_states["default"].is_finished for layer in layers):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-        counts["adapter"] = sum(
-            tensor.numel() for name, tensor in saved.items() if is_of_adapter(name)
+        left = sum(tensor.numel() for name, tensor in saved.items() if is_of_adapter(name))
+        # The adapter's other trained parameters are modules that are trained whole.
+        trained = sum(
+            numbers_of(parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and is_of_adapter(name.removesuffix(".default"))
         )
+        counts["adapter"] += left - trained
     return counts
 
 
