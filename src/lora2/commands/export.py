@@ -14,7 +14,7 @@ from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
 from lora2.support.ranges import SIZE
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.quiet import quiet_loading
@@ -35,7 +35,7 @@ def execute(arguments: Sequence[str]) -> int:
         raise UserError(f"compact: --to {options.to} has no such form; leave --compact out.")
     check_is_new(options.output, form.written)
     run = load_saved_run(options.run, options.model)
-    if options.to == "lora" and METHODS[run.settings.run.method].from_peft:
+    if options.to == "lora" and method_of(run.settings).from_peft:
         return _convert(run, options)
     said: list[str] = []
     if options.rank is not None or options.size is not None:
@@ -54,7 +54,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _convert(run: LoadedRun, options: Any) -> int:
     """Write an adapter of PEFT's other methods as a LoRA of the rank that was asked for."""
-    label = METHODS[run.settings.run.method].label
+    label = method_of(run.settings).label
     refuse_idle({"compact": options.compact}, ("compact",), f"with {label}, which PEFT converts")
     refuse_idle({"size": options.size}, ("size",), f"with {label}; --rank says how large a LoRA is")
     rank = options.rank

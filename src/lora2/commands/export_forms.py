@@ -13,7 +13,7 @@ from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
 from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.tuners.base.layers.adapted_layer import layers_with
 from lora2.tuners.base.token_rows import FIELD as ROWS
 
@@ -42,7 +42,7 @@ class ExportForm:
 def _check_low_rank(run: LoadedRun, name: str) -> None:
     if layers_with(run.model, "default"):
         return
-    method = METHODS[run.settings.run.method]
+    method = method_of(run.settings)
     advice = "its adapter is one already" if method.as_lora == "is one" else "export to merged"
     raise UserError(
         f"to: {name} is for LoRA² and SoRA, not for {method.label}; {advice} "

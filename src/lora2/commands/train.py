@@ -19,7 +19,7 @@ from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
 from lora2.training.checks.default_task import check_default_task
 from lora2.training.checks.option_effects import check_effects
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_folder import RunFolder
@@ -159,7 +159,7 @@ def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunS
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
-    method = METHODS[settings.run.method]
+    method = method_of(settings)
     if newest_complete(folder.checkpoints)[0] is None:
         return
     if settings.training.get(_SAMPLING) in _DRAWN_AGAIN:

@@ -141,7 +141,6 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """Stop before a gradient that is NaN or infinite can reach the weights."""
         if model is not None:
             leave_out_extra_step(model, args, state)
-        if model is not None and args.mixed_precision != "fp16":
             for watch in self._watches:
                 watch.check()
             for watch in self._watches:

@@ -15,7 +15,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.training.base_models.preprocessor import Preprocessor
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
@@ -55,7 +55,7 @@ class LoadedRun:
         Raises:
             UserError: there is nothing to merge, or it cannot be.
         """
-        method = METHODS[self.settings.run.method]
+        method = method_of(self.settings)
         if method.whole:
             raise UserError(
                 f"run: {self.folder.adapter} is a transformers checkpoint already; there is "

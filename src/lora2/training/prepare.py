@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
@@ -18,7 +16,6 @@ from transformers import (
 )
 
 from lora2.data.tasks.task import Task
-from lora2.data.tokenization.texts import check_reads
 from lora2.errors import UserError
 from lora2.training.adapters import (
     adds_penalty,
@@ -28,10 +25,13 @@ from lora2.training.adapters import (
 )
 from lora2.training.base_models.models import BaseModel
 from lora2.training.base_models.new_tokens import with_new_tokens
-from lora2.training.base_models.positions import positions_of
 from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.checks.label_smoothing import check_has_classes
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
+from lora2.training.checks.positions import check_positions
+from lora2.training.checks.sharding import check_may_shard
+from lora2.training.checks.starting_point import check_start_from
 from lora2.training.checks.token_ids import check_token_ids
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
@@ -52,10 +52,6 @@ from lora2.training.trainer.trainer_arguments import optimizer_steps
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-# What accelerate takes for true in an environment variable.
-_YES = ("y", "yes", "t", "true", "on", "1")
 
 
 @dataclass(frozen=True)
@@ -88,16 +84,6 @@ class PreparedRun:
     def main_metric(self) -> str:
         """Name of the metric that decides what is best, as metrics.jsonl has it."""
         return self.task.recorded_main_metric
-
-
-def load_data(settings: RunSettings) -> Any:
-    """Load the task that the data options name."""
-    return objective_of(settings).load_data(settings)
-
-
-def load_base(settings: RunSettings, task: Any) -> BaseModel:
-    """Load the pretrained model of a run, as its task needs it."""
-    return objective_of(settings).load_base(settings, task)
 
 
 @dataclass(frozen=True)
@@ -156,8 +142,8 @@ def _check_options(
     check_values(settings)
     method.check(settings.adapter)
     objective.check(settings)
-    _check_may_split(settings, method)
-    _check_start_from(settings.adapter["start_from"], method, folder)
+    check_may_shard(settings, method)
+    check_start_from(settings.adapter["start_from"], method, folder)
 
 
 def _read_inputs(
@@ -165,15 +151,14 @@ def _read_inputs(
 ) -> _Inputs:
     arguments = objective.arguments(settings, folder)
     task = objective.load_data(settings)
-    if arguments.label_smoothing_factor:
-        _check_has_classes(arguments.label_smoothing_factor, task)
+    check_has_classes(arguments.label_smoothing_factor, task)
     preprocessor = objective.load_preprocessor(settings.model.model)
     # Before the model is loaded, whose head is drawn.
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, preprocessor, base.model)
     if objective.preprocessor == TOKENIZER:
-        _check_positions(method, settings, base)
+        check_positions(method, settings, base)
     check_named_modules(base.model, method, options)
     sets = objective.encode(settings, task, preprocessor, base)
     restore_engine(arguments)
@@ -190,8 +175,7 @@ def _padding(
 ) -> int | None:
     """Return the token that batches are padded with; None where no batch is padded."""
     largest = max(arguments.per_device_train_batch_size, arguments.per_device_eval_batch_size)
-    packs_all = settings.text.packing and settings.text.eval_packing is not False
-    if packs_all or largest == 1:
+    if (settings.text.packing and settings.text.packs_validation) or largest == 1:
         return None
     token: int | None = getattr(tokenizer, "pad_token_id", None)
     return token
@@ -245,55 +229,6 @@ def _make_trainer(
     return trainer
 
 
-def _check_may_split(settings: RunSettings, method: Method) -> None:
-    """Check that the run can be made where tensors are split over processes, if they are to be.
-
-    Raises:
-        UserError: it cannot.
-    """
-    is_started = settings.adapter["init_weights"] == "gradient"
-    for name in ("fsdp", "deepspeed"):
-        # accelerate's launcher sets a variable, which the trainer obeys.
-        variable = f"ACCELERATE_USE_{name.upper()}"
-        given = name if settings.training.get(name) else variable
-        if given == variable and os.environ.get(variable, "").lower() not in _YES:
-            continue
-        if not method.shards:
-            raise UserError(
-                f"{given}: {method.label} cannot be trained where tensors are split over "
-                "processes; leave it out, or take --method lora2."
-            )
-        if is_started:
-            raise UserError(
-                "init_weights=gradient: the start from gradients is not made where tensors are "
-                f"split over processes, as {given} does; leave one of them out."
-            )
-
-
-def _check_start_from(start: str | None, method: Method, folder: RunFolder) -> None:
-    if start is None:
-        return
-    # As the baseline of a run that starts from an adapter, the head alone is trained without it.
-    if "start_from" not in method.options and not method.head_alone:
-        raise UserError(
-            f"start_from: {method.label} cannot start from an adapter; leave it out, or take "
-            "--method lora2."
-        )
-    if Path(start).resolve().is_relative_to(folder.path.resolve()):
-        raise UserError(
-            f"start_from: {start} is in the run folder {folder.path}, which a new run clears; "
-            "give another --output_dir."
-        )
-
-
-def _check_has_classes(smoothing: float, task: Task) -> None:
-    if getattr(task, "kind", None) == "regression":
-        raise UserError(
-            f"label_smoothing_factor={smoothing} is for classes, and the labels of {task.name} are "
-            "numbers; leave it out."
-        )
-
-
 def _call_first(trainer: Trainer, callbacks: Sequence[TrainerCallback]) -> None:
     """Call these before all others, so that loggers such as TensorBoard get what they log."""
     handler = trainer.callback_handler
@@ -302,26 +237,10 @@ def _call_first(trainer: Trainer, callbacks: Sequence[TrainerCallback]) -> None:
 
 def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
     rows = {"train": task.train, **task.validation}
-    packs, evaluates_packed = settings.text.packing, settings.text.eval_packing
-    packs_others = packs if evaluates_packed is None else evaluates_packed
+    packs, packs_others = settings.text.packing, settings.text.packs_validation
     counts = {
         name: len(rows[name]) - len(made)
         for name, made in sets.items()
         if not (packs if name == "train" else packs_others)
     }
     return {name: count for name, count in counts.items() if count}
-
-
-def _check_positions(method: Method, settings: RunSettings, base: BaseModel) -> None:
-    """Check that a text of `max_length` tokens fits after what a method puts in front of it."""
-    length = settings.data.max_length
-    check_reads(length, positions_of(base.model))
-    if method.tokens_in_front is None:
-        return
-    in_front = method.tokens_in_front(settings.adapter)
-    longest = getattr(base.model.config, "max_position_embeddings", None)
-    if longest is not None and in_front + length > longest:
-        raise UserError(
-            f"virtual_tokens={in_front} and max_length={length} are more than the {longest} tokens "
-            "that the model reads; lower one of them."
-        )

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.options.arguments import RunSettings
 from lora2.tuners.base.config.target_config import TargetConfig
 
@@ -45,7 +45,7 @@ def reference_of_run(run: LoadedRun, base: BaseModel | None) -> PreTrainedModel:
     base.model.to(model.device)
     if run.settings.adapter["start_from"] is None:
         return base.model
-    method = METHODS[run.settings.run.method]
+    method = method_of(run.settings)
     return _within(method.build(base, run.settings.adapter, 1).eval())
 
 
@@ -69,7 +69,7 @@ def _within(model: Any) -> Any:
 def _unloads(model: Any, settings: RunSettings) -> bool:
     """Whether the base model is what is left when the adapter is taken off."""
     # PEFT's other methods may have changed the weights below their adapter.
-    if settings.adapter["start_from"] is not None or METHODS[settings.run.method].from_peft:
+    if settings.adapter["start_from"] is not None or method_of(settings).from_peft:
         return False
     configs = getattr(model, "peft_config", {})
     return isinstance(configs.get("default"), TargetConfig | LoraConfig)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import HOW_IT_STARTS, RunSettings
@@ -45,7 +45,7 @@ def over_defaults(given: Options) -> RunSettings:
     """Return all options of a run: those given over those of its task, objective and method."""
     settings = RunSettings.from_options(given)
     task, objective = settings.task, objective_of(settings)
-    defaults = METHODS[settings.run.method].defaults
+    defaults = method_of(settings).defaults
     kind = {"task": task, "objective": objective.name}
     return RunSettings.from_options(recipe(task, objective.recipe) | defaults | given | kind)
 

@@ -10,6 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict
 
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.prepare import PreparedRun
+from lora2.tuners.base.distributed.zero import is_partitioned
 
 
 def newest_checkpoint(prepared: PreparedRun) -> tuple[Path | None, list[str]]:
@@ -23,9 +24,7 @@ def _shapes(model: Any) -> Mapping[str, Sequence[int]] | None:
     None where they are not known: of a model that is trained whole, tied weights are in the file
     under one of their names, and DeepSpeed has split the parameters by now.
     """
-    if not isinstance(model, PeftModel) or any(
-        hasattr(each, "ds_id") for each in model.parameters()
-    ):
+    if not isinstance(model, PeftModel) or any(is_partitioned(each) for each in model.parameters()):
         return None
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.shape for name, tensor in state.items()}

@@ -21,7 +21,7 @@ from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.adapters import count_final_parameters
 from lora2.training.base_models.router_logits import without_router_logits
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import describe_environment, versions
 from lora2.training.on_disk.records import best_and_last, evaluation_records
@@ -134,7 +134,7 @@ def run(
     """
     trainer, folder = prepared.trainer, prepared.folder
     settings = prepared.settings
-    resumes = METHODS[settings.run.method].resumes(settings.adapter)
+    resumes = method_of(settings).resumes(settings.adapter)
     checkpoint, _ = newest_checkpoint(prepared)
     in_first_process(folder.clear_unwritten)
     trainer.add_callback(SaveAfterEvaluation())
@@ -250,7 +250,7 @@ def _summary(
 
 def _peft_config(settings: RunSettings) -> dict[str, Any] | None:
     """Return what a method of PEFT was given; None of the others, whose options say it."""
-    is_of_peft = METHODS[settings.run.method].from_peft
+    is_of_peft = method_of(settings).from_peft
     return (settings.adapter["peft_config"] or {}) if is_of_peft else None
 
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.words import RunFacts
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.prepare import PreparedRun
@@ -23,7 +23,7 @@ def run_facts(prepared: PreparedRun, summary: RunSummary) -> RunFacts:
         "last": summary.last,
         "head alone, best": summary.baseline and summary.baseline["best"],
     }
-    method = METHODS[prepared.settings.run.method]
+    method = method_of(prepared.settings)
     model: Any = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
     becomes_lora = method.as_lora == "written as one"
     merges = method.merges and not (isinstance(model, PeftModel) and reason_against_merging(model))

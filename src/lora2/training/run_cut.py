@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lora2.errors import UserError
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
 
 
@@ -23,7 +23,7 @@ def cut_run(
     Raises:
         UserError: an adapter that is no low-rank change, or a number out of its range.
     """
-    method = METHODS[run.settings.run.method]
+    method = method_of(run.settings)
     if method.as_lora2 is None:
         option = "rank" if rank is not None else "size"
         raise UserError(

@@ -17,7 +17,7 @@ from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.base_models.models import load_config
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
@@ -25,7 +25,6 @@ from lora2.training.on_disk.run_files import DAMAGED
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.training.options.arguments import RunSettings
-from lora2.training.prepare import load_data
 from lora2.training.quiet import printing_on_standard_error
 from lora2.tuners.base.loading import load_adapter
 
@@ -63,7 +62,7 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
             f"is {base_type}; give the model that it was trained on."
         )
     preprocessor = _saved_preprocessor(folder, objective)
-    whole = METHODS[settings.run.method].whole
+    whole = method_of(settings).whole
     base = objective.reload(str(folder.adapter) if whole else name, config, settings.model.dtype)
     adapted = base.model if whole else load_adapter(base.model, folder.adapter)
     adapted.eval()
@@ -119,5 +118,5 @@ def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
     settings = run.settings
     if data_dir is not None:
         settings = replace(settings, data=replace(settings.data, data_dir=data_dir))
-    task: Task = load_data(settings)
+    task: Task = objective_of(settings).load_data(settings)
     return task

@@ -9,13 +9,14 @@ from lora2.errors import UserError
 from lora2.lab.experiments.running.execution import Place
 from lora2.lab.experiments.running.feasibility import check_feasible, empty_model
 from lora2.training.base_models.models import config_of_sizes, set_classifier_dropout
-from lora2.training.prepare import load_base, load_data
+from lora2.training.objectives.registry import objective_of
 from run_case import tiny_run
 
 
 def dropout_of(tiny_model, *options):
     settings = resolve(TrainParser(), [f"--model={tiny_model}", *options])
-    return load_base(settings, load_data(settings)).model.dropout.p
+    objective = objective_of(settings)
+    return objective.load_base(settings, objective.load_data(settings)).model.dropout.p
 
 
 def test_a_run_has_the_dropout_that_is_asked_for(tiny_model):

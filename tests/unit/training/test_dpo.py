@@ -196,6 +196,18 @@ def test_options_that_are_invalid(
     assert not folder.exists()
 
 
+def test_a_launcher_that_splits_tensors_is_refused_as_the_option_is(
+    language_model: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    start = ("train", "--objective=dpo", f"--model={language_model}")
+    said = refused(
+        capsys, *start, f"--output_dir={tmp_path / 'run'}", *text_options(objective="dpo")
+    )
+    assert "ACCELERATE_USE_FSDP=true: --objective dpo has a reference" in said
+
+
 def test_messages_need_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = save_language_model(tmp_path / "model", template=None)
     command = ("train", "--objective=dpo", f"--model={model}", f"--output_dir={tmp_path / 'run'}")

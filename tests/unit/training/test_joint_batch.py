@@ -48,8 +48,14 @@ def test_processes_that_cannot_share_the_rows_are_refused(
         accumulation(started_with, processes, steps)
 
 
-def test_deepspeed_resumes_with_the_same_number_of_processes_alone() -> None:
-    settings = RunSettings.from_options({"deepspeed": {"zero_optimization": {"stage": 2}}})
+@pytest.mark.parametrize("by", ["option", "launcher"])
+def test_deepspeed_resumes_with_the_same_number_of_processes_alone(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"deepspeed": {"zero_optimization": {"stage": 2}}} if by == "option" else {}
+    if by == "launcher":
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    settings = RunSettings.from_options(options)
     assert with_joint_batch(settings, 2, 2) == settings
     with pytest.raises(UserError, match="started with 2 processes, and DeepSpeed resumes with"):
         with_joint_batch(settings, 2, 4)

@@ -94,7 +94,7 @@ LATER = {"activation_checkpointing_kwargs", "dataloader_multiprocessing_context"
 
 def test_every_rule_is_about_options_that_there_are(parser):
     known = RunSettings.from_options({}).to_options().keys() | {a.dest for a in parser._actions}
-    assert {name for effect in EFFECTS for name in effect.options} <= known | LATER
+    assert {name for options in EFFECTS for name in options} <= known | LATER
     assert set(RANGES) | set(NEEDS) <= known
 
 

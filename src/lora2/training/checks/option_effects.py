@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lora2.support.needs import Need
-from lora2.training.methods.method import PLACE, Method
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.method import PLACE
+from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
 from lora2.training.options.idle_options import refuse_idle
@@ -25,31 +24,12 @@ from lora2.training.options.peft_registry import ANY
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS
 
 
-@dataclass(frozen=True)
-class Effect:
-    """When some options have an effect.
-
-    Attributes:
-        options: their names.
-        holds: whether they have one in a run.
-        otherwise: why they have none in other runs, in the words of the options.
-    """
-
-    options: tuple[str, ...]
-    otherwise: str
-    holds: Callable[[RunSettings], bool]
-
-
 def _of_training(settings: RunSettings, name: str, usual: Any) -> str:
     return as_typed(settings.training.get(name, usual))
 
 
-def _method(settings: RunSettings) -> Method:
-    return METHODS[settings.run.method]
-
-
 def _has_penalty(settings: RunSettings) -> bool:
-    return _method(settings).has_penalty(settings.adapter)
+    return method_of(settings).has_penalty(settings.adapter)
 
 
 def _starts_gaussian(settings: RunSettings) -> bool:
@@ -83,121 +63,92 @@ _WITHOUT_ADAM = (
 )  # fmt: skip
 _WITHOUT_ARGUMENTS = ("adamw_torch_fused", "adafactor", "lomo", "adalomo")
 
-EFFECTS: tuple[Effect, ...] = (
-    Effect(
-        (
-            "k",
-            "init_r",
-            "k_pattern",
-            "rank_pattern",
-            "alpha_pattern",
-            *PLACE,
-            "target_parameters",
-            "modules_to_save",
-            "trainable_token_indices",
-            "init_weights",
-            "init_std",
-        ),
+EFFECTS: dict[tuple[str, ...], Need] = {
+    (
+        "k",
+        "init_r",
+        "k_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        *PLACE,
+        "target_parameters",
+        "modules_to_save",
+        "trainable_token_indices",
+        "init_weights",
+        "init_std",
+    ): Need(
         "with --start_from, whose adapter brings its own",
         lambda settings: settings.adapter["start_from"] is None,
     ),
-    Effect(
-        ("layers_pattern",),
+    ("layers_pattern",): Need(
         "without --layers_to_transform",
         lambda settings: settings.adapter["layers_to_transform"] is not None,
     ),
-    Effect(
-        ("orth_reg_weight", "orthogonality_terms"), "without --orthogonality penalty", _has_penalty
+    ("orth_reg_weight", "orthogonality_terms"): Need(
+        "without --orthogonality penalty", _has_penalty
     ),
-    Effect(
-        tuple(name for name in SCHEDULE_FIELDS if name != "target_r"),
+    tuple(name for name in SCHEDULE_FIELDS if name != "target_r"): Need(
         "without a --target_r below --init_r, since nothing is pruned",
-        lambda settings: _method(settings).prunes(settings.adapter),
+        lambda settings: method_of(settings).prunes(settings.adapter),
     ),
-    Effect(("init_std",), "without --init_weights gaussian", _starts_gaussian),
-    Effect(
-        ("max_threshold", "threshold_stages"),
+    ("init_std",): Need("without --init_weights gaussian", _starts_gaussian),
+    ("max_threshold", "threshold_stages"): Need(
         "without a --threshold_schedule other than constant",
         lambda settings: settings.adapter["threshold_schedule"] != "constant",
     ),
-    Effect(
-        ("logging_steps",),
-        "without --logging_strategy steps",
-        _strategy_is("logging", "steps", "steps"),
+    ("logging_steps",): Need(
+        "without --logging_strategy steps", _strategy_is("logging", "steps", "steps")
     ),
-    Effect(("eval_steps",), "without --eval_strategy steps", _strategy_is("eval", "steps", "no")),
-    Effect(
-        ("eval_delay",),
-        "with --eval_strategy no",
-        _not(_strategy_is("eval", "no", "no")),
+    ("eval_steps",): Need("without --eval_strategy steps", _strategy_is("eval", "steps", "no")),
+    ("eval_delay",): Need("with --eval_strategy no", _not(_strategy_is("eval", "no", "no"))),
+    ("save_steps",): Need("without --save_strategy steps", _strategy_is("save", "steps", "steps")),
+    ("save_total_limit",): Need(
+        "with --save_strategy no", _not(_strategy_is("save", "no", "steps"))
     ),
-    Effect(
-        ("save_steps",), "without --save_strategy steps", _strategy_is("save", "steps", "steps")
-    ),
-    Effect(
-        ("save_total_limit",),
-        "with --save_strategy no",
-        _not(_strategy_is("save", "no", "steps")),
-    ),
-    Effect(
-        ("warmup_steps",),
+    ("warmup_steps",): Need(
         "with an --lr_scheduler_type without warm-up",
         lambda settings: (
             _of_training(settings, "lr_scheduler_type", "linear")
             not in ("constant", "reduce_lr_on_plateau", "greedy")
         ),
     ),
-    Effect(
-        ("adam_beta1", "adam_beta2", "adam_epsilon"),
-        "without an --optim of Adam's kind",
-        _not(_optimizer_in(*_WITHOUT_ADAM)),
+    ("adam_beta1", "adam_beta2", "adam_epsilon"): Need(
+        "without an --optim of Adam's kind", _not(_optimizer_in(*_WITHOUT_ADAM))
     ),
-    Effect(
-        ("optim_args",),
+    ("optim_args",): Need(
         "without an --optim that takes some, such as sgd",
         lambda settings: (
             _of_training(settings, "optim", "adamw_torch_fused") != "adamw_torch"
             and not _optimizer_in(*_WITHOUT_ARGUMENTS)(settings)
         ),
     ),
-    Effect(
-        ("optim_target_modules",),
-        "without an --optim of GaLore or APOLLO",
-        _optimizer_in("galore_", "apollo_"),
+    ("optim_target_modules",): Need(
+        "without an --optim of GaLore or APOLLO", _optimizer_in("galore_", "apollo_")
     ),
-    Effect(
-        (
-            "dataloader_prefetch_factor",
-            "dataloader_persistent_workers",
-            "dataloader_multiprocessing_context",
-        ),
-        "without --dataloader_num_workers of at least 1",
-        _is_on("dataloader_num_workers"),
-    ),
-    Effect(
-        ("length_column_name",),
+    (
+        "dataloader_prefetch_factor",
+        "dataloader_persistent_workers",
+        "dataloader_multiprocessing_context",
+    ): Need("without --dataloader_num_workers of at least 1", _is_on("dataloader_num_workers")),
+    ("length_column_name",): Need(
         "without --train_sampling_strategy group_by_length",
         lambda settings: settings.training.get("train_sampling_strategy") == "group_by_length",
     ),
-    Effect(("fsdp_config",), "without --fsdp", _is_on("fsdp")),
-    Effect(("liger_kernel_config",), "without --use_liger_kernel True", _is_on("use_liger_kernel")),
-    Effect(
-        ("activation_checkpointing_kwargs",),
-        "without --activation_checkpointing True",
-        _is_on("activation_checkpointing"),
+    ("fsdp_config",): Need("without --fsdp", _is_on("fsdp")),
+    ("liger_kernel_config",): Need("without --use_liger_kernel True", _is_on("use_liger_kernel")),
+    ("activation_checkpointing_kwargs",): Need(
+        "without --activation_checkpointing True", _is_on("activation_checkpointing")
     ),
-    Effect(
-        ("neftune_noise_alpha", "label_smoothing_factor"),
+    ("neftune_noise_alpha", "label_smoothing_factor"): Need(
         "with --method prompt, in which transformers does not find the model",
-        lambda settings: _method(settings).tokens_in_front is None,
+        lambda settings: method_of(settings).tokens_in_front is None,
     ),
-    Effect(
-        ("new_tokens",),
+    ("new_tokens",): Need(
         "with a --method that trains no single tokens, as lora2, lora, sora and bottleneck do",
-        lambda settings: "trainable_token_indices" in _method(settings).options,
+        lambda settings: "trainable_token_indices" in method_of(settings).options,
     ),
-    Effect(("run_name", "project"), "without --report_to", _reports),
-)
+    ("run_name", "project"): Need("without --report_to", _reports),
+}
 """Apart from whole methods and objectives, whose options `Method.options` and the like name."""
 
 NEEDS: Mapping[str, Need] = {
@@ -230,7 +181,7 @@ def check_effects(settings: RunSettings, given: Mapping[str, Any], place: str = 
 
 def reason_against(settings: RunSettings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
-    if name in _OF_METHODS and name not in _method(settings).options:
+    if name in _OF_METHODS and name not in method_of(settings).options:
         return f"with --method {settings.run.method}, only with {_readers_of(name)}"
     objective = objective_of(settings)
     if name in objective.unread:
@@ -254,7 +205,7 @@ def _readers_of(name: str) -> str:
     return ", ".join(names or [method.name for method in readers])
 
 
-def _needs_of(name: str) -> Iterator[Need | Effect]:
+def _needs_of(name: str) -> Iterator[Need]:
     if name in NEEDS:
         yield NEEDS[name]
-    yield from (each for each in EFFECTS if name in each.options)
+    yield from (need for options, need in EFFECTS.items() if name in options)

@@ -15,6 +15,7 @@ from lora2.training.methods import (
     sora,
 )
 from lora2.training.methods.method import Method
+from lora2.training.options.arguments import RunSettings
 
 _MODULES = (head, bitfit, full, bottleneck, prompt, lora, adalora, sora, lora2)
 
@@ -22,3 +23,8 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (*(module.METHOD for module in _MODULES), *peft_method.METHODS)
 }
+
+
+def method_of(settings: RunSettings) -> Method:
+    """Return the method of a run."""
+    return METHODS[settings.run.method]

@@ -34,7 +34,8 @@ from lora2.training.objectives.writing import (
     trl_arguments,
 )
 from lora2.training.on_disk.run_folder import RunFolder
-from lora2.training.options.arguments import RunSettings, as_typed
+from lora2.training.options.arguments import RunSettings
+from lora2.training.options.sharding import sharding_of
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
 from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
 from lora2.training.reference import (
@@ -72,13 +73,11 @@ class PreferenceOptimization(WritingObjective):
                 "the model alone returns no loss whose gradients could start an adapter; leave it "
                 "out."
             )
-        for name in ("fsdp", "deepspeed"):
-            if settings.training.get(name):
-                raise UserError(
-                    f"{name}={as_typed(settings.training[name])}: --objective dpo has a reference "
-                    "that shares the weights of the model, which may not be split over processes; "
-                    "leave it out."
-                )
+        for given in sharding_of(settings).values():
+            raise UserError(
+                f"{given}: --objective dpo has a reference that shares the weights of the model, "
+                "which may not be split over processes; leave it out."
+            )
 
     def load_data(self, settings: RunSettings) -> TextTask:
         """Return the task that the data options name."""

@@ -49,6 +49,7 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.model_arguments import DIGITS_MODEL
 from lora2.training.scores.metrics import compute_metrics
 from lora2.training.trainer.trainer_arguments import training_arguments
+from lora2.tuners.base.distributed.zero import is_partitioned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -227,7 +228,7 @@ def _check_reads(model: PreTrainedModel, pixels: Tensor, settings: RunSettings) 
         UserError: it does not.
     """
     # Weights that are not here, or are shared out, compute nothing before the trainer has them.
-    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
+    if any(weight.is_meta or is_partitioned(weight) for weight in model.parameters()):
         return
     was_training = model.training
     try:

@@ -27,7 +27,7 @@ from lora2.training.base_models.models import (
 )
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import method_of
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -84,7 +84,7 @@ class Labelling(Objective):
         Raises:
             UserError: it was chosen.
         """
-        if METHODS[settings.run.method].tokens_in_front is not None:
+        if method_of(settings).tokens_in_front is not None:
             raise UserError(
                 f"method: prompt tuning puts vectors in front of a text, which {self.name} has no "
                 "place for; choose another method."

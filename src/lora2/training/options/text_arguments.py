@@ -112,6 +112,11 @@ class TextArguments:
         },
     )
 
+    @property
+    def packs_validation(self) -> bool:
+        """Whether validation rows are packed."""
+        return self.packing if self.eval_packing is None else self.eval_packing
+
 
 PREFERENCE_OPTIONS = frozenset({"beta"})
 """The options among these that rows of texts to write have no use for."""

@@ -6,6 +6,7 @@ import dataclasses
 
 from lora2.errors import UserError
 from lora2.training.options.arguments import RunSettings
+from lora2.training.options.sharding import DEEPSPEED, sharding_of
 
 _ACCUMULATION = "gradient_accumulation_steps"
 
@@ -21,7 +22,7 @@ def with_joint_batch(settings: RunSettings, started_with: int, processes: int) -
     """
     if processes == started_with:
         return settings
-    if settings.training.get("deepspeed"):
+    if DEEPSPEED in sharding_of(settings):
         raise UserError(
             f"resume: the run was started with {started_with} processes, and DeepSpeed resumes "
             f"with that number alone; this is {processes}."

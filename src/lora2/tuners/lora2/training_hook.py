@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
+from lora2.tuners.base.distributed.dtensors import is_fully_sharding
 from lora2.tuners.base.distributed.ranks import are_several
-from lora2.tuners.base.distributed.whole import is_fully_sharding, local_part
+from lora2.tuners.base.distributed.whole import local_part
 from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config

@@ -24,8 +24,8 @@ from lora2.support.checked_files import read_json
 from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
 from lora2.training.base_models.models import load_tokenizer
+from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import versions
-from lora2.training.prepare import load_base, load_data
 
 TIMED_METHODS = ("adalora", "lora2")
 """In the order of the paper's columns."""
@@ -127,8 +127,9 @@ def measure(
         torch.set_num_threads(place.threads)
     keep_freed_memory()
     settings = settings_of(description, place)
-    task = load_data(settings)
-    loaded = load_base(settings, task)
+    objective = objective_of(settings)
+    task = objective.load_data(settings)
+    loaded = objective.load_base(settings, task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = loaded.model.to(device).requires_grad_(False).train()
     # What trains with every method.

@@ -21,11 +21,11 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.training.adapters import budget_in_words
 from lora2.training.base_models.models import BaseModel, load_config, set_classifier_dropout
-from lora2.training.methods.registry import METHODS
+from lora2.training.methods.registry import METHODS, method_of
+from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.named_tasks import ObjectiveName
-from lora2.training.prepare import load_data
 from lora2.training.trainer.trainer_arguments import optimizer_steps, training_arguments
 
 
@@ -46,7 +46,7 @@ def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None
             settings = checked_settings(description, place)
             data, model = str(settings.data), settings.model.model
             if data not in rows:
-                rows[data] = len(load_data(settings).train)
+                rows[data] = len(objective_of(settings).load_data(settings).train)
             # Known models too are checked: one that cannot be loaded is one mistake.
             if model not in configs:
                 configs[model] = load_config(model)
@@ -95,7 +95,7 @@ def checked_steps(settings: RunSettings, rows: int, config: PretrainedConfig) ->
     own = copy.deepcopy(config)
     set_classifier_dropout(own, settings.model.classifier_dropout)
     base = BaseModel(empty_model(own, settings.objective), ())
-    model = METHODS[settings.run.method].build(base, settings.adapter, steps)
+    model = method_of(settings).build(base, settings.adapter, steps)
     budget_in_words(model, steps)
     return steps
 

@@ -20,7 +20,11 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 
 def is_fully_sharding() -> bool:
-    """Whether `fully_shard` has been called: it gives modules a class derived from FSDPModule."""
+    """Whether `fully_shard` has been called in this process.
+
+    During a forward pass, parameters are plain tensors that exist until the end of their module's.
+    """
+    # It gives modules a class derived from this.
     kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     return kind is not None and bool(kind.__subclasses__())
 

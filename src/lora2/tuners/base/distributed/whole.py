@@ -90,14 +90,6 @@ def in_layout_of(matrix: Tensor, weight: Tensor) -> Tensor:
     )
 
 
-def is_fully_sharding() -> bool:
-    """Whether `fully_shard` has been called in this process.
-
-    During a forward pass, parameters are plain tensors that exist until the end of their module's.
-    """
-    return dtensors.is_fully_sharding()
-
-
 def local_part(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds, which may be empty."""
     return zero.local(tensor) if zero.is_partitioned(tensor) else dtensors.local(tensor)
