@@ -22,7 +22,10 @@ from lora2.training.checks.option_effects import check_effects
 from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.run_commands import command_to_start_over
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_lock import held, left_as_found
+from lora2.training.on_disk.run_start import check_keeps, check_may_start
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun, prepare
@@ -36,7 +39,6 @@ from lora2.training.resolution import (
 from lora2.training.resuming import newest_checkpoint
 from lora2.training.run import (
     check_same_data,
-    command_to_start_over,
     run,
     start_folder,
     train_head_alone,
@@ -64,10 +66,10 @@ def execute(arguments: Sequence[str]) -> int:
         _check_resumes(settings, folder)
     else:
         # In every process: nothing is written before all have looked.
-        folder.check_may_start(settings.run.overwrite)
+        check_may_start(folder, settings.run.overwrite)
         _check_keeps_what_is_read(settings, folder)
     keep_freed_memory()
-    with folder.left_as_found() if is_first_process() else nullcontext():
+    with left_as_found(folder) if is_first_process() else nullcontext():
         return _train(settings, folder)
 
 
@@ -83,7 +85,7 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
     prepared.trainer.accelerator.wait_for_everyone()
 
     def begin() -> None:
-        stack.enter_context(folder.held())
+        stack.enter_context(held(folder))
         _check_as_before(settings, folder)
         if settings.run.resume:
             check_same_data(prepared)
@@ -116,7 +118,7 @@ def _run(prepared: PreparedRun, baseline: dict[str, Any] | None, console: Consol
 def _check_as_before(settings: RunSettings, folder: RunFolder) -> None:
     # Loading took its time, and another process may have trained to its end in the meantime.
     if not settings.run.resume:
-        folder.check_may_start(settings.run.overwrite)
+        check_may_start(folder, settings.run.overwrite)
     elif folder.is_finished:
         raise UserError(
             f"resume: another process has finished the run in {folder.path} in the meantime."
@@ -177,7 +179,7 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
 def _check_keeps_what_is_read(settings: RunSettings, folder: RunFolder) -> None:
     options = settings.to_options()
     for name in ("model", "train_file", "validation_file", "data_dir"):
-        folder.check_keeps(name, options[name])
+        check_keeps(folder, name, options[name])
 
 
 def _processes_at_start(settings: RunSettings, folder: RunFolder) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2.errors import UserError
+from lora2.support.extras import require
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -66,6 +67,13 @@ def as_json(value: Any) -> str:
         TypeError: JSON has no form for a part of `value`.
     """
     return json.dumps(nan_as_null(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_yaml(options: dict[str, Any]) -> str:
+    """Return options as YAML in their own order."""
+    yaml = require("yaml", extra="train")
+    text: str = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def nan_as_null(value: Any) -> Any:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_start import write_start
 from lora2.training.on_disk.summary import RunSummary
 from lora2.tuners.lora2.saving import is_of_adapter
 
@@ -26,7 +27,7 @@ def write_combined_run(
     Nothing was measured, so best and last are null; `combined` says what was added up.
     """
     folder = RunFolder(path)
-    folder.start(_options(first, adapter_name), first.task)
+    write_start(folder, _options(first, adapter_name), first.task)
     if first.folder.base.is_dir():
         shutil.copytree(first.folder.base, folder.base)
     _save_adapter(first, adapter_name, folder.adapter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +24,10 @@ from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import describe_environment, versions
 from lora2.training.on_disk.records import best_and_last, evaluation_records
+from lora2.training.on_disk.run_clearing import clear_unwritten
+from lora2.training.on_disk.run_commands import command_to_resume, command_to_start_over
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_start import write_start
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import HEAD_ALONE
@@ -80,7 +82,8 @@ def start_folder(prepared: PreparedRun) -> None:
     """Write what is known before training into the run folder."""
     if not prepared.trainer.is_world_process_zero():
         return
-    prepared.folder.start(
+    write_start(
+        prepared.folder,
         prepared.settings.to_options(),
         prepared.task.describe()
         | {"main_metric": prepared.main_metric, _DIGESTS: digests_of(prepared.task)},
@@ -136,7 +139,7 @@ def run(
     settings = prepared.settings
     resumes = method_of(settings).resumes(settings.adapter)
     checkpoint, _ = newest_checkpoint(prepared)
-    in_first_process(folder.clear_unwritten)
+    in_first_process(lambda: clear_unwritten(folder))
     trainer.add_callback(SaveAfterEvaluation())
     trainer.add_callback(Recorder(folder))
     if checkpoint is not None:
@@ -181,17 +184,9 @@ def _finish(prepared: PreparedRun, summary: RunSummary) -> RunSummary:
 
 
 def _interrupted(when: str, folder: RunFolder, resumes: bool = True) -> RunInterrupted:
-    path = shlex.quote(str(folder.path))
-    command = f"lora2 train --output_dir {path} --resume"
     if resumes:
-        return RunInterrupted(f"Interrupted {when}; resume with `{command}`.")
+        return RunInterrupted(f"Interrupted {when}; resume with `{command_to_resume(folder)}`.")
     return RunInterrupted(f"Interrupted {when}; start over with `{command_to_start_over(folder)}`.")
-
-
-def command_to_start_over(folder: RunFolder) -> str:
-    """Return the command that makes the same run again."""
-    config, path = (shlex.quote(str(each)) for each in (folder.config_file, folder.path))
-    return f"lora2 train --config {config} --output_dir {path} --overwrite"
 
 
 def save_adapter(

@@ -21,6 +21,7 @@ from lora2.training.methods.registry import method_of
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
+from lora2.training.on_disk.run_commands import command_into, command_to_resume
 from lora2.training.on_disk.run_files import DAMAGED
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.saved_config import read_saved_config
@@ -41,7 +42,7 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     """
     folder = RunFolder(path)
     options = folder.read_options()
-    folder.check_is_finished()
+    _check_is_finished(folder)
     summary = folder.read_summary()
     settings = RunSettings.from_options(options)
     objective = objective_of(settings)
@@ -120,3 +121,22 @@ def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
         settings = replace(settings, data=replace(settings.data, data_dir=data_dir))
     task: Task = objective_of(settings).load_data(settings)
     return task
+
+
+def _check_is_finished(folder: RunFolder) -> None:
+    """Check that the run has been trained to its end.
+
+    Raises:
+        UserError: it has not; the sentence says how to get there.
+    """
+    if folder.is_finished:
+        return
+    if folder.has_diverged:
+        raise UserError(
+            f"{folder.path} holds a run that diverged; train it again with a lower learning "
+            f"rate: `{command_into(folder)} --overwrite` and its other options."
+        )
+    raise UserError(
+        f"{folder.path} holds a run that is not finished; resume it with "
+        f"`{command_to_resume(folder)}`."
+    )

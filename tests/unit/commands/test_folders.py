@@ -9,6 +9,8 @@ import pytest
 from command_line import lora2, refused, small_options, train
 from lora2.training.on_disk.records import read_lines
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_lock import held
+from lora2.training.on_disk.run_start import write_start
 from lora2.training.prepare import prepare
 
 pytestmark = pytest.mark.slow
@@ -31,7 +33,7 @@ def test_run_of_another_process_is_not_touched(how, tiny_model, interrupted_run,
     shutil.copytree(interrupted_run, folder)
     start = ("train", f"--output_dir={folder}", f"--{how}")
     options = [f"--model={tiny_model}", *small_options()] if how == "overwrite" else []
-    with RunFolder(folder).held():
+    with held(RunFolder(folder)):
         before = contents(folder)
         assert "another process is training into" in refused(capsys, *start, *options)
         assert contents(folder) == before
@@ -71,8 +73,8 @@ def test_a_run_that_another_process_has_just_begun_is_not_touched(
 
         def slowly(settings):
             prepared = prepare(settings)
-            other.enter_context(folder.held())
-            folder.start({"k": 2}, {"kind": "texts"})
+            other.enter_context(held(folder))
+            write_start(folder, {"k": 2}, {"kind": "texts"})
             return prepared
 
         monkeypatch.setattr("lora2.commands.train.prepare", slowly)
@@ -83,7 +85,7 @@ def test_a_run_that_another_process_has_just_begun_is_not_touched(
 
 
 def test_folder_that_was_only_held_counts_as_empty(tiny_model, tmp_path):
-    with RunFolder(tmp_path / "run").held():
+    with held(RunFolder(tmp_path / "run")):
         pass
     options = [f"--model={tiny_model}", f"--output_dir={tmp_path / 'run'}", *small_options()]
     assert lora2("train", *options) == 0

@@ -9,12 +9,12 @@ from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.errors import UserError
 from lora2.support.field_types import fits
+from lora2.support.files import as_yaml
 from lora2.support.ranges import Range
 from lora2.training.checks.option_effects import EFFECTS, NEEDS
 from lora2.training.checks.option_ranges import RANGES, check_values
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.run_files import option_types
-from lora2.training.on_disk.run_folder import as_yaml
 from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.data_arguments import DataArguments
 from lora2.training.options.method_arguments import METHOD_GROUPS, PromptArguments

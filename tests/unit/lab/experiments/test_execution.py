@@ -10,6 +10,7 @@ from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.running.execution import Place, execute_run
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_lock import held
 from run_case import STEPS, computed, tiny_run
 
 pytestmark = pytest.mark.slow
@@ -190,7 +191,7 @@ def test_a_run_that_another_process_makes_is_left_to_it(tiny_model, place):
     run = tiny_run(tiny_model)
     with pytest.raises(Killed):
         execute_run(run, place, kill_at(5))
-    with RunFolder(place.work / run.name).held():
+    with held(RunFolder(place.work / run.name)):
         record, steps = ticks(run, place)
     assert record.status == "elsewhere"
     assert "another process is training" in record.error

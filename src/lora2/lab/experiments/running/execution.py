@@ -28,7 +28,8 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.environment import describe_environment
 from lora2.training.on_disk.records import evaluation_records
-from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_lock import FolderHeldError, held
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.recipes import GENERAL
@@ -107,7 +108,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
     except NumericalError as error:
         # What was loaded is at fault: the run has not diverged, and is made again once it is right.
         raise UserError(str(error)) from error
-    with folder.held():
+    with held(folder):
         if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
             start_folder(prepared)
         before = ability(prepared)

@@ -10,7 +10,8 @@ from pathlib import Path
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.running.execution import Place, Tick, execute_run
-from lora2.training.on_disk.run_folder import FolderHeldError, RunFolder
+from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.run_lock import FolderHeldError, held
 
 
 def log_file(description: RunDescription, place: Place) -> Path:
@@ -33,7 +34,7 @@ def clear_traces(description: RunDescription, place: Place) -> None:
     if not folder.path.is_dir():
         return
     # Nor may a folder that cannot be cleared cost the run its record.
-    with suppress(FolderHeldError, OSError), folder.held():
+    with suppress(FolderHeldError, OSError), held(folder):
         log_file(description, place).unlink(missing_ok=True)
         # A network disk keeps a file that is open, as the lock is: the run is no worse for it.
         shutil.rmtree(folder.path, ignore_errors=True)
