@@ -46,7 +46,7 @@ def execute(arguments: Sequence[str]) -> int:
         batch = objective_of(run.settings).sample_batch(run)
         (written, *facts), difference = form.write(run, options.output, batch, options.compact)
     print(written)
-    print(f"Read back, its logits differ from the adapter's by {difference:.1e} of the largest")
+    print(_read_back(difference))
     for fact in (*said, *facts):
         print(fact)
     return 0
@@ -71,10 +71,12 @@ def _convert(run: LoadedRun, options: Any) -> int:
             run.model, base, options.output, int(rank), batch=batch, tokenizer=run.preprocessor
         )
     print(f"LoRA of rank {int(rank)}, the nearest to what {label} changes, written to {done.path}")
-    print(
-        f"Read back, its logits differ from the adapter's by {done.difference:.1e} of the largest"
-    )
+    print(_read_back(done.difference))
     return 0
+
+
+def _read_back(difference: float) -> str:
+    return f"Read back, its logits differ from the adapter's by {difference:.1e} of the largest"
 
 
 def _what_is_left(done: Truncation, padded: str) -> list[str]:

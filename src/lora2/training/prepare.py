@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import (
     PrinterCallback,
@@ -23,7 +23,6 @@ from lora2.training.adapters import (
     count_parameters,
     trained_parameters_of,
 )
-from lora2.training.base_models.models import BaseModel
 from lora2.training.base_models.new_tokens import with_new_tokens
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.checks.label_smoothing import check_has_classes
@@ -36,7 +35,7 @@ from lora2.training.checks.token_ids import check_token_ids
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS
-from lora2.training.objectives.objective import TOKENIZER, Objective, Sets
+from lora2.training.objectives.objective import TOKENIZER, Objective, RunInputs, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -86,24 +85,6 @@ class PreparedRun:
         return self.task.recorded_main_metric
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a run reads, checked: all that its model and its trainer are made of.
-
-    Attributes:
-        options: the adapter's options, with what new tokens bring.
-        steps: number of optimizer steps.
-    """
-
-    arguments: TrainingArguments
-    task: Task
-    preprocessor: Preprocessor
-    base: BaseModel
-    options: Mapping[str, Any]
-    sets: Sets
-    steps: int
-
-
 def prepare(settings: RunSettings, method: MethodName | None = None) -> PreparedRun:
     """Load data and model, add the adapter and make the trainer.
 
@@ -148,7 +129,7 @@ def _check_options(
 
 def _read_inputs(
     settings: RunSettings, method: Method, objective: Objective, folder: RunFolder
-) -> _Inputs:
+) -> RunInputs:
     arguments = objective.arguments(settings, folder)
     task = objective.load_data(settings)
     check_has_classes(arguments.label_smoothing_factor, task)
@@ -167,7 +148,7 @@ def _read_inputs(
         check_token_ids(sets, padding, base.model, settings.model.model)
     steps = optimizer_steps(arguments, len(sets["train"]))
     check_learning_rate_schedule(arguments, steps)
-    return _Inputs(arguments, task, preprocessor, base, options, sets, steps)
+    return RunInputs(arguments, task, preprocessor, base, options, sets, steps)
 
 
 def _padding(
@@ -209,13 +190,11 @@ def _make_trainer(
     model: nn.Module,
     settings: RunSettings,
     method: Method,
-    inputs: _Inputs,
+    inputs: RunInputs,
     head: Collection[str],
 ) -> Trainer:
     callbacks = [LossCheck(), *method.callbacks()]
-    made = objective_of(settings).trainer(
-        settings, inputs.task, inputs.preprocessor, model, inputs.arguments, inputs.sets, callbacks
-    )
+    made = objective_of(settings).trainer(settings, inputs, model, callbacks)
     make = method.make_optimizer
     made.plan_optimizer(
         None if make is None else partial(make, model, inputs.arguments, settings.adapter),

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
 from transformers import (
     BatchEncoding,
     DataCollatorWithPadding,
@@ -25,21 +23,21 @@ from lora2.training.base_models.models import (
     set_padding,
 )
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
+from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
     HEAD_RECIPE,
-    Labelling,
     ToLabel,
     padded,
 )
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import LABELS
+from lora2.training.objectives.row_labelling import RowLabelling
 from lora2.training.options.arguments import RunSettings
 from lora2.training.scores.metrics import compute_metrics
 
 
-class Classification(Labelling):
+class Classification(RowLabelling):
     """Classes, or values on a scale."""
 
     name = "classification"
@@ -95,17 +93,10 @@ class Classification(Labelling):
         what = "numbers" if task["kind"] == "regression" else "classes"
         return f"{what} of {'pairs of ' if len(task['text_columns']) == 2 else ''}texts"
 
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
-        """Return the metrics of the task."""
-        return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
-
     def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield texts as inputs of the model."""
         tokenized = tokenize_dataset(rows, run.tokenizer, run.settings.data.max_length)
         return padded(run, tokenized, DataCollatorWithPadding(run.tokenizer), batch_size)
-
-    def _logits(self, run: LoadedRun, rows: Any, batch_size: int) -> Tensor:
-        return torch.cat(run.logits(self.batches(run, rows, batch_size)))
 
     def from_table(self, run: LoadedRun, table: DataTable) -> ToLabel:
         """Return the texts of a table."""
@@ -128,7 +119,7 @@ class Classification(Labelling):
 
     def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the label and all probabilities of each row, or its value."""
-        logits, names = self._logits(run, given.rows, batch_size), run.task["label_names"]
+        logits, names = self.logits(run, given.rows, batch_size), run.task["label_names"]
         if names:
             return class_cells(logits, names, flat)
         return [[round(float(row[0]), 6)] for row in logits]

@@ -23,7 +23,7 @@ from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
     check_has_rows,
@@ -125,17 +125,16 @@ class PreferenceOptimization(WritingObjective):
     def trainer(
         self,
         settings: RunSettings,
-        task: TextTask,
-        tokenizer: PreTrainedTokenizerBase,
+        inputs: RunInputs,
         model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
         callbacks: list[TrainerCallback],
     ) -> RunBase:
         """Return the trainer of a model that is ready to train, against what it computes now."""
         reference = reference_at_start(model, settings)
         with naming_refused("training"):
-            made: RunBase = _trainer(model, reference, arguments, sets, tokenizer, callbacks)
+            made: RunBase = _trainer(
+                model, reference, inputs.arguments, inputs.sets, inputs.preprocessor, callbacks
+            )
         return made
 
     @printing_on_standard_error()

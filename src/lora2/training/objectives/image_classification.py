@@ -40,10 +40,11 @@ from lora2.training.base_models.models import (
     load_image_processor,
 )
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.objectives.class_results import class_cells, class_columns, metrics_of_logits
-from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, Labelling, ToLabel
+from lora2.training.objectives.class_results import class_cells, class_columns
+from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, ToLabel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import IMAGES
+from lora2.training.objectives.row_labelling import RowLabelling
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.model_arguments import DIGITS_MODEL
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class ImageClassification(Labelling):
+class ImageClassification(RowLabelling):
     """A class for each image."""
 
     name = "image-classification"
@@ -169,10 +170,6 @@ class ImageClassification(Labelling):
         """Return the images of a folder or table, with the classes of the run's task."""
         return load_image_rows(path, task)
 
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
-        """Return the metrics of the task."""
-        return metrics_of_logits(run.task["metrics"], self._logits(run, rows, batch_size), rows)
-
     def batches(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield images as inputs of the model."""
         for start in range(0, len(rows), batch_size):
@@ -206,11 +203,8 @@ class ImageClassification(Labelling):
 
     def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
         """Return the label and all probabilities of each image."""
-        logits = self._logits(run, given.rows, batch_size)
+        logits = self.logits(run, given.rows, batch_size)
         return class_cells(logits, run.task["label_names"], flat)
-
-    def _logits(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Tensor:
-        return torch.cat(run.logits(self.batches(run, rows, batch_size)))
 
 
 def _has_base(settings: RunSettings) -> bool:

@@ -28,7 +28,7 @@ from lora2.training.base_models.models import (
 from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
-from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.objective import Objective, RunInputs
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.trainer.run_trainer import RunTrainer
@@ -132,25 +132,22 @@ class Labelling(Objective):
     def trainer(
         self,
         settings: RunSettings,
-        task: Any,
-        preprocessor: Any,
+        inputs: RunInputs,
         model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
         callbacks: list[TrainerCallback],
     ) -> RunTrainer:
         """Return the trainer of a model that is ready to train."""
-        validation = {name: sets[name] for name in task.validation}
+        validation = {name: inputs.sets[name] for name in inputs.task.validation}
         if self.has_lengths:
             # Metrics do not depend on the order, and a batch of equal lengths has no padding.
             validation = {name: by_length(rows) for name, rows in validation.items()}
         return self.trainer_class(
             model=model,
-            args=arguments,
-            train_dataset=sets["train"],
+            args=inputs.arguments,
+            train_dataset=inputs.sets["train"],
             eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
             callbacks=callbacks,
-            **self.batches_and_metrics(task, preprocessor),
+            **self.batches_and_metrics(inputs.task, inputs.preprocessor),
         )
 
     @abstractmethod

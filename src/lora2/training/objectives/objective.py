@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +30,25 @@ TOKENIZER = "tokenizer"
 
 Sets = dict[str, "Dataset"]
 """Rows as the trainer reads them: "train" and the names of the validation sets."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run reads, checked: all that its model and its trainer are made of.
+
+    Attributes:
+        arguments: the trainer's.
+        options: the adapter's options, with what new tokens bring.
+        steps: number of optimizer steps.
+    """
+
+    arguments: TrainingArguments
+    task: Any
+    preprocessor: Any
+    base: BaseModel
+    options: Mapping[str, Any]
+    sets: Sets
+    steps: int
 
 
 class Objective(ABC):
@@ -118,11 +138,8 @@ class Objective(ABC):
     def trainer(
         self,
         settings: RunSettings,
-        task: Any,
-        preprocessor: Any,
+        inputs: RunInputs,
         model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
         callbacks: list[TrainerCallback],
     ) -> RunBase:
         """Return the trainer of a model that is ready to train."""

@@ -21,7 +21,7 @@ from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
-from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
     WritingObjective,
     check_has_rows,
@@ -124,28 +124,26 @@ class SupervisedFineTuning(WritingObjective):
     def trainer(
         self,
         settings: RunSettings,
-        task: TextTask,
-        tokenizer: PreTrainedTokenizerBase,
+        inputs: RunInputs,
         model: nn.Module,
-        arguments: TrainingArguments,
-        sets: Sets,
         callbacks: list[TrainerCallback],
     ) -> RunBase:
         """Return the trainer of a model that is ready to train."""
         # Imported here, because TRL is an extra.
         from lora2.training.trainer.sft_trainer import RunSftTrainer
 
-        (validation,) = task.validation
+        (validation,) = inputs.task.validation
+        tokenizer = inputs.preprocessor
         rows = settings.text.exact_match_rows
         # Prompts are checked before the trainer makes its folder.
-        questions = questions_in(task.validation[validation], rows) if rows else []
+        questions = questions_in(inputs.task.validation[validation], rows) if rows else []
         check_fits(model, tokenizer, [prompt for prompt, _ in questions], "exact_match_rows")
         with naming_refused("training"):
             trainer = RunSftTrainer(
                 model=model,
-                args=arguments,
-                train_dataset=sets["train"],
-                eval_dataset=by_length(sets[validation]),
+                args=inputs.arguments,
+                train_dataset=inputs.sets["train"],
+                eval_dataset=by_length(inputs.sets[validation]),
                 processing_class=tokenizer,
                 callbacks=callbacks,
             )
