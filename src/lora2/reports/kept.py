@@ -12,8 +12,9 @@ from safetensors import safe_open
 from lora2.tuners.base.finite_checks import check_weights
 from lora2.tuners.base.loading import saved_tensors
 from lora2.tuners.base.names.module_names import PREFIX
+from lora2.tuners.lora2.factors import FACTORS
 
-_SUFFIX = ".lora2_lambda"
+_SUFFIX = f".{FACTORS['lam'].attribute}"
 
 
 @dataclass(frozen=True)

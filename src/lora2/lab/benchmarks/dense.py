@@ -19,7 +19,7 @@ class DenseLora2Linear(Lora2Linear):
         """Base output plus the input times Δ = v u Λ 𝒰 𝒱."""
         output = self.get_base_layer()(x)
         for name in self.active_adapters:
-            stored = self.stored_factors(name)
+            stored = self.five_factors(name)
             P, Q = stored["v"] @ stored["u"], stored["U"] @ stored["V"]
             delta = (P * stored["lam"]) @ Q
             output = output + self.scaling[name] * (x @ delta.to(x.dtype))

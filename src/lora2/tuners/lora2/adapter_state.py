@@ -22,7 +22,8 @@ class AdapterState:
         is_finished: its schedule is over, and its zero singular values are not saved.
         pruned: [r] once it is finished, true where a value was pruned: that value counts as zero,
             whatever an optimizer that knows it makes of it. None where all are kept.
-        is_stilled: it has no singular values, and is trained once it has some again.
+        was_frozen_empty: it was trained and has no singular values left: it is frozen until it has
+            some again.
         watch: sees the gradient of 𝒱 as it arises.
     """
 
@@ -34,5 +35,5 @@ class AdapterState:
     is_allocated: bool = False
     is_finished: bool = False
     pruned: Tensor | None = None
-    is_stilled: bool = False
+    was_frozen_empty: bool = False
     watch: Callable[[Tensor], None] | None = None

@@ -18,7 +18,8 @@ from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
-from lora2.tuners.lora2.layer import SCALING, Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.stored_factors import SCALING
 
 _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
 

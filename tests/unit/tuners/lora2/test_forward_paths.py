@@ -150,9 +150,7 @@ def test_output_and_gradients_are_the_oracles(
     model = adapted(path, orthogonality)
     layers = layers_of(model)
     stored = {
-        name: [
-            oracle.Factors(**layer.stored_factors(adapter)) for adapter in NAMES[: path.adapters]
-        ]
+        name: [oracle.Factors(**layer.five_factors(adapter)) for adapter in NAMES[: path.adapters]]
         for name, layer in layers.items()
     }
     factors = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from itertools import compress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -330,8 +329,8 @@ class RankAllocator:
             )
 
     def _singular_values(self) -> list[Tensor]:
-        held: list[Any] = [layer.lora2_lambda for layer in self._layers.values()]
-        return [by_adapter[self.adapter_name] for by_adapter in held]
+        name = self.adapter_name
+        return [layer.parameters_of(name)["lam"] for layer in self._layers.values()]
 
     @property
     def _device(self) -> torch.device:

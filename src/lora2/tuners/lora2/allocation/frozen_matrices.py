@@ -13,8 +13,7 @@ def are_frozen(layers: Iterable[Lora2Layer], adapter_name: str) -> list[bool]:
     factors = [layer.parameters_of(adapter_name) for layer in layers]
     if all(each["lam"].requires_grad for each in factors):
         return [False] * len(factors)
-    second = whole([each["V"].detach() for each in factors])
+    Vs = whole([each["V"].detach() for each in factors])
     return [
-        not each["lam"].requires_grad and bool(V.any())
-        for each, V in zip(factors, second, strict=True)
+        not each["lam"].requires_grad and bool(V.any()) for each, V in zip(factors, Vs, strict=True)
     ]
