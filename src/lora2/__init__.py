@@ -22,10 +22,10 @@ from lora2.trainers.sora_callback import SoraCallback
 from lora2.tuners.bottleneck import BottleneckConfig, BottleneckModel
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.forward_hook import weighted_penalty
 from lora2.tuners.lora2.gradient_start import start_from_gradients
 from lora2.tuners.lora2.model import Lora2Model
 from lora2.tuners.lora2.saving import compact_adapter
-from lora2.tuners.lora2.training_hook import weighted_penalty
 from lora2.tuners.lora2.truncation import truncate_adapter
 from lora2.tuners.sora import GateThreshold, SoraConfig, SoraModel, prune_gates
 from lora2_cli.version import __version__

@@ -29,9 +29,9 @@ from lora2.trainers.trl import fill_reference, keep_small_factors_precise
 from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.forward_hook import trained_adapters
 from lora2.tuners.lora2.gradient_start import has_changed, start_from_gradients
 from lora2.tuners.lora2.saving import compact_adapter
-from lora2.tuners.lora2.training_hook import trained_adapters
 
 
 class Lora2Callback(TrainerCallback, ExportableState):

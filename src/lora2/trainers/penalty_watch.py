@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 
 from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.training_hook import has_penalty, hooks_in
+from lora2.tuners.lora2.forward_hook import hooks_in
+from lora2.tuners.lora2.penalty import has_penalty
 
 
 class PenaltyWatch:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lora2 import Lora2Config
-from lora2.tuners.lora2.training_hook import hooks_in
+from lora2.tuners.lora2.forward_hook import hooks_in
 from unit.models import (
     ADAPTER_FORMS,
     ATTENTION,

@@ -11,7 +11,7 @@ from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import check_number_of_experts
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.compiled_names import name_before_compiling
-from lora2.tuners.lora2 import training_hook
+from lora2.tuners.lora2 import forward_hook
 from lora2.tuners.lora2.allocation.step_allocators import StepAllocators
 from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
 from lora2.tuners.lora2.config import Lora2Config
@@ -58,11 +58,11 @@ class Lora2Model(AdaptedModel):
     ) -> None:
         """Put an adapter into the model; the training hook then knows its layers."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        training_hook.install(model)
+        forward_hook.install(model)
 
     def unload(self) -> nn.Module:
         """Return the base model as it was before any adapter."""
-        training_hook.remove(self.model)
+        forward_hook.remove(self.model)
         return super().unload()
 
     def merge_and_unload(
@@ -73,7 +73,7 @@ class Lora2Model(AdaptedModel):
     ) -> nn.Module:
         """Return the base model with the adapters' change in its weights."""
         merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
-        training_hook.remove(self.model)
+        forward_hook.remove(self.model)
         return merged
 
     def weighted_penalty(self) -> Tensor | None:
@@ -81,7 +81,7 @@ class Lora2Model(AdaptedModel):
 
         Added to `outputs.loss` already; for a loss of your own, add it yourself.
         """
-        return training_hook.weighted_penalty(self.model)
+        return forward_hook.weighted_penalty(self.model)
 
     def update_and_allocate(self, global_step: int) -> None:
         """Prune after an optimizer step, by AdaLoRA's name for it; `global_step` counts from 0.
@@ -92,7 +92,7 @@ class Lora2Model(AdaptedModel):
             UserError: the config has no `total_step`, the first count is not the first step of
                 the adapter's training, as in a resumed one, or a count leaves steps out.
         """
-        for adapter in training_hook.trained_adapters(self.model):
+        for adapter in forward_hook.trained_adapters(self.model):
             if adapter.config.prunes:
                 allocator = self._step_allocators.of(
                     self.model, adapter.name, adapter.config, global_step
@@ -104,7 +104,7 @@ class Lora2Model(AdaptedModel):
         """Remove one adapter from the model."""
         super().delete_adapter(adapter_name)
         self._step_allocators.forget(adapter_name)
-        hook = training_hook.installed(self.model)
+        hook = forward_hook.installed(self.model)
         if hook is not None:
             hook.forget(adapter_name)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora2.mathematics import orthogonality
 from lora2.mathematics.gram import gram_matrices
@@ -12,8 +12,26 @@ from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.distributed.whole import check_size, is_plain, whole_in_graph
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.lora2.taking_part import trained_among
 
 _CONSTRAINED = ("v", "u", "U", "V")
+
+
+def has_penalty(config: object) -> bool:
+    """Return whether an adapter with this config puts a penalty on the loss."""
+    return isinstance(config, Lora2Config) and config.has_penalty
+
+
+def penalty_of_model(model: nn.Module, layers: list[Lora2Layer]) -> Tensor | None:
+    """Return the weighted penalty of a base model with these layers; None where there is none."""
+    if not any(map(has_penalty, getattr(model, "peft_config", {}).values())):
+        return None
+    terms = [
+        config.orth_reg_weight * penalty_of_layers(layers, name, config)
+        for name, config in trained_among(layers, model)
+        if has_penalty(config)
+    ]
+    return torch.stack(terms).sum() if terms else None
 
 
 def penalty_of_layers(

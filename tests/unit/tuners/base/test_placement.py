@@ -25,7 +25,7 @@ from lora2 import (
     export_merged,
 )
 from lora2.tuners.base.model.placement import find_adapters
-from lora2.tuners.lora2.training_hook import hooks_in
+from lora2.tuners.lora2.forward_hook import hooks_in
 from lora2.tuners.sora import prune_gates
 from unit.models import Examples, bert_batch, disturb, layers_of, tiny_bert
 from unit.training_case import PRUNING, TOTAL, arguments, bert_model, callback_of

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import oracle
 from lora2 import Lora2Config
-from lora2.tuners.lora2 import joint_product, linear, training_hook
+from lora2.tuners.lora2 import forward_hook, joint_product, linear
 from lora2.tuners.lora2.layer import Lora2Layer
 from unit.models import DeepMlp, disturb, layers_of
 
@@ -118,7 +118,7 @@ def adapted(path: Path, orthogonality: str) -> nn.Module:
     for layer in layers_of(model).values():
         path.change(layer)
     if not path.hooked:
-        training_hook.remove(model.get_base_model())
+        forward_hook.remove(model.get_base_model())
     return model.double().train()
 
 
@@ -226,7 +226,7 @@ def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> No
     gradients = []
     for together in (True, False):
         if not together:
-            training_hook.remove(model.get_base_model())
+            forward_hook.remove(model.get_base_model())
             for layer in layers_of(model).values():
                 layer.lora2_prepared.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -408,11 +408,11 @@ def test_replicas_of_data_parallel_compute_the_same_and_reach_the_parameters() -
     x = torch.randn(2, 6, dtype=torch.float64)
     factors = [p for p in model.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(model(x).square().sum(), factors)
-    known = training_hook.installed(model).known_layers
+    known = forward_hook.installed(model).known_layers
     got = torch.autograd.grad(_replica(model)(x).square().sum(), factors)
     for one, other in zip(got, wanted, strict=True):
         oracle.assert_agrees(one, other)
-    assert training_hook.installed(model).known_layers is known
+    assert forward_hook.installed(model).known_layers is known
 
 
 def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:

@@ -6,7 +6,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from torch._dynamo.exc import Unsupported
 
-from lora2.tuners.lora2 import training_hook
+from lora2.tuners.lora2 import forward_hook
 from unit.models import LINEAR, layers_of, rows
 
 INNER = {"u", "lam", "U"}
@@ -131,7 +131,7 @@ def test_one_whole_graph_asks_for_a_call_before_it_is_compiled() -> None:
 def test_a_compiled_model_that_fsdp2_shards_keeps_its_dtypes(monkeypatch) -> None:
     """FSDP2 reduces gradients of one dtype together, and takes care of dtypes itself."""
     torch._dynamo.reset()
-    monkeypatch.setattr(training_hook, "is_fully_sharding", lambda: True)
+    monkeypatch.setattr(forward_hook, "is_fully_sharding", lambda: True)
     model = made_in_half_precision().train()
     torch.compile(model, backend="eager")(rows().to(torch.bfloat16))
     assert dtypes(model, INNER) == {torch.bfloat16}

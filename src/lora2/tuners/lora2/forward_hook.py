@@ -6,7 +6,6 @@ PEFT's generic `PeftModel` and transformers' `add_adapter` call the base model i
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -17,21 +16,27 @@ from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.dtensors import is_fully_sharding
 from lora2.tuners.base.distributed.ranks import are_several
-from lora2.tuners.base.distributed.whole import local_part
 from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.forgotten_calls import ForgottenCalls
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
-from lora2.tuners.lora2.penalty import penalty_of_layers
+from lora2.tuners.lora2.penalty import penalty_of_model
 from lora2.tuners.lora2.penalty_delivery import PenaltyDelivery
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
 from lora2.tuners.lora2.precision import are_rounded, make_precise
+from lora2.tuners.lora2.taking_part import (
+    active_among,
+    layers_in,
+    trained_among,
+    trained_parameters,
+)
 
 _ATTRIBUTE = "lora2_training_hook"
 
 
-class TrainingHook:
+class ForwardHook:
     """Prepares the factors, adds the weighted penalty to `outputs.loss`, and meters it."""
 
     def __init__(self) -> None:
@@ -44,8 +49,7 @@ class TrainingHook:
         self._has_joined = False
         # Whether somebody has asked for the penalty, to add it to a loss of their own.
         self.was_asked = False
-        self._has_warned = False
-        self._first_values: dict[str, Tensor] = {}
+        self._forgotten = ForgottenCalls()
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
         """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
@@ -61,12 +65,11 @@ class TrainingHook:
         if not is_fully_sharding():
             if trains:
                 _make_trained_factors_precise(layers, model)
-            for name in _active_adapters(layers):
+            for name in active_among(layers):
                 prepare_factors(layers, name)
         if trains and not getattr(model, "_is_replica", False):
-            for name, config in _trained_among(layers, model):
-                self._warn_if_never_allocated(layers, name, config)
-                self._warn_if_not_started(layers, name, config)
+            for name, config in trained_among(layers, model):
+                self._forgotten.warn(layers, name, config)
 
     def after_forward(
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
@@ -98,15 +101,15 @@ class TrainingHook:
     ) -> Any:
         if not (returned_by.training and torch.is_grad_enabled() and has_loss(outputs)):
             return outputs
-        penalty = _penalty_of(model, self._layers(model))
+        layers = self._layers(model)
+        penalty = penalty_of_model(model, layers)
         if penalty is None:
             return outputs
         self._has_joined = True
         self.meter.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
-        layers = self._layers(model)
         if are_several() and any(layer.lora2_recomputes for layer in layers):
-            penalty = self._delivery.deliver(penalty, _trained_parameters(layers))
+            penalty = self._delivery.deliver(penalty, trained_parameters(layers))
         # Replicas of torch's DataParallel would add up numbers of several devices and threads.
         if not getattr(model, "_is_replica", False):
             self.meter.add(penalty)
@@ -114,59 +117,19 @@ class TrainingHook:
 
     def forget(self, adapter_name: str) -> None:
         """Know nothing of an adapter that has gone; another may get its name."""
-        self._first_values.pop(adapter_name, None)
+        self._forgotten.forget(adapter_name)
 
     def _layers(self, model: nn.Module) -> list[Lora2Layer]:
         known = self.known_layers
         # A replica of torch's DataParallel has layers of its own, and a thread of its own.
         if known is None or known[0] is not model:
-            return _layers_in(model)
+            return layers_in(model)
         return known[1]
-
-    def _warn_if_never_allocated(
-        self, layers: list[Lora2Layer], name: str, config: Lora2Config
-    ) -> None:
-        first = next(layer for layer in layers if _trains(layer, name))
-        if self._has_warned or first.lora2_states[name].is_allocated or not config.prunes:
-            return
-        adapted = [layer for layer in layers if layer.has_adapter(name)]
-        matrices = [layer.matrix_size(name) for layer in adapted]
-        if config.initial_budget(matrices) <= config.target_budget(matrices):
-            return
-        values = local_part(first.parameters_of(name)["lam"].detach())
-        if not torch.equal(values, self._first_values.setdefault(name, values.clone())):
-            self._has_warned = True
-            warnings.warn(
-                f"Adapter {name!r} has target_r={config.target_r}, but nothing prunes it: add "
-                "Lora2Callback() to the trainer's callbacks, or call RankAllocator.step() "
-                "after each optimizer step.",
-                stacklevel=2,
-            )
-
-    def _warn_if_not_started(
-        self, layers: list[Lora2Layer], name: str, config: Lora2Config
-    ) -> None:
-        """Once: an adapter that nobody has started from gradients learns from the default start."""
-        if config.init_weights != "gradient":
-            return
-        first = next(layer for layer in layers if _trains(layer, name))
-        state = first.lora2_states[name]
-        if state.is_started:
-            return
-        # One that has been trained has been started, or is past it: it is not looked at again.
-        state.is_started = True
-        if not local_part(first.parameters_of(name)["V"].detach()).any():
-            warnings.warn(
-                f"Adapter {name!r} has init_weights='gradient', but nothing has started it: add "
-                "Lora2Callback() to the trainer's callbacks, or call lora2.start_from_gradients "
-                "before the first step.",
-                stacklevel=2,
-            )
 
 
 def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:
     """Undo what casts u, Λ and 𝒰 to half precision, such as `autocast_adapter_dtype=False`."""
-    for name, _ in _trained_among(layers, model):
+    for name, _ in trained_among(layers, model):
         holders = [layer for layer in layers if layer.has_effect(name)]
         # A cast reaches all layers: one is looked at, in each forward pass.
         if are_rounded(holders[0].parameters_of(name)):
@@ -183,26 +146,18 @@ def _make_precise(layers: list[Lora2Layer], adapter_name: str) -> None:
         make_precise(layer.parameters_of(adapter_name))
 
 
-def _active_adapters(layers: list[Lora2Layer]) -> list[str]:
-    """Return the names of the adapters that take part in a forward pass."""
-    for layer in layers:
-        if not layer.disable_adapters and not layer.merged:
-            return list(layer.active_adapters)
-    return []
-
-
 def install(model: nn.Module) -> None:
     """Hook the base model, once however many adapters it gets."""
     hook = model.__dict__.get(_ATTRIBUTE)
     if hook is None:
-        hook = TrainingHook()
+        hook = ForwardHook()
         hook.handles = [
             model.register_forward_pre_hook(hook.before_forward),
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
         ]
         setattr(model, _ATTRIBUTE, hook)
     # It is set here, because a compiler would take a later change for a new model.
-    hook.known_layers = (model, _layers_in(model))
+    hook.known_layers = (model, layers_in(model))
 
 
 def remove(model: nn.Module) -> None:
@@ -214,12 +169,12 @@ def remove(model: nn.Module) -> None:
         delattr(model, _ATTRIBUTE)
 
 
-def installed(model: nn.Module) -> TrainingHook | None:
+def installed(model: nn.Module) -> ForwardHook | None:
     """Return the hook of a base model, or of the first base model inside a module."""
     return next(iter(hooks_in(model)), None)
 
 
-def hooks_in(model: nn.Module) -> dict[TrainingHook, nn.Module]:
+def hooks_in(model: nn.Module) -> dict[ForwardHook, nn.Module]:
     """Return the hooks of all base models inside a module, each with its base model.
 
     Raises:
@@ -238,47 +193,6 @@ def trained_adapters(model: nn.Module) -> list[PlacedAdapter[Lora2Config]]:
     return [adapter for adapter in find_adapters(model, Lora2Config) if adapter.is_trained]
 
 
-def _layers_in(model: nn.Module) -> list[Lora2Layer]:
-    return [module for module in model.modules() if isinstance(module, Lora2Layer)]
-
-
-def _trained_among(layers: list[Lora2Layer], model: nn.Module) -> list[tuple[str, Lora2Config]]:
-    configs: dict[str, Any] = getattr(model, "peft_config", {})
-    return [
-        (name, config)
-        for name, config in configs.items()
-        if isinstance(config, Lora2Config) and _is_trained(layers, name)
-    ]
-
-
-def _trained_parameters(layers: list[Lora2Layer]) -> list[nn.Parameter]:
-    return [
-        parameter
-        for layer in layers
-        for adapter_name in layer.lora2_states
-        for parameter in layer.parameters_of(adapter_name).values()
-        if parameter.requires_grad
-    ]
-
-
-def _is_trained(layers: list[Lora2Layer], adapter_name: str) -> bool:
-    # torch 2.8 compiles no generator here.
-    for layer in layers:  # noqa: SIM110
-        if _trains(layer, adapter_name):
-            return True
-    return False
-
-
-def _trains(layer: Lora2Layer, adapter_name: str) -> bool:
-    # A layer of which nothing is left trains nothing.
-    return layer.has_effect(adapter_name) and layer.trains(adapter_name)
-
-
-def has_penalty(config: object) -> bool:
-    """Return whether an adapter with this config puts a penalty on the loss."""
-    return isinstance(config, Lora2Config) and config.has_penalty
-
-
 def weighted_penalty(model: nn.Module) -> Tensor | None:
     """Return Σ orth_reg_weight · R over the trained adapters, a scalar; None where there is none.
 
@@ -288,20 +202,8 @@ def weighted_penalty(model: nn.Module) -> Tensor | None:
     penalties = []
     for hook, base in hooks_in(model).items():
         hook.was_asked = True
-        penalty = _penalty_of(base, _layers_in(base))
+        penalty = penalty_of_model(base, layers_in(base))
         if penalty is not None:
             penalties.append(penalty)
     # The base models may be on different devices.
     return torch.stack([p.to(penalties[0].device) for p in penalties]).sum() if penalties else None
-
-
-def _penalty_of(model: nn.Module, layers: list[Lora2Layer]) -> Tensor | None:
-    """The weighted penalty of one base model with these adapted layers."""
-    if not any(map(has_penalty, getattr(model, "peft_config", {}).values())):
-        return None
-    terms = [
-        config.orth_reg_weight * penalty_of_layers(layers, name, config)
-        for name, config in _trained_among(layers, model)
-        if has_penalty(config)
-    ]
-    return torch.stack(terms).sum() if terms else None
