@@ -10,21 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.mathematics.allocation import keep_most_important
 from lora2.tuners.base.distributed.ranks import agree_on
-from lora2.tuners.base.distributed.whole import multiply, whole
-from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
 from lora2.tuners.lora2.allocation.frozen_matrices import are_frozen
+from lora2.tuners.lora2.allocation.kept_set import KeptSet
 from lora2.tuners.lora2.allocation.model_importance import ModelImportance
-from lora2.tuners.lora2.allocation.parameter_budget import keep_within_parameters
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
-from lora2.tuners.lora2.matrix_size import MatrixSize
 
 
 class RankAllocator:
@@ -70,27 +66,19 @@ class RankAllocator:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
         self._sizes = [layer.sizes_of(adapter_name) for layer in self._layers.values()]
-        self._ranks = [r for _, r in self._sizes]
-        self._matrices = [layer.matrix_size(adapter_name) for layer in self._layers.values()]
-        self.plan = plan_budget(self.config, self._matrices, checked_total(total_steps))
-        # None: each value costs 1, and nothing has to be added up.
-        self._costs = (
-            None
-            if self.plan.unit == "values"
-            else self._by_value([matrix.cost for matrix in self._matrices])
-        )
+        self._kept = KeptSet(self._layers, adapter_name, self.config.budget_unit)
+        self.plan = plan_budget(self.config, self._kept.matrices, checked_total(total_steps))
         self.resumable = resumable
         self.completed_steps = 0
         # After a change of the total steps the kept set is only made smaller, never larger again.
-        self._most = self.plan.initial
+        self._ceiling = self.plan.initial
         self._is_overdue = False
         self._has_scored = False
-        self._accumulation = AccumulationWatch(self._singular_values)
+        self._accumulation = AccumulationWatch(self._kept.singular_values)
         self._use = UseWatch(self._layers, adapter_name, self.plan.total_steps)
         self._importance = ModelImportance(self._layers.values(), adapter_name, self.config)
         if self.plan.prunes:
             self._importance.begin()
-        self._mask = torch.ones(sum(self._ranks), dtype=torch.bool, device=self._device)
         for layer in self._layers.values():
             layer.release_pruned(adapter_name)
             state = layer.lora2_states[adapter_name]
@@ -104,15 +92,12 @@ class RankAllocator:
     @property
     def kept(self) -> int:
         """Singular values kept now, over all matrices."""
-        return int(self._mask.sum())
+        return self._kept.count
 
     @property
     def spent(self) -> int:
         """What is kept now over all matrices, in the config's `budget_unit`."""
-        if self._costs is None:
-            return self.kept
-        kept = torch.stack([part.sum() for part in self._mask.split(self._ranks)]).tolist()
-        return sum(map(MatrixSize.parameters, self._matrices, kept))
+        return self._kept.spent
 
     @property
     def finished(self) -> bool:
@@ -121,8 +106,7 @@ class RankAllocator:
 
     def kept_by_module(self) -> dict[str, int]:
         """Singular values kept now, by module name."""
-        parts = self._mask.split(self._ranks)
-        return {name: int(part.sum()) for name, part in zip(self._layers, parts, strict=True)}
+        return self._kept.by_module()
 
     @torch.no_grad()
     def step(self, *, skipped: bool = False) -> None:
@@ -156,7 +140,7 @@ class RankAllocator:
                 else:
                     # Nothing says yet what is important.
                     self._is_overdue = True
-            self._apply_mask()
+            self._kept.apply()
         self.completed_steps = step
         self._use.end_step()
         self._importance.end_step(is_last=self.finished)
@@ -178,20 +162,15 @@ class RankAllocator:
 
     def hold_pruned(self) -> None:
         """Let pruned values count as zero from now on, whatever an optimizer makes of them."""
-        parts = self._mask.split(self._ranks)
-        for layer, part in zip(self._layers.values(), parts, strict=True):
-            values = layer.parameters_of(self.adapter_name)["lam"]
-            # ZeRO has neither the values nor a place to put them outside a forward pass.
-            if not is_any_trained_by_zero([values]) and not part.all():
-                layer.lora2_states[self.adapter_name].pruned = ~part
+        self._kept.hold()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages, mask and step; all that `load_state_dict` needs."""
         return {
             "completed_steps": torch.tensor(self.completed_steps),
             "total_steps": torch.tensor(self.plan.total_steps),
-            "most": torch.tensor(self._most),
-            "mask": self._mask.clone(),
+            "most": torch.tensor(self._ceiling),
+            "mask": self._kept.mask.clone(),
             **self._importance.state_dict(),
         }
 
@@ -214,8 +193,8 @@ class RankAllocator:
         check_fits(state, own, self.adapter_name)
         self._has_scored = int(state["completed_steps"]) > 0
         self.completed_steps = int(state["completed_steps"])
-        self._mask = state["mask"].to(self._device)
-        self._most = max(self.spent, self.plan.target) if is_older else int(state["most"])
+        self._kept.mask = state["mask"].to(self._kept.device)
+        self._ceiling = max(self.spent, self.plan.target) if is_older else int(state["most"])
         self._follow_new_total(int(state["total_steps"]))
         self._importance.load_state_dict(state)
         for layer in self._layers.values():
@@ -225,8 +204,7 @@ class RankAllocator:
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
-        values = whole(self._singular_values())
-        self._mask = torch.cat([value.to(self._device) for value in values]) != 0
+        self._kept.read()
 
     def _check_sizes(self) -> None:
         if not all(layer.has_adapter(self.adapter_name) for layer in self._layers.values()):
@@ -251,7 +229,7 @@ class RankAllocator:
         frozen = are_frozen(self._layers.values(), self.adapter_name)
         if not any(frozen):
             return importance
-        spent = self.config.initial_budget(list(compress(self._matrices, frozen)))
+        spent = self.config.initial_budget(list(compress(self._kept.matrices, frozen)))
         if spent >= self.plan.target:
             name = list(self._layers)[frozen.index(True)]
             raise UserError(
@@ -260,7 +238,7 @@ class RankAllocator:
                 f"{self.plan.target} are to be left: set requires_grad of lora2_lambda, raise "
                 "target_r, or name frozen modules in exclude_modules."
             )
-        return importance.masked_fill(self._by_value(frozen).to(importance.device), torch.inf)
+        return importance.masked_fill(self._kept.by_value(frozen).to(importance.device), torch.inf)
 
     def _allocate(self, step: int) -> None:
         plan, budget = self.plan, self._budget_at(step)
@@ -272,9 +250,9 @@ class RankAllocator:
         if step <= plan.warmup_steps or not is_due:
             return
         self._is_overdue = False
-        importance = self._frozen_first(self._importance.of_all(self._device))
-        self._mask = self._most_important(importance, budget)
-        if not agree_on(self._mask):
+        importance = self._frozen_first(self._importance.of_all(self._kept.device))
+        self._kept.choose(importance, budget)
+        if not agree_on(self._kept.mask):
             raise UserError(
                 f"The processes of this training do not keep the same singular values of adapter "
                 f"{self.adapter_name!r} at step {step}: their gradients or weights differ. Let "
@@ -282,31 +260,15 @@ class RankAllocator:
                 "from the same weights, and call step() after the same optimizer steps in all."
             )
 
-    def _most_important(self, importance: Tensor, budget: int) -> Tensor:
-        if self._costs is None:
-            return keep_most_important(importance, budget)
-        return keep_within_parameters(importance, budget, self._costs, self._matrices)
-
-    def _apply_mask(self) -> None:
-        values = self._singular_values()
-        mask = self._mask.to(values[0].dtype).split(self._ranks)
-        multiply(values, [part.to(value.device) for part, value in zip(mask, values, strict=True)])
-
-    def _by_value(self, by_matrix: list[int] | list[bool]) -> Tensor:
-        """Return numbers of the matrices, one for each of their singular values."""
-        repeated = torch.tensor(by_matrix).repeat_interleave(torch.tensor(self._ranks))
-        return repeated.to(self._device)
-
     def _budget_at(self, step: int) -> int:
-        return min(self.plan.at(step), self._most)
+        return min(self.plan.at(step), self._ceiling)
 
     def _follow_new_total(self, saved_total: int) -> None:
         """Make the present kept set the start of what is left of the schedule."""
         plan, kept = self.plan, self.spent
         if saved_total != plan.total_steps:
-            self._most = max(kept, plan.target)
-        # Of a budget in parameters a part is left that is less than a value costs.
-        self._is_overdue = kept > self.budget or (self._costs is None and kept < self.budget)
+            self._ceiling = max(kept, plan.target)
+        self._is_overdue = kept > self.budget or (self._kept.is_exact and kept < self.budget)
         if self._is_overdue and self.finished:
             raise UserError(
                 f"total_steps={plan.total_steps}: the state of adapter {self.adapter_name!r} was "
@@ -327,11 +289,3 @@ class RankAllocator:
                 f"{plan.target} from step {reached} on.",
                 stacklevel=3,
             )
-
-    def _singular_values(self) -> list[Tensor]:
-        name = self.adapter_name
-        return [layer.parameters_of(name)["lam"] for layer in self._layers.values()]
-
-    @property
-    def _device(self) -> torch.device:
-        return self._singular_values()[0].device
