@@ -34,7 +34,7 @@ def adapted() -> Any:
 @pytest.mark.parametrize("name", NO_MODEL)
 @pytest.mark.parametrize("model", [None, "tiny", {}], ids=["None", "text", "dict"])
 def test_what_is_no_model_is_refused(name: str, model: Any) -> None:
-    with pytest.raises(UserError, match=r"^model: .* is no model of torch; "):
+    with pytest.raises(UserError, match=r"^model: .* is not a torch.nn.Module; "):
         NO_MODEL[name](model)
 
 

@@ -23,7 +23,6 @@ from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.support.files import as_path
 from lora2.tuners.base.checked_model import check_is_module
-from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
@@ -33,6 +32,7 @@ from lora2.tuners.base.token_rows import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
+from lora2.tuners.lora2.size_fields import size_fields
 
 # Fields of PEFT's LoRA and AdaLoRA that leave it W + B A, whatever they are.
 _HARMLESS = frozenset({
@@ -123,15 +123,9 @@ def _decided(config: PeftConfig, sizes: dict[str, int], model: nn.Module) -> dic
 
     sizes: the rank of each matrix, by its name.
     """
-    largest = max(sizes.values())
-    # k says nothing where the rank is 0.
-    widths = {name: size or largest for name, size in sizes.items()}
     targets, parameters = split_targets({target_of(name) for name in sizes})
     return {
-        "k": largest,
-        "init_r": largest,
-        "k_pattern": pattern_for(widths, {}, largest),
-        "rank_pattern": pattern_for(sizes, {}, largest),
+        **size_fields(sizes),
         "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
         "target_parameters": parameters,
         "modules_to_save": config.modules_to_save,

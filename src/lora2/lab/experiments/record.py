@@ -36,8 +36,8 @@ class RunRecord:
         trainable_parameters: trained at the start, of the "adapter" and of the "head".
         final_parameters: left at the end, after pruning, likewise.
         steps: optimizer steps.
-        resumed_from_step: where it last went on after it was cut short; None if it never was.
-        seconds: of training, evaluations and checkpoints included, since it last went on.
+        resumed_from_step: where it was last resumed; None if it never was.
+        seconds: of training, evaluations and checkpoints included, since it was last resumed.
         seconds_per_step: the median over the steps, without evaluations.
         peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
         kept: of a LoRA² adapter, singular values left in each module, by module name.

@@ -15,7 +15,6 @@ from torch import Tensor
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.field_types import fits, is_finite, shortened
-from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
@@ -23,6 +22,7 @@ from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows import Indices, rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.size_fields import size_fields
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 Heads = Literal["refuse", "average", "first"]
@@ -103,17 +103,11 @@ def _joint_config(
     tuner: AdaptedModel, adapters: list[str], sizes: dict[str, int], rows_from: str | None
 ) -> Lora2Config:
     """Return the config of the sum, which names every module that it changes."""
-    largest = max(1, *sizes.values())
-    # A module of which all adapters kept nothing has rank 0, and k then says nothing.
-    widths = {name: size or largest for name, size in sizes.items()}
     targets, parameters = split_targets(sizes)
     config: Lora2Config = replace(
         tuner.peft_config[adapters[0]],
-        k=largest,
-        init_r=largest,
+        **size_fields(sizes),
         target_r=None,
-        k_pattern=pattern_for(widths, {}, largest),
-        rank_pattern=pattern_for(sizes, {}, largest),
         alpha_pattern={},
         orthogonality="none",
         init_weights=True,

@@ -178,7 +178,7 @@ def hooks_in(model: nn.Module) -> dict[ForwardHook, nn.Module]:
     """Return the hooks of all base models inside a module, each with its base model.
 
     Raises:
-        UserError: the model is none of torch.
+        UserError: the model is not a torch.nn.Module.
     """
     check_is_module(model)
     return {

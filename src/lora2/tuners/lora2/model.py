@@ -138,7 +138,8 @@ class Lora2Model(AdaptedModel):
             happened.
 
         Raises:
-            UserError: an argument that is none of these, or heads that nothing was said of.
+            UserError: an argument is not one of these, or several adapters train modules whole and
+                `heads` is "refuse".
             NumericalError: NaN or infinity in one of the adapters.
         """
         return add_weighted_adapter(

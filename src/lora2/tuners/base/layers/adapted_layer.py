@@ -366,7 +366,7 @@ def layers_of_kind(model: nn.Module, adapter_name: str, kind: type[LayerT]) -> d
     """Return the layers of a class that carry an adapter, by name in the model's order.
 
     Raises:
-        UserError: the model is none of torch.
+        UserError: the model is not a torch.nn.Module.
     """
     check_is_module(model)
     return {

@@ -45,7 +45,7 @@ class KeptSet:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a budget is spent whole; of one in parameters, less than a value costs is left."""
+        """Whether a budget is spent whole; of parameters, less than a value costs is left."""
         return self._costs is None
 
     @property
