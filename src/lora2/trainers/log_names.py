@@ -1,4 +1,4 @@
-"""Names of what `Lora2Callback` adds to the trainer's training logs, for those who read them."""
+"""Names of what `Lora2Callback` adds to the trainer's logs, for those who read them."""
 
 TASK_LOSS = "task_loss"
 PENALTY = "penalty"

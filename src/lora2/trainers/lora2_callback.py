@@ -173,8 +173,12 @@ class Lora2Callback(TrainerCallback, ExportableState):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the budget, and the loss with and without penalty, to the trainer's training logs."""
-        if logs is None or "loss" not in logs or not self.allocators:
+        """Add the budget and what is kept of it, and the parts of a training loss, to the logs."""
+        if logs is None or not self.allocators:
+            return
+        if any(name.startswith("eval_") for name in logs):
+            add_to_log(logs, state, self._kept_now())
+        if "loss" not in logs:
             return
         loss = float(logs["loss"])
         check_loss(loss, state.global_step)
@@ -182,13 +186,18 @@ class Lora2Callback(TrainerCallback, ExportableState):
         added: dict[str, float] = {TASK_LOSS: loss - (penalty or 0.0)}
         if penalty is not None:
             added[PENALTY] = penalty
+        add_to_log(logs, state, added | self._kept_now())
+
+    def _kept_now(self) -> dict[str, float]:
+        """Return the budget of each adapter after the step just taken, and what is kept of it."""
+        numbers: dict[str, float] = {}
         for label, allocator in self.allocators.items():
             suffix = self._suffix(label)
-            added[f"{BUDGET}{suffix}"] = allocator.budget
-            added[f"{KEPT_VALUES}{suffix}"] = allocator.kept
+            numbers[f"{BUDGET}{suffix}"] = allocator.budget
+            numbers[f"{KEPT_VALUES}{suffix}"] = allocator.kept
             if allocator.plan.unit == "parameters":
-                added[f"{KEPT_PARAMETERS}{suffix}"] = allocator.spent
-        add_to_log(logs, state, added)
+                numbers[f"{KEPT_PARAMETERS}{suffix}"] = allocator.spent
+        return numbers
 
     def on_train_end(
         self,

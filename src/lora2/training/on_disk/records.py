@@ -19,7 +19,8 @@ from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES, PENAL
 MetricsRecord = dict[str, Any]
 
 _MEANS = {"loss": "train_loss", TASK_LOSS: TASK_LOSS, PENALTY: PENALTY}
-_LASTS = ("learning_rate", "grad_norm", BUDGET, KEPT_VALUES, KEPT_PARAMETERS)
+_LASTS = ("learning_rate", "grad_norm")
+_KEPT = (BUDGET, KEPT_VALUES, KEPT_PARAMETERS)
 _DAMAGED = "restore it from a copy, or remove it to see the run without it"
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
@@ -32,14 +33,20 @@ def training_logs(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
 def evaluation_records(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
     """Return one record per evaluated step.
 
-    Each holds step, epoch, all metrics of all validation sets, the mean of the training losses
-    since the evaluation before, and budget and what is kept of it as last logged.
+    Each holds step, epoch, all metrics of all validation sets, budget and what is kept of it, and
+    of the logs since the evaluation before the mean training loss of their steps and the last
+    learning rate.
     """
     records: list[MetricsRecord] = []
     logs: list[MetricsRecord] = []
+    steps: list[int] = []
+    logged = 0
     for entry in history:
         if "loss" in entry:
             logs.append(entry)
+            # A log has the mean of the steps since the log before, which need not be as many.
+            steps.append(max(1, entry["step"] - logged))
+            logged = entry["step"]
         metrics = {
             _metric_name(key.removeprefix("eval_")): value
             for key, value in entry.items()
@@ -52,8 +59,8 @@ def evaluation_records(history: Sequence[MetricsRecord]) -> list[MetricsRecord]:
             records[-1] |= metrics
             continue
         place = {"step": entry["step"], "epoch": entry.get("epoch")}
-        records.append(place | metrics | _summary_of(logs))
-        logs = []
+        records.append(place | metrics | _summary_of(logs, steps) | _kept(entry, logs))
+        logs, steps = [], []
     return records
 
 
@@ -65,11 +72,18 @@ def _metric_name(name: str) -> str:
     return name
 
 
-def _summary_of(logs: Sequence[MetricsRecord]) -> MetricsRecord:
+def _kept(entry: MetricsRecord, logs: Sequence[MetricsRecord]) -> MetricsRecord:
+    # Older histories have it in the training logs alone.
+    source = entry if BUDGET in entry or not logs else logs[-1]
+    return {name: source[name] for name in _KEPT if name in source}
+
+
+def _summary_of(logs: Sequence[MetricsRecord], steps: Sequence[int]) -> MetricsRecord:
+    """Return the means of logs, each of so many steps, and what is last in them."""
     if not logs:
         return {}
     means = {
-        new: sum(entry[old] for entry in logs) / len(logs)
+        new: sum(entry[old] * n for entry, n in zip(logs, steps, strict=True)) / sum(steps)
         for old, new in _MEANS.items()
         if all(old in entry for entry in logs)
     }
