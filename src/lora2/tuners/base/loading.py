@@ -24,7 +24,7 @@ from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.finite_checks import check_factors, check_weights
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import check_rows
+from lora2.tuners.base.token_rows.checks import check_rows
 
 _DAMAGED = "restore the file from a copy, or train the adapter again"
 _MISMATCH = re.compile(
