@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import Lora2Config, UserError, compact_adapter
+from unit.kind_case import adapted
 from unit.low_memory import assert_loaded_alike
 from unit.models import (
     ADAPTER_FORMS,
@@ -28,16 +29,6 @@ from unit.models import (
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 every_form = pytest.mark.parametrize("form", ADAPTER_FORMS)
-
-
-def adapted(kind: Kind, form: str = "exact", **fields: object) -> PeftModel:
-    """A model whose adapter changes it."""
-    torch.manual_seed(1)
-    model = get_peft_model(kind.model(), kind.config(form, **fields)).eval()
-    disturb(model)
-    if form == "pruned":
-        prune_half(model)
-    return model
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
