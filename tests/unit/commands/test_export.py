@@ -17,7 +17,8 @@ from transformers import (
 from command_line import lora2, refused, small_options, train
 from lora2 import Lora2Config
 from lora2.training.saved_run import load_saved_run
-from unit.models import difference, tiny_bert
+from unit.models import difference
+from unit.tiny_transformers import tiny_bert
 
 pytestmark = pytest.mark.slow
 

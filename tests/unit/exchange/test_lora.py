@@ -18,11 +18,13 @@ from unit.models import (
     LINEAR,
     DeepMlp,
     Kind,
-    bert_batch,
     difference,
     disturb,
     layers_of,
     rows,
+)
+from unit.tiny_transformers import (
+    bert_batch,
     tiny_bert,
     tiny_llama,
     tiny_llama_classifier,

@@ -12,7 +12,8 @@ import lora2
 from lora2 import Lora2Config, UserError, export_lora
 from lora2.errors import NumericalError
 from unit.kind_case import adapted
-from unit.models import CONV2D, KINDS, LINEAR, ConvolutionModel, Kind, disturb, rows, tiny_llama
+from unit.models import CONV2D, KINDS, LINEAR, ConvolutionModel, Kind, disturb, rows
+from unit.tiny_transformers import tiny_llama
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
 

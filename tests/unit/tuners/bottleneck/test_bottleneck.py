@@ -13,17 +13,8 @@ from lora2 import BottleneckConfig, UserError
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 from oracle import assert_agrees, product, transpose
 from unit.low_memory import assert_loaded_alike
-from unit.models import (
-    CONV1D,
-    CONV2D,
-    EMBEDDING,
-    LINEAR,
-    Kind,
-    bert_batch,
-    check_trains_only,
-    rows,
-    tiny_bert,
-)
+from unit.models import CONV1D, CONV2D, EMBEDDING, LINEAR, Kind, check_trains_only, rows
+from unit.tiny_transformers import bert_batch, tiny_bert
 
 
 def config(**fields: Any) -> BottleneckConfig:

@@ -5,7 +5,8 @@ from peft import get_peft_model, get_peft_model_state_dict, inject_adapter_in_mo
 
 from lora2 import Lora2Config, UserError
 from unit.kind_case import with_three_adapters
-from unit.models import LINEAR, layers_of, tiny_bert, tiny_roberta
+from unit.models import LINEAR, layers_of
+from unit.tiny_transformers import tiny_bert, tiny_roberta
 
 
 def test_a_sum_of_a_wrong_name_leaves_nothing() -> None:

@@ -11,18 +11,8 @@ from lora2 import Lora2Config, UserError
 from lora2.errors import NumericalError
 from lora2.tuners.lora2.layer import Lora2Layer
 from unit.kind_case import with_three_adapters
-from unit.models import (
-    KIND_IDS,
-    KINDS,
-    LINEAR,
-    DeepMlp,
-    Kind,
-    bert_batch,
-    disturb,
-    layers_of,
-    rows,
-    tiny_bert,
-)
+from unit.models import KIND_IDS, KINDS, LINEAR, DeepMlp, Kind, disturb, layers_of, rows
+from unit.tiny_transformers import bert_batch, tiny_bert
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 

@@ -6,7 +6,8 @@ from peft import get_peft_model
 
 from lora2 import Lora2Config, UserError
 from unit.kind_case import with_three_adapters
-from unit.models import KINDS, LINEAR, Kind, bert_batch, disturb, tiny_bert, tiny_llama
+from unit.models import KINDS, LINEAR, Kind, disturb
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 
 ATTENTION = [kind for kind in KINDS if kind.name.startswith("attention")]
 

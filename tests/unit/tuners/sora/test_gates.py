@@ -12,16 +12,9 @@ from peft import PeftModel, get_peft_model
 from lora2 import SoraConfig, UserError
 from lora2.tuners.sora import GateThreshold, prune_gates
 from unit.low_memory import assert_loaded_alike
-from unit.models import (
-    CONV1D,
-    LINEAR,
-    Kind,
-    bert_batch,
-    rows,
-    sgd_steps,
-    tiny_bert,
-)
+from unit.models import CONV1D, LINEAR, Kind, rows, sgd_steps
 from unit.sora import KEPT, adapted, close, config, deltas, every_pruning, layers
+from unit.tiny_transformers import bert_batch, tiny_bert
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
 
