@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import Lowercase
@@ -123,6 +124,12 @@ def train(model: Path, folder: Path, *more: str, **changed: object) -> int:
     return lora2(
         "train", f"--model={model}", f"--output_dir={folder}", *small_options(**changed), *more
     )
+
+
+def saved_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The tensors that a run has saved of its adapter, or of what else it has trained."""
+    (file,) = (run / "adapter").glob("*.safetensors")
+    return load_file(file)
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

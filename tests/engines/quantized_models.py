@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from unit.models import tiny_llama
+from unit.tiny_transformers import tiny_llama
 
 # On some CPUs bitsandbytes evaluates a 4-bit weight in packs of 32 rows and of 64 values of a row.
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1}

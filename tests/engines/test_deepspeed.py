@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import refused, save_tiny_model, small_options
+from command_line import refused, save_tiny_model, saved_weights, small_options
 from forked_commands import ForkedCommands
 from language_model import save_language_model, text_options
 from lora2.support.checked_files import read_json
@@ -17,7 +17,7 @@ from lora2.support.checked_files import read_json
 sys.path.insert(0, str(Path(__file__).parents[1] / "slow" / "distributed"))
 import engine_table
 from engine_table import ZERO, Row
-from launched_command import SMALL, launched, weights
+from launched_command import SMALL, launched
 
 DEEPSPEED_ON_CPU = Path(engine_table.__file__).parent / "deepspeed_on_cpu.py"
 NAN_GRADIENT = DEEPSPEED_ON_CPU.with_name("nan_gradient_on_cpu.py")
@@ -82,7 +82,7 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
     one = tmp_path / "one"
     accumulated = launched(1, *where, one, *options, "--gradient_accumulation_steps=2")
     assert accumulated.returncode == 0, accumulated.stderr[-3000:]
-    expected, ended = weights(one), weights(folder)
+    expected, ended = saved_weights(one), saved_weights(folder)
     for name, tensor in ended.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
     assert (
@@ -97,7 +97,7 @@ def test_run_of_the_command_ends_as_one_process_and_is_resumed_bit_for_bit(
     again = launched(2, "--output_dir", folder, "--resume", program=program)
 
     assert again.returncode == 0, again.stderr[-3000:]
-    assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in saved_weights(folder).items())
 
 
 # PEFT's methods compute a step of made-up rows first, where the weights are whole.
@@ -114,7 +114,7 @@ def test_texts_are_learned_as_in_one_process(
     assert done.returncode == 0, done.stderr[-3000:]
     one = launched(1, *words, tmp_path / "one", "--per_device_train_batch_size=8")
     assert one.returncode == 0, one.stderr[-3000:]
-    expected, ended = weights(tmp_path / "one"), weights(tmp_path / "zero")
+    expected, ended = saved_weights(tmp_path / "one"), saved_weights(tmp_path / "zero")
     assert ended.keys() == expected.keys()
     for name, tensor in ended.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator
-from unit.models import Examples, adapter_state, bert_batch, disturb, tiny_bert
+from unit.models import adapter_state, disturb
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 
 STEPS = 8
 JOINT_BATCH = 8

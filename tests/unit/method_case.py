@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lora2.training.methods.method import Method
 from lora2.training.trainer.run_trainer import RunTrainer
-from unit.models import Examples
+from unit.tiny_transformers import Examples
 from unit.training_case import arguments
 
 

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from lora2 import Lora2Config
+from lora2.tuners.base.layers.experts import parameter_of
+from unit.models import layers_of
 
 EXPERTS = 4
 PARAMETERS = ["experts.gate_up_proj", "experts.down_proj"]
@@ -141,3 +143,8 @@ def tokens(rows: int = 3) -> Tensor:
 def logits(model: nn.Module) -> Tensor:
     """What a causal language model computes for `tokens`."""
     return model(tokens()).logits
+
+
+def of_experts(model: nn.Module) -> dict[str, nn.Module]:
+    """The adapted layers that are matrices of experts, by module name."""
+    return {name: layer for name, layer in layers_of(model).items() if parameter_of(name)}

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 from lora2 import SoraConfig
 from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.sora.layer import SoraLayer
-from unit.models import (
-    CONV1D,
-    LINEAR,
-    Kind,
-    rows,
-)
+from unit.models import CONV1D, LINEAR, Kind, rows
 
 FORMS = (LINEAR, Kind("linear_without_bias", LINEAR.make, rows, ["lin0"]), CONV1D)
 every_kind = pytest.mark.parametrize("kind", FORMS, ids=lambda kind: kind.name)

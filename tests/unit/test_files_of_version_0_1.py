@@ -22,7 +22,7 @@ from lora2.lab.experiments.record import RecordFolder
 from lora2.reports.kept import read_kept
 from lora2.training.on_disk.records import read_lines
 from lora2.tuners.base.layers.adapted_layer import layers_with
-from unit.models import Examples
+from unit.tiny_transformers import Examples
 from upstream import WRITTEN_WITH_NUMPY_2
 
 pytestmark = pytest.mark.slow

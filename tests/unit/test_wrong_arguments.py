@@ -9,7 +9,7 @@ from peft import get_peft_model
 
 import lora2
 from lora2 import Lora2Config, RankAllocator, UserError
-from unit.models import tiny_llama
+from unit.tiny_transformers import tiny_llama
 
 NO_MODEL = {
     "RankAllocator": lambda model: RankAllocator(model, 10),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from lora2 import Lora2Callback, Lora2Config
-from unit.models import Examples, bert_batch, tiny_bert, tiny_llama
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert, tiny_llama
 
 TOTAL = 10
 PRUNING: dict[str, Any] = {

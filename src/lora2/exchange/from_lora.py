@@ -28,7 +28,7 @@ from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.layers.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
-from lora2.tuners.base.token_rows import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES

@@ -28,7 +28,7 @@ from lora2.exchange.verification import (
 from lora2.support.extras import require
 from lora2.support.files import as_path, check_is_new, replacing
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import FIELD
+from lora2.tuners.base.token_rows.names import FIELD
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
 from lora2.tuners.base.names.compiled_names import check_has_own_names
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
-from lora2.tuners.base.token_rows import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
+from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 
 # PEFT's wrapper has the embedding there.
 _INSIDE_ROWS = ".token_adapter.base_layer"

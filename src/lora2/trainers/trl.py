@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora2.tuners.base.model.placement import PlacedAdapter
-from lora2.tuners.base.token_rows import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.precision import make_precise

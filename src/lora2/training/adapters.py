@@ -10,7 +10,7 @@ from torch import nn
 from lora2.training.methods.wrapping import HEADS
 from lora2.tuners.base.distributed.zero import numbers_of
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config

@@ -1,12 +1,8 @@
-"""`lora2 train` in several processes, and what a run of it has written."""
+"""`lora2 train` in several processes, started by `torchrun`."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 
 # Half of the rows of a step for each of two processes.
 SMALL = ("--per_device_train_batch_size=4", "--save_strategy=steps", "--save_steps=1")
@@ -26,7 +22,3 @@ def launched(
         capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")

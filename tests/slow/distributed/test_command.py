@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import lora2, save_tiny_model, small_options
+from command_line import lora2, save_tiny_model, saved_weights, small_options
 from forked_commands import ForkedCommands, Outcome
 from language_model import save_language_model, text_options
 
 sys.path.insert(0, str(Path(__file__).parent))
-from launched_command import SMALL, launched, weights
+from launched_command import SMALL, launched
 
 pytestmark = pytest.mark.slow
 
@@ -79,8 +79,8 @@ def test_a_run_is_resumed_by_another_number_of_processes(
         shutil.rmtree(folder / "checkpoints" / f"checkpoint-{step}")
     done = train(forked, tmp_path, "--output_dir", folder, "--resume", processes=processes)
     assert ("gradient_accumulation_steps=2 keeps" in done.output) == (processes == 1)
-    expected = weights(run[0])
-    for name, tensor in weights(folder).items():
+    expected = saved_weights(run[0])
+    for name, tensor in saved_weights(folder).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
     folder = tmp_path / "sharded"
     where = "--model", model, "--output_dir"
     train(forked, tmp_path, *where, folder, *options, *sharded, program=str(FSDP_ON_CPU))
-    expected, ended = weights(run[0]), weights(folder)
+    expected, ended = saved_weights(run[0]), saved_weights(folder)
     assert ended.keys() == expected.keys()
     for name, tensor in ended.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
@@ -107,7 +107,7 @@ def test_fsdp_run_ends_as_one_process_and_is_resumed_bit_for_bit(
 
     train(forked, tmp_path, "--output_dir", folder, "--resume", program=str(FSDP_ON_CPU))
 
-    assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(folder).items())
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in saved_weights(folder).items())
 
 
 @pytest.mark.parametrize("method", ["lora2", "lora"])
@@ -146,8 +146,8 @@ def test_tags_are_learned_and_scored_as_in_one_process(
     assert lora2("train", *options, *sizes, f"--output_dir={one}") == 0
     halves = "--per_device_train_batch_size=4", "--per_device_eval_batch_size=2"
     train(forked, tmp_path, *options, *halves, f"--output_dir={two}")
-    expected = weights(one)
-    for name, tensor in weights(two).items():
+    expected = saved_weights(one)
+    for name, tensor in saved_weights(two).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-4)
     names = ("f1", "precision", "recall", "accuracy")
     ends = [json.loads((run / "summary.json").read_text())["last"] for run in (one, two)]
@@ -168,8 +168,8 @@ def test_preferences_are_learned_and_scored_as_in_one_process(
     accumulated = ["--gradient_accumulation_steps=2", f"--output_dir={one}"]
     assert lora2("train", *words, *accumulated) == 0
     train(forked, tmp_path, *words, f"--output_dir={two}")
-    expected = weights(one)
-    for name, tensor in weights(two).items():
+    expected = saved_weights(one)
+    for name, tensor in saved_weights(two).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
     first, second = (json.loads((run / "summary.json").read_text())["last"] for run in (one, two))
     for name in ("rewards/accuracies", "rewards/margins", "validation_loss"):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from command_line import lora2, refused
+from command_line import lora2, refused, saved_weights
 from language_model import train_texts, write_rows
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.records import read_lines
@@ -24,10 +23,6 @@ SAVING = {
 
 def trained(model: Path, folder: Path, **options: object) -> int:
     return train_texts(model, folder, objective="dpo", **SAVING | options)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
 def measured(folder: Path) -> dict[str, float]:
@@ -55,7 +50,10 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
         # The reference of this one is the adapter that it starts from.
         assert trained(language_model, second, start_from=whole) == 130
     assert lora2("train", "--output_dir", resumed, "--resume") == 0
-    assert all(torch.equal(weights(resumed)[name], each) for name, each in weights(whole).items())
+    assert all(
+        torch.equal(saved_weights(resumed)[name], each)
+        for name, each in saved_weights(whole).items()
+    )
 
     last = json.loads((whole / "summary.json").read_text())["last"]
     assert {"validation_loss", "rewards/accuracies", "rewards/margins"} <= set(last)
@@ -67,7 +65,7 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
 
     assert lora2("train", "--output_dir", second, "--resume") == 0
     assert trained(language_model, tmp_path / "third", start_from=whole) == 0
-    ours, theirs = weights(second), weights(tmp_path / "third")
+    ours, theirs = saved_weights(second), saved_weights(tmp_path / "third")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     last = json.loads((second / "summary.json").read_text())["last"]
     assert measured(second)["rewards/margins"] == pytest.approx(last["rewards/margins"], abs=1e-5)

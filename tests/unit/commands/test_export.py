@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -14,10 +13,11 @@ from transformers import (
     AutoTokenizer,
 )
 
-from command_line import lora2, refused, small_options, train
+from command_line import lora2, refused, saved_weights, small_options, train
 from lora2 import Lora2Config
 from lora2.training.saved_run import load_saved_run
-from unit.models import difference, tiny_bert
+from unit.models import difference
+from unit.tiny_transformers import tiny_bert
 
 pytestmark = pytest.mark.slow
 
@@ -189,8 +189,7 @@ def other_run(tiny_model, tmp_path_factory):
 
 
 def head_of(run):
-    tensors = load_file(run / "adapter" / "adapter_model.safetensors")
-    return {name: tensor for name, tensor in tensors.items() if ".lora2_" not in name}
+    return {name: tensor for name, tensor in saved_weights(run).items() if ".lora2_" not in name}
 
 
 @pytest.mark.parametrize(("heads", "shares"), [("average", (0.25, 0.75)), ("first", (1.0, 0.0))])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
@@ -19,7 +18,7 @@ from transformers import (
     ViTModel,
 )
 
-from command_line import interrupt_at, lora2, refused
+from command_line import interrupt_at, lora2, refused, saved_weights
 from lora2.training.base_models import digits_model
 from lora2.training.base_models.digits_model import digits_processor
 from vision_model import save_images, save_vision_model
@@ -50,7 +49,7 @@ def test_a_run_on_a_model_of_its_own(tmp_path, monkeypatch, capsys):
     digits_model.pretrained_digits.cache_clear()
     monkeypatch.setattr(digits_model, "_train", None)
     assert lora2("train", f"--output_dir={other}", "--resume") == 0
-    ours, theirs = (load_file(each / "adapter/adapter_model.safetensors") for each in (other, run))
+    ours, theirs = saved_weights(other), saved_weights(run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     moved = shutil.move(run, tmp_path / "moved")
@@ -132,7 +131,7 @@ def test_a_distilled_model_gets_one_head_and_is_reloaded_with_it(tmp_path):
     options = [f"--model={tmp_path / 'deit'}", f"--train_file={images}", f"--output_dir={run}"]
     sizes = ("--per_device_train_batch_size=4", "--num_train_epochs=3")
     assert lora2("train", IMAGES, *options, *SMALL[:6], *sizes) == 0
-    names = load_file(run / "adapter/adapter_model.safetensors")
+    names = saved_weights(run)
     assert "base_model.model.classifier.weight" in names
     assert lora2("evaluate", run) == 0
 

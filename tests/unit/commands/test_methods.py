@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from command_line import interrupt_at, lora2, refused, small_options
+from command_line import interrupt_at, lora2, refused, saved_weights, small_options
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.records import read_lines
 from unit.method_runs import (
@@ -63,13 +62,8 @@ def run_of(
     return finished_runs(train, tmp_path_factory)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = (folder / "adapter").glob("*.safetensors")
-    return load_file(file)
-
-
 def assert_same_weights(ours: Path, theirs: Path) -> None:
-    found, expected = weights(ours), weights(theirs)
+    found, expected = saved_weights(ours), saved_weights(theirs)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
@@ -113,7 +107,7 @@ def test_gates_that_closed_are_gone_at_the_end(run_of):
     summary = summary_of(run_of("sora"))
     last = read_lines(run_of("sora") / "log.jsonl")[-1]
     assert 0 < last["open_gates"] < 24
-    held = weights(run_of("sora"))
+    held = saved_weights(run_of("sora"))
     gates = [tensor for name, tensor in held.items() if name.endswith("sora_gate")]
     assert sum(map(len, gates)) == last["open_gates"]
     left = sum(tensor.numel() for name, tensor in held.items() if ".sora_" in name)
@@ -123,10 +117,12 @@ def test_gates_that_closed_are_gone_at_the_end(run_of):
 def test_what_adalora_pruned_is_gone_at_the_end(run_of):
     summary = summary_of(run_of("adalora"))
     left = sum(
-        tensor.numel() for name, tensor in weights(run_of("adalora")).items() if "lora_" in name
+        tensor.numel()
+        for name, tensor in saved_weights(run_of("adalora")).items()
+        if "lora_" in name
     )
     assert summary["final_parameters"]["adapter"] == left < TRAINED["adalora"]
-    kept = sum(len(t) for name, t in weights(run_of("adalora")).items() if "lora_E" in name)
+    kept = sum(len(t) for name, t in saved_weights(run_of("adalora")).items() if "lora_E" in name)
     assert kept == 24
 
 

@@ -10,7 +10,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from command_line import lora2, refused
+from command_line import lora2, refused, saved_weights
 from language_model import save_language_model, text_options, train_texts, write_rows
 from lora2.training.base_models.new_tokens import with_new_tokens
 from lora2.training.saved_run import load_saved_run
@@ -51,7 +51,7 @@ def test_new_tokens_are_trained_resumed_and_exported(
 
     options = (f"--train_file={rows}", *NEW)
     assert train_texts(language_model, runs[0], *options, **chosen) == 0
-    saved = load_file(runs[0] / "adapter" / "adapter_model.safetensors")
+    saved = saved_weights(runs[0])
     checkpoint, *_ = (runs[0] / "checkpoints").glob("*/adapter_model.safetensors")
     assert load_file(checkpoint).keys() == saved.keys()
     if method == "lora2":
@@ -59,7 +59,7 @@ def test_new_tokens_are_trained_resumed_and_exported(
             patch.setattr(RunSftTrainer, "training_step", interrupted)
             assert train_texts(language_model, runs[1], *options, **chosen) == 130
         assert lora2("train", "--output_dir", runs[1], "--resume") == 0
-        resumed = load_file(runs[1] / "adapter" / "adapter_model.safetensors")
+        resumed = saved_weights(runs[1])
         assert all(torch.equal(resumed[name], saved[name]) for name in saved)
     (name,) = (name for name in saved if "token" in name)
     assert saved[name].shape == (2, 16)
@@ -87,9 +87,10 @@ def test_new_tokens_are_trained_resumed_and_exported(
     assert lora2("combine", *runs, "--heads=first", "--output", tmp_path / "sum") == 0
     found = load_saved_run(tmp_path / "sum").model
     ((rows_name, of_sum),) = (
-        (name, tensor) for name, tensor in load_file(
-            tmp_path / "sum" / "adapter" / "adapter_model.safetensors").items() if "token" in name
-    )  # fmt: skip
+        (name, tensor)
+        for name, tensor in saved_weights(tmp_path / "sum").items()
+        if "token" in name
+    )
     assert torch.equal(of_sum, saved[rows_name])
     assert found.get_base_model().config.vocab_size == 262
 

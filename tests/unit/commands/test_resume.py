@@ -8,17 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from command_line import interrupt_at, lora2, refused, small_options, train
+from command_line import interrupt_at, lora2, refused, saved_weights, small_options, train
 from lora2.training.on_disk.records import read_lines
 from lora2.training.trainer.run_trainer import RunTrainer
 
 pytestmark = pytest.mark.slow
 
 STEPS = 8
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("step", [1, 5])
@@ -35,7 +31,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(
     assert f"lora2 train --output_dir {folder} --resume" in said
     assert not (folder / "adapter").exists()
     assert lora2("train", "--output_dir", folder, "--resume") == 0
-    ours, theirs = weights(folder), weights(finished_run)
+    ours, theirs = saved_weights(folder), saved_weights(finished_run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert [r["accuracy"] for r in read_lines(folder / "metrics.jsonl")] == [
         r["accuracy"] for r in read_lines(finished_run / "metrics.jsonl")
@@ -208,7 +204,7 @@ def test_evaluations_of_a_resumed_run_are_those_of_the_whole_one(
         interrupt_at(step, patch)
         assert train(tiny_model, folder, **SAVES, **more) == 130
     assert lora2("train", "--output_dir", folder, "--resume") == 0
-    ours, theirs = weights(folder), weights(whole)
+    ours, theirs = saved_weights(folder), saved_weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     steps = [[r["step"] for r in read_lines(run / "metrics.jsonl")] for run in (folder, whole)]
     assert steps[0] == steps[1]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from command_line import lora2, refused
+from command_line import lora2, refused, saved_weights
 from language_model import CHAT, save_language_model, train_texts, write_rows
 from lora2.commands.parser import TrainParser
 from lora2.training.methods.registry import METHODS
@@ -44,11 +43,6 @@ def run_of(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 def summary_of(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = (folder / "adapter").glob("*.safetensors")
-    return load_file(file)
 
 
 # What a run writes
@@ -175,7 +169,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(
     assert f"lora2 train --output_dir {folder} --resume" in capsys.readouterr().err
     assert lora2("train", "--output_dir", folder, "--resume") == 0
     assert summary_of(folder)["resumed_from_step"] == 5
-    ours, theirs = weights(folder), weights(run_of("lora2"))
+    ours, theirs = saved_weights(folder), saved_weights(run_of("lora2"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     scored = [
         [(r["step"], r.get("exact_match")) for r in read_lines(run / "metrics.jsonl")]

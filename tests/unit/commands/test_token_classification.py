@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
-from command_line import interrupt_at, lora2, refused
+from command_line import interrupt_at, lora2, refused, saved_weights
 
 WORDS = ["the table is here", "a doctor is away", "the doctors have tables"]
 NER = "--objective=token-classification"
@@ -47,7 +46,7 @@ def test_a_run_from_training_to_export(tiny_model, tmp_path, monkeypatch, capsys
         interrupt_at(6, patch)
         assert lora2(*command, f"--output_dir={other}") == 130
     assert lora2("train", f"--output_dir={other}", "--resume") == 0
-    ours, theirs = (load_file(each / "adapter/adapter_model.safetensors") for each in (other, run))
+    ours, theirs = saved_weights(other), saved_weights(run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     capsys.readouterr()

@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, TrainerCallback
 
-from command_line import lora2, refused, save_tiny_model, small_options, train
+from command_line import lora2, refused, save_tiny_model, saved_weights, small_options, train
 from lora2 import Lora2Config
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
@@ -18,10 +18,6 @@ from lora2.training.prepare import prepare
 pytestmark = pytest.mark.slow
 
 STEPS = 8
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
 # What a run writes
@@ -69,7 +65,7 @@ def test_summary_names_best_last_sizes_and_kept_values(finished_run):
 
 
 def test_saved_adapter_is_compact_and_knows_the_labels(finished_run):
-    sizes = [len(t) for name, t in weights(finished_run).items() if name.endswith("lambda")]
+    sizes = [len(t) for name, t in saved_weights(finished_run).items() if name.endswith("lambda")]
     assert sum(sizes) == 24
     config = AutoConfig.from_pretrained(finished_run / "adapter")
     assert config.id2label == {0: "unacceptable", 1: "acceptable"}
@@ -85,7 +81,7 @@ def test_environment_names_versions_and_seed(finished_run):
 def test_the_same_seed_gives_the_same_adapter(tiny_model, finished_run, tmp_path):
     # Without the baseline: training the head alone first must not move the run's random numbers.
     assert train(tiny_model, tmp_path / "again") == 0
-    ours, theirs = weights(tmp_path / "again"), weights(finished_run)
+    ours, theirs = saved_weights(tmp_path / "again"), saved_weights(finished_run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -112,7 +108,7 @@ def test_modules_without_pretrained_weights_are_trained(tmp_path):
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
     save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
     assert train(model, tmp_path / "run") == 0
-    saved = weights(tmp_path / "run")
+    saved = saved_weights(tmp_path / "run")
     assert any("pooler.dense" in name for name in saved)
     assert any("classifier" in name for name in saved)
 
@@ -231,5 +227,5 @@ def test_full_disk_at_the_end_leaves_no_half_adapter(
     assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
     # Nothing is lost: the last checkpoint holds the finished training.
     assert lora2("train", "--output_dir", folder, "--resume") == 0
-    ours, theirs = weights(folder), weights(finished_run)
+    ours, theirs = saved_weights(folder), saved_weights(finished_run)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

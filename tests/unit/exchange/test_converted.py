@@ -12,7 +12,7 @@ from torch import nn
 from lora2 import UserError
 from lora2.exchange.converted import export_converted
 from lora2.exchange.verification import logits, sample_batch
-from unit.models import tiny_bert, tiny_roberta
+from unit.tiny_transformers import tiny_bert, tiny_roberta
 
 TARGETS = ["query", "value"]
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from lora2 import Lora2Config, export_lora
 from lora2.exchange.engines import ENGINES, objections
-from unit.models import disturb, prune_half, tiny_llama, tiny_llama_classifier
+from unit.models import disturb, prune_half
+from unit.tiny_transformers import tiny_llama, tiny_llama_classifier
 
 CONFIG = {
     "peft_type": "LORA",

@@ -9,18 +9,9 @@ from peft import AdaLoraConfig, IA3Config, KasaConfig, LoraConfig, PeftModel, ge
 
 from lora2 import Lora2Config, RankAllocator, UserError, import_lora, truncate_adapter
 from lora2.exchange.from_lora import _HARMLESS
-from unit.models import (
-    ATTENTION,
-    LINEAR,
-    ConvolutionModel,
-    Kind,
-    bert_batch,
-    layers_of,
-    rows,
-    tiny_bert,
-    tiny_llama,
-)
+from unit.models import ATTENTION, LINEAR, ConvolutionModel, Kind, layers_of, rows
 from unit.models import KINDS as ALL_KINDS
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 
 
 class Outer(torch.nn.Module):

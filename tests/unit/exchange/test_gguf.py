@@ -11,7 +11,8 @@ from peft import get_peft_model
 
 from lora2 import Lora2Config, UserError, export_gguf
 from lora2.exchange.gguf import interleave, separate
-from unit.models import disturb, prune_half, tiny_bert, tiny_llama
+from unit.models import disturb, prune_half
+from unit.tiny_transformers import tiny_bert, tiny_llama
 
 HEADS = {"attn_q": 2, "attn_k": 1}
 

@@ -10,7 +10,7 @@ from peft.tuners.lily import LilyConfig
 from lora2 import Lora2Config, UserError
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.merged import export_merged
-from unit.models import tiny_bert, tiny_llama
+from unit.tiny_transformers import tiny_bert, tiny_llama
 
 TARGETS = {"target_modules": ["query"], "task_type": "SEQ_CLS"}
 

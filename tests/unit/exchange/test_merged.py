@@ -13,18 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 from command_line import save_tiny_model
 from lora2 import Lora2Config, UserError, export_gguf, export_lora, export_merged
 from lora2.errors import MergedWeightError, NumericalError
-from unit.models import (
-    Mlp,
-    bert_batch,
-    difference,
-    disturb,
-    layers_of,
-    prune_half,
-    rows,
-    tiny_bert,
-    tiny_llama,
-    tiny_roberta,
-)
+from unit.models import Mlp, difference, disturb, layers_of, prune_half, rows
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama, tiny_roberta
 
 pytestmark = pytest.mark.filterwarnings("ignore:The merged checkpoint has no tokenizer")
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from command_line import lora2, train
 from lora2 import BottleneckConfig, Lora2Config, SoraConfig, export_lora
 from lora2.exchange.model_card.base_model import name_of_location
-from unit.models import LINEAR, disturb, tiny_llama
+from unit.models import LINEAR, disturb
+from unit.tiny_transformers import tiny_llama
 
 CONFIGS = {
     "LORA2": Lora2Config(task_type="CAUSAL_LM", k=3),

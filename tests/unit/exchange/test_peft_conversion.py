@@ -8,25 +8,10 @@ from peft import LoHaConfig, PeftModel, get_peft_model
 from peft.tuners.lora.conversion import convert_to_lora, save_as_lora
 
 from lora2 import compact_adapter
-from unit.models import (
-    CONV1D,
-    CONV2D,
-    LINEAR,
-    ConvolutionModel,
-    Kind,
-    difference,
-    disturb,
-    layers_of,
-)
+from unit.kind_case import adapted
+from unit.models import CONV1D, CONV2D, LINEAR, ConvolutionModel, Kind, difference, layers_of
 
 WIDE = Kind("wide", LINEAR.make, LINEAR.inputs, ["lin0"])
-
-
-def adapted(kind: Kind) -> PeftModel:
-    torch.manual_seed(1)
-    model = get_peft_model(kind.model(), kind.config("exact")).eval()
-    disturb(model)
-    return model
 
 
 # PEFT's conversion does not tell its own LoRA that a Conv1D's weight is transposed.

@@ -12,7 +12,8 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 
 from lora2 import Lora2Config, export_lora, export_merged
-from unit.models import difference, disturb, prune_half, tiny_llama
+from unit.models import difference, disturb, prune_half
+from unit.tiny_transformers import tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +157,8 @@ import os, signal, sys
 from peft import get_peft_model
 import lora2
 import lora2.exchange.lora, lora2.exchange.merged, lora2.exchange.gguf
-from unit.models import disturb, tiny_llama
+from unit.models import disturb
+from unit.tiny_transformers import tiny_llama
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from lora2 import export_lora, export_merged, import_lora
 from lora2.errors import UserError
-from unit.models import disturb, tiny_llama
+from unit.models import disturb
+from unit.tiny_transformers import tiny_llama
 from unit.tuners.base.test_token_rows import BOTH, DIFFERENT, ROWS, adapted, disturb_rows, logits
 
 each = pytest.mark.parametrize(

@@ -17,17 +17,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator, UserError, compact_adapter
-from unit.models import (
-    LINEAR,
-    Examples,
-    adapter_state,
-    bert_batch,
-    disturb,
-    layers_of,
-    rows,
-    tiny_bert,
-)
+from unit.models import LINEAR, adapter_state, disturb, layers_of, rows
 from unit.operations import Operations
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 from upstream import ADAPTERS_OF_TRANSFORMERS
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from lora2 import Lora2Config
 from lora2.errors import NumericalError
 from lora2.trainers.divergence import GradientWatch
 from lora2.tuners.lora2.layer import adapted_layers
-from unit.models import bert_batch, layers_of, tiny_bert
+from unit.models import layers_of
+from unit.tiny_transformers import bert_batch, tiny_bert
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

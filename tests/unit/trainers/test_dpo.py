@@ -9,7 +9,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora2 import Lora2Callback, Lora2Config
-from lora2.tuners.base.token_rows import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from unit.models import disturb, layers_of
 
 pytest.importorskip("trl", reason="the extra `sft` installs TRL")

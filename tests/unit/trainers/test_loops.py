@@ -17,7 +17,8 @@ from trl import SFTConfig, SFTTrainer
 
 from lora2 import Lora2Callback, Lora2Config, RankAllocator
 from lora2.errors import UserError
-from unit.models import adapter_state, bert_batch, disturb, layers_of, tiny_bert, tiny_llama
+from unit.models import adapter_state, disturb, layers_of
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 from unit.training_case import (
     PRUNING,
     TOTAL,

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 
 from lora2 import Lora2Config, UserError
 from lora2.errors import NumericalError
-from unit.models import adapter_state, bert_batch, disturb, layers_of, tiny_bert
+from unit.models import adapter_state, disturb, layers_of
+from unit.tiny_transformers import bert_batch, tiny_bert
 from unit.training_case import TOTAL, bert_model, callback_of, llama_model, token_batch, trainer_for
 
 # Schedule and logs

@@ -9,7 +9,7 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer
 
 from lora2 import Lora2Callback, UserError, loraplus_groups
-from unit.models import Examples, bert_batch, tiny_bert
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 from unit.training_case import arguments, bert_model
 
 

@@ -8,7 +8,8 @@ from peft import get_peft_model
 from torch import nn
 
 from lora2 import Lora2Config, weighted_penalty
-from unit.models import bert_batch, disturb, layers_of, tiny_bert
+from unit.models import disturb, layers_of
+from unit.tiny_transformers import bert_batch, tiny_bert
 from unit.training_case import PRUNING, TOTAL, bert_model, trainer_for
 from upstream import ADDED_BY_TRANSFORMERS
 

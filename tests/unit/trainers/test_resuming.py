@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from lora2 import Lora2Callback, Lora2Config, UserError
-from unit.models import adapter_state, bert_batch, layers_of, tiny_bert
+from unit.models import adapter_state, layers_of
+from unit.tiny_transformers import bert_batch, tiny_bert
 from unit.training_case import PRUNING, TOTAL, bert_model, trainer_for
 from upstream import ADDED_BY_TRANSFORMERS
 

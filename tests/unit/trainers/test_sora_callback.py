@@ -10,12 +10,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from lora2 import SoraCallback, SoraConfig, UserError
-from unit.models import (
-    Examples,
-    bert_batch,
-    tiny_bert,
-)
 from unit.sora import SCHEDULE, layers
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 from unit.training_case import TOTAL, arguments
 
 

@@ -16,7 +16,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
 from lora2.training.trainer.run_trainer import RunTrainer
 from unit.method_case import trainer_of
-from unit.models import Examples, bert_batch, tiny_bert
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 
 STEPS, SIZE, RATE = 10, 4, 1e-2
 MATRICES = ["query", "key", "value", "output.dense", "intermediate.dense"]

@@ -33,7 +33,7 @@ from lora2.tuners.base.loading import load_adapter
 from lora2.tuners.lora2.layer import adapted_layers
 from unit import method_case
 from unit.method_case import Trained
-from unit.models import bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
 
 STEPS = 3
 

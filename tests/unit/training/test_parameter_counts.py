@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.training.adapters import count_final_parameters, count_parameters
-from unit.models import tiny_llama, tokens
+from unit.models import tokens
+from unit.tiny_transformers import tiny_llama
 
 WHOLE = {"modules_to_save": ["lm_head"]}
 ROWS = {"trainable_token_indices": [1, 3]}

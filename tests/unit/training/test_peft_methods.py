@@ -29,7 +29,7 @@ from lora2.training.options.peft_registry import ALL_PEFT_KINDS, KINDS
 from lora2.tuners.base.loading import load_adapter
 from unit import method_case
 from unit.method_case import Trained
-from unit.models import bert_batch, tiny_bert
+from unit.tiny_transformers import bert_batch, tiny_bert
 
 # PEFT warns of what its methods do, such as a merge that is done already.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -19,7 +19,7 @@ from lora2.errors import NumericalError, UserError
 from lora2.training.trainer.run_trainer import RunTrainer
 from lora2.tuners.lora2.layer import Lora2Layer
 from unit.mixtures import MIXTRAL
-from unit.models import bert_batch, tiny_bert, tiny_llama
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 
 ROWS = 4
 NAN = float("nan")

@@ -16,7 +16,7 @@ from lora2 import Lora2Config, UserError
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.starting import go_on_from
 from lora2.training.options.arguments import RunSettings
-from unit.models import tiny_bert
+from unit.tiny_transformers import tiny_bert
 
 NEW = ["<tool>", "</tool>"]
 OPTIONS = RunSettings.from_options({}).adapter

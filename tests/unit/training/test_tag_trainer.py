@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForTokenClassification, TrainingArguments
 
 from lora2.training.trainer.tag_trainer import TagTrainer
-from unit.models import Examples
+from unit.tiny_transformers import Examples
 
 
 def weights_after_two_steps(folder: Path, rows_at_a_time: int) -> dict[str, torch.Tensor]:

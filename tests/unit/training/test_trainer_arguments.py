@@ -13,7 +13,7 @@ from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.trainer.argument_checks import check_sharding
 from lora2.training.trainer.trainer_arguments import optimizer_steps, training_arguments
-from unit.models import tiny_llama
+from unit.tiny_transformers import tiny_llama
 
 
 class _OnTwoGpus(TrainingArguments):

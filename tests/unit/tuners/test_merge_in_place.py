@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from lora2 import Lora2Config, SoraConfig, UserError
-from unit.models import KINDS, LINEAR, Kind, base_weights, disturb, layers_of, tiny_llama
+from unit.models import KINDS, LINEAR, Kind, base_weights, disturb, layers_of
+from unit.tiny_transformers import tiny_llama
 
 TOKENS = torch.arange(8)[None] + 3
 MODES: dict[str, Callable[[], Any]] = {

@@ -22,13 +22,11 @@ from unit.models import (
     KINDS,
     LINEAR,
     Kind,
-    bert_batch,
     disturb,
     gradient_checkpointing,
     layers_of,
-    tiny_bert,
-    tiny_llama,
 )
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 
 # How dynamo (torch 2.13) traces any autograd.Function.
 dynamo = pytest.mark.filterwarnings(

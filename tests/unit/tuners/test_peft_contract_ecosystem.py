@@ -23,19 +23,8 @@ from torch import nn
 
 from lora2 import Lora2Config, Lora2Model, RankAllocator, compact_adapter
 from lora2.tuners.base.registration import register
-from unit.models import (
-    KINDS,
-    LINEAR,
-    Kind,
-    adapter_state,
-    bert_batch,
-    disturb,
-    layers_of,
-    prune_half,
-    rows,
-    tiny_bert,
-    tiny_llama,
-)
+from unit.models import KINDS, LINEAR, Kind, adapter_state, disturb, layers_of, prune_half, rows
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 from upstream import ADAPTERS_OF_TRANSFORMERS, ADDED_BY_TRANSFORMERS
 
 

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import Lora2Config, UserError, compact_adapter
-from unit.low_memory import assert_loaded_alike
+from unit.kind_case import adapted
 from unit.models import (
     ADAPTER_FORMS,
     KIND_IDS,
@@ -28,16 +28,6 @@ from unit.models import (
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 every_form = pytest.mark.parametrize("form", ADAPTER_FORMS)
-
-
-def adapted(kind: Kind, form: str = "exact", **fields: object) -> PeftModel:
-    """A model whose adapter changes it."""
-    torch.manual_seed(1)
-    model = get_peft_model(kind.model(), kind.config(form, **fields)).eval()
-    disturb(model)
-    if form == "pruned":
-        prune_half(model)
-    return model
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -113,15 +103,6 @@ def test_low_cpu_mem_usage_loads_the_same_adapter(kind: Kind, tmp_path: Path) ->
         # Such tensors lie in memory as they did in the file, and products of numbers that are not
         # aligned round differently in the last place.
         torch.testing.assert_close(reloaded(x), model(x), atol=2e-6, rtol=2e-6)
-
-
-@every_kind
-@pytest.mark.parametrize("autocast", [True, False])
-def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
-    kind: Kind, autocast: bool, tmp_path: Path
-) -> None:
-    adapted(kind).save_pretrained(tmp_path)
-    assert_loaded_alike(kind.model, tmp_path, autocast)
 
 
 @every_form

@@ -6,31 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_layer_status, get_model_status, get_peft_model
+from peft import PeftModel, get_layer_status, get_model_status
 from peft.helpers import rescale_adapter_scale
 from peft.utils.hotswap import hotswap_adapter
 from torch import Tensor
 
 from lora2 import compact_adapter, export_lora
-from unit.models import (
-    KIND_IDS,
-    KINDS,
-    LINEAR,
-    Kind,
-    changes,
-    difference,
-    disturb,
-    layers_of,
-)
+from unit.kind_case import adapted
+from unit.models import KIND_IDS, KINDS, LINEAR, Kind, changes, difference, disturb, layers_of
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
-
-
-def adapted(kind: Kind, form: str = "exact") -> PeftModel:
-    torch.manual_seed(1)
-    model = get_peft_model(kind.model(), kind.config(form)).eval()
-    disturb(model)
-    return model
 
 
 @torch.no_grad()

@@ -16,15 +16,13 @@ from unit.models import (
     DeepMlp,
     Mlp,
     adapter_state,
-    bert_batch,
     disturb,
     layers_of,
     prune_half,
     rows,
     sgd_steps,
-    tiny_bert,
-    tiny_llama,
 )
+from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
 
 
 def adapted_names(base: nn.Module, **fields: object) -> set[str]:

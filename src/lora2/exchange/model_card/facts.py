@@ -14,7 +14,7 @@ from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.layers.adapted_layer import layers_with
-from lora2.tuners.base.token_rows import FIELD
+from lora2.tuners.base.token_rows.names import FIELD
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from lora2.training.base_models.models import load_config
 from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, read_adapter_config
-from lora2.tuners.base.token_rows import FIELD, Indices, by_module
+from lora2.tuners.base.token_rows.finding import by_module
+from lora2.tuners.base.token_rows.names import FIELD, Indices
 
 _TOKENIZER = "tokenizer_config.json"
 

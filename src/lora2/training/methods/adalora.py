@@ -22,7 +22,8 @@ from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.starting import imported
 from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
-from lora2.tuners.base.token_rows import FIELD, count_numbers
+from lora2.tuners.base.token_rows.finding import count_numbers
+from lora2.tuners.base.token_rows.names import FIELD
 from lora2.tuners.lora2.allocation.budget import steps_of
 
 

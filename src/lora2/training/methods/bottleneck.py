@@ -11,7 +11,8 @@ from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wr
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import BottleneckArguments
 from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
-from lora2.tuners.base.token_rows import FIELD, count_numbers
+from lora2.tuners.base.token_rows.finding import count_numbers
+from lora2.tuners.base.token_rows.names import FIELD
 from lora2.tuners.bottleneck import BottleneckConfig
 
 

@@ -19,7 +19,8 @@ from lora2.training.methods.wrapping import (
     trained_outside_head,
     wrap,
 )
-from lora2.tuners.base.token_rows import FIELD, count_numbers
+from lora2.tuners.base.token_rows.finding import count_numbers
+from lora2.tuners.base.token_rows.names import FIELD
 
 # Experts have [experts, rows, columns].
 _STACK = 3

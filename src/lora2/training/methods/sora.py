@@ -10,7 +10,8 @@ from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import built_with, matrix_shapes, place
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import SoraArguments
-from lora2.tuners.base.token_rows import FIELD, count_numbers
+from lora2.tuners.base.token_rows.finding import count_numbers
+from lora2.tuners.base.token_rows.names import FIELD
 from lora2.tuners.sora import SoraConfig
 
 _OWN = option_names(SoraArguments)

@@ -24,7 +24,8 @@ from lora2.training.methods.method import PLACE, Options
 from lora2.tuners.base.config.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.layers.dispatch import layer_type_of
-from lora2.tuners.base.token_rows import check_rows, complete_wrappers
+from lora2.tuners.base.token_rows.checks import check_rows
+from lora2.tuners.base.token_rows.wrappers import complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 

@@ -45,7 +45,7 @@ from lora2.training.reference import (
     without_peft_model,
 )
 from lora2.training.trainer.run_trainer import RunBase
-from lora2.tuners.base.token_rows import complete_wrappers
+from lora2.tuners.base.token_rows.wrappers import complete_wrappers
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,8 @@ from transformers.training_args import OptimizerNames
 from lora2.errors import UserError
 from lora2.training.options.arguments import as_typed
 from lora2.training.trainer.refusals import REFUSALS, sentence_of
-from lora2.tuners.base.token_rows import FIELD, has_tied_rows
+from lora2.tuners.base.token_rows.finding import has_tied_rows
+from lora2.tuners.base.token_rows.names import FIELD
 
 # What transformers reads for them; what else is given it leaves aside.
 _OPTIMIZER_ARGUMENTS = {

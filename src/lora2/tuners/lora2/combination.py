@@ -19,7 +19,8 @@ from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.adapter_names import check_adapter_name
-from lora2.tuners.base.token_rows import Indices, rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
+from lora2.tuners.base.token_rows.names import Indices
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
 from lora2.tuners.lora2.size_fields import size_fields

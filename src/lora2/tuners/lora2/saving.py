@@ -15,7 +15,7 @@ from lora2.tuners.base.config.patterns import looked_up, pattern_for
 from lora2.tuners.base.distributed.whole import is_plain
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows import SAVED_NAME as ROWS
+from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers

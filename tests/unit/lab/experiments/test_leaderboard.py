@@ -14,7 +14,7 @@ from lora2.lab.experiments.tune_arguments import chosen_experiments
 from lora2.lab.experiments.tuning import Choice
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
-from unit.models import bert_of_minilms_sizes
+from unit.tiny_transformers import bert_of_minilms_sizes
 
 LORA = 331_776
 LABELS = [

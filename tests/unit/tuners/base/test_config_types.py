@@ -16,7 +16,7 @@ from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.loading import read_adapter_config
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.sora import SoraConfig
-from unit.models import tiny_llama
+from unit.tiny_transformers import tiny_llama
 
 CONFIGS = (Lora2Config, SoraConfig, BottleneckConfig)
 FIELDS = [

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lora2 import BottleneckConfig, Lora2Config, SoraConfig
 from lora2.errors import UserError
-from unit.models import tiny_llama, tokens
+from unit.models import tokens
+from unit.tiny_transformers import tiny_llama
 
 _TARGETS = ["q_proj", "v_proj"]
 CONFIGS = {

@@ -27,7 +27,8 @@ from lora2 import (
 from lora2.tuners.base.model.placement import find_adapters
 from lora2.tuners.lora2.forward_hook import hooks_in
 from lora2.tuners.sora import prune_gates
-from unit.models import Examples, bert_batch, disturb, layers_of, tiny_bert
+from unit.models import disturb, layers_of
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 from unit.training_case import PRUNING, TOTAL, arguments, bert_model, callback_of
 from upstream import ADAPTERS_OF_TRANSFORMERS
 

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from lora2 import Lora2Config, SoraConfig, UserError
-from unit.models import tiny_llama
+from unit.tiny_transformers import tiny_llama
 
 IDS = torch.arange(12).view(2, 6) + 3
 # What is adapted first, and what then cannot be.

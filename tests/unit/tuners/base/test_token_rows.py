@@ -14,10 +14,11 @@ from lora2 import Lora2Config, RankAllocator, compact_adapter, truncate_adapter
 from lora2.errors import UserError
 from lora2.training.adapters import count_parameters
 from lora2.tuners.base.config.target_config import TargetConfig
-from lora2.tuners.base.token_rows import count_numbers, rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import count_numbers, rows_of, trained_rows
 from lora2.tuners.bottleneck import BottleneckConfig
 from lora2.tuners.sora import SoraConfig
-from unit.models import EmbeddingModel, disturb, layers_of, tiny_llama
+from unit.models import EmbeddingModel, disturb, layers_of
+from unit.tiny_transformers import tiny_llama
 
 TOKENS = torch.tensor([[3, 5, 7, 3, 9, 5]])
 ROWS = [3, 5]

@@ -12,39 +12,9 @@ from torch import Tensor, nn
 from lora2 import BottleneckConfig, UserError
 from lora2.tuners.bottleneck.layer import BottleneckLayer
 from oracle import assert_agrees, product, transpose
-from unit.low_memory import assert_loaded_alike
-from unit.models import (
-    CONV1D,
-    CONV2D,
-    EMBEDDING,
-    LINEAR,
-    Kind,
-    bert_batch,
-    check_trains_only,
-    rows,
-    tiny_bert,
-)
-
-
-def config(**fields: Any) -> BottleneckConfig:
-    return BottleneckConfig(**({"target_modules": ["lin0", "lin1"], "bottleneck_size": 3} | fields))
-
-
-def adapted(**fields: Any) -> PeftModel:
-    """A model whose adapters change it, biases too."""
-    torch.manual_seed(1)
-    model = get_peft_model(LINEAR.model(), config(**fields)).eval()
-    move(model)
-    return model
-
-
-@torch.no_grad()
-def move(model: nn.Module, adapter_name: str = "default", seed: int = 0) -> None:
-    """Move all parameters of an adapter away from their start."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "bottleneck_" in name and f".{adapter_name}." in name:
-            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+from unit.bottleneck import adapted, config, move
+from unit.models import CONV1D, CONV2D, EMBEDDING, LINEAR, Kind, check_trains_only, rows
+from unit.tiny_transformers import bert_batch, tiny_bert
 
 
 def layers(model: nn.Module) -> list[BottleneckLayer]:
@@ -152,14 +122,6 @@ def test_a_saved_adapter_loads_into_a_fresh_model(tmp_path: Path) -> None:
     loaded = PeftModel.from_pretrained(LINEAR.model(), tmp_path).eval()
     assert torch.equal(loaded(rows()), model(rows()))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-
-@pytest.mark.parametrize("autocast", [True, False])
-def test_low_cpu_mem_usage_gives_the_factors_that_loading_without_it_does(
-    autocast: bool, tmp_path: Path
-) -> None:
-    adapted().save_pretrained(tmp_path)
-    assert_loaded_alike(LINEAR.model, tmp_path, autocast)
 
 
 def test_normalisations_and_head_are_saved_with_it(tmp_path: Path) -> None:

@@ -1,48 +1,20 @@
-"""Weighted sums of adapters, and batches whose rows use different adapters."""
+"""Weighted sums of adapters."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from peft import (
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    inject_adapter_in_model,
-)
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lora2 import Lora2Config, UserError
 from lora2.errors import NumericalError
 from lora2.tuners.lora2.layer import Lora2Layer
-from unit.models import (
-    KIND_IDS,
-    KINDS,
-    LINEAR,
-    DeepMlp,
-    Kind,
-    bert_batch,
-    disturb,
-    layers_of,
-    rows,
-    tiny_bert,
-    tiny_llama,
-    tiny_roberta,
-)
+from unit.kind_case import with_three_adapters
+from unit.models import KIND_IDS, KINDS, LINEAR, DeepMlp, Kind, disturb, layers_of, rows
+from unit.tiny_transformers import bert_batch, tiny_bert
 
-ATTENTION = [kind for kind in KINDS if kind.name.startswith("attention")]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
-
-
-def with_three_adapters(kind: Kind) -> PeftModel:
-    """Adapters "default" (k = 3, exact), "wide" (k = 5, penalty) and "thin" (k = 1, none)."""
-    torch.manual_seed(1)
-    model = get_peft_model(kind.model(), kind.config()).eval()
-    model.add_adapter("wide", kind.config("k_above_r", orthogonality="penalty"))
-    model.add_adapter("thin", kind.config("k_is_one", orthogonality="none", lora_alpha=7.0))
-    for seed, name in enumerate(("default", "wide", "thin")):
-        disturb(model, name, seed)
-    return model
 
 
 def deltas(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
@@ -51,14 +23,6 @@ def deltas(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
         for name, layer in layers_of(model).items()
         if layer.has_adapter(adapter_name)
     }
-
-
-def test_a_sum_of_a_wrong_name_leaves_nothing() -> None:
-    model = with_three_adapters(LINEAR)
-    for _ in range(2):
-        with pytest.raises(UserError, match=r"adapter_name='v1\.0'"):
-            model.add_weighted_adapter(["default", "wide"], [1.0, 1.0], "v1.0")
-        assert "v1.0" not in model.peft_config
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e-8])
@@ -222,100 +186,6 @@ def test_combination_takes_over_the_one_head_and_refuses_two(tmp_path: Path) -> 
         model.add_weighted_adapter(["other", "default"], [1.0, 1.0], "two")
 
 
-# Mixed batches
-
-
-@pytest.mark.parametrize("kind", ATTENTION, ids=lambda kind: kind.name)
-def test_mixed_batch_is_refused_by_attention(kind: Kind) -> None:
-    model, x = with_three_adapters(kind), kind.inputs()
-    with pytest.raises(UserError, match="batch of their own"):
-        model(x, adapter_names=["default", "wide", "thin"])
-
-
-@pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind not in ATTENTION], ids=lambda kind: kind.name
-)
-def test_mixed_batch_equals_each_adapter_alone(kind: Kind) -> None:
-    model, x = with_three_adapters(kind), kind.inputs()
-    x = torch.cat([x, x])
-    names = (["default", "__base__", "wide", "thin"] * len(x))[: len(x)]
-    mixed = model(x, adapter_names=names)
-    alone = {"__base__": kind.model()(x)}
-    for name in ("default", "wide", "thin"):
-        model.set_adapter(name)
-        alone[name] = model(x)
-    model.set_adapter("default")
-    for row, name in enumerate(names):
-        torch.testing.assert_close(mixed[row], alone[name][row], atol=1e-5, rtol=1e-5)
-    assert torch.equal(model(x), alone["default"])
-
-
-def test_mixed_batch_refuses_an_unknown_name_and_training_mode() -> None:
-    model, x = with_three_adapters(LINEAR), LINEAR.inputs()
-    with pytest.raises(ValueError, match=r"non-existing adapter.*: missing"):
-        model(x, adapter_names=["default", "missing", "__base__", "wide", "thin"])
-    with pytest.raises(ValueError, match="one name for each row"):
-        model(x, adapter_names=["default"])
-    with pytest.raises(ValueError, match="training mode"):
-        model.train()(x, adapter_names=["default"] * len(x))
-    # The hooks of the refused calls are gone.
-    assert model.eval()(x).shape == (len(x), 2)
-
-
-def test_mixed_batch_refuses_merged_adapters() -> None:
-    model, x = with_three_adapters(LINEAR), LINEAR.inputs()
-    model.merge_adapter()
-    with pytest.raises(ValueError, match="call `unmerge_adapter` first"):
-        model(x, adapter_names=["default"] * len(x))
-
-
-def test_mixed_batch_covers_modules_to_save() -> None:
-    fields = {"target_modules": ["query"], "modules_to_save": ["classifier"], "k": 2}
-    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS", **fields)).eval()
-    model.add_adapter("other", Lora2Config(task_type="SEQ_CLS", **fields))
-    for name in ("default", "other"):
-        disturb(model, name)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "modules_to_save.other" in name:
-                parameter.add_(1.0)
-    batch = bert_batch(3)
-    mixed = model(**batch, adapter_names=["other", "__base__", "default"]).logits
-    model.set_adapter("other")
-    torch.testing.assert_close(mixed[0], model(**batch).logits[0])
-    model.set_adapter("default")
-    torch.testing.assert_close(mixed[2], model(**batch).logits[2])
-    torch.testing.assert_close(mixed[1], tiny_bert()(**batch).logits[1])
-
-
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_generation_takes_mixed_batches(num_beams: int) -> None:
-    config = {"target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM", "k": 2}
-    model = get_peft_model(tiny_llama(), Lora2Config(**config)).eval()
-    model.add_adapter("other", Lora2Config(**config))
-    disturb(model, "default", seed=1)
-    disturb(model, "other", seed=2)
-    input_ids = torch.tensor([[3, 4, 5], [3, 4, 5], [3, 4, 5]])
-    options = {
-        "input_ids": input_ids,
-        "attention_mask": torch.ones_like(input_ids),
-        "max_new_tokens": 5,
-        "do_sample": False,
-        "num_beams": num_beams,
-    }
-    mixed = model.generate(**options, adapter_names=["default", "other", "__base__"])
-    alone = {}
-    for name in ("default", "other"):
-        model.set_adapter(name)
-        alone[name] = model.generate(**options)[0].tolist()
-    with model.disable_adapter():
-        alone["__base__"] = model.generate(**options)[0].tolist()
-    assert len({tuple(sequence) for sequence in alone.values()}) == 3
-    expected = [alone["default"], alone["other"], alone["__base__"]]
-    for row, sequence in zip(mixed.tolist(), expected, strict=True):
-        assert row[: len(sequence)] == sequence
-
-
 def test_an_adapter_that_is_named_twice_has_both_weights_in_the_head_too() -> None:
     model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), "one")
     model.add_adapter("two", Lora2Config(task_type="SEQ_CLS"))
@@ -337,34 +207,6 @@ def test_heads_have_no_mean_where_the_sum_of_the_weights_is_a_rounding_error(
         model.add_weighted_adapter(["one", "one", "two"], weights, "sum", heads="average")
 
 
-@pytest.mark.parametrize("names", [("default", "query"), ("query", "default")])
-def test_an_adapter_is_not_named_like_a_module_beside_another(names: tuple[str, str]) -> None:
-    """PEFT would leave the module out of the other adapter's file."""
-    model = get_peft_model(tiny_bert(), Lora2Config(task_type="SEQ_CLS"), names[0])
-    with pytest.raises(UserError, match="adapter_name='query' is the name of a module"):
-        model.add_adapter(names[1], Lora2Config(task_type="SEQ_CLS"))
-    assert list(model.peft_config) == [names[0]]
-    assert all(names[1] not in layer.lora2_states for layer in layers_of(model).values())
-
-
-# PEFT's, of the second adapter and of its end.
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
-@pytest.mark.filterwarnings("ignore:Adapter encoder was active:UserWarning")
-def test_nor_in_a_model_without_peft() -> None:
-    model = tiny_bert()
-    inject_adapter_in_model(Lora2Config(k=2, target_modules=["query"]), model, "default")
-    with pytest.raises(UserError, match="adapter_name='encoder' is the name of a module"):
-        inject_adapter_in_model(Lora2Config(k=2, target_modules=["query"]), model, "encoder")
-    assert all("encoder" not in layer.lora2_states for layer in layers_of(model).values())
-
-
-def test_an_adapter_is_not_named_like_a_part_of_a_head_beside_another() -> None:
-    model = get_peft_model(tiny_roberta(), Lora2Config(task_type="SEQ_CLS"))
-    with pytest.raises(UserError, match="adapter_name='out_proj' is the name of a module"):
-        model.add_adapter("out_proj", Lora2Config(task_type="SEQ_CLS"))
-    get_peft_model_state_dict(model)
-
-
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
@@ -380,24 +222,6 @@ def test_a_choice_that_is_none_is_refused_and_nothing_is_added(choice, said) -> 
     with pytest.raises(UserError, match=said):
         model.add_weighted_adapter(["default"], [1.0], "sum", combination_type="svd", **choice)
     assert list(model.peft_config) == ["default"]
-
-
-def test_a_batch_mixes_an_adapter_with_a_head_and_one_without() -> None:
-    model = get_peft_model(
-        tiny_llama(), Lora2Config(target_modules=["q_proj"], modules_to_save=["lm_head"])
-    ).eval()
-    model.add_adapter("plain", Lora2Config(target_modules=["q_proj"]))
-    for seed, name in enumerate(("default", "plain")):
-        disturb(model, name, seed)
-    ids = torch.arange(24).view(4, 6)
-    names = ["default", "plain", "__base__", "plain"]
-    with torch.no_grad():
-        mixed = model(ids, adapter_names=names).logits
-        for name in ("default", "plain"):
-            model.set_adapter(name)
-            alone = model(ids).logits
-            chosen = [row for row, wanted in enumerate(names) if wanted == name]
-            torch.testing.assert_close(mixed[chosen], alone[chosen])
 
 
 @pytest.mark.parametrize("combination_type", ["cat", "svd"])

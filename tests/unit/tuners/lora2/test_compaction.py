@@ -27,20 +27,9 @@ from lora2 import (
 )
 from lora2.errors import NumericalError
 from lora2.tuners.lora2.saving import is_of_adapter
-from unit.models import (
-    CONV1D,
-    CONV2D,
-    EMBEDDING,
-    LINEAR,
-    Kind,
-    disturb,
-    layers_of,
-    rows,
-    sgd_steps,
-    tiny_bert,
-    tiny_llama,
-)
+from unit.models import CONV1D, CONV2D, EMBEDDING, LINEAR, Kind, disturb, layers_of, rows, sgd_steps
 from unit.operations import Operations
+from unit.tiny_transformers import tiny_bert, tiny_llama
 
 K = 3
 FORMS = ("exact", "penalty")

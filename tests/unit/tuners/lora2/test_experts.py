@@ -9,9 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from lora2 import Lora2Config, RankAllocator, UserError, compact_adapter
+from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.tuners.base.layers.experts import parameter_of
-from lora2.tuners.base.loading import load_adapter
 from oracle import Factors, delta
 from unit.mixtures import (
     EXPERTS,
@@ -21,6 +20,7 @@ from unit.mixtures import (
     PARAMETERS,
     TwoExperts,
     logits,
+    of_experts,
     tokens,
 )
 from unit.models import difference, disturb, gradient_checkpointing, layers_of
@@ -34,10 +34,6 @@ def kept_values(model: nn.Module) -> dict[str, int]:
         name: int((layer.lora2_lambda["default"] != 0).sum())
         for name, layer in layers_of(model).items()
     }
-
-
-def of_experts(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: layer for name, layer in layers_of(model).items() if parameter_of(name)}
 
 
 def train(model: PeftModel, steps: int = STEPS, allocator: RankAllocator | None = None) -> float:
@@ -212,11 +208,6 @@ def test_a_sum_of_adapters_is_saved_and_loaded(tmp_path: Path):
     assert difference(logits(loaded), logits(model)) < 1e-6
 
 
-def test_one_batch_cannot_have_several_adapters():
-    with pytest.raises(UserError, match="adapter_names: one batch cannot have several adapters"):
-        MIXTRAL.adapted()(tokens(), adapter_names=["default", "__base__", "default"])
-
-
 def test_a_pattern_for_a_parameter_holds_for_all_its_experts_but_those_with_their_own():
     pattern = {"down_proj.2": 1, "experts.down_proj": 2}
     model = MIXTRAL.adapted(rank_pattern=pattern, k_pattern=pattern)
@@ -224,52 +215,9 @@ def test_a_pattern_for_a_parameter_holds_for_all_its_experts_but_those_with_thei
     assert all(size == ((1, 1) if n.endswith(".2") else (2, 2)) for n, size in sizes.items())
 
 
-# pytest repeats every warning that a test does not expect: here PEFT's own call of a property.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_a_pattern_that_no_layer_has_is_reported():
-    with pytest.warns(RuntimeWarning, match=r"rank_pattern keys did not match.*\['w9'\]"):
-        MIXTRAL.adapted(rank_pattern={"w9": 2, "experts.down_proj": 2})
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"lora_dropout": 0.1}, r"lora_dropout=0\.1 drops inputs .* write lora_dropout=0"),
-        ({"target_parameters": "experts"}, "target_parameters='experts' must be a list"),
-        ({"target_parameters": ["norm.weight"]}, "has 1 dimensions; name a matrix"),
-        ({"layers_to_transform": [9]}, "leave none of them"),
-        ({"exclude_modules": ["down_proj", "gate_up_proj", "o_proj"]}, "leave none of them"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_what_cannot_be_is_refused(fields, sentence):
-    with pytest.raises(UserError, match=sentence):
-        MIXTRAL.adapted(**{"target_modules": [], **fields})
-
-
 def test_layers_to_transform_holds_for_parameters():
     model = MIXTRAL.adapted(layers_to_transform=[1])
     assert all(".layers.1." in name for name in layers_of(model))
-
-
-def test_quantized_experts_are_refused():
-    base = MIXTRAL.model()
-    experts = base.model.layers[0].mlp.experts
-    experts.down_proj = nn.Parameter(experts.down_proj.to(torch.float8_e4m3fn), requires_grad=False)
-    config = Lora2Config(target_modules=[], target_parameters=["experts.down_proj"])
-    with pytest.raises(UserError, match="quantized parameter cannot be adapted"):
-        get_peft_model(base, config)
-
-
-def test_a_weight_of_several_modules_is_not_merged():
-    base = MIXTRAL.model()
-    first, second = (layer.mlp.experts for layer in base.model.layers)
-    second.down_proj = first.down_proj
-    config = Lora2Config(target_modules=[], target_parameters=["0.mlp.experts.down_proj"])
-    model = get_peft_model(base, config)
-    disturb(model)
-    with pytest.raises(UserError, match="is the weight of several modules"):
-        model.merge_adapter()
 
 
 def test_inference_mode_can_merge_and_training_goes_on():
@@ -330,12 +278,6 @@ def test_trainable_parameters_are_those_of_lora_with_small_factors():
     assert counts["lora2"] - counts["lora"] == 2 * MIXTRAL.layers * EXPERTS * (2 * 3 * 3 + 3)
 
 
-def test_inputs_of_an_experts_matrix_cannot_be_dropped_later():
-    layer = next(iter(of_experts(MIXTRAL.adapted()).values()))
-    with pytest.raises(UserError, match=r"lora_dropout=0\.5 .* gate_up_proj is added"):
-        layer.add_dropout("default", 0.5)
-
-
 def test_half_precision_is_merged_with_one_rounding():
     base = TwoExperts().to(torch.bfloat16)
     config = Lora2Config(target_modules=[], target_parameters=["experts.weight"], k=2, init_r=2)
@@ -368,65 +310,3 @@ def test_a_trace_computes_the_same():
     other = (tokens() + 3) % 40
     torch.testing.assert_close(traced(other), module(other), atol=1e-5, rtol=1e-4)
     assert difference(traced(other), Logits(MIXTRAL.model())(other)) > 1e-3
-
-
-def with_experts(number: int) -> TwoExperts:
-    model = TwoExperts()
-    model.experts.weight = nn.Parameter(torch.randn(number, 4, 4))
-    return model
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_an_adapter_of_another_number_of_experts_is_refused(number: int, tmp_path: Path):
-    config = Lora2Config(target_parameters=["experts.weight"], rank_pattern={"weight": 1})
-    get_peft_model(with_experts(2), config).save_pretrained(tmp_path)
-    said = rf"^model: the adapter is of 2 experts in .*experts.weight, and this model has {number};"
-    for load in (PeftModel.from_pretrained, load_adapter):
-        with pytest.raises(UserError, match=said):
-            load(with_experts(number), tmp_path)
-        assert load(with_experts(2), tmp_path)
-
-
-# pytest.warns gives transformers' own warning again, as one of this file.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_one_of_several_parameters_that_matches_nothing_is_named():
-    with pytest.warns(
-        RuntimeWarning, match=r"^target_parameters=\['experts.w9'\] were set"
-    ) as said:
-        adapted = MIXTRAL.adapted(target_parameters=[*PARAMETERS, "experts.w9"])
-    assert len([each for each in said if "were set" in str(each.message)]) == 1
-    # A second adapter finds the parameters in the layers of the first, and warns of nothing.
-    adapted.add_adapter("other", Lora2Config(target_parameters=PARAMETERS, target_modules=[]))
-
-
-class Router(nn.Linear):
-    """As those of Llama 4 and PhiMoE: a linear layer by its class that returns its choice, too."""
-
-    def forward(self, x):
-        scores = super().forward(x)
-        return scores, scores.argmax(-1)
-
-
-class Routed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.router = Router(6, 4)
-
-    def forward(self, x):
-        scores, choice = self.router(x)
-        return scores.gather(-1, choice[..., None])
-
-
-@pytest.mark.filterwarnings("ignore:router is a Router, whose forward computes something else")
-@pytest.mark.parametrize("targets", [["router"], "all-linear"], ids=["by name", "all"])
-def test_a_linear_layer_that_returns_more_is_adapted_by_its_weight(targets):
-    torch.manual_seed(0)
-    config = Lora2Config(k=2, init_r=2, init_weights=False, target_modules=targets)
-    model = get_peft_model(Routed(), config)
-    x = torch.randn(5, 6)
-    with model.disable_adapter():
-        torch.testing.assert_close(model(x), model.get_base_model()(x))
-    output = model(x.requires_grad_())
-    output.sum().backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    torch.testing.assert_close(model.merge_and_unload()(x), output)

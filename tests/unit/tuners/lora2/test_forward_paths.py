@@ -1,125 +1,16 @@
 """Every way through a linear layer gives the oracle's output and gradients in float64."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 import oracle
-from lora2 import Lora2Config
 from lora2.tuners.lora2 import forward_hook, joint_product, linear
-from lora2.tuners.lora2.layer import Lora2Layer
-from unit.models import DeepMlp, disturb, layers_of
-
-NAMES = ("default", "second")
-
-
-class CheckpointedMlp(DeepMlp):
-    """`DeepMlp`, whose blocks are run again in the backward pass."""
-
-    use_reentrant = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.body["layers"]:
-            run = partial(self._block, block)
-            x = checkpoint(run, x, use_reentrant=self.use_reentrant)
-        return x
-
-    def _block(self, block: nn.ModuleDict, x: Tensor) -> Tensor:
-        return torch.tanh(block["lin1"](torch.tanh(block["lin0"](x))))
-
-
-class ReentrantMlp(CheckpointedMlp):
-    use_reentrant = True
-
-
-class Conv1DMlp(DeepMlp):
-    """`DeepMlp` of transformers' Conv1D."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for block in self.body["layers"]:
-            for name in block:
-                block[name] = Conv1D(6, 6)
-
-
-class Masked(nn.Module):
-    """A dropout that always drops the same features."""
-
-    mask = torch.tensor([2.0, 0.0, 2.0, 2.0, 0.0, 2.0], dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
-
-
-def mask_inputs(layer: Lora2Layer) -> None:
-    for name in layer.adapter_dropout:
-        layer.adapter_dropout[name] = Masked()
-
-
-def hook_base(layer: Lora2Layer) -> None:
-    """A hook that changes nothing, but must be run."""
-    layer.base_layer.register_forward_hook(lambda module, inputs, output: None)
-
-
-def leave(layer: Lora2Layer) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Path:
-    """A way through the layers: how to come to it, and by what it is recognised."""
-
-    name: str
-    make: Callable[[], nn.Module] = DeepMlp
-    change: Callable[[Lora2Layer], None] = leave
-    adapters: int = 1
-    hooked: bool = True
-    prepared: bool = True
-    joint: bool = True
-
-
-PATHS = (
-    Path("prepared"),
-    Path("each_layer_for_itself", hooked=False, prepared=False),
-    Path("conv1d", make=Conv1DMlp),
-    Path("two_adapters", adapters=2),
-    Path("two_adapters_each_layer_for_itself", adapters=2, hooked=False, prepared=False),
-    Path("hooked_base", change=hook_base, joint=False),
-    Path("dropout", change=mask_inputs, joint=False),
-    Path("dropout_and_two_adapters", change=mask_inputs, adapters=2, joint=False),
-    Path("checkpointed", make=CheckpointedMlp),
-    Path("checkpointed_with_dropout", make=CheckpointedMlp, change=mask_inputs, joint=False),
-    Path("checkpointed_reentrant", make=ReentrantMlp, prepared=False),
-    Path("checkpointed_two_adapters", make=ReentrantMlp, adapters=2, prepared=False),
-)
-
-
-def adapted(path: Path, orthogonality: str) -> nn.Module:
-    torch.manual_seed(0)
-    names = NAMES[: path.adapters]
-    configs = [
-        Lora2Config(k=k, init_r=3, target_modules=["lin0", "lin1"], orthogonality=orthogonality)
-        for k in (2, 4)
-    ]
-    model = get_peft_model(path.make(), configs[0])
-    for name, config in zip(names[1:], configs[1:], strict=False):
-        model.add_adapter(name, config)
-    model.base_model.set_adapter(list(names))
-    for seed, name in enumerate(names):
-        disturb(model, name, seed)
-    for layer in layers_of(model).values():
-        path.change(layer)
-    if not path.hooked:
-        forward_hook.remove(model.get_base_model())
-    return model.double().train()
+from unit.forward_path_case import NAMES, PATHS, Masked, Path, adapted
+from unit.models import layers_of
 
 
 def literal_output(model: nn.Module, x: Tensor, stored: dict[str, list[oracle.Factors]]) -> Tensor:
@@ -213,63 +104,6 @@ def test_joint_product_is_the_oracles_however_its_rows_are_split(
         strict=True,
     ):
         oracle.assert_agrees(got, wanted)
-
-
-@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half_precision_weights"])
-def test_factors_are_prepared_in_the_dtype_of_the_products(autocast: bool) -> None:
-    """And the gradients, in float32, are those of layers that make and cast their own."""
-    model = adapted(PATHS[0], "exact").float()
-    for layer in layers_of(model).values():
-        layer.base_layer.to(torch.float32 if autocast else torch.bfloat16)
-    x = torch.randn(4, 6, dtype=torch.float32 if autocast else torch.bfloat16)
-    factors = [p for layer in layers_of(model).values() for p in layer.lora2_V.parameters()]
-    gradients = []
-    for together in (True, False):
-        if not together:
-            forward_hook.remove(model.get_base_model())
-            for layer in layers_of(model).values():
-                layer.lora2_prepared.clear()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            output = model(x)
-        gradients.append(torch.autograd.grad(output.float().sum(), factors))
-        if together:
-            prepared = [layer.lora2_prepared["default"] for layer in layers_of(model).values()]
-            assert {tensor.dtype for p in prepared for tensor in (p.A, p.V)} == {torch.bfloat16}
-    for made_together, made_alone in zip(*gradients, strict=True):
-        assert made_together.dtype == torch.float32
-        torch.testing.assert_close(made_together, made_alone, rtol=0, atol=0)
-
-
-def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
-    model = adapted(PATHS[0], "exact")
-    x = torch.randn(2, 6, dtype=torch.float64)
-    model(x)
-    disturb(model, seed=5)
-    # A part of the model, called without the model that would prepare it again.
-    layer = next(iter(layers_of(model).values()))
-    B, A = layer.factors("default")
-    torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
-
-
-@pytest.mark.parametrize("with_gradients", [False, True])
-def test_a_part_of_the_model_follows_a_fused_optimizer(with_gradients: bool) -> None:
-    """Fused optimizers, and what writes into `data`, leave the versions of tensors as they are."""
-    model = adapted(PATHS[0], "exact")
-    x = torch.randn(2, 6, dtype=torch.float64)
-    with torch.set_grad_enabled(with_gradients):
-        model(x)
-    layer = next(iter(layers_of(model).values()))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
-    for _ in range(3):
-        optimizer.zero_grad()
-        layer(x).square().sum().backward()
-        optimizer.step()
-        B, A = layer.factors("default")
-        torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
-    vector_to_parameters(parameters_to_vector(trained) + 0.1, trained)
-    B, A = layer.factors("default")
-    torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
@@ -413,18 +247,6 @@ def test_replicas_of_data_parallel_compute_the_same_and_reach_the_parameters() -
     for one, other in zip(got, wanted, strict=True):
         oracle.assert_agrees(one, other)
     assert forward_hook.installed(model).known_layers is known
-
-
-def test_prepared_factors_do_not_hinder_a_copy_of_the_model() -> None:
-    import copy
-    import io
-
-    model = adapted(PATHS[0], "exact")
-    x = torch.randn(2, 6, dtype=torch.float64)
-    expected = model(x)
-    torch.testing.assert_close(copy.deepcopy(model)(x), expected)
-    torch.save(model.state_dict(), io.BytesIO())
-    assert not any(layer.lora2_prepared for layer in layers_of(copy.deepcopy(model)).values())
 
 
 def test_frozen_base_that_thaws_gets_its_gradient() -> None:

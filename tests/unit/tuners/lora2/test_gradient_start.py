@@ -15,7 +15,8 @@ from lora2.errors import NumericalError
 from lora2.mathematics.signal_directions import signal_directions
 from lora2.tuners.lora2 import gradient_start
 from lora2.tuners.lora2.layer import adapted_layers
-from unit.models import bert_batch, disturb, tiny_bert
+from unit.models import disturb
+from unit.tiny_transformers import bert_batch, tiny_bert
 from unit.training_case import bert_model, trainer_for
 
 BATCHES = [bert_batch(4, 6, seed=seed) for seed in range(5)]

@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from lora2 import Lora2Config, RankAllocator, export_lora
-from unit.models import difference, disturb, layers_of, tiny_llama
+from unit.models import difference, disturb, layers_of
+from unit.tiny_transformers import tiny_llama
 
 TOKENS = torch.arange(8)[None] + 3
 pytestmark = pytest.mark.filterwarnings(

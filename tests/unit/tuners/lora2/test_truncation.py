@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from lora2 import UserError, import_lora, truncate_adapter
 from lora2.tuners.lora2.truncation import kept_ranks
-from unit.models import CONV1D, LINEAR, disturb, layers_of, rows, tiny_llama
+from unit.models import CONV1D, LINEAR, disturb, layers_of, rows
+from unit.tiny_transformers import tiny_llama
 
 SPECTRA = {"a": [9.0, 3.0, 1.0], "b": [8.0, 7.0], "c": [0.5]}
 COSTS = {"a": 10, "b": 20, "c": 1}

@@ -7,11 +7,7 @@ from peft.utils import set_peft_model_state_dict
 from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.sora import GateThreshold, prune_gates
 from lora2.tuners.sora.layer import SoraLayer
-from unit.models import (
-    LINEAR,
-    Kind,
-    rows,
-)
+from unit.models import LINEAR, Kind, rows
 from unit.sora import adapted, close, config, deltas, every_kind, every_pruning, layers
 
 

@@ -7,15 +7,7 @@ from torch import Tensor
 
 from lora2 import UserError
 from oracle import assert_agrees, product, transpose
-from unit.models import (
-    CONV1D,
-    CONV2D,
-    EMBEDDING,
-    LINEAR,
-    Kind,
-    check_trains_only,
-    rows,
-)
+from unit.models import CONV1D, CONV2D, EMBEDDING, LINEAR, Kind, check_trains_only, rows
 from unit.sora import adapted, config, every_kind, layers
 
 

@@ -16,7 +16,7 @@ from lora2.support.field_types import shortened
 from lora2.support.ranges import SIZE
 from lora2.tuners.base.config.config_types import check_types
 from lora2.tuners.base.config.unknown_fields import check_known_fields
-from lora2.tuners.base.token_rows import checked_indices
+from lora2.tuners.base.token_rows.checks import checked_indices
 
 
 @dataclass

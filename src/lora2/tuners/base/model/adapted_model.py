@@ -38,7 +38,7 @@ from lora2.tuners.base.model.removal import take_out
 from lora2.tuners.base.model.sharing import count_weight_owners
 from lora2.tuners.base.names.adapter_names import BASE_ONLY
 from lora2.tuners.base.names.compiled_names import check_is_not_compiled
-from lora2.tuners.base.token_rows import check_rows_apart
+from lora2.tuners.base.token_rows.checks import check_rows_apart
 
 _ONLY_LAYERS_INSIDE = (
     r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"

@@ -16,7 +16,8 @@ from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore
 from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
-from lora2.tuners.base.token_rows import check_rows, check_rows_merge, complete_wrappers
+from lora2.tuners.base.token_rows.checks import check_rows, check_rows_merge
+from lora2.tuners.base.token_rows.wrappers import complete_wrappers
 
 
 class PlacingTuner(BaseTuner):
