@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.own.columns import as_shown
-from lora2.data.tables.files import DataTable, listed, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.image_task import EXTRA, IMAGE_COLUMN, StoredImage
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.support.extras import require
+from lora2.support.shown import as_shown
 
 _LABEL = "label"
 # Pillow's modes that have no range: whole numbers of 32 bits, and floating-point ones.

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.own.columns import as_shown
-from lora2.data.tables.files import DataTable, is_encodable, listed
+from lora2.data.tables.json_rows import is_encodable
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 _ROLE = "text_columns"
 _OF_TEXT_ALONE = (".csv", ".tsv")
