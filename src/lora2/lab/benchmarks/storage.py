@@ -11,12 +11,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import spread
 from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, seconds_of, without_garbage_collection
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
 
 MODELS = ("minilm", "deberta", "llama")

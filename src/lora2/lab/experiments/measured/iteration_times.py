@@ -13,9 +13,10 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from lora2.data.tokenization.texts import tokenize_dataset
 from lora2.errors import UserError
-from lora2.lab.benchmarks.methods import AdapterSize, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import interleaved, training_step
+from lora2.lab.benchmarks.trained_model import AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, Batch, Workload
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes, read_times
