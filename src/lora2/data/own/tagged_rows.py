@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lora2.data.tables.json_rows import is_encodable
+from lora2.data.tables.json_rows import list_in_cell
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import Span, is_tag, tags_of, words_of
 from lora2.data.tasks.tagged_task import RowsOf
@@ -138,13 +137,8 @@ def _words(text: str) -> list[str]:
 
 def _as_list(value: object) -> list[object] | None:
     """Return a list, or what a cell of CSV holds as JSON; None where that is none."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-        if not is_encodable(value):
-            return None
+    if isinstance(value, str):
+        return list_in_cell(value)
     return value if isinstance(value, list) else None
 
 

@@ -51,6 +51,17 @@ def read_json(path: Path) -> DataTable:
     )
 
 
+def list_in_cell(text: str) -> list[object] | None:
+    """Return the list that a cell of CSV or TSV holds as JSON, None where it holds none."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value: list[object] = json.loads(text)
+        return value if _is_encodable(value) else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def _parsed(text: str, place: str, advice: str) -> Any:
     """Return a JSON value; `place` is where it is in the file."""
     try:
@@ -71,7 +82,7 @@ def _parsed(text: str, place: str, advice: str) -> Any:
         raise MalformedError(
             f"has a number of too many digits in {place}; write it as a text, in quotes"
         ) from error
-    if "\\ud" in text.lower() and not is_encodable(value):
+    if "\\ud" in text.lower() and not _is_encodable(value):
         raise MalformedError(
             f"has half of a surrogate pair (an escape such as \\ud800 alone) in {place}, which is "
             "no character; remove it"
@@ -110,7 +121,7 @@ def _without_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object
     return record
 
 
-def is_encodable(value: object) -> bool:
+def _is_encodable(value: object) -> bool:
     """Whether a value of JSON holds characters alone, and no half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
