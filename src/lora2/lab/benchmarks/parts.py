@@ -12,7 +12,7 @@ from lora2.lab.benchmarks.adapters import ADAPTER_NAME
 from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
-from lora2.lab.benchmarks.ratios import Seconds, spread
+from lora2.lab.benchmarks.ratios import Seconds, spreads
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
 from lora2.lab.benchmarks.trained_model import TrainedModel
@@ -57,8 +57,8 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
         "adapted_matrices": len(adapted_layers(prepared["lora2"].model, ADAPTER_NAME)),
         "seconds": seconds,
         "summary": {
-            "seconds": {name: asdict(spread(values)) for name, values in seconds.items()},
-            "shares": {name: asdict(spread(values)) for name, values in shares(seconds).items()},
+            "seconds": spreads(seconds),
+            "shares": spreads(shares(seconds)),
         },
     }
 
