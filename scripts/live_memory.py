@@ -13,8 +13,9 @@ from itertools import repeat
 
 from torch.profiler import ProfilerActivity, profile
 
-from lora2.lab.benchmarks.methods import BENCHMARK_METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.timing import Step, training_step
+from lora2.lab.benchmarks.trained_model import AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize
 
 _WARM_UP, _STEPS = 2, 3

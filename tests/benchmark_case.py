@@ -3,7 +3,8 @@
 from typing import Any
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import AdapterSize, TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
+from lora2.lab.benchmarks.trained_model import AdapterSize, TrainedModel
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
 
 SIZE = AdapterSize(k=2, r=4)

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from experiment_case import FIND, GRID, LORA2, finished
 from lora2.lab.experiments.measured.iteration_table import iteration_table
-from lora2.lab.experiments.measured.iteration_times import IterationTimes
+from lora2.lab.experiments.measured.times import MeasuredTimes
 from lora2.lab.experiments.outputs import write_page
 from lora2.lab.experiments.tables.grid import Grid, Row
 
@@ -40,7 +40,7 @@ addEventListener("load", () => {
 });
 </script>
 """
-TIMES = IterationTimes(
+TIMES = MeasuredTimes(
     "cola", "tiny", 32, {"adalora": [2.0, 1.0, 1.0], "lora2": [1.0, 0.8, 0.9]}, 2, "a CPU", {}
 )
 

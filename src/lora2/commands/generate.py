@@ -18,13 +18,14 @@ from lora2.commands.output_option import (
 )
 from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_run_options
-from lora2.data.own.columns import as_shown
 from lora2.data.own.text_rows import are_messages, column_of
-from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import as_one_line
 from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.support.ranges import SIZE, check_number
+from lora2.support.shown import as_shown
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import LoadedRun

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_file import check_output, is_regular, write_output
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import OutputRow, as_json, as_table_file, check_ending
 from lora2.errors import UserError
 from lora2.training.on_disk.run_folder import RunFolder

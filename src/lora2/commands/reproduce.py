@@ -27,10 +27,11 @@ from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.rendering import markdown
 from lora2.lab.experiments.rendering.plan import WIDTH, listing
 from lora2.lab.experiments.rendering.printout import Printout, printout
-from lora2.lab.experiments.reproduction import STEP_TIMES, TIMES, ReproduceArguments, tables_of
+from lora2.lab.experiments.reproduction import STEP_TIMES, ReproduceArguments, tables_of
 from lora2.lab.experiments.running.display import display
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.lab.experiments.tables.grid import Grid
+from lora2.lab.experiments.tables.paper_numbers import TABLE2 as TIMES
 from lora2.lab.experiments.tables.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require

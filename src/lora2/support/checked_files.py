@@ -14,6 +14,7 @@ from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.support.field_types import fits, in_words, kind_of, shortened
+from lora2.support.repeated import first_repeated
 
 # UTF-16 as Windows writes it; every UTF-8 text begins otherwise.
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -204,8 +205,7 @@ def _json_value(text: str, nan_as_null: bool) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _FaultError(f"has the key {next(n for n in names if names.count(n) > 1)!r} twice")
+        raise _FaultError(f"has the key {first_repeated(name for name, _ in pairs)!r} twice")
     return content
 
 

@@ -7,9 +7,10 @@ import types
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-_LONGEST = 60
+from lora2.support.shown import MOST_SHOWN, cut_off
+
 # Python refuses to write whole numbers of more than some thousand digits.
-_LARGEST = 10**_LONGEST
+_LARGEST = 10**MOST_SHOWN
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -104,7 +105,7 @@ def shortened(value: Any) -> str:
         return "an empty list" if isinstance(value, list) else "an empty mapping"
     # A mapping or list may be deep, or contain itself.
     text = kind_of(value) if isinstance(value, list | dict) else _as_written(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return cut_off(text)
 
 
 def _as_written(value: Any) -> str:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from lora2.data.loading.images import load_image_rows, load_image_task
-from lora2.data.own.images import decoded, read_image_table, without_content
+from lora2.data.own.image_folders import read_image_table
+from lora2.data.own.images import decoded, without_content
 from lora2.data.tables import hub
 from lora2.errors import UserError
 from vision_model import save_images

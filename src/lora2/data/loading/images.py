@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lora2.data.builtin.digits import NEW, as_png, digits_of, split_rows
 from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import encode_labels, read_labels
-from lora2.data.own.images import check_classes, has_no_names, read_image_table, read_images
+from lora2.data.own.image_folders import check_classes, has_no_names, read_image_table
+from lora2.data.own.images import read_images
 from lora2.data.own.labelled import label_names_of, split_off_validation
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.table import DataTable
 from lora2.data.tasks.image_task import IMAGE_COLUMN, ImageTask, build_images
 from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError

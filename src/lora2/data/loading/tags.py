@@ -19,7 +19,8 @@ from lora2.data.own.tagged_rows import (
     form_of,
     read_tagged,
 )
-from lora2.data.tables.files import DataTable, listed, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import is_tag, tag_names, type_of
 from lora2.data.tasks.tagged_task import RowsOf, TaggedTask, build_tagged
 from lora2.errors import UserError

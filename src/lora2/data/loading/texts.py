@@ -15,7 +15,8 @@ from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
 from lora2.data.own.text_rows import choose_form, read_rows
 from lora2.data.public import snips
-from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable
 from lora2.data.tasks.text_task import FORMS, TO_WRITE, Form, TextTask
 from lora2.errors import UserError
 from lora2.support.extras import require

@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from lora2.data.tables.files import DataTable, listed
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.task import Kind
 from lora2.errors import UserError
+from lora2.support.shown import MOST_SHOWN, as_shown
 
 logger = logging.getLogger(__name__)
 
-# Characters of a value that a message shows, and names in it.
-_SHOWN = 60
+# Names that a message shows.
 _NAMED = 10
 
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
@@ -217,13 +217,4 @@ def encode_labels(
 
 def _first_of(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return listed(name[:_SHOWN] for name in names[:_NAMED]) + more
-
-
-def as_shown(value: object) -> str:
-    """Return a value of a cell as a message shows it."""
-    try:
-        shown = repr(value)
-    except ValueError:  # an integer of too many digits
-        return "a number of too many digits"
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return listed(name[:MOST_SHOWN] for name in names[:_NAMED]) + more

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora2.data.own.columns import (
-    as_shown,
     choose_text_columns,
     encode_labels,
     read_labels,
     read_texts,
     sorted_label_names,
 )
-from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable
 from lora2.data.tasks.task import Kind, TaskData, build_dataset
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
-from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.files import read_table
 from lora2.data.tables.hub import hub_tables
+from lora2.data.tables.table import DataTable
 from lora2.errors import UserError
 
 

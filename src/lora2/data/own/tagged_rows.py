@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lora2.data.own.columns import as_shown
-from lora2.data.tables.files import DataTable, is_encodable, listed
+from lora2.data.tables.json_rows import list_in_cell
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import Span, is_tag, tags_of, words_of
 from lora2.data.tasks.tagged_task import RowsOf
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 _TEXT, _LABEL = "text_columns", "label_column"
 _TEXT_COLUMNS = ("tokens", "words", "text")
@@ -137,13 +137,8 @@ def _words(text: str) -> list[str]:
 
 def _as_list(value: object) -> list[object] | None:
     """Return a list, or what a cell of CSV holds as JSON; None where that is none."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-        if not is_encodable(value):
-            return None
+    if isinstance(value, str):
+        return list_in_cell(value)
     return value if isinstance(value, list) else None
 
 

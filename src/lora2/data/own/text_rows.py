@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.own.columns import as_shown
-from lora2.data.tables.files import DataTable, is_encodable, listed
+from lora2.data.tables.json_rows import list_in_cell
+from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 _ROLE = "text_columns"
 _OF_TEXT_ALONE = (".csv", ".tsv")
@@ -106,13 +106,8 @@ def column_of(
 
 
 def _messages_of(value: object) -> list[Any] | None:
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return None
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return found if are_messages(found) and is_encodable(found) else None
+    found = list_in_cell(value) if isinstance(value, str) else None
+    return found if are_messages(found) else None
 
 
 def _begin_alike(chosen: Any, rejected: Any) -> bool:

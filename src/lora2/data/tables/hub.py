@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.table import DataTable
 from lora2.errors import UserError
 from lora2.support.error_text import first_line_of
 from lora2.support.extras import require

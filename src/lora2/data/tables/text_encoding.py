@@ -1,10 +1,11 @@
-"""Whether a file is UTF-8 text, and what else it seems to be."""
+"""UTF-8 text: opens files of it, and says what else a file seems to be."""
 
 from __future__ import annotations
 
 import codecs
 import shlex
 from pathlib import Path
+from typing import TextIO
 
 from lora2.errors import UserError
 
@@ -23,6 +24,12 @@ _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive, as spreadsheets (.xlsx) are; save its table as CSV",
     b"PAR1": "a Parquet file; give it a name that ends in .parquet",
 }
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a file of UTF-8 text for reading, its line breaks as they are."""
+    # utf-8-sig: spreadsheet programs put a byte-order mark in front of the first column's name.
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def check_is_utf8_text(path: Path, role: str) -> None:

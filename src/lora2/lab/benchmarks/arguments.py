@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS
+from lora2.lab.benchmarks.trained_model import AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, BatchSize, Workload
 from lora2.support.files import check_may_be_folder
 from lora2.support.ranges import COUNT, COUNT_OR_NONE, SIZE, Range, check_number

@@ -11,12 +11,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Tick, Watch
-from lora2.lab.benchmarks.ratios import ratio, spread
+from lora2.lab.benchmarks.ratios import ratio, spreads
 from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Batch, Workload
 
 MODELS = ("minilm",)
@@ -51,7 +52,7 @@ def measure(
         "graphs": graphs,
         "seconds": seconds,
         "summary": {
-            "seconds": {name: asdict(spread(values)) for name, values in seconds.items()},
+            "seconds": spreads(seconds),
             "to_lora": asdict(ratio(seconds, "lora2", "lora")),
         },
     }

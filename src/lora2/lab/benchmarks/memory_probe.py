@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from lora2.lab.benchmarks.methods import ALL_METHODS, AdapterSize
+from lora2.lab.benchmarks.methods import ALL_METHODS
 from lora2.lab.benchmarks.resident import PeakResidentSet
 from lora2.lab.benchmarks.timing import Step, training_step
+from lora2.lab.benchmarks.trained_model import AdapterSize
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
 
 # The first step makes the optimizer's state, the later ones have it.

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from lora2.lab.benchmarks.adapters import ADAPTER_NAME
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import ADAPTER_NAME, TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
-from lora2.lab.benchmarks.ratios import Seconds, spread
+from lora2.lab.benchmarks.ratios import Seconds, spreads
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.batched_factors import prepare_factors
@@ -55,8 +57,8 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
         "adapted_matrices": len(adapted_layers(prepared["lora2"].model, ADAPTER_NAME)),
         "seconds": seconds,
         "summary": {
-            "seconds": {name: asdict(spread(values)) for name, values in seconds.items()},
-            "shares": {name: asdict(spread(values)) for name, values in shares(seconds).items()},
+            "seconds": spreads(seconds),
+            "shares": spreads(shares(seconds)),
         },
     }
 

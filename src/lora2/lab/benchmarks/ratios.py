@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 Seconds = Mapping[str, Sequence[float]]
 
@@ -24,6 +24,11 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(values[0], values[0], values[0])
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, lower, upper)
+
+
+def spreads(values: Seconds) -> dict[str, dict[str, float]]:
+    """Return median and quartiles by name, as a record has them."""
+    return {name: asdict(spread(each)) for name, each in values.items()}
 
 
 def ratio(seconds: Seconds, name: str, baseline: str) -> Spread:

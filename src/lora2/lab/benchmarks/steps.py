@@ -9,10 +9,11 @@ from typing import Any
 
 from lora2.lab.benchmarks.arguments import BenchArguments
 from lora2.lab.benchmarks.kernels import launches_per_step
-from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import Seconds, overhead, ratio, spread
 from lora2.lab.benchmarks.timing import interleaved, training_step
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
 from lora2.tuners.lora2.layer import Lora2Layer
 

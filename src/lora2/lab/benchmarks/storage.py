@@ -11,12 +11,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import TrainedModel, prepare_all
+from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
-from lora2.lab.benchmarks.ratios import spread
+from lora2.lab.benchmarks.ratios import spreads
 from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, seconds_of, without_garbage_collection
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
 
 MODELS = ("minilm", "deberta", "llama")
@@ -47,10 +48,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
         **describe(workload, asdict(options.size(workload))),
         "bytes": sizes,
         "seconds": seconds,
-        "summary": {
-            name: {what: asdict(spread(values)) for what, values in by_action.items()}
-            for name, by_action in seconds.items()
-        },
+        "summary": {name: spreads(by_action) for name, by_action in seconds.items()},
     }
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lora2.lab.benchmarks.methods import TrainedModel
+from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Batch
 
 Step = Callable[[], object]

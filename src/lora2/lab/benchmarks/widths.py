@@ -10,10 +10,10 @@ from peft import get_peft_model
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import nn
 
+from lora2.lab.benchmarks.adapters import ADAPTER_NAME
 from lora2.lab.benchmarks.arguments import BenchArguments
-from lora2.lab.benchmarks.methods import ADAPTER_NAME
 from lora2.lab.benchmarks.progress import Watch
-from lora2.lab.benchmarks.ratios import ratio, spread
+from lora2.lab.benchmarks.ratios import ratio, spreads
 from lora2.lab.benchmarks.timing import Step, interleaved
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
@@ -33,7 +33,7 @@ def measure(options: BenchArguments, watch: Watch) -> dict[str, Any]:
     narrow, wide = steps
     return {
         "matrices": MATRICES,
-        "seconds": {name: asdict(spread(values)) for name, values in seconds.items()},
+        "seconds": spreads(seconds),
         "ratio": asdict(ratio(seconds, wide, narrow)),
     }
 

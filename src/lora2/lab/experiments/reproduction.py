@@ -10,19 +10,17 @@ from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.rates import read_choices
+from lora2.lab.experiments.tables.paper_numbers import TABLE2
 from lora2.support.files import check_may_be_folder
 from lora2.support.ranges import Range, check_number
 
-TIMES = "table2"
-"""The paper's table of times, which is measured in turns and not made from runs."""
-
 STEP_TIMES = "times"
-"""Likewise, of all rows of a table."""
+"""The table of step times of all rows of a table, measured in turns as those of Table 2 are."""
 
 
 def tables_of(preset: Preset) -> tuple[str, ...]:
     """Return the names of all tables and figures that can be asked for."""
-    times = () if preset.timed is None else (TIMES,)
+    times = () if preset.timed is None else (TABLE2,)
     step_times = () if preset.step_times is None else (STEP_TIMES,)
     return (*preset.tables, *times, *step_times)
 
@@ -60,7 +58,7 @@ class ReproduceArguments:
     rounds: int = field(
         default=15,
         metadata={
-            "help": f"Rounds of {TIMES} and of {STEP_TIMES}; in each, all methods train on the "
+            "help": f"Rounds of {TABLE2} and of {STEP_TIMES}; in each, all methods train on the "
             "same batch."
         },
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.tables.files import listed
+from lora2.data.tables.table import listed
 from lora2.errors import UserError
 from lora2.training.objectives.registry import OBJECTIVES
 from lora2.training.on_disk.run_folder import RunFolder

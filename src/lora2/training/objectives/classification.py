@@ -14,7 +14,7 @@ from transformers import (
 
 from lora2.data.loading.classification import load_task
 from lora2.data.own.labelled import load_labelled, texts_of
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.table import DataTable
 from lora2.data.tasks.task import Kind, TaskData, build_dataset
 from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError

@@ -25,8 +25,9 @@ from lora2.data.loading.images import (
     load_image_task,
 )
 from lora2.data.named_tasks import task_names
-from lora2.data.own.images import decoded, read_image_table, read_images, without_content
-from lora2.data.tables.files import DataTable
+from lora2.data.own.image_folders import read_image_table
+from lora2.data.own.images import decoded, read_images, without_content
+from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import OutputRow
 from lora2.data.tasks.image_task import EXTRA, IMAGE_COLUMN, KIND, ImageTask, build_images
 from lora2.data.tasks.task import LABEL_COLUMN

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from transformers import BatchEncoding, TrainerCallback, TrainingArguments
 
-from lora2.data.tables.files import DataTable, read_table
+from lora2.data.tables.files import read_table
+from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import OutputRow
 from lora2.data.tasks.task import LABEL_COLUMN, Task
 from lora2.data.tokenization.texts import by_length

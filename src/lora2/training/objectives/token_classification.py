@@ -15,7 +15,7 @@ from transformers import (
 
 from lora2.data.loading.tags import load_tagged_rows, load_tagged_task
 from lora2.data.own.tagged_rows import read_plain_texts, read_words
-from lora2.data.tables.files import DataTable
+from lora2.data.tables.table import DataTable
 from lora2.data.tasks.bio import OUTSIDE, Span, spans_of, words_of
 from lora2.data.tasks.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, TaggedTask, build_tagged
 from lora2.data.tokenization.tags import NO_PIECE, PIECES_COLUMN, tokenize_tagged

@@ -7,7 +7,7 @@ import pytest
 from experiment_case import finished
 from lora2.lab.experiments.presets import language
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.small import pruned_to
+from lora2.lab.experiments.presets.small_sizes import pruned_to
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.reproduction import tables_of
 from lora2.lab.experiments.running.execution import Place, execute_run

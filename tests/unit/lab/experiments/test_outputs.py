@@ -8,13 +8,14 @@ from experiment_case import FIND, GRID, LORA2, finished
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.measured.iteration_table import iteration_table
-from lora2.lab.experiments.measured.iteration_times import IterationTimes, file_of, read_times
+from lora2.lab.experiments.measured.iteration_times import read_iteration_times
+from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes, file_of
 from lora2.lab.experiments.outputs import write_grid, write_page
 from lora2.lab.experiments.tables.grid import Grid, Row
 
 NOTHING_RUN = dataclasses.replace(GRID, name="table3", title="Not begun")
 # Ratios of the rounds: 0.5, 0.8 and 0.9.
-TIMES = IterationTimes(
+TIMES = MeasuredTimes(
     "cola", "tiny", 32, {"adalora": [2.0, 1.0, 1.0], "lora2": [1.0, 0.8, 0.9]}, 2, "a CPU", {}
 )
 TIMED = RunDescription("tiny", "cola", "lora2", {}, 0)
@@ -75,7 +76,7 @@ def test_a_task_that_the_paper_did_not_time_has_no_numbers_beside_it():
 
 def test_times_are_read_as_they_were_written(tmp_path):
     TIMES.write(tmp_path)
-    assert read_times(tmp_path, TIMED, rounds=3) == TIMES
+    assert read_iteration_times(tmp_path, TIMED, rounds=3) == TIMES
 
 
 @pytest.mark.parametrize(
@@ -83,11 +84,11 @@ def test_times_are_read_as_they_were_written(tmp_path):
 )
 def test_times_of_something_else_are_not_taken_for_these(changed, rounds, tmp_path):
     TIMES.write(tmp_path)
-    assert read_times(tmp_path, dataclasses.replace(TIMED, **changed), rounds) is None
+    assert read_iteration_times(tmp_path, dataclasses.replace(TIMED, **changed), rounds) is None
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_a_damaged_file_of_times_is_named(tmp_path, text):
-    file_of(tmp_path, "tiny", "cola").write_text(text, encoding="utf-8")
+    file_of(tmp_path, "tiny", "cola", ITERATIONS).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="holds no measured times"):
-        read_times(tmp_path, TIMED)
+        read_iteration_times(tmp_path, TIMED)

@@ -6,9 +6,9 @@ from experiment_case import TABLE1_COLUMNS
 from lora2.commands.reproduce import ReproduceArguments
 from lora2.data.public.glue import GLUE_TASKS, TRAIN_ROWS
 from lora2.errors import UserError
-from lora2.lab.experiments.presets import small
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.small_settings import SETTINGS
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.running.execution import Place, settings_of
@@ -229,7 +229,7 @@ def test_runs_of_small_keep_their_identities(setting, task, seed, identity):
     """Records bear them: whatever changes one makes the records useless."""
     (experiment,) = [
         each
-        for each in MINILM.experiments(small.SETTINGS)
+        for each in MINILM.experiments(SETTINGS)
         if (each.setting.key, each.task) == (setting, task)
     ]  # fmt: skip
     assert experiment.run(1e-3, seed).identity == identity

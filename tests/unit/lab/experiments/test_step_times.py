@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from experiment_case import FIND, GRID, LORA, LORA2
-from lora2.lab.experiments.measured.iteration_times import ITERATIONS, IterationTimes, read_times
+from lora2.lab.experiments.measured.iteration_times import read_iteration_times
 from lora2.lab.experiments.measured.step_table import step_table, with_steps
 from lora2.lab.experiments.measured.step_times import (
     STEPS,
@@ -17,6 +17,7 @@ from lora2.lab.experiments.measured.step_times import (
     runs_to_time,
     whole_step,
 )
+from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.running.execution import Place, settings_of
@@ -28,11 +29,11 @@ from run_case import tiny_run
 
 # Ratios of the rounds: 0.5, 0.8 and 0.9; on the other task always 2.
 TIMES = [
-    IterationTimes(
+    MeasuredTimes(
         "cola", "tiny", 32, {"LoRA r=2": [2.0, 1.0, 1.0], "LoRA² k=1": [1.0, 0.8, 0.9]},
         2, "a CPU", {}, STEPS,
     ),
-    IterationTimes(
+    MeasuredTimes(
         "mnli", "tiny", 32, {"LoRA r=2": [1.0, 2.0, 3.0], "LoRA² k=1": [2.0, 4.0, 6.0]},
         2, "a CPU", {}, STEPS,
     ),
@@ -69,7 +70,7 @@ def test_the_column_of_a_table_is_the_mean_of_the_tasks_ratios():
 
 
 def test_a_row_that_was_not_measured_has_no_number():
-    alone = [IterationTimes("cola", "tiny", 32, {"LoRA r=2": [1.0]}, 2, "a CPU", {})]
+    alone = [MeasuredTimes("cola", "tiny", 32, {"LoRA r=2": [1.0]}, 2, "a CPU", {})]
     table = summarize(with_steps(GRID, alone), FIND)
     assert [row.measures[0] is None for row in table.rows] == [True, False]
 
@@ -100,13 +101,13 @@ def test_times_of_rows_and_those_of_table_2_lie_side_by_side(tmp_path: Path) -> 
     of_table2.write(tmp_path)
     TIMES[0].write(tmp_path)
     runs = {row.name: row.runs["cola"][0] for row in (LORA, LORA2)}
-    assert read_times(tmp_path, LORA.runs["cola"][0]) == of_table2
+    assert read_iteration_times(tmp_path, LORA.runs["cola"][0]) == of_table2
     assert read_step_times(tmp_path, runs) == TIMES[0]
 
 
 def test_times_of_other_methods_are_not_those_of_table_2(tmp_path: Path) -> None:
     replace(TIMES[0], measured=ITERATIONS).write(tmp_path)
-    assert read_times(tmp_path, LORA.runs["cola"][0]) is None
+    assert read_iteration_times(tmp_path, LORA.runs["cola"][0]) is None
 
 
 @pytest.mark.parametrize("name", ["leaderboard", "language"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.experiments.measured.iteration_times import TIMED_METHODS, IterationTimes
+from lora2.lab.experiments.measured.iteration_times import TIMED_METHODS
+from lora2.lab.experiments.measured.times import MeasuredTimes
 from lora2.lab.experiments.rendering.printout import Printout
-from lora2.lab.experiments.tables.paper_numbers import paper_rows
+from lora2.lab.experiments.tables.paper_numbers import TABLE2, paper_rows
 
 _HEADING = (
     "task", "AdaLoRA, s", "LoRA², s", "LoRA² / AdaLoRA", "quartiles", "rounds",
@@ -23,11 +24,11 @@ _NOTES = (
 )
 
 
-def iteration_table(times: Sequence[IterationTimes]) -> Printout:
+def iteration_table(times: Sequence[MeasuredTimes]) -> Printout:
     """Return the table, one line a task."""
-    machines = sorted({f"{t.model} on {t.device}, {t.threads} threads" for t in times})
+    machines = sorted({each.measured_with for each in times})
     return Printout(
-        "table2",
+        TABLE2,
         "Seconds per iteration",
         _HEADING,
         tuple((_line(each),) for each in times),
@@ -37,7 +38,7 @@ def iteration_table(times: Sequence[IterationTimes]) -> Printout:
     )
 
 
-def _line(times: IterationTimes) -> tuple[str, ...]:
+def _line(times: MeasuredTimes) -> tuple[str, ...]:
     adalora, lora2 = (spread(times.seconds[name]).median for name in TIMED_METHODS)
     found = ratio(times.seconds, "lora2", "adalora")
     return (
@@ -52,7 +53,7 @@ def _line(times: IterationTimes) -> tuple[str, ...]:
 
 
 def _paper(task: str) -> tuple[str, str, str]:
-    row = paper_rows("table2").get(task)
+    row = paper_rows(TABLE2).get(task)
     if row is None:
         return "–", "–", "–"
     adalora, lora2 = row.values["adalora_s_per_it"], row.values["lora2_s_per_it"]

@@ -11,15 +11,16 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.measured.iteration_table import iteration_table
 from lora2.lab.experiments.measured.iteration_times import (
     TIMED_METHODS,
-    IterationTimes,
     measure,
-    read_times,
+    read_iteration_times,
 )
 from lora2.lab.experiments.measured.step_table import step_table
 from lora2.lab.experiments.measured.step_times import measure_rows, read_step_times, runs_to_time
+from lora2.lab.experiments.measured.times import MeasuredTimes
 from lora2.lab.experiments.rendering.printout import Printout
-from lora2.lab.experiments.reproduction import STEP_TIMES, TIMES, ReproduceArguments
+from lora2.lab.experiments.reproduction import STEP_TIMES, ReproduceArguments
 from lora2.lab.experiments.running.execution import Place
+from lora2.lab.experiments.tables.paper_numbers import TABLE2
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,16 @@ class MeasuredTable:
 
     tasks: Callable[[ReproduceArguments, Path], Sequence[Any]]
     methods: Callable[[Any], int]
-    read: Callable[[Path, Any, int], IterationTimes | None]
-    measure: Callable[[Any, Place, int, Callable[[], object]], IterationTimes]
-    table: Callable[[Sequence[IterationTimes]], Printout]
+    read: Callable[[Path, Any, int], MeasuredTimes | None]
+    measure: Callable[[Any, Place, int, Callable[[], object]], MeasuredTimes]
+    table: Callable[[Sequence[MeasuredTimes]], Printout]
 
     def missing(self, options: ReproduceArguments, folder: Path) -> list[Any]:
         """Return the parts of which fewer rounds than the options want were measured."""
         tasks = self.tasks(options, folder)
         return [each for each in tasks if self.read(folder, each, options.rounds) is None]
 
-    def measured(self, options: ReproduceArguments, folder: Path) -> list[IterationTimes]:
+    def measured(self, options: ReproduceArguments, folder: Path) -> list[MeasuredTimes]:
         """Return what was measured, by any number of rounds.
 
         Raises:
@@ -68,10 +69,10 @@ def _rows(options: ReproduceArguments, folder: Path) -> list[dict[str, RunDescri
 
 
 MEASURED_TABLES = {
-    TIMES: MeasuredTable(
+    TABLE2: MeasuredTable(
         lambda options, folder: _iterations(options),
         lambda run: len(TIMED_METHODS),
-        read_times,
+        read_iteration_times,
         measure,
         iteration_table,
     ),

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lora2.lab.benchmarks.ratios import ratio, spread
-from lora2.lab.experiments.measured.iteration_times import IterationTimes
+from lora2.lab.experiments.measured.times import MeasuredTimes
 from lora2.lab.experiments.rendering.printout import Printout
+from lora2.lab.experiments.reproduction import STEP_TIMES
 from lora2.lab.experiments.tables.grid import Grid, Measure
 
 _NOTES = (
@@ -17,13 +18,13 @@ _NOTES = (
 )
 
 
-def step_table(times: Sequence[IterationTimes]) -> Printout:
+def step_table(times: Sequence[MeasuredTimes]) -> Printout:
     """Return the table, one line a row, for every task the seconds and the ratio to the first."""
     names = list(times[0].seconds) if times else []
-    machines = sorted({f"{t.model} on {t.device}, {t.threads} threads" for t in times})
+    machines = sorted({each.measured_with for each in times})
     rounds = min((len(each) for t in times for each in t.seconds.values()), default=0)
     return Printout(
-        "times",
+        STEP_TIMES,
         "Seconds of a training step",
         ("method", *(f"{t.task}, {what}" for t in times for what in ("s", "ratio", "quartiles"))),
         tuple(
@@ -35,18 +36,18 @@ def step_table(times: Sequence[IterationTimes]) -> Printout:
     )
 
 
-def _texts(times: IterationTimes, name: str) -> tuple[str, str, str]:
+def _texts(times: MeasuredTimes, name: str) -> tuple[str, str, str]:
     found = ratio(times.seconds, name, next(iter(times.seconds)))
     seconds = spread(times.seconds[name]).median
     return f"{seconds:.3f}", f"{found.median:.2f}", f"{found.lower:.2f} to {found.upper:.2f}"
 
 
-def with_steps(grid: Grid, times: Sequence[IterationTimes]) -> Grid:
+def with_steps(grid: Grid, times: Sequence[MeasuredTimes]) -> Grid:
     """Return a table with a column of measured steps, if there are any."""
     return replace(grid, measures=(*grid.measures, _measure(times))) if times else grid
 
 
-def _measure(times: Sequence[IterationTimes]) -> Measure:
+def _measure(times: Sequence[MeasuredTimes]) -> Measure:
     # It is a mean over the tasks.
     first = next(iter(times[0].seconds))
     by_row = {

@@ -15,10 +15,9 @@ from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import Step, interleaved
 from lora2.lab.benchmarks.workloads import Batch
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.measured.iteration_times import IterationTimes, read_times
+from lora2.lab.experiments.measured.times import MeasuredTimes, read_times
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.lab.experiments.tables.grid import Grid
-from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.environment import versions
 from lora2.training.prepare import prepare
@@ -44,7 +43,7 @@ def runs_to_time(grid: Grid) -> dict[str, dict[str, RunDescription]]:
 
 def read_step_times(
     folder: Path, runs: Mapping[str, RunDescription], rounds: int = 1
-) -> IterationTimes | None:
+) -> MeasuredTimes | None:
     """Return the times of all these rows on a task, None if so many rounds have not been measured.
 
     Raises:
@@ -58,7 +57,7 @@ def measure_rows(
     place: Place,
     rounds: int,
     tick: Callable[[], object] = lambda: None,
-) -> IterationTimes:
+) -> MeasuredTimes:
     """Train all rows in turns on the same batches, `rounds` steps each.
 
     A step is what `lora2 train` does in one: loss, gradients, their norm, optimizer, pruning. The
@@ -69,9 +68,7 @@ def measure_rows(
     Raises:
         UserError: the data or a model cannot be had.
     """
-    if place.threads:
-        torch.set_num_threads(place.threads)
-    keep_freed_memory()
+    place.prepare_process()
     # One round more warms up.
     steps = max(rounds + 1, _FEWEST_STEPS)
     short = {
@@ -92,7 +89,7 @@ def measure_rows(
         tick=tick,
     )
     run = next(iter(runs.values()))
-    return IterationTimes(
+    return MeasuredTimes(
         task=run.task,
         model=run.model,
         batch_size=first.args.per_device_train_batch_size,

@@ -13,7 +13,8 @@ from typing import Any
 from lora2.data.loading.texts import EXACT_MATCH
 from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
 from lora2.lab.experiments.presets.other_rates import at_other_rates
-from lora2.lab.experiments.presets.small import LORA_SEARCH, pruned_to
+from lora2.lab.experiments.presets.small_settings import LORA_SEARCH
+from lora2.lab.experiments.presets.small_sizes import pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
 from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting

@@ -12,24 +12,24 @@ from typing import Any
 
 from lora2.lab.experiments.presets.measures import DISTANCE, FILE, MEMORY
 from lora2.lab.experiments.presets.minilm import MINILM
-from lora2.lab.experiments.presets.small import (
+from lora2.lab.experiments.presets.small import NAME as SMALL
+from lora2.lab.experiments.presets.small_settings import (
     HEAD_RATE,
     LONGER_WARMUP,
     LORA_SEARCH,
+    SAME_HEAD,
     SAME_HEAD_SETTINGS,
     SEEDS_OF_A_TRIAL,
-    TO_CUT,
-    pruned_to,
     variant,
 )
-from lora2.lab.experiments.presets.small import NAME as SMALL
+from lora2.lab.experiments.presets.small_sizes import TO_CUT, pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable
 from lora2.lab.experiments.presets.tuned_preset import tuned_preset
 from lora2.lab.experiments.setting import Search, Setting
 
 NAME = "leaderboard"
 
-_SHARED = {setting.key.removesuffix("-same-head"): setting for setting in SAME_HEAD_SETTINGS}
+_SHARED = {setting.key.removesuffix(SAME_HEAD): setting for setting in SAME_HEAD_SETTINGS}
 # PEFT's own comparison trains with one rate, LoRA's, but for methods that are named below.
 _AS_LORA = LORA_SEARCH
 # A third of LoRA's. At LoRA's it predicts one class of CoLA and does not learn STS-B, on every seed

@@ -14,7 +14,7 @@ from lora2.lab.experiments.presets.hyperparameters import released_options
 from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
-from lora2.lab.experiments.tables.paper_numbers import paper_rows
+from lora2.lab.experiments.tables.paper_numbers import TABLE2, paper_rows
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
 from lora2.training.base_models.architectures import HUB_NAMES, target_pattern
 from lora2.training.base_models.models import config_of_sizes
@@ -216,8 +216,7 @@ def timed(model: str) -> list[RunDescription]:
     """Return one run for each task of the paper's Table 2."""
     name = hub_name(model)
     return [
-        RunDescription(name, task, "lora2", _LORA2_K8.options(task))
-        for task in paper_rows("table2")
+        RunDescription(name, task, "lora2", _LORA2_K8.options(task)) for task in paper_rows(TABLE2)
     ]
 
 

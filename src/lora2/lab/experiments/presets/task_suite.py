@@ -11,7 +11,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Experiment, Setting
 from lora2.lab.experiments.tables.grid import Column, Grid, Measure, Row
-from lora2.lab.experiments.tables.paper_numbers import paper_rows
+from lora2.lab.experiments.tables.paper_numbers import TABLE2, paper_rows
 
 TUNING_SEED = 100
 """The first seed of all tuning runs; no table has it."""
@@ -97,7 +97,7 @@ class TaskSuite:
         return [
             each.run(setting.search.first, seed=0)
             for each in self.experiments([setting])
-            if each.task in paper_rows("table2")
+            if each.task in paper_rows(TABLE2)
         ]
 
     def _check_model(self, preset: str, model: str) -> None:

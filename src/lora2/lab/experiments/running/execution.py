@@ -59,6 +59,12 @@ class Place:
     data_dir: str | None = None
     threads: int = 0
 
+    def prepare_process(self) -> None:
+        """Set the threads of this process, and let it keep freed memory; before training."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        keep_freed_memory()
+
 
 def execute_run(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
     """Train to the end and return the record; a mistake or fault becomes a record too.
@@ -66,9 +72,7 @@ def execute_run(description: RunDescription, place: Place, tick: Tick | None = N
     A run that was cut short resumes from its newest complete checkpoint, where its method can; one
     that another process is making is left to it. Its folder stays, until the record is safe.
     """
-    if place.threads:
-        torch.set_num_threads(place.threads)
-    keep_freed_memory()
+    place.prepare_process()
     try:
         return _train(description, place, tick)
     except FolderHeldError as error:

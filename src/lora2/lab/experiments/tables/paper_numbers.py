@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-TABLES = ("table1", "table2", "table3", "table4")
+TABLE2 = "table2"
+"""The paper's table of times, which is measured in turns and not made from runs."""
+
+TABLES = ("table1", TABLE2, "table3", "table4")
 
 # Columns that say what a row is; all others are its numbers. Together they are the row's key.
 _KEYS = ("method", "setting", "constrained", "weights", "task")
