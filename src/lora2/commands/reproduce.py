@@ -31,7 +31,7 @@ from lora2.lab.experiments.reproduction import STEP_TIMES, ReproduceArguments, t
 from lora2.lab.experiments.running.display import display
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.lab.experiments.tables.grid import Grid
-from lora2.lab.experiments.tables.paper_numbers import TABLE2 as TIMES
+from lora2.lab.experiments.tables.paper_numbers import TABLE2
 from lora2.lab.experiments.tables.summary import summarize
 from lora2.reports.console import new_console, print_table
 from lora2.support.extras import require
@@ -145,7 +145,7 @@ def _check_effects(table: str, options: ReproduceArguments, typed: dict[str, Any
     if table in MEASURED_TABLES:
         refuse_idle(typed, ("seeds", "jobs", "launcher"), f"on {table}, which is measured here")
     else:
-        refuse_idle(typed, ("rounds",), f"without {TIMES} or {STEP_TIMES}")
+        refuse_idle(typed, ("rounds",), f"without {TABLE2} or {STEP_TIMES}")
     if options.dry_run:
         idle = ("output_dir", "jobs", "launcher", "threads", "work")
         refuse_idle(typed, idle, "with --dry_run, which makes no run")
