@@ -78,6 +78,22 @@ def test_logs_hold_task_loss_penalty_budget_and_kept_values(
     assert saved == logs
 
 
+def test_evaluations_hold_what_is_kept_at_their_step(tmp_path: Path) -> None:
+    trainer = trainer_for(
+        bert_model(tinit=0.2, tfinal=0.2, deltaT=1),
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=4,
+        logging_steps=6,
+    )
+    trainer.train()
+    plan = callback_of(trainer).allocators["default"].plan
+    found = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [entry["step"] for entry in found] == [4, 8]
+    assert [entry["budget"] for entry in found] == [plan.at(step) for step in (4, 8)]
+    assert all(entry["kept_singular_values"] == entry["budget"] for entry in found)
+
+
 @pytest.mark.parametrize("orthogonality", ["exact", "none"])
 def test_without_a_penalty_the_task_loss_is_the_loss(orthogonality: str, tmp_path: Path) -> None:
     trainer = trainer_for(bert_model(orthogonality=orthogonality), tmp_path)

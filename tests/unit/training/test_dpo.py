@@ -18,7 +18,7 @@ from lora2.commands.train import resolve
 from lora2.reports.tables import plan_table
 from lora2.training.options.text_arguments import TextArguments
 from lora2.training.prepare import PreparedRun
-from unit.models import disturb
+from unit.models import adapter_state, disturb
 
 FEW = {"train_rows": 4, "validation_rows": 4, "target_r": "none"}
 
@@ -69,6 +69,32 @@ def test_metrics_are_means_over_rows_whatever_the_batch(
         found.append([metrics[name] for name in names])
     assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
     assert len(run.trainer.eval_dataset) == 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_smaller_last_micro_batch_counts_by_its_pairs(
+    size: int, language_model: Path, tmp_path: Path
+) -> None:
+    def step(size: int) -> dict[str, Tensor]:
+        run = prepared(
+            language_model, tmp_path / f"run{size}", train_rows=5, max_steps=1, optim="sgd",
+            learning_rate=0.5, warmup_steps=0, target_r="none", eval_strategy="no",
+                save_strategy="no",
+            per_device_train_batch_size=size, gradient_accumulation_steps=-(-5 // size),
+            train_sampling_strategy="sequential",
+        )  # fmt: skip
+        disturb(run.trainer.model)
+        before = {name: each.clone() for name, each in adapter_state(run.trainer.model).items()}
+        run.trainer.train()
+        return {
+            name: weight - before[name] for name, weight in adapter_state(run.trainer.model).items()
+        }
+
+    expected, found = step(5), step(size)
+    for name, change in expected.items():
+        largest = float(change.abs().max())
+        assert largest > 0
+        torch.testing.assert_close(found[name], change, atol=1e-2 * largest, rtol=0)
 
 
 def test_loggers_come_after_what_adds_to_the_logs(

@@ -19,7 +19,7 @@ from lora2.errors import NumericalError, UserError
 from lora2.training.trainer.run_trainer import RunTrainer
 from lora2.tuners.lora2.layer import Lora2Layer
 from unit.mixtures import MIXTRAL
-from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama
+from unit.tiny_transformers import Examples, bert_batch, tiny_bert, tiny_llama
 
 ROWS = 4
 NAN = float("nan")
@@ -255,3 +255,29 @@ def test_weights_of_other_names_are_refused(
     message = f"^resume: the weights of the checkpoint {fault}.*--overwrite"
     with pytest.raises(UserError, match=message):
         trainer._load_from_checkpoint(str(file.parent))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_smaller_last_micro_batch_counts_by_its_rows(size: int, tmp_path: Path) -> None:
+    batch = bert_batch(5)
+
+    def weights_after_a_step(size: int) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        trainer = trainer_of(
+            tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+            tmp_path,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            save_strategy="no",
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=-(-5 // size),
+            train_sampling_strategy="sequential",
+        )
+        trainer.train_dataset = Examples(batch)
+        trainer.train()
+        return trainer.model.state_dict()
+
+    expected, found = weights_after_a_step(5), weights_after_a_step(size)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)

@@ -16,6 +16,7 @@ from language_model import (
 )
 from lora2.training.on_disk.records import read_lines
 from lora2.training.trainer.sft_trainer import RunSftTrainer
+from unit.models import disturb
 
 pytestmark = pytest.mark.slow
 
@@ -112,3 +113,36 @@ def test_logged_penalty_is_what_was_added(language_model, tmp_path):
         assert log["loss"] == pytest.approx(log["task_loss"] + log["penalty"])
         # The loss of tokens, without what was added.
         assert log["task_loss"] == pytest.approx(5.56, abs=0.1)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_metrics_are_means_over_tokens_whatever_the_batch(packing, language_model, tmp_path):
+    found = []
+    for size in (5, 3, 1):
+        run = prepared_run(
+            language_model, tmp_path / f"run{size}", validation_rows=5, exact_match_rows=0,
+            per_device_eval_batch_size=size, packing=packing, tinit=0, tfinal=0,
+        )  # fmt: skip
+        disturb(run.trainer.model)
+        metrics = run.trainer.evaluate()
+        names = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
+        found.append([metrics[name] for name in names])
+        if size == 1:
+            rows = list(run.trainer.eval_dataset)
+    assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
+    if not packing:
+        assert found[0][:2] == pytest.approx(loss_and_accuracy(run.trainer.model, rows), rel=1e-4)
+
+
+def loss_and_accuracy(model, rows):
+    """The mean loss of all learnt tokens of these rows, and the share that is found."""
+    losses, are_found = [], []
+    for row in rows:
+        tokens, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            shares = model(input_ids=tokens[None]).logits[0].double().log_softmax(-1)
+        for place in range(1, len(tokens)):
+            if labels[place] != -100:
+                losses.append(-shares[place - 1, labels[place]])
+                are_found.append(shares[place - 1].argmax() == labels[place])
+    return [float(torch.tensor(each, dtype=torch.float64).mean()) for each in (losses, are_found)]

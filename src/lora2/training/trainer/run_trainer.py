@@ -24,6 +24,7 @@ from lora2.trainers.divergence import ADVICE
 from lora2.training.on_disk.checkpoints import checkpoints_by_age, fault_of
 from lora2.training.trainer.head_rate import give_own_rate
 from lora2.training.trainer.step_check import check_step, check_trained_weights
+from lora2.training.trainer.weighted_steps import WeightedSteps
 
 # torch before 2.9 does not have it.
 _DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
@@ -218,7 +219,7 @@ def _has_earlier(checkpoint: Path) -> bool:
     return any(fault_of(each) is None for each in others)
 
 
-class RunTrainer(RunBase, Trainer):
+class RunTrainer(WeightedSteps, RunBase, Trainer):
     """The trainer of all runs with labels."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -5,11 +5,21 @@ TRL is an extra: import this module only after `require("trl", ...)`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from trl import SFTTrainer
 
+from lora2.data.tokenization.tags import IGNORED
 from lora2.training.trainer.run_trainer import RunBase
 from lora2.training.trainer.trl_penalty import WithPenalty
+from lora2.training.trainer.weighted_evaluation import WeightedEvaluation
 
 
-class RunSftTrainer(WithPenalty, RunBase, SFTTrainer):
-    """TRL's SFTTrainer for LoRA² and all other methods."""
+class RunSftTrainer(WeightedEvaluation, WithPenalty, RunBase, SFTTrainer):
+    """TRL's SFTTrainer for LoRA² and all other methods; its metrics are means over tokens."""
+
+    def items_in(self, batch: Mapping[str, Any]) -> int:
+        """Return the number of tokens that are learnt, of which the loss of a batch is the mean."""
+        # The first of a row is predicted by nothing.
+        return int((batch["labels"][:, 1:] != IGNORED).sum())

@@ -1,0 +1,54 @@
+"""Optimizer steps in which each item counts alike, whatever micro-batch or process it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_pt_utils import find_batch_size
+
+if TYPE_CHECKING:
+    # What `WeightedSteps` is mixed into.
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+
+class WeightedSteps(_Base):
+    """Mixed into a trainer whose loss of a micro-batch is the mean over the items in it.
+
+    The last micro-batch of an epoch may have fewer items than others, and so may that of another
+    process. The mean of such means is not that of the joint batch.
+    """
+
+    _items_in_step: int | None = None
+
+    def items_in(self, batch: Mapping[str, Any]) -> int:
+        """Return how many items the loss of a batch is the mean of: its rows."""
+        return int(find_batch_size(batch))
+
+    def get_batch_samples(self, *arguments: Any, **named: Any) -> tuple[list[Any], Any]:
+        """Return the micro-batches of an optimizer step; its items in all processes are counted."""
+        batches, number = super().get_batch_samples(*arguments, **named)
+        items = sum(map(self.items_in, batches))
+        if self.accelerator.num_processes > 1:
+            counted = self.accelerator.reduce(torch.tensor(items, device=self.args.device))
+            items = int(counted)
+        self._items_in_step = items
+        return batches, number
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any
+    ) -> Any:
+        """Return the loss of a micro-batch; in training, with its weight in the optimizer step."""
+        items = self.items_in(inputs)
+        result = super().compute_loss(model, inputs, *arguments, **named)
+        if not self.model.training or self._items_in_step is None:
+            return result
+        # What is made of the losses is the mean over the micro-batches and the processes.
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        weight = parts * items / max(1, self._items_in_step)
+        if isinstance(result, tuple):
+            return (weight * result[0], *result[1:])
+        return weight * result
