@@ -292,5 +292,16 @@ def set_padding(model: PreTrainedModel, token: int | None) -> None:
             config.pad_token_id = token
 
 
+def pads_behind(model: PreTrainedModel) -> bool:
+    """Whether batches for a classifier can be padded behind the texts.
+
+    In front of them, padding would shift the positions of a model that counts them by places, and
+    what it computes of a text would depend on the others in its batch. A head that reads the last
+    place, as XLNet's does, needs the text to end there.
+    """
+    summary = getattr(model.config, "summary_type", None)
+    return not (hasattr(model, "sequence_summary") and summary == "last")
+
+
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:
     return key.startswith(f"{model.base_model_prefix}.")

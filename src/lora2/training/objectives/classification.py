@@ -20,6 +20,7 @@ from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError
 from lora2.training.base_models.models import (
     BaseModel,
+    pads_behind,
     set_padding,
 )
 from lora2.training.loaded_run import LoadedRun
@@ -68,6 +69,8 @@ class Classification(RowLabelling):
     ) -> Sets:
         """Return token ids and labels; the model learns what they will be padded with."""
         set_padding(base.model, int(tokenizer.pad_token_id))
+        if pads_behind(base.model):
+            tokenizer.padding_side = "right"
         return tokenize(task, tokenizer, settings.data.max_length)
 
     def batches_and_metrics(

@@ -65,7 +65,9 @@ class TokenClassification(Labelling):
         """Return the tokenizer; one of bytes reads each word as it is after a blank."""
         tokenizer = load_tokenizer(name)
         if getattr(tokenizer, "add_prefix_space", None) is False:
-            return load_tokenizer(name, add_prefix_space=True)
+            tokenizer = load_tokenizer(name, add_prefix_space=True)
+        # A tag is found at the place of its token, which padding in front would shift.
+        tokenizer.padding_side = "right"
         return tokenizer
 
     def load_data(self, settings: RunSettings) -> TaggedTask:
