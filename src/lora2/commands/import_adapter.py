@@ -24,7 +24,7 @@ from lora2.training.base_models.models import (
     load_language_model,
 )
 from lora2.training.base_models.new_tokens import grow_vocabulary, rows_to_add, tokenizer_of
-from lora2.training.methods.wrapping import HEADS
+from lora2.training.methods.whole_modules import HEADS
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, saved_tensors
 from lora2.tuners.base.token_rows.names import FIELD as ROWS

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from peft import get_peft_model_state_dict
 from torch import nn
 
-from lora2.training.methods.wrapping import HEADS
+from lora2.training.methods.whole_modules import HEADS
 from lora2.tuners.base.distributed.zero import numbers_of
 from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows

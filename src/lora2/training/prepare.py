@@ -24,6 +24,7 @@ from lora2.training.adapters import (
     trained_parameters_of,
 )
 from lora2.training.base_models.new_tokens import with_new_tokens
+from lora2.training.base_models.precise_modules import HALF
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.checks.label_smoothing import check_has_classes
 from lora2.training.checks.named_modules import check_named_modules
@@ -34,7 +35,7 @@ from lora2.training.checks.starting_point import check_start_from
 from lora2.training.checks.token_ids import check_token_ids
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
-from lora2.training.methods.wrapping import HEADS
+from lora2.training.methods.whole_modules import HEADS
 from lora2.training.objectives.objective import TOKENIZER, Objective, RunInputs, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
@@ -182,8 +183,19 @@ def _check_model(
             f"method: {method.label} trains nothing of {settings.model.model}, which has no head; "
             "choose another method."
         )
+    _check_is_precise(model, settings, method)
     check_optimizer(arguments, model)
     check_sharding(arguments, model)
+
+
+def _check_is_precise(model: nn.Module, settings: RunSettings, method: Method) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in HALF:
+            raise UserError(
+                f"dtype={settings.model.dtype}: {method.label} would train {name} in it, and most "
+                "steps would be lost, because it has too few digits; leave dtype out, or write "
+                "--bf16 True in its place."
+            )
 
 
 def _make_trainer(

@@ -18,6 +18,7 @@ from lora2.training.base_models.models import load_config
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
+from lora2.training.methods.whole_modules import keep_precise
 from lora2.training.objectives.objective import Objective
 from lora2.training.objectives.output import Output
 from lora2.training.objectives.registry import objective_of
@@ -27,7 +28,7 @@ from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import printing_on_standard_error
-from lora2.tuners.base.loading import load_adapter
+from lora2.tuners.base.loading import load_adapter, read_adapter_config
 
 
 @printing_on_standard_error()
@@ -65,7 +66,11 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     preprocessor = _saved_preprocessor(folder, objective)
     whole = method_of(settings).whole
     base = objective.reload(str(folder.adapter) if whole else name, config, settings.model.dtype)
-    adapted = base.model if whole else load_adapter(base.model, folder.adapter)
+    if whole:
+        adapted = base.model
+    else:
+        keep_precise(base.model, read_adapter_config(folder.adapter))
+        adapted = load_adapter(base.model, folder.adapter)
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()
@@ -82,7 +87,10 @@ def reload_base(run: LoadedRun, model: str | None = None) -> PreTrainedModel:
     config = _saved_config(run.folder, run.task)
     objective, dtype = objective_of(run.settings), run.settings.model.dtype
     name = model or objective.base_location(run.folder, run.settings)
-    return objective.reload(name, config, dtype).model.eval()
+    base = objective.reload(name, config, dtype).model.eval()
+    if not method_of(run.settings).whole:
+        keep_precise(base, read_adapter_config(run.folder.adapter))
+    return base
 
 
 def _saved_config(folder: RunFolder, task: dict[str, Any]) -> PretrainedConfig:

@@ -15,7 +15,8 @@ TEXTS = ["the table is here", "a doctor", "the doctors have tables and a table",
 
 OPTIONS = (
     "--k=2", "--init_r=2", "--target_r=2", "--max_length=32", "--learning_rate=1e-2",
-    "--max_steps=24", "--head_learning_rate=0.1", "--per_device_train_batch_size=8", "--baseline=none",
+    "--max_steps=24", "--head_learning_rate=0.1", "--per_device_train_batch_size=8",
+    "--baseline=none",
 )  # fmt: skip
 
 

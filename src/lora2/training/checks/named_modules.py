@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
+from lora2.training.methods.whole_modules import HEADS
 from lora2.training.methods.wrapping import (
     ALL_LAYER_KINDS,
-    HEADS,
     LINEAR,
     adapted_parameters,
     place,

@@ -20,7 +20,8 @@ from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
 from lora2.support.ranges import POSITIVE, SHARE, SIZE, check_number
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
-from lora2.training.methods.wrapping import HEADS, one_word
+from lora2.training.methods.whole_modules import HEADS
+from lora2.training.methods.wrapping import one_word
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.options.peft_registry import (
     ALL_PEFT_KINDS,

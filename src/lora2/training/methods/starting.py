@@ -17,6 +17,7 @@ from lora2.exchange.from_lora import import_lora, importable_config
 from lora2.support.field_types import shortened
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Options
+from lora2.training.methods.whole_modules import keep_precise
 from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
@@ -48,6 +49,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
             f"{wanted}; give one that was trained for the same."
         )
     _check_labels(base, folder)
+    keep_precise(base.model, config)
     if not ours:
         return import_lora(base.model, folder, **fields, **{name: options[name] for name in _FORM})
     adapted = load_adapter(base.model, folder, is_trainable=True)

@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from peft import TaskType, get_peft_model
+from peft import get_peft_model
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
-from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
@@ -21,6 +20,7 @@ from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import PLACE, Options
+from lora2.training.methods.whole_modules import HEADS, is_trained_whole, keep_precise
 from lora2.tuners.base.config.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.layers.dispatch import layer_type_of
@@ -28,11 +28,6 @@ from lora2.tuners.base.token_rows.checks import check_rows
 from lora2.tuners.base.token_rows.wrappers import complete_wrappers
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-
-HEADS = tuple(SEQ_CLS_HEAD_NAMES)
-"""What PEFT always trains in addition to the adapter for classification of texts and of words."""
-
-_WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 """The kinds of layers that every method can adapt."""
@@ -53,6 +48,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     """
     _leave_out_saved_modules(model, config)
     check_rows(model, config)
+    keep_precise(model, config)
     try:
         adapted: nn.Module = get_peft_model(model, config)
         complete_wrappers(adapted)
@@ -122,10 +118,7 @@ def _leave_out_saved_modules(model: PreTrainedModel, adapter: Any) -> None:
     excluded = getattr(adapter, "exclude_modules", None)
     if getattr(adapter, "target_modules", None) != ALL_LINEAR or isinstance(excluded, str):
         return
-    heads = HEADS if adapter.task_type in _WITH_HEADS else ()
-    # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
-    ends = (*(adapter.modules_to_save or ()), *heads)
-    whole = {name for name, _ in model.named_modules() if ends and name.endswith(ends)}
+    whole = {name for name, _ in model.named_modules() if is_trained_whole(name, adapter)}
     adapter.exclude_modules = {*(excluded or ()), *whole} or None
 
 

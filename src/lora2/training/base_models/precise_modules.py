@@ -1,0 +1,53 @@
+"""Modules that are trained whole stay in float32 where the other weights are in half precision.
+
+A step of a usual learning rate is lost in bfloat16, which has eight bits for a number: a bias of 3
+cannot move by less than a hundredth. PEFT trains copies of these modules, with their hooks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def make_precise(whole: nn.Module, returns_float32: bool) -> None:
+    """Give all parts of a module weights in float32, and inputs to go with them.
+
+    returns_float32: whether outputs stay in float32; otherwise they get the dtype of the weights.
+    """
+    for module in whole.modules():
+        half = {key: each for key, each in module._parameters.items() if _is_half(each)}
+        if not half:
+            continue
+        dtype = next(iter(half.values())).dtype
+        for key, parameter in half.items():
+            # A new one, since another module may have the same: a tied embedding stays as it is.
+            precise = nn.Parameter(parameter.detach().float(), parameter.requires_grad)
+            module.register_parameter(key, precise)
+        module.register_forward_pre_hook(_with_inputs_in_float32, with_kwargs=True)
+        if not returns_float32:
+            module.register_forward_hook(partial(_returning, dtype))
+
+
+def _is_half(parameter: Tensor | None) -> TypeGuard[Tensor]:
+    return parameter is not None and parameter.dtype in HALF
+
+
+def _with_inputs_in_float32(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    cast = partial(_cast, torch.float32)
+    return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+
+
+def _returning(dtype: torch.dtype, module: nn.Module, args: Any, outputs: Any) -> Any:
+    return _cast(dtype, outputs)
+
+
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,0 +1,35 @@
+"""The modules that a method of PEFT trains whole: which they are, and their dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import TaskType
+from peft.config import PeftConfig
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+
+from lora2.training.base_models.precise_modules import make_precise
+
+HEADS = tuple(SEQ_CLS_HEAD_NAMES)
+"""What PEFT always trains in addition to the adapter for classification of texts and of words."""
+
+_WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+
+
+def is_trained_whole(name: str, config: PeftConfig) -> bool:
+    """Whether PEFT trains a copy of the module of this name, by the config of an adapter."""
+    # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
+    heads = HEADS if config.task_type in _WITH_HEADS else ()
+    ends = (*(getattr(config, "modules_to_save", None) or ()), *heads)
+    return bool(ends) and name.endswith(ends)
+
+
+def keep_precise(model: Any, config: PeftConfig) -> None:
+    """Let what is trained whole have float32, before the adapter of this config is put on a model.
+
+    What a head returns stays in float32, in which the loss is computed.
+    """
+    inside = f"{model.base_model_prefix}."
+    for name, module in model.named_modules():
+        if is_trained_whole(name, config):
+            make_precise(module, returns_float32=not name.startswith(inside))
