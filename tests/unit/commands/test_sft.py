@@ -128,9 +128,11 @@ def test_own_rows_train_evaluate_and_generate(case, language_model, tmp_path, ca
         assert lora2("evaluate", folder, "--file", file) == 0
         assert "20 rows" in capsys.readouterr().out
     else:
-        said = refused(capsys, "evaluate", folder)
-        assert "exact_match_rows: the validation rows of" in said
-        assert "--file with prompts and completions" in said
+        last = summary_of(folder)["last"]
+        for more in ([], ["--file", file], ["--batch_size=1"]):
+            capsys.readouterr()
+            assert lora2("evaluate", folder, *more) == 0
+            assert f"{last['mean_token_accuracy']:.4f}" in capsys.readouterr().out
         messages = write_rows(tmp_path / "prompts.jsonl", {"prompt": CHAT[:1]})
         assert "learnt from bare text" in refused(capsys, "generate", folder, "--file", messages)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,17 +18,19 @@ from transformers import (
 from lora2.data.loading.preferences import load_preference_task
 from lora2.data.tasks.task import Task
 from lora2.data.tasks.text_task import PREFERENCES, TextTask
-from lora2.errors import NumericalError, UserError
+from lora2.errors import UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
+    SCORING_ARGUMENTS,
     WritingObjective,
     check_has_rows,
     check_lengths,
     check_template,
     naming_refused,
+    scores_in,
     trl,
     trl_arguments,
 )
@@ -149,11 +150,7 @@ class PreferenceOptimization(WritingObjective):
                 max_length=run.settings.data.max_length,
                 beta=run.settings.text.beta,
                 loss_type=[run.settings.text.loss_type],
-                bf16=False,
-                gradient_checkpointing=False,
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-                report_to=[],
+                **SCORING_ARGUMENTS,
             )
             sets = {"train": rows, "validation": rows}
             # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
@@ -163,13 +160,7 @@ class PreferenceOptimization(WritingObjective):
             check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)
             found = trainer.evaluate()
-        for name in run.task["metrics"]:
-            if not math.isfinite(found[f"eval_{name}"]):
-                raise NumericalError(
-                    f"{name} of {run.folder.path} is {found[f'eval_{name}']}: a weight or the "
-                    "adapter holds NaN, or a number too large; train it again, or in float32."
-                )
-        return {name: found[f"eval_{name}"] for name in run.task["metrics"]}
+        return scores_in(found, run)
 
     def _base_of(self, run: LoadedRun) -> BaseModel:
         model: Any = run.model

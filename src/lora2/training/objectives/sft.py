@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainingArguments,
 )
@@ -23,18 +24,21 @@ from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
+    SCORING_ARGUMENTS,
     WritingObjective,
     check_has_rows,
     check_lengths,
     check_template,
     naming_refused,
+    scores_in,
     trl,
     trl_arguments,
 )
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
-from lora2.training.quiet import quiet_tokenizing
+from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
+from lora2.training.reference import without_peft_model
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.trainer.run_trainer import RunBase
 
@@ -155,11 +159,13 @@ class SupervisedFineTuning(WritingObjective):
         return trainer
 
     def scored_rows(self, run: LoadedRun, rows: Any) -> Any:
-        """Return the first rows that have an answer, as many as the run was scored on.
+        """Return the rows that the run was scored on: where answers are, the first that have one.
 
         Raises:
             UserError: none has.
         """
+        if EXACT_MATCH not in run.task["metrics"]:
+            return rows
         answered = _with_answers(
             rows, f"exact_match_rows: the validation rows of {run.folder.path} hold no answers"
         )
@@ -167,16 +173,24 @@ class SupervisedFineTuning(WritingObjective):
         return answered.select(range(min(limit, len(answered)))) if limit else answered
 
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
-        """Return the rows of a file that have an answer.
+        """Return the rows of a file; of a run that is scored on answers, those that have one.
 
         Raises:
             UserError: none has.
         """
         rows = super().read_scored_rows(path, task)
+        if EXACT_MATCH not in task["metrics"]:
+            return rows
         return _with_answers(rows, f"file: the rows of {path} hold no answers")
 
     def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
-        """Return the share of rows whose prompt is answered exactly right."""
+        """Return the share of rows whose prompt is answered exactly right, or of tokens found.
+
+        Raises:
+            UserError: `max_length` leaves nothing of the rows.
+        """
+        if EXACT_MATCH not in run.task["metrics"]:
+            return self._token_metrics(run, rows, batch_size)
         questions = questions_in(rows)
         check_fits(run.model, run.tokenizer, [prompt for prompt, _ in questions], "file")
         share = exact_match(
@@ -187,6 +201,35 @@ class SupervisedFineTuning(WritingObjective):
             batch_size=batch_size,
         )
         return {EXACT_MATCH: share}
+
+    @printing_on_standard_error()
+    def _token_metrics(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+        # Imported here, because TRL is an extra.
+        from lora2.training.trainer.sft_trainer import RunSftTrainer
+
+        text = run.settings.text
+        fields = {name: getattr(text, name) for name in _CONFIG}
+        # All rows are to be scored.
+        fields |= {"packing": text.packs_validation, "eval_packing": None}
+        with quiet_tokenizing(), TemporaryDirectory() as folder, naming_refused("data"):
+            arguments = trl().SFTConfig(
+                output_dir=folder,
+                per_device_eval_batch_size=batch_size,
+                max_length=run.settings.data.max_length,
+                **fields,
+                **SCORING_ARGUMENTS,
+            )
+            trainer = RunSftTrainer(
+                model=without_peft_model(run.model),
+                args=arguments,
+                train_dataset=rows,
+                eval_dataset=rows,
+                processing_class=run.tokenizer,
+            )
+            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
+            trainer.remove_callback(PrinterCallback)
+            found = trainer.evaluate()
+        return scores_in(found, run)
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation loss, and the one of generated answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from lora2.data.loading.texts import load_text_rows
 from lora2.data.tasks.text_task import Form, TextTask
 from lora2.data.tokenization.texts import check_reads
-from lora2.errors import UserError
+from lora2.errors import NumericalError, UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.training.base_models.chat_templates import is_of_template, refused_by_template
 from lora2.training.base_models.models import BaseModel, load_language_model
 from lora2.training.base_models.new_tokens import grow_as_saved
+from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.objectives.output import TEXTS
 from lora2.training.on_disk.run_folder import RunFolder
@@ -84,6 +86,32 @@ class WritingObjective(Objective):
     def read_scored_rows(self, path: Path, task: Mapping[str, Any]) -> Any:
         """Return the rows of a file, of the form of the run's task."""
         return load_text_rows(path, dict(task))
+
+
+SCORING_ARGUMENTS: Mapping[str, Any] = {
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "report_to": [],
+}
+"""Arguments of a trainer of TRL that scores a finished run."""
+
+
+def scores_in(found: Mapping[str, float], run: LoadedRun) -> dict[str, float]:
+    """Return the metrics of a run in what a trainer has found.
+
+    Raises:
+        NumericalError: one of them is NaN or infinite.
+    """
+    scores = {name: found[f"eval_{name}"] for name in run.task["metrics"]}
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise NumericalError(
+                f"{name} of {run.folder.path} is {value}: a weight or the adapter holds NaN, or a "
+                "number too large; train it again, or in float32."
+            )
+    return scores
 
 
 def trl() -> Any:
