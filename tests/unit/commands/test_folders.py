@@ -114,10 +114,13 @@ def test_a_run_that_was_being_replaced_when_its_process_ended_is_replaced(
         file.with_name(f".{file.name}.{'0' * 16}.tmp").write_bytes(content[:9])
         raise KeyboardInterrupt
 
-    steps = {"clearing": ("_remove", remove_files), "starting": ("write_atomically", write_half)}
+    steps = {
+        "clearing": ("run_clearing._remove", remove_files),
+        "starting": ("run_start.write_atomically", write_half),
+    }
     name, ended = steps[ends_in]
     with monkeypatch.context() as patch:
-        patch.setattr(f"lora2.training.on_disk.run_folder.{name}", ended)
+        patch.setattr(f"lora2.training.on_disk.{name}", ended)
         assert train(tiny_model, folder, "--overwrite") == 130
     command = ("train", f"--model={tiny_model}", f"--output_dir={folder}", *small_options())
     assert "a run that was removed in part; add --overwrite" in refused(capsys, *command)

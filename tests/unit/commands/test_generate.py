@@ -93,7 +93,7 @@ def run_on_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(file, *[{"prompt": "A?", "completion": "B."}] * 20)
     own = {"train_rows": None, "validation_rows": None, "max_length": 24, "target_r": "none"}
     assert train_texts(
-        model, folder, f"--train_file={file}", **own, exact_match_rows=0, tinit=None, tfinal=None
+        model, folder, f"--train_file={file}", **own, exact_match_rows=2, tinit=None, tfinal=None
     ) == 0  # fmt: skip
     return folder
 

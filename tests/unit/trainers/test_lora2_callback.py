@@ -89,8 +89,8 @@ def test_evaluations_hold_what_is_kept_at_their_step(tmp_path: Path) -> None:
     trainer.train()
     plan = callback_of(trainer).allocators["default"].plan
     found = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert [entry["step"] for entry in found] == [4, 8]
-    assert [entry["budget"] for entry in found] == [plan.at(step) for step in (4, 8)]
+    assert [entry["step"] for entry in found] == [4, 8, TOTAL]
+    assert [entry["budget"] for entry in found] == [plan.at(step) for step in (4, 8, TOTAL)]
     assert all(entry["kept_singular_values"] == entry["budget"] for entry in found)
 
 
