@@ -76,7 +76,9 @@ def test_the_hubs_images_are_read_as_they_are_stored(monkeypatch):
     monkeypatch.setattr(hub, "load_from_hub", lambda *_: {"train": split})
     task = load_image_task(dataset="somebody/pets")
     assert task.label_names == ("cat", "dog")
-    assert task.train[0]["image"] == {"bytes": png(), "path": None}
+    # Next to its content stands what names it in a message.
+    named = {"bytes": png(), "path": "row 1 of somebody/pets (train)"}
+    assert task.train[0]["image"] == named
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
