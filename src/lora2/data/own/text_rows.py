@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.tables.json_rows import list_in_cell
+from lora2.data.own.messages import (
+    are_messages,
+    check_has_messages_alone,
+    check_has_words_alone,
+    messages_in_cell,
+)
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
@@ -14,8 +19,6 @@ from lora2.support.shown import as_shown
 
 _ROLE = "text_columns"
 _OF_TEXT_ALONE = (".csv", ".tsv")
-# What chat templates write of a message beside role and content.
-_WRITTEN_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 
 
 def choose_form(
@@ -88,6 +91,8 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
             f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
             "messages; write all of them in one way."
         )
+    if kinds == {list}:
+        check_has_messages_alone(table, _ROLE, "learnt", columns)
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
 
 
@@ -102,12 +107,7 @@ def column_of(
     values = list(table.column(name, role))
     if form == "text" or Path(table.source).suffix.lower() not in _OF_TEXT_ALONE:
         return values
-    return [_messages_of(value) or value for value in values]
-
-
-def _messages_of(value: object) -> list[Any] | None:
-    found = list_in_cell(value) if isinstance(value, str) else None
-    return found if are_messages(found) else None
+    return [messages_in_cell(value) or value for value in values]
 
 
 def _begin_alike(chosen: Any, rejected: Any) -> bool:
@@ -123,43 +123,15 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
             raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
         return str
     if form != "text" and are_messages(value):
-        _check_has_words_alone(value, place)
+        check_has_words_alone(value, place, _ROLE)
         return list
     raise UserError(
         f"{_ROLE}: {name} is {_shown(value)} in {place}; write {FORMS[form].holds} there."
     )
 
 
-def _check_has_words_alone(messages: object, place: str) -> None:
-    """Check that nothing of a message would be lost that a chat template can write.
-
-    Raises:
-        UserError: something would.
-    """
-    assert isinstance(messages, list)
-    lost = next((name for m in messages for name in _WRITTEN_BESIDE_CONTENT if m.get(name)), None)
-    if lost is not None:
-        raise UserError(
-            f"{_ROLE}: a message in {place} has {lost!r} beside its content, which would not be "
-            "learnt; write it into content, as the model is to write it, or remove it."
-        )
-
-
-def are_messages(value: object) -> bool:
-    """Whether a value is a list of messages with role and content, one at least."""
-    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
-
-
-def _is_message(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("role"), str)
-        and isinstance(value.get("content"), str)
-    )
-
-
 def _plain(value: Any) -> Any:
-    # Names, numbers and dates of messages, say, are nothing to write.
+    # Numbers and dates of messages, say, are nothing to write.
     if isinstance(value, str):
         return value
     return [{"role": message["role"], "content": message["content"]} for message in value]
