@@ -1,6 +1,7 @@
 """Rows of texts: which forms there are, and what a user may get wrong in them."""
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -170,6 +171,22 @@ def test_rows_that_cannot_be_used(rows, named, tmp_path):
 def test_options_that_are_invalid(options, named):
     with pytest.raises(UserError, match=named):
         load_text_task(**options)
+
+
+@pytest.mark.parametrize("learnt", ["prompt_completion", "messages in prompt and completion"])
+def test_other_rows_are_of_the_kind_of_the_training_rows(learnt: str, tmp_path: Path) -> None:
+    kinds = {"prompt_completion": "text", "messages in prompt and completion": "messages"}
+    (other,) = kinds.keys() - {learnt}
+    files = {case: write(tmp_path / f"{kinds[case]}.jsonl", *[ROWS[case]] * 3) for case in kinds}
+    said = (
+        f"text_columns: prompt, completion of {files[other]} are {kinds[other]}, and those of the "
+        f"training rows are {kinds[learnt]}; write {kinds[learnt]} there, too."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load_text_task(train_file=files[learnt], validation_file=files[other])
+    task = load_text_task(train_file=files[learnt], validation_file=files[learnt])
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load_text_rows(files[other], task.describe())
 
 
 def test_two_columns_that_are_no_form(tmp_path):

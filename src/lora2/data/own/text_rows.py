@@ -58,8 +58,12 @@ def choose_form(
     return found[0], FORMS[found[0]].columns
 
 
-def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(
+    table: DataTable, form: Form, columns: Sequence[str], conversational: bool | None = None
+) -> list[dict[str, Any]]:
     """Return one dictionary a row, by the column names of the form, every value checked.
+
+    conversational: whether the training rows are messages, where these are others.
 
     Raises:
         UserError: naming the first row that cannot be used.
@@ -90,6 +94,12 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
         raise UserError(
             f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
             "messages; write all of them in one way."
+        )
+    if conversational is not None and kinds != {list if conversational else str}:
+        kind, learnt = ("text", "messages") if conversational else ("messages", "text")
+        raise UserError(
+            f"{_ROLE}: {listed(columns)} of {table.source} are {kind}, and those of the training "
+            f"rows are {learnt}; write {learnt} there, too."
         )
     if kinds == {list}:
         check_has_messages_alone(table, _ROLE, "learnt", columns)
