@@ -73,6 +73,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"chosen": [USER], "rejected": [USER, BAD]}, "in row 1 .* have no first ones in common"),
     ({"chosen": [BAD, GOOD], "rejected": [USER, BAD]}, "in row 1 .* no first ones in common"),
     ({"prompt": [USER], "chosen": [{"role": "user"}], "rejected": [BAD]}, "chosen is .* in row 1"),
+    ({"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "chosen ends in .* role user in row"),
+    ({"chosen": [USER, GOOD], "rejected": [USER, USER]}, "rejected ends in .* role user in row 1"),
 ]
 
 

@@ -145,6 +145,8 @@ def test_system_message_is_that_of_all_rows_or_none(tmp_path):
             [ROWS["prompt_completion"], ROWS["messages in prompt and completion"]],
             "some are messages",
         ),
+        ([{"prompt": [USER], "completion": [USER]}], "completion ends in .* role user in row 1"),
+        ([{"prompt": [USER], "completion": [ASSISTANT, SYSTEM]}], "ends in .* role system in row"),
         ([ROWS["text"]], "a single row"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lora2.data.tables.json_rows import list_in_cell
 from lora2.data.tables.table import DataTable
@@ -21,6 +21,8 @@ _WRITTEN_BESIDE_CONTENT = (
 )
 # What TRL hands to chat templates beside the messages of a row.
 _WRITTEN_BESIDE_MESSAGES = ("tools", "chat_template_kwargs")
+# Roles whose words are no answer.
+_OF_OTHERS = ("system", "developer", "user", "tool", "function")
 # Texts of CSV, and of JSON in a cell, that hold nothing.
 _NOTHING = ("", "[]", "{}", "null")
 
@@ -50,6 +52,22 @@ def check_has_words_alone(messages: object, place: str, role: str) -> None:
         raise UserError(
             f"{role}: a message in {place} has {lost!r} beside its content, which would not be "
             "learnt; write it into content, as the model is to write it, or remove it."
+        )
+
+
+def check_ends_in_answer(
+    messages: Sequence[Mapping[str, object]], name: str, place: str, role: str
+) -> None:
+    """Check that the messages of a column end in words that the model is to write.
+
+    Raises:
+        UserError: they end in others'; `role` is the option that named the column.
+    """
+    last = messages[-1]["role"]
+    if last in _OF_OTHERS:
+        raise UserError(
+            f"{role}: {name} ends in a message of the role {last} in {place}, which is no "
+            "answer; let it end in one of the role assistant, or remove the row."
         )
 
 

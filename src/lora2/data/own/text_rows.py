@@ -8,6 +8,7 @@ from typing import Any
 
 from lora2.data.own.messages import (
     are_messages,
+    check_ends_in_answer,
     check_has_messages_alone,
     check_has_words_alone,
     messages_in_cell,
@@ -18,6 +19,7 @@ from lora2.errors import UserError
 from lora2.support.shown import as_shown
 
 _ROLE = "text_columns"
+_ANSWERS = ("completion", "chosen", "rejected")
 _OF_TEXT_ALONE = (".csv", ".tsv")
 
 
@@ -74,22 +76,7 @@ def read_rows(
     for number, row in enumerate(rows, start=1):
         place = f"row {number} of {table.source}"
         kinds |= {_kind(value, name, place, form) for name, value in row.items()}
-        if form in PREFERENCES and row["chosen"] == row["rejected"]:
-            raise UserError(
-                f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
-                "prefer; change or remove the row."
-            )
-        if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
-            raise UserError(
-                f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
-                "common, which would be the prompt; begin both with the same messages, or add a "
-                "column prompt."
-            )
-        if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
-            raise UserError(
-                f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
-                "nothing to learn from them; remove the row."
-            )
+        _check_row(row, place, form)
     if len(kinds) > 1:
         raise UserError(
             f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
@@ -104,6 +91,33 @@ def read_rows(
     if kinds == {list}:
         check_has_messages_alone(table, _ROLE, "learnt", columns)
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _check_row(row: dict[str, Any], place: str, form: Form) -> None:
+    """Check that a row whose values are as they must be has something to learn from.
+
+    Raises:
+        UserError: it has not.
+    """
+    if form in PREFERENCES and row["chosen"] == row["rejected"]:
+        raise UserError(
+            f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
+            "prefer; change or remove the row."
+        )
+    if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
+        raise UserError(
+            f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
+            "common, which would be the prompt; begin both with the same messages, or add a "
+            "column prompt."
+        )
+    for name in _ANSWERS:
+        if isinstance(row.get(name), list):
+            check_ends_in_answer(row[name], name, place, _ROLE)
+    if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
+        raise UserError(
+            f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
+            "nothing to learn from them; remove the row."
+        )
 
 
 def column_of(
