@@ -44,6 +44,13 @@ def test_a_folder_has_one_folder_for_each_class(tmp_path):
     assert decoded(row["image"]).getpixel((5, 5)) == (255, 0, 0)
 
 
+def test_the_only_image_of_a_class_is_for_training(tmp_path):
+    save_images(tmp_path, each=9)
+    save_images(tmp_path, classes=["green"], each=1)
+    for seed in range(20):
+        assert 1 in load_image_task(train_file=tmp_path, data_seed=seed).train["label"]
+
+
 def test_a_table_names_images_from_its_folder_on(tmp_path):
     save_images(tmp_path)
     (tmp_path / "mine.csv").write_text("photo,colour\nred/0.png,r\nblue/0.png,b\n")

@@ -1,6 +1,7 @@
 """The user's own data: four file types, and one clear sentence for each way it can be wrong."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_regression_labels_are_floats_even_if_whole(tmp_path):
 
 
 def test_named_columns_win_over_guessed_ones(tmp_path):
-    path = write(tmp_path, "data.csv", "text,question,answer,gold\nx,q,a,0\nx,r,b,1\n")
+    path = write(tmp_path, "data.csv", "text,question,answer,gold\nx,q,a,0\nx,r,b,1\nx,r,b,1\n")
     data = load_task(train_file=path, text_columns=["question", "answer"], label_column="gold")
     both = [*data.train, *data.validation["validation"]]
     assert {(row["text"], row["text_pair"]) for row in both} == {("q", "a"), ("r", "b")}
@@ -114,6 +115,26 @@ def test_named_columns_win_over_guessed_ones(tmp_path):
 
 def numbered_rows(count: int) -> str:
     return "text,label\n" + "".join(f"sentence {i},{i % 2}\n" for i in range(count))
+
+
+RARE = "text,label\n" + "".join(f"{i},{'b' if i == 7 else 'a'}\n" for i in range(20))
+
+
+def test_the_only_row_of_a_class_is_for_training(tmp_path):
+    path = write(tmp_path, "data.csv", RARE)
+    for seed in range(20):
+        data = load_task(train_file=path, data_seed=seed)
+        assert set(data.train["label"]) == {0, 1}
+        order = list(range(20))
+        random.Random(f"validation-{seed}").shuffle(order)
+        # As without the class, but for its row.
+        drawn = [row for row in order if row != 7][:2]
+        assert data.validation["validation"]["text"][:] == [str(row) for row in sorted(drawn)]
+
+
+def test_rows_of_which_each_is_the_only_one_of_its_class_are_not_split(tmp_path):
+    said = error_of(tmp_path, "text,label\nx,a\nx,b\nx,c\n")
+    assert said.startswith("validation_file: each row of ")
 
 
 def test_a_tenth_is_split_off_by_the_seed_alone(tmp_path):

@@ -54,6 +54,13 @@ def test_appointments_share_no_name_and_no_date_between_the_splits():
     assert tagged_sentences("train", 20) != tagged_sentences("train", 20, seed=1)
 
 
+def test_the_only_row_with_a_type_of_entity_is_for_training(tmp_path):
+    rare = {"tokens": ["on", "Monday"], "tags": ["O", "B-day"]}
+    file = write(tmp_path / "mine.jsonl", *[WORDS] * 9, rare)
+    for seed in range(20):
+        assert rare["tokens"] in load_tagged_task(train_file=file, data_seed=seed).train["tokens"]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("row", [WORDS, SPANS], ids=["words", "spans"])
 def test_rows_of_each_form_become_words_and_tags(row, ending, tmp_path):

@@ -10,9 +10,9 @@ from lora2.data.builtin.appointments import tagged_sentences
 from lora2.data.builtin.drawing import Split
 from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import sorted_label_names
-from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.own.tagged_rows import (
     TaggedRows,
     choose_columns,
@@ -68,7 +68,8 @@ def load_tagged_task(
     label_names = _label_names(train, label, rows.tags)
     train_set = _encoded(train, label, rows, label_names)
     if validation is None:
-        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+        types = [{type_of(tag) for tag in row} - {None} for row in rows.tags]
+        train_set, validation_set = split_off_validation(train_set, train.source, data_seed, types)
     else:
         more = read_tagged(validation, rows_of, text, label)
         validation_set = _encoded(validation, label, more, label_names)

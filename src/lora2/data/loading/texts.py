@@ -10,9 +10,9 @@ from lora2.data.builtin import rewrite
 from lora2.data.builtin.drawing import Split
 from lora2.data.builtin.rewrite import rewrite_pairs
 from lora2.data.named_tasks import task_names
-from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.own.text_rows import choose_form, read_rows
 from lora2.data.public import snips
 from lora2.data.tables.files import read_table
