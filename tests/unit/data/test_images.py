@@ -51,6 +51,12 @@ def test_the_only_image_of_a_class_is_for_training(tmp_path):
         assert 1 in load_image_task(train_file=tmp_path, data_seed=seed).train["label"]
 
 
+def test_folders_whose_names_look_the_same_are_refused(tmp_path):
+    save_images(tmp_path, classes=["caf\u00e9", "cafe\u0301"], each=2)
+    with pytest.raises(UserError, match="which look the same and are different characters"):
+        load_image_task(train_file=tmp_path)
+
+
 def test_a_table_names_images_from_its_folder_on(tmp_path):
     save_images(tmp_path)
     (tmp_path / "mine.csv").write_text("photo,colour\nred/0.png,r\nblue/0.png,b\n")

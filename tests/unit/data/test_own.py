@@ -233,6 +233,38 @@ def test_a_validation_label_that_training_lacks_is_refused(tmp_path):
         load_task(train_file=train, validation_file=validation)
 
 
+# Two labels that look the same, and what the sentence has of their difference.
+ALIKE = [
+    ("a", "a ", "which differ in blanks alone"),
+    ("a b", "a\u00a0b", "which differ in blanks alone"),
+    ("caf\u00e9", "cafe\u0301", r"different characters ('caf\xe9' and 'cafe\u0301')"),
+    ("a", "a\u200b", r"different characters ('a' and 'a\u200b')"),
+    ("\u2764", "\u2764\ufe0f", r"different characters ('\u2764' and '\u2764\ufe0f')"),
+]
+
+
+@pytest.mark.parametrize(("label", "other", "words"), ALIKE)
+def test_labels_that_look_the_same_are_refused(tmp_path, label, other, words):
+    def lines(labels):
+        return "".join(json.dumps({"text": "x", "label": each}) + "\n" for each in labels)
+
+    said = error_of(tmp_path, lines([label, "c", other]), "data.jsonl")
+    assert "has the labels" in said
+    assert "(row 3)" in said
+    assert f"{words}; write both the same way." in said
+    validation = write(tmp_path, "validation.jsonl", lines(["c", other]))
+    said = error_of(tmp_path, lines([label, "c"]), "data.jsonl", validation_file=validation)
+    assert "validation.jsonl has the label" in said
+    assert "(row 2), and the training data has" in said
+    assert f"{words}; write both the same way." in said
+
+
+def test_labels_of_other_letters_are_classes(tmp_path):
+    rows = "".join(f"x,{label}\n" for label in ["cafe", "caf\u00e9", "CAFE"] * 3)
+    path = write(tmp_path, "data.csv", "text,label\n" + rows)
+    assert load_task(train_file=path).label_names == ("CAFE", "cafe", "caf\u00e9")
+
+
 def test_other_files_are_read_for_a_known_task(tmp_path):
     path = write(tmp_path, "more.csv", "text,label\na,yes\nb,no\n")
     options = {"text_columns": ["text"], "label_column": "label", "kind": "classification"}
