@@ -204,6 +204,35 @@ def test_malformed_files_are_refused(tmp_path, name, content, words):
     assert words in error_of(tmp_path, content, name)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_lone_carriage_return_is_of_a_text_in_tsv(tmp_path, end):
+    lines = ["text\tlabel", "a\rb\t0", "\rc\t1", "0\td\r", ""]
+    table = read_table(write(tmp_path, "data.tsv", end.join(lines)))
+    last = "d\r" if end == "\r\n" else "d"
+    assert table.records() == [
+        {"text": "a\rb", "label": "0"}, {"text": "\rc", "label": "1"}, {"text": "0", "label": last},
+    ]  # fmt: skip
+    single = read_table(write(tmp_path, "single.tsv", end.join(["text", "a\rb", "c", ""])))
+    assert single.records() == [{"text": "a\rb"}, {"text": "c"}]
+
+
+def test_carriage_returns_alone_end_the_lines_of_a_tsv_with_no_other_breaks(tmp_path):
+    table = read_table(write(tmp_path, "data.tsv", "text\tlabel\ra\t0\rb\t1\r"))
+    assert [row["text"] for row in table.records()] == ["a", "b"]
+
+
+def test_tsv_is_not_advised_to_quote(tmp_path):
+    said = error_of(tmp_path, 'text\tlabel\n"a\tb"\t0\n', "data.tsv")
+    assert "3 fields in line 2" in said
+    assert "need quoting" not in said
+    assert "need quoting" in error_of(tmp_path, "text,label\na,b,0\n")
+
+
+def test_a_carriage_return_in_a_text_of_json_lines_is_refused(tmp_path):
+    said = error_of(tmp_path, '{"text": "a\rb", "label": 0}\n', "data.jsonl")
+    assert "has no valid JSON in line 1" in said
+
+
 def test_a_truncated_parquet_file_is_refused(tmp_path):
     whole = write(tmp_path, "whole.parquet", RECORDS).read_bytes()
     message = error_of(tmp_path, whole[: len(whole) // 2], "cut.parquet")
