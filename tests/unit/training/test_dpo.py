@@ -65,7 +65,8 @@ def test_metrics_are_means_over_rows_whatever_the_batch(
         run = prepared(language_model, tmp_path / f"run{size}", **sizes)
         disturb(run.trainer.model)
         metrics = run.trainer.evaluate()
-        names = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies")
+        names = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies",
+                 "eval_rewards/chosen", "eval_logps/rejected")  # fmt: skip
         found.append([metrics[name] for name in names])
     assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
     assert len(run.trainer.eval_dataset) == 5
