@@ -18,7 +18,8 @@ from lora2.commands.output_option import (
 )
 from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_run_options
-from lora2.data.own.text_rows import are_messages, column_of
+from lora2.data.own.messages import are_messages, check_has_messages_alone
+from lora2.data.own.text_rows import column_of
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import as_one_line
@@ -78,6 +79,8 @@ def _texts(run: LoadedRun, model: Any, prompts: Sequence[Prompt], options: Any) 
 def _answer_file(run: LoadedRun, model: Any, table: DataTable, options: Any) -> None:
     (name,) = result_names(table.column_names, [_RESULT])
     rows = table.records()
+    if run.task["conversational"]:
+        check_has_messages_alone(table, "file", "shown to the model")
     prompts = [_prompt(prompt, run) for prompt in column_of(table, "prompt", "file")]
     _check_template(run, prompts, table.source)
     check_fits(model, run.tokenizer, prompts, "file")

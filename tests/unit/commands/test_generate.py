@@ -195,6 +195,7 @@ def test_generate_refuses(arguments, named, run, monkeypatch, capsys):
         ('{"text": "a"}\n', "no column 'prompt'"),
         ('{"prompt": 3}\n', "prompt is 3 in row 1"),
         ('{"prompt": [{"role": "user"}]}\n', "prompt is"),
+        ('{"prompt": "a", "tools": [{"type": "function"}]}\n', "'tools' beside its messages"),
     ],
 )
 def test_files_that_cannot_be_answered(content, named, run, tmp_path, capsys):

@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
@@ -21,6 +23,7 @@ from transformers import (
 from command_line import interrupt_at, lora2, refused, saved_weights
 from lora2.training.base_models import digits_model
 from lora2.training.base_models.digits_model import digits_processor
+from lora2.training.objectives import image_inputs
 from vision_model import save_images, save_vision_model
 
 IMAGES = "--objective=image-classification"
@@ -166,6 +169,80 @@ def test_a_model_that_reads_other_sizes_than_its_processor_makes(model, tmp_path
     said = refused(capsys, "train", IMAGES, *options, f"--output_dir={run}")
     assert "does not read images of 3 × 8 × 8 numbers" in said
     assert not run.exists()
+
+
+def save_model_of_the_shortest_edge(folder):
+    """Save a model whose processor keeps the shape of images."""
+    save_vision_model(folder)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"shortest_edge": 8}}))
+    return folder
+
+
+def of_one_size(folder):
+    """Save a folder of images of 8 × 8 pixels for each of two classes."""
+    for name in ("blue", "red"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), name).save(folder / name / f"{number}.png")
+    return folder
+
+
+def add_a_turned_one(folder):
+    """Save an image of 12 × 8 pixels that is 8 × 12 upright."""
+    turned = Image.new("RGB", (12, 8))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "red" / "30.jpg", exif=exif)
+
+
+@pytest.mark.parametrize("where", ["train_file", "validation_file", "a table"])
+def test_images_that_no_batch_holds_together_are_refused_before_training(where, tmp_path, capsys):
+    model = save_model_of_the_shortest_edge(tmp_path / "vit")
+    train, validation = of_one_size(tmp_path / "train"), of_one_size(tmp_path / "validation")
+    add_a_turned_one(validation if where == "validation_file" else train)
+    named = f"{validation if where == 'validation_file' else train}/red/30.jpg"
+    if where == "a table":
+        files = sorted(train.rglob("*.*"))
+        cells = {"image": [file.read_bytes() for file in files],
+                 "label": [file.parent.name for file in files]}  # fmt: skip
+        train = tmp_path / "train.parquet"
+        datasets.Dataset.from_dict(cells).to_parquet(train)
+        named = f"row 9 of {train}"
+    run = tmp_path / "run"
+    options = [f"--model={model}", f"--train_file={train}", f"--validation_file={validation}"]
+    said = refused(capsys, "train", IMAGES, *options, f"--output_dir={run}")
+    assert f"{named} preprocessor_config.json makes 3 × 12 × 8 numbers" in said
+    assert not run.exists()
+
+
+def test_a_finished_run_refuses_images_of_other_sizes(tmp_path, capsys):
+    model = save_model_of_the_shortest_edge(tmp_path / "vit")
+    images, run = of_one_size(tmp_path / "colours"), tmp_path / "run"
+    options = [f"--model={model}", f"--train_file={images}", f"--output_dir={run}"]
+    assert lora2("train", IMAGES, *options, "--method=lora", "--baseline=none") == 0
+    add_a_turned_one(images)
+    for command in ("predict", "evaluate"):
+        said = refused(capsys, command, run, "--file", images)
+        assert f"of {images}/red/30.jpg preprocessor_config.json makes 3 × 12 × 8 numbers" in said
+    said = refused(capsys, "predict", run, "--file", images / "red" / "30.jpg")
+    assert f"the model of {run} does not read images of 3 × 12 × 8 numbers" in said
+
+
+def test_an_image_that_its_processor_refuses_is_named(tmp_path, monkeypatch, capsys):
+    images = of_one_size(tmp_path / "colours")
+    add_a_turned_one(images)
+    read = image_inputs.inputs_of
+
+    def refusing(processor, rows):
+        if str(rows["image"][0]["path"]).endswith("30.jpg"):
+            raise ValueError("aspect ratio")
+        return read(processor, rows)
+
+    monkeypatch.setattr(image_inputs, "inputs_of", refusing)
+    options = [f"--model={save_vision_model(tmp_path / 'vit')}", f"--train_file={images}"]
+    said = refused(capsys, "train", IMAGES, *options, f"--output_dir={tmp_path / 'run'}")
+    assert f"refuses {images}/red/30.jpg (ValueError: aspect ratio)" in said
 
 
 # Name: more options, what the sentence has.

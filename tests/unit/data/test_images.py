@@ -44,6 +44,19 @@ def test_a_folder_has_one_folder_for_each_class(tmp_path):
     assert decoded(row["image"]).getpixel((5, 5)) == (255, 0, 0)
 
 
+def test_the_only_image_of_a_class_is_for_training(tmp_path):
+    save_images(tmp_path, each=9)
+    save_images(tmp_path, classes=["green"], each=1)
+    for seed in range(20):
+        assert 1 in load_image_task(train_file=tmp_path, data_seed=seed).train["label"]
+
+
+def test_folders_whose_names_look_the_same_are_refused(tmp_path):
+    save_images(tmp_path, classes=["caf\u00e9", "cafe\u0301"], each=2)
+    with pytest.raises(UserError, match="which look the same and are different characters"):
+        load_image_task(train_file=tmp_path)
+
+
 def test_a_table_names_images_from_its_folder_on(tmp_path):
     save_images(tmp_path)
     (tmp_path / "mine.csv").write_text("photo,colour\nred/0.png,r\nblue/0.png,b\n")
@@ -76,7 +89,9 @@ def test_the_hubs_images_are_read_as_they_are_stored(monkeypatch):
     monkeypatch.setattr(hub, "load_from_hub", lambda *_: {"train": split})
     task = load_image_task(dataset="somebody/pets")
     assert task.label_names == ("cat", "dog")
-    assert task.train[0]["image"] == {"bytes": png(), "path": None}
+    # Next to its content stands what names it in a message.
+    named = {"bytes": png(), "path": "row 1 of somebody/pets (train)"}
+    assert task.train[0]["image"] == named
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])

@@ -1,6 +1,7 @@
 """The user's own data: four file types, and one clear sentence for each way it can be wrong."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_regression_labels_are_floats_even_if_whole(tmp_path):
 
 
 def test_named_columns_win_over_guessed_ones(tmp_path):
-    path = write(tmp_path, "data.csv", "text,question,answer,gold\nx,q,a,0\nx,r,b,1\n")
+    path = write(tmp_path, "data.csv", "text,question,answer,gold\nx,q,a,0\nx,r,b,1\nx,r,b,1\n")
     data = load_task(train_file=path, text_columns=["question", "answer"], label_column="gold")
     both = [*data.train, *data.validation["validation"]]
     assert {(row["text"], row["text_pair"]) for row in both} == {("q", "a"), ("r", "b")}
@@ -114,6 +115,26 @@ def test_named_columns_win_over_guessed_ones(tmp_path):
 
 def numbered_rows(count: int) -> str:
     return "text,label\n" + "".join(f"sentence {i},{i % 2}\n" for i in range(count))
+
+
+RARE = "text,label\n" + "".join(f"{i},{'b' if i == 7 else 'a'}\n" for i in range(20))
+
+
+def test_the_only_row_of_a_class_is_for_training(tmp_path):
+    path = write(tmp_path, "data.csv", RARE)
+    for seed in range(20):
+        data = load_task(train_file=path, data_seed=seed)
+        assert set(data.train["label"]) == {0, 1}
+        order = list(range(20))
+        random.Random(f"validation-{seed}").shuffle(order)
+        # As without the class, but for its row.
+        drawn = [row for row in order if row != 7][:2]
+        assert data.validation["validation"]["text"][:] == [str(row) for row in sorted(drawn)]
+
+
+def test_rows_of_which_each_is_the_only_one_of_its_class_are_not_split(tmp_path):
+    said = error_of(tmp_path, "text,label\nx,a\nx,b\nx,c\n")
+    assert said.startswith("validation_file: each row of ")
 
 
 def test_a_tenth_is_split_off_by_the_seed_alone(tmp_path):
@@ -183,6 +204,35 @@ def test_malformed_files_are_refused(tmp_path, name, content, words):
     assert words in error_of(tmp_path, content, name)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_lone_carriage_return_is_of_a_text_in_tsv(tmp_path, end):
+    lines = ["text\tlabel", "a\rb\t0", "\rc\t1", "0\td\r", ""]
+    table = read_table(write(tmp_path, "data.tsv", end.join(lines)))
+    last = "d\r" if end == "\r\n" else "d"
+    assert table.records() == [
+        {"text": "a\rb", "label": "0"}, {"text": "\rc", "label": "1"}, {"text": "0", "label": last},
+    ]  # fmt: skip
+    single = read_table(write(tmp_path, "single.tsv", end.join(["text", "a\rb", "c", ""])))
+    assert single.records() == [{"text": "a\rb"}, {"text": "c"}]
+
+
+def test_carriage_returns_alone_end_the_lines_of_a_tsv_with_no_other_breaks(tmp_path):
+    table = read_table(write(tmp_path, "data.tsv", "text\tlabel\ra\t0\rb\t1\r"))
+    assert [row["text"] for row in table.records()] == ["a", "b"]
+
+
+def test_tsv_is_not_advised_to_quote(tmp_path):
+    said = error_of(tmp_path, 'text\tlabel\n"a\tb"\t0\n', "data.tsv")
+    assert "3 fields in line 2" in said
+    assert "need quoting" not in said
+    assert "need quoting" in error_of(tmp_path, "text,label\na,b,0\n")
+
+
+def test_a_carriage_return_in_a_text_of_json_lines_is_refused(tmp_path):
+    said = error_of(tmp_path, '{"text": "a\rb", "label": 0}\n', "data.jsonl")
+    assert "has no valid JSON in line 1" in said
+
+
 def test_a_truncated_parquet_file_is_refused(tmp_path):
     whole = write(tmp_path, "whole.parquet", RECORDS).read_bytes()
     message = error_of(tmp_path, whole[: len(whole) // 2], "cut.parquet")
@@ -210,6 +260,38 @@ def test_a_validation_label_that_training_lacks_is_refused(tmp_path):
     validation = write(tmp_path, "validation.csv", "text,label\na,0\nb,2\n")
     with pytest.raises(UserError, match=r"validation\.csv has the label '2' \(row 2\)"):
         load_task(train_file=train, validation_file=validation)
+
+
+# Two labels that look the same, and what the sentence has of their difference.
+ALIKE = [
+    ("a", "a ", "which differ in blanks alone"),
+    ("a b", "a\u00a0b", "which differ in blanks alone"),
+    ("caf\u00e9", "cafe\u0301", r"different characters ('caf\xe9' and 'cafe\u0301')"),
+    ("a", "a\u200b", r"different characters ('a' and 'a\u200b')"),
+    ("\u2764", "\u2764\ufe0f", r"different characters ('\u2764' and '\u2764\ufe0f')"),
+]
+
+
+@pytest.mark.parametrize(("label", "other", "words"), ALIKE)
+def test_labels_that_look_the_same_are_refused(tmp_path, label, other, words):
+    def lines(labels):
+        return "".join(json.dumps({"text": "x", "label": each}) + "\n" for each in labels)
+
+    said = error_of(tmp_path, lines([label, "c", other]), "data.jsonl")
+    assert "has the labels" in said
+    assert "(row 3)" in said
+    assert f"{words}; write both the same way." in said
+    validation = write(tmp_path, "validation.jsonl", lines(["c", other]))
+    said = error_of(tmp_path, lines([label, "c"]), "data.jsonl", validation_file=validation)
+    assert "validation.jsonl has the label" in said
+    assert "(row 2), and the training data has" in said
+    assert f"{words}; write both the same way." in said
+
+
+def test_labels_of_other_letters_are_classes(tmp_path):
+    rows = "".join(f"x,{label}\n" for label in ["cafe", "caf\u00e9", "CAFE"] * 3)
+    path = write(tmp_path, "data.csv", "text,label\n" + rows)
+    assert load_task(train_file=path).label_names == ("CAFE", "cafe", "caf\u00e9")
 
 
 def test_other_files_are_read_for_a_known_task(tmp_path):

@@ -73,6 +73,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"chosen": [USER], "rejected": [USER, BAD]}, "in row 1 .* have no first ones in common"),
     ({"chosen": [BAD, GOOD], "rejected": [USER, BAD]}, "in row 1 .* no first ones in common"),
     ({"prompt": [USER], "chosen": [{"role": "user"}], "rejected": [BAD]}, "chosen is .* in row 1"),
+    ({"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "chosen ends in .* role user in row"),
+    ({"chosen": [USER, GOOD], "rejected": [USER, USER]}, "rejected ends in .* role user in row 1"),
 ]
 
 
@@ -83,6 +85,18 @@ def test_rows_that_are_no_preferences_are_refused(
     file = write_rows(tmp_path / "mine.jsonl", *[row] * 4)
     with pytest.raises(UserError, match=f"^text_columns: .*{said}"):
         load_preference_task(train_file=file)
+
+
+@pytest.mark.parametrize("form", ["preference", "preference_pair"])
+def test_other_rows_are_of_the_kind_of_the_training_rows(form: str, tmp_path: Path) -> None:
+    text = write_rows(tmp_path / "text.jsonl", *[ROWS[form]] * 3)
+    chat = write_rows(tmp_path / "chat.jsonl", *[ROWS[f"{form}, messages"]] * 3)
+    for learnt, other in ((text, chat), (chat, text)):
+        with pytest.raises(UserError, match=f"of {other} are .*, and those of the training rows"):
+            load_preference_task(train_file=learnt, validation_file=other)
+        task = load_preference_task(train_file=learnt)
+        with pytest.raises(UserError, match=f"of {other} are .*, and those of the training rows"):
+            load_text_rows(other, task.describe())
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,32 @@ def test_appointments_share_no_name_and_no_date_between_the_splits():
     assert tagged_sentences("train", 20) != tagged_sentences("train", 20, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("caf\u00e9 ", "which differ in blanks alone"),
+        ("cafe\u0301", "which look the same and are different characters"),
+        ("caf\u00e9\u200b", "which look the same and are different characters"),
+    ],
+)
+def test_types_of_entities_that_look_the_same_are_refused(other, words, tmp_path):
+    rows = [WORDS | {"tags": ["O", f"B-{name}", f"I-{name}"]} for name in ("caf\u00e9", other)]
+    both = write(tmp_path / "both.jsonl", *rows)
+    with pytest.raises(UserError, match=rf"entities of the types .* \(row 2\), {words}"):
+        load_tagged_task(train_file=both)
+    train = write(tmp_path / "train.jsonl", *rows[:1])
+    validation = write(tmp_path / "validation.jsonl", *rows[1:])
+    with pytest.raises(UserError, match=f"row 1 of .*, and the training data has .*, {words}"):
+        load_tagged_task(train_file=train, validation_file=validation)
+
+
+def test_the_only_row_with_a_type_of_entity_is_for_training(tmp_path):
+    rare = {"tokens": ["on", "Monday"], "tags": ["O", "B-day"]}
+    file = write(tmp_path / "mine.jsonl", *[WORDS] * 9, rare)
+    for seed in range(20):
+        assert rare["tokens"] in load_tagged_task(train_file=file, data_seed=seed).train["tokens"]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("row", [WORDS, SPANS], ids=["words", "spans"])
 def test_rows_of_each_form_become_words_and_tags(row, ending, tmp_path):

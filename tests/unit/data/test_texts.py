@@ -1,6 +1,7 @@
 """Rows of texts: which forms there are, and what a user may get wrong in them."""
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -70,7 +71,7 @@ def test_a_text_that_begins_as_a_list_is_a_text(tmp_path: Path) -> None:
     assert task.train[0] == row
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "reasoning_content"])
+@pytest.mark.parametrize("name", ["tool_calls", "reasoning_content", "name", "tool_call_id"])
 def test_what_a_template_writes_beside_the_content_is_not_lost(name: str, tmp_path: Path) -> None:
     answer = ASSISTANT | {name: [{"function": {"name": "add"}}]}
     file = write(tmp_path / "mine.jsonl", *[{"messages": [USER, answer]}] * 3)
@@ -80,6 +81,36 @@ def test_what_a_template_writes_beside_the_content_is_not_lost(name: str, tmp_pa
     plain = ASSISTANT | {name: None, "id": 7}
     file = write(tmp_path / "mine.jsonl", *[{"messages": [USER, plain]}] * 3)
     assert load_text_task(train_file=file).train[0] == {"messages": [USER, ASSISTANT]}
+
+
+BESIDE = [("tools", [{"type": "function"}]), ("tools", '[{"type": "function"}]'),
+          ("chat_template_kwargs", {"enable_thinking": False})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BESIDE)
+@pytest.mark.parametrize("case", ["chat", "messages in prompt and completion"])
+def test_what_a_template_writes_beside_the_messages_is_not_lost(
+    case: str, name: str, value: object, tmp_path: Path
+) -> None:
+    rows = [ROWS[case], ROWS[case] | {name: value}]
+    file = write(tmp_path / "mine.jsonl", *rows)
+    with pytest.raises(UserError, match=f"row 2 of .*mine.jsonl has '{name}' beside its messages"):
+        load_text_task(train_file=file)
+    plain = write(tmp_path / "plain.jsonl", *[ROWS[case]] * 3)
+    with pytest.raises(UserError, match=f"row 2 of .*mine.jsonl has '{name}' beside its messages"):
+        load_text_task(train_file=plain, validation_file=file)
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, "", "[]", {"enable_thinking": None}])
+def test_nothing_beside_the_messages_is_left_aside(nothing: object, tmp_path: Path) -> None:
+    row = ROWS["chat"] | {"tools": nothing}
+    file = write(tmp_path / "mine.jsonl", *[row] * 3)
+    assert load_text_task(train_file=file).train[0] == ROWS["chat"]
+
+
+def test_a_column_beside_texts_is_left_aside(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", *[ROWS["prompt_completion"] | {"tools": "hammer"}] * 3)
+    assert load_text_task(train_file=file).train[0] == ROWS["prompt_completion"]
 
 
 def test_texts_may_have_another_name(tmp_path):
@@ -114,6 +145,8 @@ def test_system_message_is_that_of_all_rows_or_none(tmp_path):
             [ROWS["prompt_completion"], ROWS["messages in prompt and completion"]],
             "some are messages",
         ),
+        ([{"prompt": [USER], "completion": [USER]}], "completion ends in .* role user in row 1"),
+        ([{"prompt": [USER], "completion": [ASSISTANT, SYSTEM]}], "ends in .* role system in row"),
         ([ROWS["text"]], "a single row"),
     ],
 )
@@ -140,6 +173,22 @@ def test_rows_that_cannot_be_used(rows, named, tmp_path):
 def test_options_that_are_invalid(options, named):
     with pytest.raises(UserError, match=named):
         load_text_task(**options)
+
+
+@pytest.mark.parametrize("learnt", ["prompt_completion", "messages in prompt and completion"])
+def test_other_rows_are_of_the_kind_of_the_training_rows(learnt: str, tmp_path: Path) -> None:
+    kinds = {"prompt_completion": "text", "messages in prompt and completion": "messages"}
+    (other,) = kinds.keys() - {learnt}
+    files = {case: write(tmp_path / f"{kinds[case]}.jsonl", *[ROWS[case]] * 3) for case in kinds}
+    said = (
+        f"text_columns: prompt, completion of {files[other]} are {kinds[other]}, and those of the "
+        f"training rows are {kinds[learnt]}; write {kinds[learnt]} there, too."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load_text_task(train_file=files[learnt], validation_file=files[other])
+    task = load_text_task(train_file=files[learnt], validation_file=files[learnt])
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load_text_rows(files[other], task.describe())
 
 
 def test_two_columns_that_are_no_form(tmp_path):

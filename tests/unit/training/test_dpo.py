@@ -11,8 +11,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import DPOConfig
 
 from command_line import refused
-from language_model import prepared_run, save_language_model, text_options, write_rows
-from lora2 import Lora2Callback
+from language_model import TEMPLATE, prepared_run, save_language_model, text_options, write_rows
+from lora2 import Lora2Callback, UserError
 from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
 from lora2.reports.tables import plan_table
@@ -65,7 +65,8 @@ def test_metrics_are_means_over_rows_whatever_the_batch(
         run = prepared(language_model, tmp_path / f"run{size}", **sizes)
         disturb(run.trainer.model)
         metrics = run.trainer.evaluate()
-        names = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies")
+        names = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies",
+                 "eval_rewards/chosen", "eval_logps/rejected")  # fmt: skip
         found.append([metrics[name] for name in names])
     assert found[1:] == [pytest.approx(found[0], rel=1e-4)] * 2
     assert len(run.trainer.eval_dataset) == 5
@@ -122,6 +123,39 @@ def test_rows_that_are_cut_off_are_counted(language_model: Path, tmp_path: Path)
     cells = [cell for column in plan_table(run).columns for cell in column.cells]
     expected = "10 training rows and 10 rows of validation: max_length=48 cuts off all that is "
     assert f"{expected}learnt" in cells
+
+
+OWN: dict[str, Any] = {"train_rows": None, "validation_rows": None, "max_length": 48}
+
+
+def test_rows_whose_answers_are_the_same_when_cut_off_are_left_out(
+    language_model: Path, tmp_path: Path
+) -> None:
+    alike = {"prompt": "a?", "chosen": "b" * 60 + "c", "rejected": "b" * 60 + "d"}
+    rows = [alike, {"prompt": "a?", "chosen": "b" * 60, "rejected": "b" * 40}] * 5
+    file = write_rows(tmp_path / "mine.jsonl", *rows)
+    run = prepared(language_model, tmp_path / "run", train_file=file, validation_file=file, **OWN)
+    assert run.left_out == {"train": 5, "validation": 5}
+    assert all(len(row["rejected"]) < 50 for row in run.trainer.train_dataset)
+    file = write_rows(tmp_path / "alike.jsonl", *[alike] * 5)
+    with pytest.raises(UserError) as refusal:
+        prepared(language_model, tmp_path / "other", train_file=file, **OWN)
+    assert "max_length=48 cuts off all that is to be learnt, in every train row" in str(
+        refusal.value
+    )
+
+
+def test_answers_that_a_tokenizer_does_not_tell_apart_are_refused(
+    tmp_path: Path,
+) -> None:
+    trimming = TEMPLATE.replace("message['content']", "message['content'] | trim")
+    model = save_language_model(tmp_path / "model", trimming)
+    row = {"prompt": [{"role": "user", "content": "a"}],
+           "chosen": [{"role": "assistant", "content": "b"}],
+           "rejected": [{"role": "assistant", "content": "b "}]}  # fmt: skip
+    file = write_rows(tmp_path / "mine.jsonl", *[row] * 5)
+    with pytest.raises(UserError, match=r"^text_columns: .* makes the same tokens .* 'b'"):
+        prepared(model, tmp_path / "run", train_file=file, **OWN)
 
 
 def test_penalty_is_in_the_training_loss_alone(language_model: Path, tmp_path: Path) -> None:

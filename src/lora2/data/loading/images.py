@@ -11,9 +11,10 @@ from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import encode_labels, read_labels
 from lora2.data.own.image_folders import check_classes, has_no_names, read_image_table
 from lora2.data.own.images import read_images
-from lora2.data.own.labelled import label_names_of, split_off_validation
+from lora2.data.own.labelled import label_names_of
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.image_task import IMAGE_COLUMN, ImageTask, build_images
 from lora2.data.tasks.task import LABEL_COLUMN
@@ -64,7 +65,9 @@ def load_image_task(
     label_names = label_names_of(train, columns[1], labels, "classification")
     train_set = _encoded(train, columns, labels, label_names)
     if validation is None:
-        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+        train_set, validation_set = split_off_validation(
+            train_set, train.source, data_seed, [{label} for label in labels]
+        )
     else:
         check_classes(validation, "validation_file")
         validation_set = _labelled(validation, columns_in(validation, *columns), label_names)

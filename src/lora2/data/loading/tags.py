@@ -10,9 +10,10 @@ from lora2.data.builtin.appointments import tagged_sentences
 from lora2.data.builtin.drawing import Split
 from lora2.data.named_tasks import task_names
 from lora2.data.own.columns import sorted_label_names
-from lora2.data.own.labelled import split_off_validation
+from lora2.data.own.label_spelling import difference_of, first_alike, look_of
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.own.tagged_rows import (
     TaggedRows,
     choose_columns,
@@ -24,6 +25,7 @@ from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import is_tag, tag_names, type_of
 from lora2.data.tasks.tagged_task import RowsOf, TaggedTask, build_tagged
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +70,8 @@ def load_tagged_task(
     label_names = _label_names(train, label, rows.tags)
     train_set = _encoded(train, label, rows, label_names)
     if validation is None:
-        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+        types = [{type_of(tag) for tag in row} - {None} for row in rows.tags]
+        train_set, validation_set = split_off_validation(train_set, train.source, data_seed, types)
     else:
         more = read_tagged(validation, rows_of, text, label)
         validation_set = _encoded(validation, label, more, label_names)
@@ -87,16 +90,24 @@ def load_tagged_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
 
 
 def _label_names(table: DataTable, column: str, tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    types = {type_of(tag) for row in tags for tag in row} - {None}
+    types = list(dict.fromkeys(each for row in tags for each in map(type_of, row) if each))
     if not types:
         raise UserError(
             f"label_column: column {column!r} of {table.source} marks no entity, so there is "
             "nothing to learn; name a column with entities."
         )
+    alike = first_alike(types)
+    if alike is not None:
+        row = next(row for row, found in enumerate(tags) if alike[1] in map(type_of, found))
+        raise UserError(
+            f"label_column: column {column!r} of {table.source} has entities of the types "
+            f"{as_shown(alike[0])} and {as_shown(alike[1])} (row {row + 1}), "
+            f"{difference_of(*alike)}."
+        )
     # A hub dataset may name types that its training rows lack.
     named = table.class_names.get(column, ())
-    types |= {type_of(name) for name in named if is_tag(name)} - {None}
-    return tag_names(sorted_label_names([str(each) for each in types]))
+    more = {type_of(name) for name in named if is_tag(name)} - {None}
+    return tag_names(sorted_label_names([str(each) for each in {*types, *more}]))
 
 
 def _encoded(
@@ -106,14 +117,24 @@ def _encoded(
     for number, tags in enumerate(rows.tags, start=1):
         for tag in tags:
             if tag not in index:
-                types = dict.fromkeys(type_of(name) for name in label_names[1:])
-                raise UserError(
-                    f"label_column: column {column!r}, row {number} of {table.source} has an "
-                    f"entity of the type {type_of(tag)!r}, which the training data lacks; its "
-                    f"types are {listed(map(str, types))}; correct it, or add training rows with "
-                    "it."
-                )
+                place = f"column {column!r}, row {number} of {table.source}"
+                raise UserError(_refusal(str(type_of(tag)), place, label_names))
     return build_tagged(rows.tokens, [[index[tag] for tag in tags] for tags in rows.tags])
+
+
+def _refusal(unknown: str, place: str, label_names: Sequence[str]) -> str:
+    """Return the sentence for a type of entity that training has not seen."""
+    types = [str(each) for each in dict.fromkeys(map(type_of, label_names[1:]))]
+    alike = next((each for each in types if look_of(each) == look_of(unknown)), None)
+    if alike is not None:
+        return (
+            f"label_column: {place} has an entity of the type {unknown!r}, and the training data "
+            f"has {alike!r}, {difference_of(alike, unknown)}."
+        )
+    return (
+        f"label_column: {place} has an entity of the type {unknown!r}, which the training data "
+        f"lacks; its types are {listed(types)}; correct it, or add training rows with it."
+    )
 
 
 def _appointments(data_seed: int) -> TaggedTask:

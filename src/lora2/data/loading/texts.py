@@ -10,9 +10,9 @@ from lora2.data.builtin import rewrite
 from lora2.data.builtin.drawing import Split
 from lora2.data.builtin.rewrite import rewrite_pairs
 from lora2.data.named_tasks import task_names
-from lora2.data.own.labelled import split_off_validation
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.own.text_rows import choose_form, read_rows
 from lora2.data.public import snips
 from lora2.data.tables.files import read_table
@@ -83,7 +83,8 @@ def load_text_rows(path: Path | str, task: Mapping[str, Any]) -> Dataset:
     Raises:
         UserError: a file, column or row that cannot be used.
     """
-    return rows_as_dataset(read_rows(read_table(path), task["form"], task["columns"]))
+    rows = read_rows(read_table(path), task["form"], task["columns"], task["conversational"])
+    return rows_as_dataset(rows)
 
 
 def _own_task(
@@ -102,13 +103,15 @@ def _own_task(
             "compare with; write 0, or give prompts with completions."
         )
     rows = read_rows(train, form, columns)
+    conversational = not isinstance(rows[0][FORMS[form].columns[0]], str)
     if validation is None:
         train_set, validation_set = split_off_validation(
             rows_as_dataset(rows), train.source, data_seed
         )
     else:
         train_set = rows_as_dataset(rows)
-        validation_set = rows_as_dataset(read_rows(validation, form, columns))
+        more = read_rows(validation, form, columns, conversational)
+        validation_set = rows_as_dataset(more)
     return TextTask(
         name=name,
         train=train_set,
@@ -116,7 +119,7 @@ def _own_task(
         metrics=(metrics := _metrics(exact_match)),
         main_metric=metrics[0],
         form=form,
-        conversational=not isinstance(rows[0][FORMS[form].columns[0]], str),
+        conversational=conversational,
         system=_common_system(rows, form),
         columns=columns,
     )

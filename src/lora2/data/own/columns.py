@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
+from lora2.data.own.label_spelling import difference_of, first_alike
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.task import Kind
 from lora2.errors import UserError
@@ -136,21 +137,20 @@ def read_labels(
             f"kind: column {name!r} of {table.source} holds fractions such as {example}, which "
             f"are no class labels; {advice}."
         )
-    _refuse_blanks_around(table, name, names)
+    _refuse_alike(table, name, names)
     return names
 
 
-def _refuse_blanks_around(table: DataTable, name: str, labels: Sequence[str]) -> None:
-    """Check that no two classes are the same but for blanks before and after them."""
-    classes: dict[str, str] = {}
-    for label in labels:
-        other = classes.setdefault(label.strip(), label)
-        if other != label:
-            raise UserError(
-                f"label_column: column {name!r} of {table.source} has the labels "
-                f"{as_shown(other)} and {as_shown(label)} (row {list(labels).index(label) + 1}), "
-                "which differ in blanks alone; write both the same way."
-            )
+def _refuse_alike(table: DataTable, name: str, labels: Sequence[str]) -> None:
+    """Check that no two classes look the same."""
+    alike = first_alike(labels)
+    if alike is not None:
+        other, label = alike
+        raise UserError(
+            f"label_column: column {name!r} of {table.source} has the labels {as_shown(other)} "
+            f"and {as_shown(label)} (row {list(labels).index(label) + 1}), "
+            f"{difference_of(other, label)}."
+        )
 
 
 def _number(table: DataTable, name: str, row: int, value: object, advice: str) -> float:
@@ -206,6 +206,13 @@ def encode_labels(
     index = {name: position for position, name in enumerate(label_names)}
     unknown = sorted(set(labels) - set(index))
     if unknown:
+        alike = first_alike([*label_names, *unknown])
+        if alike is not None and alike[1] in unknown:
+            raise UserError(
+                f"label_column: column {column!r} of {table.source} has the label "
+                f"{as_shown(alike[1])} (row {list(labels).index(alike[1]) + 1}), and the training "
+                f"data has {as_shown(alike[0])}, {difference_of(*alike)}."
+            )
         raise UserError(
             f"label_column: column {column!r} of {table.source} has the label "
             f"{as_shown(unknown[0])} (row {list(labels).index(unknown[0]) + 1}), which the "

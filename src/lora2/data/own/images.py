@@ -19,6 +19,8 @@ from lora2.support.shown import as_shown
 # Pillow's modes that have no range: whole numbers of 32 bits, and floating-point ones.
 _WIDE_MODES = ("I", "F")
 _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
+# Exif's number of how a camera was held, and its values for a quarter turn.
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 # Characters of a path that a message shows: a cell may hold a whole file.
 _SHOWN = 200
 
@@ -30,12 +32,29 @@ def decoded(image: StoredImage) -> Any:
         Exception: whatever Pillow raises for a file that is damaged, or is no image; a ValueError
             for values of an unknown range.
     """
-    pillow = require("PIL.Image", extra=EXTRA)
     operations = require("PIL.ImageOps", extra=EXTRA)
-    content = image["bytes"]
-    with pillow.open(image["path"] if content is None else io.BytesIO(content)) as opened:
+    with _opened(image) as opened:
         # Opening reads the header alone; this reads all.
         return _in_eight_bits(operations.exif_transpose(opened)).convert("RGB")
+
+
+def upright_size(image: StoredImage) -> tuple[int, int]:
+    """Return width and height of an image as `decoded` returns it, of most files by the header."""
+    with _opened(image) as opened:
+        width, height = opened.size
+        is_turned = opened.getexif().get(_ORIENTATION) in _TURNED
+    return (height, width) if is_turned else (width, height)
+
+
+def name_of(image: StoredImage, otherwise: str) -> str:
+    """Return where an image is, in words of a message."""
+    return image["path"] or otherwise
+
+
+def _opened(image: StoredImage) -> Any:
+    pillow = require("PIL.Image", extra=EXTRA)
+    content = image["bytes"]
+    return pillow.open(image["path"] if content is None else io.BytesIO(content))
 
 
 def _in_eight_bits(image: Any) -> Any:
@@ -73,18 +92,20 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
     for number, value in enumerate(table.column(column, "image_column"), start=1):
         place = f"row {number} of {table.source}"
         image = _stored(value, folder, f"column {column!r}, {place}")
+        if image["bytes"] is not None:
+            # Rows may be split or cut later, and are named by the table's number.
+            image["path"] = place
         try:
             decoded(image)
         # Pillow raises what it likes for a damaged file.
         except Exception as error:
-            named = image["path"] or place
             # Pillow's sentence for an unknown format has the path again, or an address in memory.
             is_unknown = isinstance(error, pillow.UnidentifiedImageError)
             unknown_format = "it has none of the formats that Pillow reads"
             reason = unknown_format if is_unknown else clause_of(error)
             raise UserError(
-                f"image_column: {named} is no image that can be read ({reason}); save it as PNG or "
-                "JPEG, or remove it."
+                f"image_column: {image['path']} is no image that can be read ({reason}); save it "
+                "as PNG or JPEG, or remove it."
             ) from error
         images.append(image)
     return images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from lora2.data.own.columns import (
     read_texts,
     sorted_label_names,
 )
+from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.task import Kind, TaskData, build_dataset
@@ -22,8 +22,6 @@ from lora2.support.shown import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-VALIDATION_FRACTION = 0.1
 
 # The first is the main metric.
 METRICS: dict[Kind, tuple[str, ...]] = {
@@ -57,7 +55,10 @@ def task_from_tables(
     label_names = label_names_of(train, label_column, labels, kind)
     train_set = _encoded(train, texts, label_column, labels, kind, label_names)
     if validation is None:
-        train_set, validation_set = split_off_validation(train_set, train.source, data_seed)
+        classes = [{label} for label in labels] if kind == "classification" else None
+        train_set, validation_set = split_off_validation(
+            train_set, train.source, data_seed, classes
+        )
     else:
         validation_set = _labelled(validation, columns, label_column, kind, label_names)
     return TaskData(
@@ -141,24 +142,3 @@ def _encoded(
         return build_dataset(texts, [float(label) for label in labels], kind)
     names = [str(label) for label in labels]
     return build_dataset(texts, encode_labels(table, label_column, names, label_names), kind)
-
-
-def split_off_validation(dataset: Dataset, source: str, data_seed: int) -> tuple[Dataset, Dataset]:
-    """Split a tenth, at least one row, off for validation; both keep the order of the file.
-
-    Raises:
-        UserError: there is a single row.
-    """
-    rows = len(dataset)
-    if rows < 2:
-        raise UserError(
-            f"validation_file: {source} has a single row, too few to split off validation data; "
-            f"add rows or name a validation file."
-        )
-    order = list(range(rows))
-    random.Random(f"validation-{data_seed}").shuffle(order)
-    held_out = max(1, round(VALIDATION_FRACTION * rows))
-    # keep_in_memory: the list of rows would go to a cache file otherwise.
-    validation = dataset.select(sorted(order[:held_out]), keep_in_memory=True)
-    train = dataset.select(sorted(order[held_out:]), keep_in_memory=True)
-    return train, validation

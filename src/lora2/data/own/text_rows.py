@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.data.tables.json_rows import list_in_cell
+from lora2.data.own.messages import (
+    are_messages,
+    check_ends_in_answer,
+    check_has_messages_alone,
+    check_has_words_alone,
+    messages_in_cell,
+)
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
 from lora2.support.shown import as_shown
 
 _ROLE = "text_columns"
+_ANSWERS = ("completion", "chosen", "rejected")
 _OF_TEXT_ALONE = (".csv", ".tsv")
-# What chat templates write of a message beside role and content.
-_WRITTEN_BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")
 
 
 def choose_form(
@@ -55,8 +60,12 @@ def choose_form(
     return found[0], FORMS[found[0]].columns
 
 
-def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(
+    table: DataTable, form: Form, columns: Sequence[str], conversational: bool | None = None
+) -> list[dict[str, Any]]:
     """Return one dictionary a row, by the column names of the form, every value checked.
+
+    conversational: whether the training rows are messages, where these are others.
 
     Raises:
         UserError: naming the first row that cannot be used.
@@ -67,28 +76,48 @@ def read_rows(table: DataTable, form: Form, columns: Sequence[str]) -> list[dict
     for number, row in enumerate(rows, start=1):
         place = f"row {number} of {table.source}"
         kinds |= {_kind(value, name, place, form) for name, value in row.items()}
-        if form in PREFERENCES and row["chosen"] == row["rejected"]:
-            raise UserError(
-                f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
-                "prefer; change or remove the row."
-            )
-        if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
-            raise UserError(
-                f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
-                "common, which would be the prompt; begin both with the same messages, or add a "
-                "column prompt."
-            )
-        if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
-            raise UserError(
-                f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
-                "nothing to learn from them; remove the row."
-            )
+        _check_row(row, place, form)
     if len(kinds) > 1:
         raise UserError(
             f"{_ROLE}: in {listed(columns)} of {table.source} some values are text and some are "
             "messages; write all of them in one way."
         )
+    if conversational is not None and kinds != {list if conversational else str}:
+        kind, learnt = ("text", "messages") if conversational else ("messages", "text")
+        raise UserError(
+            f"{_ROLE}: {listed(columns)} of {table.source} are {kind}, and those of the training "
+            f"rows are {learnt}; write {learnt} there, too."
+        )
+    if kinds == {list}:
+        check_has_messages_alone(table, _ROLE, "learnt", columns)
     return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _check_row(row: dict[str, Any], place: str, form: Form) -> None:
+    """Check that a row whose values are as they must be has something to learn from.
+
+    Raises:
+        UserError: it has not.
+    """
+    if form in PREFERENCES and row["chosen"] == row["rejected"]:
+        raise UserError(
+            f"{_ROLE}: chosen and rejected are the same in {place}, so there is nothing to "
+            "prefer; change or remove the row."
+        )
+    if form == "preference_pair" and not _begin_alike(row["chosen"], row["rejected"]):
+        raise UserError(
+            f"{_ROLE}: the messages of chosen and rejected in {place} have no first ones in "
+            "common, which would be the prompt; begin both with the same messages, or add a "
+            "column prompt."
+        )
+    for name in _ANSWERS:
+        if isinstance(row.get(name), list):
+            check_ends_in_answer(row[name], name, place, _ROLE)
+    if form == "chat" and not any(m["role"] == "assistant" for m in row["messages"]):
+        raise UserError(
+            f"{_ROLE}: the messages in {place} hold none of the role assistant, so there is "
+            "nothing to learn from them; remove the row."
+        )
 
 
 def column_of(
@@ -102,12 +131,7 @@ def column_of(
     values = list(table.column(name, role))
     if form == "text" or Path(table.source).suffix.lower() not in _OF_TEXT_ALONE:
         return values
-    return [_messages_of(value) or value for value in values]
-
-
-def _messages_of(value: object) -> list[Any] | None:
-    found = list_in_cell(value) if isinstance(value, str) else None
-    return found if are_messages(found) else None
+    return [messages_in_cell(value) or value for value in values]
 
 
 def _begin_alike(chosen: Any, rejected: Any) -> bool:
@@ -123,43 +147,15 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
             raise UserError(f"{_ROLE}: {name} is blank in {place}; fill or remove the row.")
         return str
     if form != "text" and are_messages(value):
-        _check_has_words_alone(value, place)
+        check_has_words_alone(value, place, _ROLE)
         return list
     raise UserError(
         f"{_ROLE}: {name} is {_shown(value)} in {place}; write {FORMS[form].holds} there."
     )
 
 
-def _check_has_words_alone(messages: object, place: str) -> None:
-    """Check that nothing of a message would be lost that a chat template can write.
-
-    Raises:
-        UserError: something would.
-    """
-    assert isinstance(messages, list)
-    lost = next((name for m in messages for name in _WRITTEN_BESIDE_CONTENT if m.get(name)), None)
-    if lost is not None:
-        raise UserError(
-            f"{_ROLE}: a message in {place} has {lost!r} beside its content, which would not be "
-            "learnt; write it into content, as the model is to write it, or remove it."
-        )
-
-
-def are_messages(value: object) -> bool:
-    """Whether a value is a list of messages with role and content, one at least."""
-    return isinstance(value, list) and bool(value) and all(map(_is_message, value))
-
-
-def _is_message(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("role"), str)
-        and isinstance(value.get("content"), str)
-    )
-
-
 def _plain(value: Any) -> Any:
-    # Names, numbers and dates of messages, say, are nothing to write.
+    # Numbers and dates of messages, say, are nothing to write.
     if isinstance(value, str):
         return value
     return [{"role": message["role"], "content": message["content"]} for message in value]

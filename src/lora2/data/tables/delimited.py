@@ -18,6 +18,9 @@ from lora2.data.tables.text_encoding import open_text
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.
 _LONGEST_CELL = 2**31 - 1
+# What may be wrong with a line of too many or too few fields.
+_OF_CSV = "a text that holds the separator may need quoting"
+_OF_TSV = "no text of TSV may hold a tab or a line break; CSV can quote them"
 
 
 def read_csv(path: Path) -> DataTable:
@@ -30,7 +33,7 @@ def read_csv(path: Path) -> DataTable:
         # strict: an unclosed quote is an error instead of a text that swallows the file's rest.
         reader = csv.reader(file, strict=True)
         try:
-            return _table(path, _columns_of_rows(_with_blanks(_numbered(reader))))
+            return _table(path, _columns_of_rows(_with_blanks(_numbered(reader)), _OF_CSV))
         except csv.Error as error:
             raise MalformedError(
                 f"is not well-formed CSV near line {reader.line_num} ({error}); "
@@ -44,10 +47,21 @@ def read_tsv(path: Path) -> DataTable:
     Raises:
         MalformedError: it is no such file.
     """
-    with open_text(path) as file:
-        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
+    with open_text(path, _line_break(path)) as file:
+        lines = ((number, _without_break(line)) for number, line in enumerate(file, start=1))
         rows = ((number, line.split("\t") if line else []) for number, line in lines)
-        return _table(path, _columns_of_rows(_with_blanks(rows)))
+        return _table(path, _columns_of_rows(_with_blanks(rows), _OF_TSV))
+
+
+def _line_break(path: Path) -> str:
+    """Return what ends the lines of TSV, where a text may hold a lone carriage return."""
+    with open_text(path, "\n") as file:
+        # No name of a column has one, so that a header with one is of a file with no other breaks.
+        return "" if "\r" in _without_break(file.readline()) else "\n"
+
+
+def _without_break(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _table(path: Path, columns: dict[str, list[object]]) -> DataTable:
@@ -55,8 +69,8 @@ def _table(path: Path, columns: dict[str, list[object]]) -> DataTable:
     return DataTable(str(path), tuple(columns), rows, columns.__getitem__)
 
 
-def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[object]]:
-    """Turn a header and rows, each with its line number, into columns."""
+def _columns_of_rows(rows: Iterator[tuple[int, list[str]]], advice: str) -> dict[str, list[object]]:
+    """Turn a header and rows, each with its line number, into columns; advice: of other counts."""
     _, header = next(rows, (0, []))
     check_names_differ(header)
     columns: dict[str, list[object]] = {name: [] for name in header}
@@ -64,7 +78,7 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]]) -> dict[str, list[ob
         if len(row) != len(header):
             raise MalformedError(
                 f"has {len(row)} fields in line {line_number} but {len(header)} in its header; "
-                f"correct that line (a text that holds the separator may need quoting)"
+                f"correct that line ({advice})"
             )
         for name, value in zip(header, row, strict=True):
             columns[name].append(value or None)

@@ -26,10 +26,13 @@ _OTHER_FILES = {
 }
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a file of UTF-8 text for reading, its line breaks as they are."""
+def open_text(path: Path, newline: str = "") -> TextIO:
+    """Open a file of UTF-8 text for reading, its line breaks as they are.
+
+    newline: what ends a line, as in `open`; empty for every line break.
+    """
     # utf-8-sig: spreadsheet programs put a byte-order mark in front of the first column's name.
-    return path.open(encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline=newline)
 
 
 def check_is_utf8_text(path: Path, role: str) -> None:

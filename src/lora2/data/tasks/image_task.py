@@ -22,7 +22,10 @@ IMAGE_COLUMN = "image"
 
 
 class StoredImage(TypedDict):
-    """An image as `datasets.Image` stores it: its content, or else the path of its file."""
+    """An image as `datasets.Image` stores it: its content, or else the path of its file.
+
+    Next to content, `path` is where the user's table has it, in words.
+    """
 
     bytes: bytes | None
     path: str | None

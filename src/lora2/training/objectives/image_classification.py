@@ -9,11 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
 from transformers import (
     BatchEncoding,
-    PreTrainedModel,
     TrainingArguments,
     default_data_collator,
 )
@@ -26,13 +23,11 @@ from lora2.data.loading.images import (
 )
 from lora2.data.named_tasks import task_names
 from lora2.data.own.image_folders import read_image_table
-from lora2.data.own.images import decoded, read_images, without_content
+from lora2.data.own.images import read_images, without_content
 from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import OutputRow
-from lora2.data.tasks.image_task import EXTRA, IMAGE_COLUMN, KIND, ImageTask, build_images
-from lora2.data.tasks.task import LABEL_COLUMN
+from lora2.data.tasks.image_task import EXTRA, KIND, ImageTask, build_images
 from lora2.errors import UserError
-from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 from lora2.training.base_models.digits_model import digits_processor, save_digits_model
 from lora2.training.base_models.models import (
@@ -42,6 +37,7 @@ from lora2.training.base_models.models import (
 )
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns
+from lora2.training.objectives.image_inputs import check_one_size, inputs_of, refused_by
 from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, ToLabel
 from lora2.training.objectives.objective import Sets
 from lora2.training.objectives.output import IMAGES
@@ -51,7 +47,6 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.model_arguments import DIGITS_MODEL
 from lora2.training.scores.metrics import compute_metrics
 from lora2.training.trainer.trainer_arguments import training_arguments
-from lora2.tuners.base.distributed.zero import is_partitioned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -144,10 +139,16 @@ class ImageClassification(RowLabelling):
                 f"model: {settings.model.model} reads images of {channels} channels; give one that "
                 "reads three, red, green and blue."
             )
-        _check_reads(base.model, _inputs(preprocessor, task.train[:1])["pixel_values"], settings)
         sets = {"train": task.train, **task.validation}
+        refused = refused_by(base.model, check_one_size(preprocessor, sets))
+        if refused is not None:
+            raise UserError(
+                f"model: {settings.model.model} does not read {refused}; correct that file, or "
+                "give another model."
+            )
         return {
-            name: rows.with_transform(partial(_inputs, preprocessor)) for name, rows in sets.items()
+            name: rows.with_transform(partial(inputs_of, preprocessor))
+            for name, rows in sets.items()
         }
 
     def batches_and_metrics(self, task: ImageTask, preprocessor: Any) -> dict[str, Any]:
@@ -172,9 +173,20 @@ class ImageClassification(RowLabelling):
         return load_image_rows(path, task)
 
     def batches(self, run: LoadedRun, rows: Dataset, batch_size: int) -> Iterator[BatchEncoding]:
-        """Yield images as inputs of the model."""
+        """Yield images as inputs of the model.
+
+        Raises:
+            UserError: images that no batch can hold together, or that the model does not read.
+        """
+        model: Any = run.model
+        refused = refused_by(model, check_one_size(run.preprocessor, {"the file": rows}))
+        if refused is not None:
+            raise UserError(
+                f"image_column: the model of {run.folder.path} does not read {refused}; give "
+                "images of the size that it was trained on."
+            )
         for start in range(0, len(rows), batch_size):
-            inputs = _inputs(run.preprocessor, rows[start : start + batch_size])
+            inputs = inputs_of(run.preprocessor, rows[start : start + batch_size])
             yield BatchEncoding({"pixel_values": inputs["pixel_values"]}).to(run.model.device)
 
     def read_table(self, path: Path) -> DataTable:
@@ -212,36 +224,3 @@ def _has_base(settings: RunSettings) -> bool:
     """Whether the run is resumed and has its base model already."""
     folder = RunFolder(settings.folder)
     return settings.run.resume and (folder.base / MODEL_CONFIG).is_file()
-
-
-def _check_reads(model: PreTrainedModel, pixels: Tensor, settings: RunSettings) -> None:
-    """Check on one image [1, 3, height, width] that the model reads what its processor makes.
-
-    No configuration says so: some models read the size that it names alone, others read every size.
-
-    Raises:
-        UserError: it does not.
-    """
-    # Weights that are not here, or are shared out, compute nothing before the trainer has them.
-    if any(weight.is_meta or is_partitioned(weight) for weight in model.parameters()):
-        return
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(pixel_values=pixels.to(model.device, model.dtype))
-    except (ValueError, RuntimeError, AssertionError) as error:
-        reason = clause_of(error)
-        raise UserError(
-            f"model: {settings.model.model} does not read images of "
-            f"{' × '.join(map(str, pixels.shape[1:]))} numbers, which its preprocessor_config.json "
-            f"makes ({reason}); correct that file, or give another model."
-        ) from error
-    finally:
-        model.train(was_training)
-
-
-def _inputs(processor: Any, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Return pixels [rows, 3, height, width] of images, and their classes where they are known."""
-    images = [decoded(image) for image in rows[IMAGE_COLUMN]]
-    inputs = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-    return inputs | ({"labels": rows[LABEL_COLUMN]} if LABEL_COLUMN in rows else {})

@@ -10,6 +10,7 @@ from typing import Any
 
 from trl import DPOTrainer
 
+from lora2.data.tokenization.preferences import told_apart
 from lora2.training.trainer.run_trainer import RunBase
 from lora2.training.trainer.trl_penalty import WithPenalty
 from lora2.training.trainer.weighted_evaluation import WeightedEvaluation
@@ -26,8 +27,9 @@ class RunDpoTrainer(WeightedSteps, WeightedEvaluation, WithPenalty, RunBase, DPO
         """Return the number of answers, twice that of the pairs."""
         return len(batch["input_ids"])
 
-    def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
+    def _prepare_dataset(self, dataset: Any, tokenizer: Any, options: Any, name: str) -> Any:
         # Rows are tokenized before there is an adapter, whose schedule depends on their number.
         if "prompt_ids" in dataset.column_names:
             return dataset
-        return super()._prepare_dataset(dataset, *arguments)
+        made = super()._prepare_dataset(dataset, tokenizer, options, name)
+        return told_apart(made, options.max_length)
