@@ -18,6 +18,7 @@ from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 from lora2.tuners.lora2.stored_factors import SCALING
 
@@ -128,6 +129,7 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
                     "new adapter name."
                 )
             sizes.append((layer, k, r))
+    stay_frozen_with_others(layers.values(), adapter_name)
     for layer, k, r in sizes:
         layer.resize_adapter(adapter_name, k, r)
 

@@ -125,7 +125,9 @@ class StoredFactors(AdaptedLayer):
         """Train these adapters, or do not; one without singular values is never trained."""
         super().set_requires_grad(adapter_names, requires_grad)
         for adapter_name in {adapter_names} if isinstance(adapter_names, str) else adapter_names:
-            if adapter_name in self.lora2_states:
+            state = self.lora2_states.get(adapter_name)
+            if state is not None:
+                state.was_frozen_empty = False
                 self._freeze_if_empty(adapter_name)
 
     def _freeze_if_empty(self, adapter_name: str) -> None:
