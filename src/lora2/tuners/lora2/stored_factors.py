@@ -40,6 +40,10 @@ class StoredFactors(AdaptedLayer):
         """Whether this layer carries the adapter."""
         return adapter_name in self.lora2_states
 
+    def identity_of(self, adapter_name: str) -> object:
+        """Return the state: loading, resizing and switching an adapter keep it."""
+        return self.lora2_states[adapter_name]
+
     def has_effect(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter and any singular value of it."""
         state = self.lora2_states.get(adapter_name)

@@ -164,6 +164,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
         """Return tensors of this layer by the name of their adapter, one of each."""
         return getattr(self, self.adapter_layer_names[0])
 
+    def identity_of(self, adapter_name: str) -> object:
+        """Return what an adapter keeps for its life, and another of the same name does not have."""
+        return self.adapter_dropout[adapter_name]
+
     def trains(self, adapter_name: str) -> bool:
         """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
         if self.disable_adapters or adapter_name not in self.active_adapters:

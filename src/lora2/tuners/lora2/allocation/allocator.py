@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.ranks import agree_on
+from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
@@ -65,6 +66,7 @@ class RankAllocator:
         if config is None or not self._layers:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
+        self._adapter = SameAdapter(self._layers, adapter_name, "RankAllocator")
         self._sizes = [layer.sizes_of(adapter_name) for layer in self._layers.values()]
         self._kept = KeptSet(self._layers, adapter_name, self.config.budget_unit)
         self.plan = plan_budget(self.config, self._kept.matrices, checked_total(total_steps))
@@ -117,9 +119,10 @@ class RankAllocator:
 
         Raises:
             UserError: no adapter parameter has a gradient, all `total_steps` are done, the adapter
-                was cut or compacted since the last step, or the processes of one training do not
-                agree on the values to keep.
+                was deleted, cut or compacted since the last step, or the processes of one training
+                do not agree on the values to keep.
         """
+        self._adapter.check()
         if self._accumulation.is_micro_batch():
             return
         if self.finished:
@@ -162,6 +165,7 @@ class RankAllocator:
 
     def hold_pruned(self) -> None:
         """Let pruned values count as zero from now on, whatever an optimizer makes of them."""
+        self._adapter.check()
         self._kept.hold()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -183,8 +187,9 @@ class RankAllocator:
 
         Raises:
             UserError: it is no state, or one of another adapter, or no step is left in which to
-                reach the target.
+                reach the target, or the adapter was deleted.
         """
+        self._adapter.check()
         check_is_state(state)
         own = self.state_dict()
         # The states of older versions do not have them.
@@ -215,14 +220,10 @@ class RankAllocator:
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
+        self._adapter.check()
         self._kept.read()
 
     def _check_sizes(self) -> None:
-        if not all(layer.has_adapter(self.adapter_name) for layer in self._layers.values()):
-            raise UserError(
-                f"Adapter {self.adapter_name!r} has been deleted since this RankAllocator was "
-                "made; leave the call out, or make a new one for another adapter."
-            )
         if self._sizes != [layer.sizes_of(self.adapter_name) for layer in self._layers.values()]:
             raise UserError(
                 f"Adapter {self.adapter_name!r} has been cut or compacted since this RankAllocator "
