@@ -61,8 +61,14 @@ def is_finite(value: Any) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
         return math.isfinite(value)
-    except (OverflowError, TypeError):
+    # Tensors: of several numbers, and of complex ones.
+    except (OverflowError, TypeError, ValueError, RuntimeError):
         return False
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is such a number, and not true or false, which Python counts as 1 and 0."""
+    return not isinstance(value, bool) and is_finite(value)
 
 
 def _is_enum(kind: Any) -> bool:
