@@ -63,7 +63,7 @@ def add_weighted_adapter(
             "average".
         NumericalError: NaN or infinity in one of the adapters.
     """
-    if adapter_name in tuner.peft_config:
+    if isinstance(adapter_name, str) and adapter_name in tuner.peft_config:
         return None
     check_adapter_name(adapter_name)
     _check(tuner, adapters, weights)
