@@ -62,6 +62,12 @@ def test_what_is_no_name_of_an_adapter_is_refused(function: str, name: Any, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", [["default"], None, 3, "a.b"])
+def test_what_is_no_name_is_refused_before_a_lora_is_read(name: Any) -> None:
+    with pytest.raises(UserError, match=rf"^adapter_name={re.escape(repr(name))} "):
+        lora2.import_lora(tiny_llama(), "nowhere", adapter_name=name)
+
+
 @pytest.mark.parametrize("name", EXPORTS)
 @pytest.mark.parametrize("path", [None, 3, b"x"], ids=["None", "number", "bytes"])
 def test_what_is_no_path_is_refused(name: str, path: Any) -> None:
