@@ -1,5 +1,6 @@
 """Functions of the package that are given what is no model, path, batch or tokenizer."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ NO_MODEL = {
     "import_lora": lambda model: lora2.import_lora(model, "lora"),
     "loraplus_groups": lambda model: lora2.loraplus_groups(model, 1e-3, 16),
 }
+NAMED = {
+    "RankAllocator": lambda model, name, path: RankAllocator(model, 10, name),
+    "compact_adapter": lambda model, name, path: lora2.compact_adapter(model, name),
+    "truncate_adapter": lambda model, name, path: lora2.truncate_adapter(model, name, rank=1),
+    "start_from_gradients": lambda model, name, path: lora2.start_from_gradients(model, [], name),
+    "export_lora": lambda model, name, path: lora2.export_lora(model, path, adapter_name=name),
+    "export_gguf": lambda model, name, path: lora2.export_gguf(model, path, adapter_name=name),
+    "GateThreshold": lambda model, name, path: lora2.GateThreshold(model, 10, name),
+    "prune_gates": lambda model, name, path: lora2.prune_gates(model, name),
+    "add_weighted_adapter": lambda model, name, path: model.add_weighted_adapter(
+        ["default"], [1.0], name
+    ),
+}
 EXPORTS = {
     "export_lora": lora2.export_lora,
     "export_merged": lora2.export_merged,
@@ -36,6 +50,22 @@ def adapted() -> Any:
 def test_what_is_no_model_is_refused(name: str, model: Any) -> None:
     with pytest.raises(UserError, match=r"^model: .* is not a torch.nn.Module; "):
         NO_MODEL[name](model)
+
+
+@pytest.mark.parametrize("function", NAMED)
+@pytest.mark.parametrize("name", [["default"], {"default": 1}, None, 3])
+def test_what_is_no_name_of_an_adapter_is_refused(function: str, name: Any, tmp_path: Path) -> None:
+    model = adapted()
+    with pytest.raises(UserError, match=rf"^adapter_name={re.escape(repr(name))} is "):
+        NAMED[function](model, name, tmp_path / "out")
+    assert list(model.peft_config) == ["default"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [["default"], None, 3, "a.b"])
+def test_what_is_no_name_is_refused_before_a_lora_is_read(name: Any) -> None:
+    with pytest.raises(UserError, match=rf"^adapter_name={re.escape(repr(name))} "):
+        lora2.import_lora(tiny_llama(), "nowhere", adapter_name=name)
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -28,6 +28,7 @@ from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.layers.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
+from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import adapted_layers
@@ -66,10 +67,11 @@ def import_lora(
 
     Raises:
         UserError: the adapter is no LoRA or AdaLoRA, or has what LoRA² has not (DoRA, a bias), or
-            a field that it decides itself; or the model has adapters already.
+            a field that it decides itself; or the model has adapters already, or the name is none.
         NumericalError: it holds NaN or infinity.
     """
     check_is_module(model)
+    check_adapter_name(adapter_name)
     config = importable_config(path)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise UserError(

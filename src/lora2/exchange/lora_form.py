@@ -27,6 +27,7 @@ from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.names.adapter_names import check_is_text
 from lora2.tuners.base.names.compiled_names import check_has_own_names
 from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
@@ -143,6 +144,7 @@ def _lora_config(
 
 def _config_of(model: PeftModel, adapter_name: str) -> Any:
     check_is_peft_model(model)
+    check_is_text(adapter_name)
     configs = getattr(model, "peft_config", {})
     if adapter_name not in configs:
         raise UserError(

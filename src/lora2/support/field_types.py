@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -61,7 +62,24 @@ def is_finite(value: Any) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
         return math.isfinite(value)
-    except (OverflowError, TypeError):
+    # Tensors: of several numbers, and of complex ones.
+    except (OverflowError, TypeError, ValueError, RuntimeError):
+        return False
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is such a number, and not true or false, which Python counts as 1 and 0."""
+    return not isinstance(value, bool) and is_finite(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether a value is several in an order, such as a list or an array, and not one text."""
+    if isinstance(value, str | bytes | bytearray | Mapping) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        return len(value) >= 0
+    # Types, and arrays and tensors of one number, have none.
+    except TypeError:
         return False
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lora2.errors import UserError
-from lora2.support.field_types import is_finite
+from lora2.support.field_types import is_finite_number
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.lora2.layer import Lora2Layer
 
@@ -31,9 +31,13 @@ def loraplus_groups(
     Raises:
         UserError: no LoRA² adapter is trained, or a number out of its range.
     """
-    if not (is_finite(ratio) and is_finite(lr) and ratio >= 1 and lr >= 0):
+    if not (is_finite_number(ratio) and is_finite_number(lr) and ratio >= 1 and lr >= 0):
         raise UserError(
             f"ratio={ratio!r} and lr={lr!r}: write a ratio of at least 1, and a rate of 0 or more."
+        )
+    if not (is_finite_number(weight_decay) and weight_decay >= 0):
+        raise UserError(
+            f"weight_decay={weight_decay!r}: write a number of 0 or more, such as 0.01."
         )
     check_is_module(model)
     factors = _trained(model)

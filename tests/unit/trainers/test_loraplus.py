@@ -54,16 +54,29 @@ def test_our_own_groups_are_not_warned_of(tmp_path):
         train(model, torch.optim.AdamW(loraplus_groups(model, 1e-3, 4)), tmp_path)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0, -1, float("nan"), float("inf"), "16", None])
+@pytest.mark.parametrize("ratio", [0.5, 0, -1, float("nan"), float("inf"), "16", None, True])
 def test_a_ratio_below_one_is_refused(ratio):
     with pytest.raises(UserError, match=f"ratio={ratio!r}"):
         loraplus_groups(bert_model(), 1e-3, ratio)
 
 
-@pytest.mark.parametrize("rate", [-1e-3, float("nan"), "1e-3", None])
+@pytest.mark.parametrize("rate", [-1e-3, float("nan"), "1e-3", None, True])
 def test_a_rate_below_zero_is_refused(rate):
     with pytest.raises(UserError, match=f"lr={rate!r}"):
         loraplus_groups(bert_model(), rate, 16)
+
+
+@pytest.mark.parametrize("decay", [-1, float("nan"), float("inf"), "x", None, True])
+def test_a_weight_decay_below_zero_is_refused(decay):
+    with pytest.raises(UserError, match=f"^weight_decay={decay!r}: write a number of 0 or more"):
+        loraplus_groups(bert_model(), 1e-3, 16, decay)
+
+
+@pytest.mark.parametrize("name", ["lr", "ratio", "weight_decay"])
+@pytest.mark.parametrize("value", [torch.tensor([1.0, 2.0]), torch.tensor(1j), 10**400])
+def test_what_is_not_one_real_number_is_refused(name, value):
+    with pytest.raises(UserError, match=f"{name}="):
+        loraplus_groups(bert_model(), **{"lr": 1e-3, "ratio": 16, name: value})
 
 
 def test_a_model_without_our_adapter_is_refused():

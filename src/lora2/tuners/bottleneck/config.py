@@ -9,7 +9,12 @@ from typing import ClassVar, Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
-from lora2.tuners.base.config.target_config import TargetConfig, check_choice, check_whole
+from lora2.tuners.base.config.target_config import (
+    TargetConfig,
+    check_choice,
+    check_float32,
+    check_whole,
+)
 
 Activation = Literal["gelu", "relu"]
 
@@ -71,3 +76,4 @@ class BottleneckConfig(TargetConfig):
         check_choice("activation", self.activation, get_args(Activation))
         if self.init_std < 0:
             raise UserError(f"init_std={self.init_std} must not be negative; 0.01 is the paper's.")
+        check_float32("init_std", self.init_std, default=0.01, may_be_zero=True)

@@ -17,6 +17,7 @@ class AdapterState:
         orthonormalize: whether v is made orthonormal.
         k: columns of v; a parameter that is sharded or partitioned need not tell them.
         r: singular values.
+        first_k: k as the adapter was made, whatever pruning and cutting leave of it.
         is_started: v has been started from gradients.
         is_allocated: an allocator prunes it, as against a budget that nobody prunes to.
         is_finished: its schedule is over, and its zero singular values are not saved.
@@ -31,6 +32,7 @@ class AdapterState:
     orthonormalize: bool
     k: int
     r: int
+    first_k: int
     is_started: bool = False
     is_allocated: bool = False
     is_finished: bool = False

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
-from lora2.support.field_types import fits, is_finite, shortened
+from lora2.support.field_types import fits, is_finite_number, is_sequence, shortened
+from lora2.support.shown import as_shown
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
@@ -63,10 +64,10 @@ def add_weighted_adapter(
             "average".
         NumericalError: NaN or infinity in one of the adapters.
     """
-    if adapter_name in tuner.peft_config:
+    if isinstance(adapter_name, str) and adapter_name in tuner.peft_config:
         return None
     check_adapter_name(adapter_name)
-    _check(tuner, adapters, weights)
+    adapters, weights = _checked(tuner, adapters, weights)
     _check_choices(combination_type, svd_rank, heads)
     states = _head_states(tuner, adapters, weights, heads)
     rows_from = _owner_of_rows(tuner, adapters, heads)
@@ -142,29 +143,43 @@ def _fill(
     return math.sqrt(lost / all_of_it) if all_of_it else 0.0
 
 
-def _check(tuner: AdaptedModel, adapters: list[str], weights: list[float]) -> None:
-    if not adapters or len(adapters) != len(weights):
+def _checked(
+    tuner: AdaptedModel, adapters: Sequence[str], weights: Sequence[float]
+) -> tuple[list[str], list[float]]:
+    """Return the names and their weights as lists of texts and of floats."""
+    if not is_sequence(adapters):
+        raise UserError(
+            f"adapters={as_shown(adapters)} must be a list of names, such as ['default']."
+        )
+    if not is_sequence(weights):
+        raise UserError(
+            f"weights={as_shown(weights)} must be a list of numbers, one for each adapter, such as "
+            "[1.0]."
+        )
+    if not len(adapters) or len(adapters) != len(weights):
         raise UserError(
             f"adapters has {len(adapters)} names and weights {len(weights)} numbers: give one "
             "weight for each adapter, and at least one."
         )
-    unknown = [name for name in adapters if name not in tuner.peft_config]
+    known = tuner.peft_config
+    unknown = [name for name in adapters if not isinstance(name, str) or name not in known]
     if unknown:
         raise UserError(
-            f"adapters={unknown} do not exist in this model: choose from {list(tuner.peft_config)}."
+            f"adapters={unknown} do not exist in this model: choose from {list(known)}."
         )
     for weight in weights:
-        if not is_finite(weight):
+        if not is_finite_number(weight):
             raise UserError(f"weights: {shortened(weight)} must be a finite number.")
+    return list(adapters), [float(weight) for weight in weights]
 
 
 def _check_choices(combination_type: str, svd_rank: int | None, heads: Heads) -> None:
-    if combination_type not in COMBINATION_TYPES:
+    if not isinstance(combination_type, str) or combination_type not in COMBINATION_TYPES:
         raise UserError(
             f"combination_type={combination_type!r} is not known: choose one of "
             f"{', '.join(COMBINATION_TYPES)}."
         )
-    if heads not in get_args(Heads):
+    if not isinstance(heads, str) or heads not in get_args(Heads):
         raise UserError(
             f"heads={heads!r} is not known: choose one of {', '.join(get_args(Heads))}."
         )

@@ -16,8 +16,8 @@ from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
 from lora2.support.ranges import COUNT, check_number
 from lora2.tuners.base.config.target_config import (
     TargetConfig,
-    check_alpha,
     check_choice,
+    check_float32,
     check_regular_expression,
     check_whole,
     checked_pattern,
@@ -317,7 +317,7 @@ class Lora2Config(TargetConfig):
         self.alpha_pattern = self.alpha_pattern or {}
         for pattern, alpha in self.alpha_pattern.items():
             check_regular_expression("alpha_pattern", pattern)
-            check_alpha(alpha, usual=4, name=f"alpha_pattern[{pattern!r}]")
+            check_float32(f"alpha_pattern[{pattern!r}]", alpha, default=4)
         if self.budget_unit == "parameters" and self.init_r > self.k:
             raise UserError(
                 f"budget_unit='parameters' needs a k of at least init_r={self.init_r}, and k is "
@@ -351,11 +351,13 @@ class Lora2Config(TargetConfig):
         for name in ("beta1", "beta2", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be in [0, 1).")
-        check_alpha(self.lora_alpha, usual=4)
+        check_float32("lora_alpha", self.lora_alpha, default=4)
         if self.orth_reg_weight < 0:
             raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
+        check_float32("orth_reg_weight", self.orth_reg_weight, default=0.1, may_be_zero=True)
         if self.init_std <= 0:
             raise UserError(f"init_std={self.init_std} must be above 0; the paper's is 0.02.")
+        check_float32("init_std", self.init_std, default=0.02)
 
     def _check_schedule(self) -> None:
         # A saved config says what it was, whatever the defaults of a later version are, and the

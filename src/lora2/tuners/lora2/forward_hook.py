@@ -20,6 +20,7 @@ from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.forgotten_calls import ForgottenCalls
+from lora2.tuners.lora2.frozen_empty import before_loading
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimizer_batch
 from lora2.tuners.lora2.penalty import penalty_of_model
@@ -154,6 +155,7 @@ def install(model: nn.Module) -> None:
         hook.handles = [
             model.register_forward_pre_hook(hook.before_forward),
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
+            model.register_load_state_dict_pre_hook(before_loading),
         ]
         setattr(model, _ATTRIBUTE, hook)
     # It is set here, because a compiler would take a later change for a new model.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.signal_directions import signal_directions
+from lora2.support.shown import as_shown
 from lora2.tuners.base.distributed.ranks import from_first_process
 from lora2.tuners.base.distributed.whole import is_plain, local_part
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
@@ -61,13 +62,19 @@ def start_from_gradients(
 
     Raises:
         UserError: there is no such adapter, it is trained already or split over processes, the
-            model returns no loss, or `batches` are fewer than two, or cannot be iterated over.
+            model returns no loss, `loss` cannot be called, or `batches` are fewer than two, or
+            cannot be iterated over.
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
+    if loss is not None and not callable(loss):
+        raise UserError(
+            f"loss={as_shown(loss)} cannot be called; give a function of model and batch that "
+            "returns the loss, or leave it out."
+        )
     layers = _layers(model, adapter_name)
     first = _first(batches)
-    seen = _gradients(model, first, layers, adapter_name, loss or _own_loss)
+    seen = _gradients(model, first, layers, adapter_name, _own_loss if loss is None else loss)
     counts = [len(each) for each in seen.values()]
     if max(counts) < 2:
         raise UserError(
@@ -94,13 +101,17 @@ def _first(batches: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator over the first batches."""
     if isinstance(batches, Mapping):
         raise UserError("batches: got one batch; give several, such as a list or a DataLoader.")
-    # What has items by number alone can be iterated over too, such as some data sets.
-    can_iterate = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
-    if isinstance(batches, str | bytes) or not can_iterate:
+    is_text = isinstance(batches, str | bytes)
+    try:
+        iterator = None if is_text else iter(batches)
+    except TypeError:
+        # Also of what seems to be iterable, such as a tensor of one number.
+        iterator = None
+    if iterator is None:
         raise UserError(
             f"batches: got {batches!r}; give batches as the model takes them, such as a DataLoader."
         )
-    return islice(batches, BATCHES)
+    return islice(iterator, BATCHES)
 
 
 def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:

@@ -42,10 +42,14 @@ class Lora2Layer(StoredFactors):
         d_out, d_in = self.matrix_shape()
         k = min(k, d_in, d_out)
         scaling = config.scaling(k, config.init_r, alpha)
-        k = k if r else 0
+        first_k, k = k, k if r else 0
         start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
         self.lora2_states[adapter_name] = AdapterState(
-            config_scaling=scaling, orthonormalize=config.orthogonality == "exact", k=k, r=r
+            config_scaling=scaling,
+            orthonormalize=config.orthogonality == "exact",
+            k=k,
+            r=r,
+            first_k=first_k,
         )
         self.scaling[adapter_name] = self.initial_scaling(adapter_name)
         self.add_dropout(adapter_name, config.lora_dropout)

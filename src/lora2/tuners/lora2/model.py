@@ -175,5 +175,5 @@ class Lora2Model(AdaptedModel):
         )
         check_number_of_experts(model, adapter_name, remapped)
         remapped = without_pruned_modules(model, adapter_name, remapped)
-        resize_for(model, config, adapter_name, remapped)
+        resize_for(model, adapter_name, remapped)
         return remapped

@@ -18,6 +18,7 @@ from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
 from lora2.tuners.lora2.stored_factors import SCALING
 
@@ -106,9 +107,7 @@ def without_pruned_modules(
     return result
 
 
-def resize_for(
-    model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
-) -> None:
+def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
     """Give every adapted layer the r that the state dict (keys of the model) has for it.
 
     Raises:
@@ -116,12 +115,13 @@ def resize_for(
             on k; that of a finished layer stays what it was in training, as saving it counts on.
     """
     sizes: list[tuple[Lora2Layer, int, int]] = []
-    for name, layer in adapted_layers(model, adapter_name).items():
+    layers = adapted_layers(model, adapter_name)
+    for name, layer in layers.items():
         keys = _keys(name, adapter_name)
         if all(key in state_dict for key in keys.values()):
             k, r = state_dict[keys["u"]].shape
-            own, _ = layer.sizes_of(adapter_name)
-            if r and k != own and not _was_its_own(layer, name, config, adapter_name, (k, r)):
+            if r and not layer.can_take(adapter_name, k, r):
+                own, _ = layer.sizes_of(adapter_name)
                 raise UserError(
                     f"k={own} of {name} in the model, and {k} in the saved adapter: give the "
                     "config the k that it was trained with, or load an adapter that was pruned "
@@ -129,6 +129,7 @@ def resize_for(
                     "new adapter name."
                 )
             sizes.append((layer, k, r))
+    stay_frozen_with_others(layers.values(), adapter_name)
     for layer, k, r in sizes:
         layer.resize_adapter(adapter_name, k, r)
 
@@ -168,20 +169,6 @@ def _check_finite(name: str, factors: Mapping[str, Tensor]) -> None:
             f"NaN or infinity in a factor of {name}, which has no smaller form: train the adapter "
             "again, or load it from a checkpoint."
         )
-
-
-def _was_its_own(
-    layer: Lora2Layer,
-    module_name: str,
-    config: Lora2Config,
-    adapter_name: str,
-    saved: tuple[int, int],
-) -> bool:
-    """Whether a layer that was pruned can have saved these k and r: its first k, or compact."""
-    asked = looked_up(config.k_pattern, _short(module_name), config.k)
-    first, (k, r) = min(asked, *layer.matrix_shape()), saved
-    is_narrowed = adapter_name in layer.lora2_scaling
-    return (layer.lora2_states[adapter_name].is_finished or is_narrowed) and k in (r, first)
 
 
 def _short(module_name: str) -> str:

@@ -40,6 +40,10 @@ class StoredFactors(AdaptedLayer):
         """Whether this layer carries the adapter."""
         return adapter_name in self.lora2_states
 
+    def identity_of(self, adapter_name: str) -> object:
+        """Return the state: loading, resizing and switching an adapter keep it."""
+        return self.lora2_states[adapter_name]
+
     def has_effect(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter and any singular value of it."""
         state = self.lora2_states.get(adapter_name)
@@ -103,6 +107,15 @@ class StoredFactors(AdaptedLayer):
                 getattr(self, FACTORS[symbol].attribute)[adapter_name] = new
         self._freeze_if_empty(adapter_name)
 
+    def can_take(self, adapter_name: str, k: int, r: int) -> bool:
+        """Whether factors of this k and r may replace those of an adapter, whose scaling stays.
+
+        Another k is one that a pruned or cut adapter has had: its first, or compact.
+        """
+        state = self.lora2_states[adapter_name]
+        was_larger = state.is_finished or adapter_name in self.lora2_scaling
+        return k == state.k or (was_larger and k <= state.first_k and k in (r, state.first_k))
+
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
         """Make these adapters active, and trainable unless in inference mode."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
@@ -116,7 +129,9 @@ class StoredFactors(AdaptedLayer):
         """Train these adapters, or do not; one without singular values is never trained."""
         super().set_requires_grad(adapter_names, requires_grad)
         for adapter_name in {adapter_names} if isinstance(adapter_names, str) else adapter_names:
-            if adapter_name in self.lora2_states:
+            state = self.lora2_states.get(adapter_name)
+            if state is not None:
+                state.was_frozen_empty = False
                 self._freeze_if_empty(adapter_name)
 
     def _freeze_if_empty(self, adapter_name: str) -> None:
@@ -183,7 +198,7 @@ class StoredFactors(AdaptedLayer):
                 self.mark_narrowed(adapter_name)
                 self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
-            elif own.dim() == saved.dim() == 2 and len(own) == len(saved):
+            elif own.dim() == saved.dim() == 2 and self.can_take(adapter_name, *saved.shape):
                 self.resize_adapter(adapter_name, *saved.shape)
             if scaling is None and adapter_name in self.lora2_scaling:
                 # A state dict of a wider adapter, or of an older version, does not have it.

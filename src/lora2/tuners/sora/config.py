@@ -12,8 +12,8 @@ from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
 from lora2.tuners.base.config.target_config import (
     TargetConfig,
-    check_alpha,
     check_choice,
+    check_float32,
     check_whole,
     checked_pattern,
 )
@@ -71,7 +71,7 @@ class SoraConfig(TargetConfig):
         self.peft_type = PeftType["SORA"]
         check_whole("r", self.r)
         self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
-        check_alpha(self.lora_alpha, usual=16)
+        check_float32("lora_alpha", self.lora_alpha, default=16)
         if not 0 <= self.lora_dropout < 1:
             raise UserError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
         self._check_threshold()
@@ -83,6 +83,7 @@ class SoraConfig(TargetConfig):
     def _check_threshold(self) -> None:
         if self.threshold < 0:
             raise UserError(f"threshold={self.threshold} must not be negative; 0 closes no gate.")
+        check_float32("threshold", self.threshold, default=1e-4, may_be_zero=True)
         check_choice("threshold_schedule", self.threshold_schedule, THRESHOLD_SHAPES)
         check_whole("threshold_stages", self.threshold_stages)
         if self.threshold_schedule == "constant":
@@ -92,5 +93,6 @@ class SoraConfig(TargetConfig):
                 f"max_threshold={self.max_threshold} must be given, and not below threshold="
                 f"{self.threshold}, with threshold_schedule={self.threshold_schedule!r}."
             )
+        check_float32("max_threshold", self.max_threshold, may_be_zero=True)
         if self.threshold_schedule == "exp_linear" and self.threshold == 0:
             raise UserError("threshold=0 has no logarithm: write a small number for exp_linear.")

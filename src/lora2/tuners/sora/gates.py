@@ -12,6 +12,7 @@ from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.layers.adapted_layer import layers_of_kind
 from lora2.tuners.base.model.placement import adapters_named, prefix_of
+from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.layer import SoraLayer
@@ -49,6 +50,7 @@ class GateThreshold:
             )
         self._layers = layers_of_kind(model, adapter_name, SoraLayer)
         self.config: SoraConfig = found[0].config
+        self._adapter = SameAdapter(self._layers, adapter_name, "GateThreshold")
         self._use = UseWatch(self._layers, adapter_name, total_steps)
 
     @property
@@ -71,7 +73,12 @@ class GateThreshold:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Soft-threshold every gate by ξ."""
+        """Soft-threshold every gate by ξ.
+
+        Raises:
+            UserError: the adapter was deleted.
+        """
+        self._adapter.check()
         threshold = self.threshold
         for layer in self._all():
             gate = layer.sora_gate[self.adapter_name]

@@ -54,6 +54,33 @@ def test_numbers_are_no_texts_and_no_booleans(kind: type[TargetConfig], value: A
             kind(**{name: value})
 
 
+@pytest.mark.parametrize("value", [1e-320, 1e39, 10**39])
+@pytest.mark.parametrize(
+    ("kind", "name", "others"),
+    [
+        (Lora2Config, "lora_alpha", {}),
+        (Lora2Config, "init_std", {}),
+        (Lora2Config, "orth_reg_weight", {}),
+        (SoraConfig, "lora_alpha", {}),
+        (SoraConfig, "threshold", {}),
+        (SoraConfig, "max_threshold", {"threshold": 0, "threshold_schedule": "linear"}),
+        (BottleneckConfig, "init_std", {}),
+    ],
+)
+def test_a_number_that_float32_cannot_hold_is_refused(
+    kind: type[TargetConfig], name: str, others: dict[str, Any], value: float
+) -> None:
+    with pytest.raises(UserError, match=rf"^{name}=\S+ must be .* a number that float32 can hold"):
+        kind(**others, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Lora2Config, "orth_reg_weight"), (SoraConfig, "threshold")]
+)
+def test_zero_is_held_where_it_means_none(kind: type[TargetConfig], name: str) -> None:
+    assert getattr(kind(**{name: 0}), name) == 0
+
+
 @every_field
 def test_a_file_with_such_a_value_is_named(
     kind: type[TargetConfig], name: str, tmp_path: Path

@@ -1,7 +1,9 @@
 """Weighted sums of adapters."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
@@ -230,6 +232,51 @@ def test_a_model_that_was_merged_has_nothing_to_combine(combination_type: str) -
     model.merge_and_unload()
     with pytest.raises(UserError, match="no layer has default any more"):
         model.base_model.add_weighted_adapter(["default"], [1.0], "sum", combination_type)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "weights", "said"),
+    [
+        (None, [1.0], "adapters=None must be a list of names"),
+        ("default", [1.0], "adapters='default' must be a list of names"),
+        ({"default": 1.0}, [1.0], "adapters={'default': 1.0} must be a list of names"),
+        ({"default"}, [1.0], "adapters={'default'} must be a list of names"),
+        ([["default"]], [1.0], r"adapters=\[\['default'\]\] do not exist in this model"),
+        (["default"], 0.5, "weights=0.5 must be a list of numbers"),
+        (["default"], b"x", "weights=b'x' must be a list of numbers"),
+        (["default"], torch.tensor(3), r"weights=tensor\(3\) must be a list of numbers"),
+        (["default"], list, "weights=<class 'list'> must be a list of numbers"),
+        (["default"], [True], "weights: true must be a finite number"),
+        (["default"], [torch.ones(2)], "weights: .* must be a finite number"),
+        (["default"], [10**400], "weights: a number of too many digits must be a finite number"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_and_nothing_is_added(
+    adapters: Any, weights: Any, said: str
+) -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config())
+    with pytest.raises(UserError, match=said):
+        model.add_weighted_adapter(adapters, weights, "sum")
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("choice", ["combination_type", "heads"])
+def test_an_array_is_no_choice(choice: str) -> None:
+    model = get_peft_model(LINEAR.model(), LINEAR.config())
+    with pytest.raises(UserError, match=rf"{choice}=array\(\[1, 2\]\) is not known"):
+        model.add_weighted_adapter(["default"], [1.0], "sum", **{choice: np.array([1, 2])})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "weights", [(2, 10**20), np.array([2.0, 1e20]), torch.tensor([2.0, 1e20]).double()]
+)
+def test_sequences_of_numbers_of_any_kind_are_weights(weights: Any) -> None:
+    model = with_three_adapters(LINEAR)
+    model.add_weighted_adapter(("wide", "thin"), weights, "sum")
+    for name, delta in deltas(model, "sum").items():
+        expected = 2 * deltas(model, "wide")[name] + 1e20 * deltas(model, "thin")[name]
+        torch.testing.assert_close(delta, expected, rtol=1e-5, atol=1e14)
 
 
 @torch.no_grad()

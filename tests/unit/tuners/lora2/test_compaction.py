@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,35 @@ def test_weights_of_before_the_end_load_into_a_compacted_adapter() -> None:
     compact_adapter(model)
     set_peft_model_state_dict(model, whole)
     assert (model(x) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "shrink", [compact_adapter, lambda model: truncate_adapter(model, rank=0.5)]
+)
+def test_a_module_of_before_the_end_loads_into_a_smaller_adapter(
+    shrink: Callable[[nn.Module], Any],
+) -> None:
+    model, x = adapted(LINEAR), LINEAR.inputs()
+    whole, expected = copy.deepcopy(model.state_dict()), model(x)
+    prune_to(model, 1, 0)
+    shrink(model)
+    assert any(k < K for k, _ in sizes(model))
+    model.load_state_dict(whole)
+    assert torch.equal(model(x), expected)
+
+
+def test_a_module_of_a_k_that_it_never_had_does_not_load() -> None:
+    model = adapted(LINEAR)
+    prune_to(model, 2, 1)
+    compact_adapter(model)
+    for form in ({"k": 5, "init_r": 5}, {"k": 1, "init_r": 3}):
+        other = adapted(LINEAR, **form)
+        with pytest.raises(RuntimeError, match=r"size mismatch for base_model\.model\.lin0"):
+            model.load_state_dict(other.state_dict())
+
+
+def sizes(model: nn.Module) -> list[tuple[int, int]]:
+    return [layer.sizes_of("default") for layer in layers_of(model).values()]
 
 
 def test_weights_of_another_k_do_not_load_into_a_finished_adapter(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The start of v from gradients, against the dense gradient of each weight."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,8 @@ def broken(model):
         (lambda model: [], UserError, "batches: got 0"),
         (lambda model: 5, UserError, "batches: got 5; give batches as the model takes them"),
         (lambda model: "train", UserError, "batches: got 'train'; give batches"),
+        (lambda model: torch.tensor(3), UserError, r"batches: got tensor\(3\); give batches"),
+        (lambda model: list, UserError, "batches: got <class 'list'>; give batches"),
         (lambda model: BATCHES[0], UserError, "batches: got one batch; give several"),
         (no_loss, UserError, "returned no loss for a batch"),
         (broken, NumericalError, "NaN or infinity in the gradient of base_model"),
@@ -212,6 +215,26 @@ def test_a_loss_without_gradients_is_refused_and_v_stays(returned, said):
             model, BATCHES, loss=lambda model, batch: returned(model(**batch).loss)
         )
     assert all(torch.equal(v, before[name]) for name, v in vs(model).items())
+
+
+@pytest.mark.parametrize("loss", [5, 0, "", [], False])
+def test_what_cannot_be_called_is_no_loss(loss):
+    model = adapted()
+    before = vs(model)
+    with pytest.raises(UserError, match=rf"^loss={re.escape(repr(loss))} cannot be called; give"):
+        start_from_gradients(model, BATCHES, loss=loss)
+    assert all(torch.equal(v, before[name]) for name, v in vs(model).items())
+
+
+def test_a_loss_that_counts_as_false_is_used():
+    class Loss(list):
+        def __call__(self, model, batch):
+            called.append(batch)
+            return model(**batch).loss
+
+    called = []
+    start_from_gradients(adapted(), BATCHES, loss=Loss())
+    assert len(called) == len(BATCHES)
 
 
 def test_an_adapter_that_no_gradient_reaches_is_refused():

@@ -190,3 +190,19 @@ def test_an_adapter_that_transformers_added_is_pruned_too(tmp_path: Path) -> Non
 def test_thresholds_of_an_adapter_that_is_not_there_are_refused() -> None:
     with pytest.raises(UserError, match="adapter_name='nobody'"):
         GateThreshold(adapted(), 10, "nobody")
+
+
+def test_thresholds_of_one_adapter_leave_another_of_its_name_alone() -> None:
+    model = adapted(threshold=0.2)
+    model.add_adapter("stays", model.peft_config["default"])
+    thresholds = GateThreshold(model, total_steps=3)
+    config = model.peft_config["default"]
+    model.set_adapter("stays")
+    model.delete_adapter("default")
+    with pytest.raises(UserError, match="Adapter 'default' has been deleted since"):
+        thresholds.step()
+    model.add_adapter("default", config)
+    before = [layer.sora_gate["default"].tolist() for layer in layers(model)]
+    with pytest.raises(UserError, match="another has its name; make a new GateThreshold"):
+        thresholds.step()
+    assert [layer.sora_gate["default"].tolist() for layer in layers(model)] == before

@@ -124,20 +124,26 @@ def check_whole(name: str, value: Any, lowest: int = 1) -> None:
         )
 
 
-def check_alpha(alpha: Any, usual: float, name: str = "lora_alpha") -> None:
-    """Check a lora_alpha: it multiplies factors in float32, divided by a rank.
+def check_float32(
+    name: str, value: Any, *, default: float | None = None, may_be_zero: bool = False
+) -> None:
+    """Check a number that is computed with in float32, such as a lora_alpha, divided by a rank.
 
-    usual: the default, to name.
+    default: of the field, to name.
 
     Raises:
         UserError: no number, not above 0, or one that float32 cannot hold.
     """
     limits = torch.finfo(torch.float32)
-    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if not is_number or not limits.tiny <= alpha <= limits.max:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if may_be_zero and is_number and value == 0:
+        return
+    if not is_number or not limits.tiny <= value <= limits.max:
+        kind = "0, or" if may_be_zero else "above 0, and"
+        usual = "" if default is None else f"; {default:g} is the default"
         raise UserError(
-            f"{name}={shortened(alpha)} must be above 0, and a number that float32 can hold "
-            f"({limits.tiny:.1e} to {limits.max:.1e}); {usual:g} is the default."
+            f"{name}={shortened(value)} must be {kind} a number that float32 can hold "
+            f"({limits.tiny:.1e} to {limits.max:.1e}){usual}."
         )
 
 

@@ -18,7 +18,7 @@ from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layers.quantized import is_quantized, plain_linear
 from lora2.tuners.base.layers.scaling import ScaledLayer
-from lora2.tuners.base.names.adapter_names import BASE_ONLY
+from lora2.tuners.base.names.adapter_names import BASE_ONLY, check_is_text
 from lora2.tuners.base.offloading import loaded_weight
 
 
@@ -163,6 +163,10 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     def tensors_by_adapter(self) -> Any:
         """Return tensors of this layer by the name of their adapter, one of each."""
         return getattr(self, self.adapter_layer_names[0])
+
+    def identity_of(self, adapter_name: str) -> object:
+        """Return what an adapter keeps for its life, and another of the same name does not have."""
+        return self.adapter_dropout[adapter_name]
 
     def trains(self, adapter_name: str) -> bool:
         """Whether an adapter of this layer is active, enabled and has a trainable parameter."""
@@ -366,9 +370,10 @@ def layers_of_kind(model: nn.Module, adapter_name: str, kind: type[LayerT]) -> d
     """Return the layers of a class that carry an adapter, by name in the model's order.
 
     Raises:
-        UserError: the model is not a torch.nn.Module.
+        UserError: the model is not a torch.nn.Module, or the adapter's name is no text.
     """
     check_is_module(model)
+    check_is_text(adapter_name)
     return {
         name: module
         for name, module in model.named_modules()

@@ -11,6 +11,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lora2.errors import UserError
+from lora2.support.shown import as_shown
 
 BASE_ONLY = "__base__"
 """PEFT's name, in mixed batches, for "no adapter"."""
@@ -35,6 +36,19 @@ def check_adapter_name(name: Any) -> None:
         )
     if name == BASE_ONLY or any(hasattr(holder, name) for holder in _HOLDERS):
         raise UserError(f"adapter_name={name!r} means something else in torch or PEFT: {_EXAMPLE}.")
+
+
+def check_is_text(name: Any) -> None:
+    """Check that the name of an adapter is one, before it is looked up.
+
+    Raises:
+        UserError: it is something else, such as `active_adapters`, which is a list.
+    """
+    if not isinstance(name, str):
+        raise UserError(
+            f"adapter_name={as_shown(name)} is a {type(name).__name__}; give the name of one "
+            "adapter, such as 'default'."
+        )
 
 
 def check_names_apart(names: Iterable[str], model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.ranks import agree_on
+from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
@@ -65,6 +66,7 @@ class RankAllocator:
         if config is None or not self._layers:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config
+        self._adapter = SameAdapter(self._layers, adapter_name, "RankAllocator")
         self._sizes = [layer.sizes_of(adapter_name) for layer in self._layers.values()]
         self._kept = KeptSet(self._layers, adapter_name, self.config.budget_unit)
         self.plan = plan_budget(self.config, self._kept.matrices, checked_total(total_steps))
@@ -117,9 +119,10 @@ class RankAllocator:
 
         Raises:
             UserError: no adapter parameter has a gradient, all `total_steps` are done, the adapter
-                was cut or compacted since the last step, or the processes of one training do not
-                agree on the values to keep.
+                was deleted, cut or compacted since the last step, or the processes of one training
+                do not agree on the values to keep.
         """
+        self._adapter.check()
         if self._accumulation.is_micro_batch():
             return
         if self.finished:
@@ -162,6 +165,7 @@ class RankAllocator:
 
     def hold_pruned(self) -> None:
         """Let pruned values count as zero from now on, whatever an optimizer makes of them."""
+        self._adapter.check()
         self._kept.hold()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -183,35 +187,43 @@ class RankAllocator:
 
         Raises:
             UserError: it is no state, or one of another adapter, or no step is left in which to
-                reach the target.
+                reach the target, or the adapter was deleted.
         """
+        self._adapter.check()
         check_is_state(state)
         own = self.state_dict()
         # The states of older versions do not have them.
         is_older = "most" not in state
         state = {"total_steps": own["total_steps"], "most": own["most"], **state}
-        check_fits(state, own, self.adapter_name)
-        self._has_scored = int(state["completed_steps"]) > 0
-        self.completed_steps = int(state["completed_steps"])
-        self._kept.mask = state["mask"].to(self._kept.device)
-        self._ceiling = max(self.spent, self.plan.target) if is_older else int(state["most"])
-        self._follow_new_total(int(state["total_steps"]))
+        check_fits(state, own, self.adapter_name, self.plan.initial)
+        step, saved_total = int(state["completed_steps"]), int(state["total_steps"])
+        mask = state["mask"].to(self._kept.device)
+        kept = self._kept.spent_on(mask)
+        # A new schedule makes the present kept set the start of what is left of it.
+        is_new_schedule = saved_total != self.plan.total_steps
+        reached = max(kept, self.plan.target)
+        ceiling = reached if is_older or is_new_schedule else int(state["most"])
+        budget = min(self.plan.at(step), ceiling)
+        is_overdue = kept > budget or (self._kept.is_exact and kept < budget)
+        if is_overdue and step >= self.plan.total_steps:
+            raise self._no_step_left(step, kept)
+        self.completed_steps, self._has_scored = step, step > 0
+        self._kept.mask = mask
+        self._ceiling, self._is_overdue = ceiling, is_overdue
         self._importance.load_state_dict(state)
         for layer in self._layers.values():
             layer.release_pruned(self.adapter_name)
             layer.lora2_states[self.adapter_name].is_finished = False
         self._hold_if_finished()
+        if is_new_schedule and self.plan.prunes:
+            self._warn_of_new_schedule(saved_total)
 
     def read_kept(self) -> None:
         """Take as kept what is not zero in the model, into which other weights were loaded."""
+        self._adapter.check()
         self._kept.read()
 
     def _check_sizes(self) -> None:
-        if not all(layer.has_adapter(self.adapter_name) for layer in self._layers.values()):
-            raise UserError(
-                f"Adapter {self.adapter_name!r} has been deleted since this RankAllocator was "
-                "made; leave the call out, or make a new one for another adapter."
-            )
         if self._sizes != [layer.sizes_of(self.adapter_name) for layer in self._layers.values()]:
             raise UserError(
                 f"Adapter {self.adapter_name!r} has been cut or compacted since this RankAllocator "
@@ -263,29 +275,23 @@ class RankAllocator:
     def _budget_at(self, step: int) -> int:
         return min(self.plan.at(step), self._ceiling)
 
-    def _follow_new_total(self, saved_total: int) -> None:
-        """Make the present kept set the start of what is left of the schedule."""
-        plan, kept = self.plan, self.spent
-        if saved_total != plan.total_steps:
-            self._ceiling = max(kept, plan.target)
-        self._is_overdue = kept > self.budget or (self._kept.is_exact and kept < self.budget)
-        if self._is_overdue and self.finished:
-            raise UserError(
-                f"total_steps={plan.total_steps}: the state of adapter {self.adapter_name!r} was "
-                f"saved after {self.completed_steps} steps with {kept} {plan.unit_in_words}, so no "
-                f"step is left in which to reach its target of {plan.target}. Train for more "
-                "steps, or resume with the batch size, gradient accumulation and processes of "
-                "before."
-            )
-        if saved_total != plan.total_steps and plan.prunes:
-            next_change = max(self.completed_steps + self._is_overdue, plan.last_change)
-            is_reached = kept <= plan.target and not self._is_overdue
-            reached = self.completed_steps if is_reached else next_change
-            warnings.warn(
-                f"Adapter {self.adapter_name!r} was saved at step {self.completed_steps} of "
-                f"{saved_total}, and this training has {plan.total_steps} steps in all. Its budget "
-                f"follows the new schedule: {kept} {plan.unit_in_words} are kept now, and the "
-                "target of "
-                f"{plan.target} from step {reached} on.",
-                stacklevel=3,
-            )
+    def _no_step_left(self, step: int, kept: int) -> UserError:
+        plan = self.plan
+        return UserError(
+            f"total_steps={plan.total_steps}: the state of adapter {self.adapter_name!r} was "
+            f"saved after {step} steps with {kept} {plan.unit_in_words}, so no step is left in "
+            f"which to reach its target of {plan.target}. Train for more steps, or resume with the "
+            "batch size, gradient accumulation and processes of before."
+        )
+
+    def _warn_of_new_schedule(self, saved_total: int) -> None:
+        plan, kept, step = self.plan, self.spent, self.completed_steps
+        is_reached = kept <= plan.target and not self._is_overdue
+        reached = step if is_reached else max(step + self._is_overdue, plan.last_change)
+        warnings.warn(
+            f"Adapter {self.adapter_name!r} was saved at step {step} of {saved_total}, and this "
+            f"training has {plan.total_steps} steps in all. Its budget follows the new schedule: "
+            f"{kept} {plan.unit_in_words} are kept now, and the target of {plan.target} from step "
+            f"{reached} on.",
+            stacklevel=3,
+        )

@@ -25,14 +25,17 @@ def check_is_state(state: object) -> None:
         )
 
 
-def check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], adapter_name: str) -> None:
+def check_fits(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], adapter_name: str, initial: int
+) -> None:
     """Check that a state is of an adapter of the same sizes, and was not damaged.
 
     own: the state of the allocator that it is loaded into.
+    initial: its budget before anything is pruned.
 
     Raises:
-        UserError: other sizes, steps or a mask that no allocator has, or averages that are NaN or
-            infinite.
+        UserError: other sizes, steps, a budget or a mask that no allocator has, or averages that
+            are NaN or infinite.
     """
     if {key: value.shape for key, value in own.items()} != {
         key: value.shape for key, value in state.items()
@@ -41,17 +44,34 @@ def check_fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], adapter_n
             f"The allocator state is of an adapter of other sizes than {adapter_name!r}: "
             "resume with the model and config that the checkpoint was made with."
         )
-    step, total = int(state["completed_steps"]), int(state["total_steps"])
-    faults = [
-        f"{name} holds NaN or infinity"
-        for name, value in state.items()
-        if not value.isfinite().all()
-    ]
-    if not 0 <= step <= total:
-        faults.append(f"completed_steps={step} is not from 0 to total_steps={total}")
-    if state["mask"].dtype != torch.bool:
-        faults.append(f"mask is of {state['mask'].dtype}, and not of {torch.bool}")
-    if faults:
+    fault = _fault(state, initial)
+    if fault is not None:
         raise UserError(
-            f"The allocator state is damaged: {faults[0]}; resume from an earlier checkpoint."
+            f"The allocator state is damaged: {fault}; resume from an earlier checkpoint."
         )
+
+
+def _fault(state: Mapping[str, Tensor], initial: int) -> str | None:
+    for name, value in state.items():
+        if not value.isfinite().all():
+            return f"{name} holds NaN or infinity"
+    for name in ("completed_steps", "total_steps", "most"):
+        if not _is_whole(state[name]):
+            return f"{name}={state[name].item()} is no whole number"
+    step, total, most = (int(state[name]) for name in ("completed_steps", "total_steps", "most"))
+    if not 0 <= step <= total:
+        return f"completed_steps={step} is not from 0 to total_steps={total}"
+    if not min(1, initial) <= most <= initial:
+        return f"most={most} is not from 1 to the first budget of {initial}"
+    mask = state["mask"]
+    if mask.dtype != torch.bool:
+        return f"mask is of {mask.dtype}, and not of {torch.bool}"
+    if len(mask) and not mask.any():
+        return "mask keeps no singular value"
+    return None
+
+
+def _is_whole(value: Tensor) -> bool:
+    if value.dtype == torch.bool or value.is_complex():
+        return False
+    return bool(value == value.trunc()) if value.is_floating_point() else True

@@ -56,9 +56,13 @@ class KeptSet:
     @property
     def spent(self) -> int:
         """What is kept over all matrices, in the unit of the budget."""
+        return self.spent_on(self.mask)
+
+    def spent_on(self, mask: Tensor) -> int:
+        """What another mask would keep over all matrices, in the unit of the budget."""
         if self._costs is None:
-            return self.count
-        kept = torch.stack([part.sum() for part in self._parts()]).tolist()
+            return int(mask.sum())
+        kept = torch.stack([part.sum() for part in mask.split(self._ranks)]).tolist()
         return sum(map(MatrixSize.parameters, self.matrices, kept))
 
     def by_module(self) -> dict[str, int]:

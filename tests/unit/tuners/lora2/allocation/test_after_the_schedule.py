@@ -224,6 +224,13 @@ def test_a_state_of_another_adapter_is_refused(unit: str, fault: str) -> None:
     [
         ("completed_steps", torch.tensor(-1), "completed_steps=-1 is not from 0 to total_steps"),
         ("completed_steps", torch.tensor(10**6), "completed_steps=1000000 is not from 0"),
+        ("completed_steps", torch.tensor(3.7), r"completed_steps=3.7\d* is no whole number"),
+        ("completed_steps", torch.tensor(torch.nan), "completed_steps holds NaN or infinity"),
+        ("total_steps", torch.tensor(20.5), "total_steps=20.5 is no whole number"),
+        ("total_steps", torch.tensor(True), "total_steps=True is no whole number"),
+        ("most", torch.tensor(-5), "most=-5 is not from 1 to the first budget of 24"),
+        ("most", torch.tensor(10**9), "most=1000000000 is not from 1"),
+        ("mask", torch.zeros(24, dtype=torch.bool), "mask keeps no singular value"),
         ("mask", None, "mask is of torch.float32"),
         ("group0.", math.nan, "holds NaN or infinity"),
     ],
@@ -240,6 +247,21 @@ def test_a_state_of_values_that_no_allocator_has_is_refused(
     with pytest.raises(UserError, match=says):
         allocator.load_state_dict(state | {name: old.float() if changed is None else changed})
     assert all(torch.equal(before[each], now) for each, now in allocator.state_dict().items())
+
+
+def test_a_state_that_is_refused_leaves_the_allocator_as_it_was() -> None:
+    model, longer = pruned_model(), pruned_model()
+    first = RankAllocator(longer, 2 * TOTAL)
+    list(Loop(longer, first).run(0, TOTAL))
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, 9))
+    before = {name: tensor.clone() for name, tensor in allocator.state_dict().items()}
+    with pytest.raises(UserError, match="no step is left in which to reach its target"):
+        allocator.load_state_dict(first.state_dict())
+    after = allocator.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    list(Loop(model, allocator).run(9, TOTAL))
+    assert allocator.kept == 9
 
 
 @pytest.mark.parametrize("state", [None, [], "state.safetensors"])

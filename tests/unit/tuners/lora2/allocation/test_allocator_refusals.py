@@ -1,15 +1,18 @@
 """What the allocator and its config refuse, and what they let pass."""
 
+import copy
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 from accelerate import Accelerator
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, UserError
-from unit.models import layers_of, rows
+from unit.models import adapter_state, layers_of, rows
 from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, pruned_model
 
 
@@ -129,6 +132,48 @@ def test_a_deleted_adapter_is_named() -> None:
     model.delete_adapter("other")
     with pytest.raises(UserError, match="Adapter 'other' has been deleted since"):
         allocator.step()
+
+
+def test_an_allocator_does_not_prune_another_adapter_of_its_name() -> None:
+    model = pruned_model(tinit=0, tfinal=0)
+    # An adapter must stay where another is deleted.
+    model.add_adapter("stays", model.peft_config["default"])
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, 2))
+    state = allocator.state_dict()
+    copied = copy.deepcopy((model, allocator))
+    config = model.peft_config["default"]
+    model.set_adapter("stays")
+    model.delete_adapter("default")
+    model.add_adapter("default", config)
+    model.set_adapter("default")
+    before = adapter_state(model)
+    calls: list[Callable[[], None]] = [
+        allocator.step,
+        allocator.read_kept,
+        allocator.mark_finished,
+        lambda: allocator.load_state_dict(state),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"deleted since this RankAllocator .* its name; make"):
+            call()
+    after = adapter_state(model)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    list(Loop(*copied).run(2, TOTAL))
+    assert copied[1].finished
+
+
+def test_an_allocator_knows_an_adapter_that_was_loaded_and_switched() -> None:
+    model = pruned_model()
+    model.add_adapter("other", model.peft_config["default"])
+    allocator = RankAllocator(model, TOTAL)
+    weights = get_peft_model_state_dict(model)
+    list(Loop(model, allocator).run(0, 2))
+    model.set_adapter("other")
+    model.set_adapter("default")
+    set_peft_model_state_dict(model, weights)
+    list(Loop(model, allocator).run(2, TOTAL))
+    assert allocator.finished
 
 
 @pytest.mark.parametrize("fused", [False, True])
