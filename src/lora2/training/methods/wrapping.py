@@ -85,11 +85,25 @@ def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
     """Return the fields by which PEFT trains and saves the head, if any, with any adapter."""
     # In this order, each once; what lacks weights is needed whatever else is asked for.
     asked, needed = options.get("modules_to_save") or [], modules_without_weights(base.new_modules)
-    # PEFT has no name for other tasks with a head, such as the classification of images.
-    heads = [name for name, _ in base.model.named_children() if name in HEADS]
-    others = [] if base.task_type is not None else heads
+    # PEFT adds those of the tasks that it knows itself.
+    others = [] if base.task_type is not None else _heads(base)
     saved = list(dict.fromkeys([*asked, *needed, *others]))
     return {"task_type": base.task_type, "modules_to_save": saved or None}
+
+
+def head_names(base: BaseModel) -> tuple[str, ...]:
+    """Return ends of the names of modules that every method trains.
+
+    They are the task's head, as PEFT finds it, and what the pretrained model has no weights for.
+    """
+    return (*_heads(base), *base.new_modules)
+
+
+def _heads(base: BaseModel) -> list[str]:
+    if base.task_type is None:
+        # PEFT has no name for the task, such as the classification of images.
+        return [name for name, _ in base.model.named_children() if name in HEADS]
+    return list(HEADS) if base.task_type in _WITH_HEADS else []
 
 
 def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn.Module:
