@@ -157,6 +157,20 @@ def trained_outside_head(model: nn.Module) -> int:
     )
 
 
+def wrapped_without_memory(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
+    """Return a copy on the meta device with PEFT's adapter, to count what it trains.
+
+    Of convolutions and experts PEFT's factors have sizes and ranks of its own.
+
+    Raises:
+        UserError: as `wrap`.
+    """
+    with warnings.catch_warnings():
+        # Such as that ranks of experts have the names of no module. Training says it.
+        warnings.simplefilter("ignore")
+        return wrap(copy.deepcopy(model).to("meta"), config)
+
+
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:
     """Return the modules that must be trained whole, since the checkpoint lacks them.
 
