@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+
+from lora2.tuners.base.distributed.zero import numbers_of
 
 
 class TrainedParts(NamedTuple):
@@ -51,3 +53,8 @@ def _modules(model: nn.Module, head: tuple[str, ...]) -> tuple[set[int], set[int
             part = of_head if name.endswith(head) else whole if is_whole else set[int]()
             part.update(map(id, module.parameters()))
     return whole, of_head
+
+
+def total_numbers(parameters: Iterable[nn.Parameter]) -> int:
+    """Return how many numbers parameters have, those of other processes too."""
+    return sum(map(numbers_of, parameters))

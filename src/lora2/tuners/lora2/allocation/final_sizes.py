@@ -20,7 +20,12 @@ def final_sizes(config: Lora2Config, matrices: Sequence[MatrixSize]) -> tuple[in
     target = config.target_budget(matrices)
     if config.budget_unit == "parameters":
         return target, target
-    return _fewest(target, matrices), _most(target, matrices)
+    return sizes_of_values(target, matrices)
+
+
+def sizes_of_values(values: int, matrices: Sequence[MatrixSize]) -> tuple[int, int]:
+    """Return the fewest and the most parameters of so many singular values, as a LoRA."""
+    return _fewest(values, matrices), _most(values, matrices)
 
 
 def _fewest(values: int, matrices: Sequence[MatrixSize]) -> int:
