@@ -30,6 +30,19 @@ def test_a_run_is_cut_before_any_form_is_written(form, finished_run, tmp_path, c
     assert ("padded to the largest rank (--compact avoids" in said) == (form == "lora")
 
 
+def test_a_compact_lora_has_as_many_modules_as_its_file(finished_run, tmp_path, capsys):
+    words = ("--compact", "--rank=0.5", "--output", tmp_path / "out")
+    assert lora2("export", finished_run, *words) == 0
+    ranks = [
+        len(tensor)
+        for name, tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").items()
+        if ".lora_A." in name
+    ]
+    said = capsys.readouterr().out
+    assert f"LoRA of {len(ranks)} modules, ranks {min(ranks)} to {max(ranks)}, written" in said
+    assert f"Left out: {12 - len(ranks)} modules that change nothing" in said
+
+
 def test_a_lora_is_cut_to_a_share_of_its_size(lora_run, tmp_path, capsys):
     for size, folder in ((0.5, "half"), (0.25, "quarter")):
         words = ("--compact", f"--size={size}", "--output", tmp_path / folder)
