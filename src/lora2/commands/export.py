@@ -38,15 +38,17 @@ def execute(arguments: Sequence[str]) -> int:
     if options.to == "lora" and method_of(run.settings).from_peft:
         return _convert(run, options)
     said: list[str] = []
+    compared = "the adapter's"
     if options.rank is not None or options.size is not None:
         run, done = cut_run(run, rank=options.rank, size=options.size)
+        compared = "those of the adapter as it was cut"
         said = _what_is_left(done, "" if options.compact else _PADDED.get(options.to, ""))
     form.check(run, options.to)
     with quiet_loading():
         batch = objective_of(run.settings).sample_batch(run)
         (written, *facts), difference = form.write(run, options.output, batch, options.compact)
     print(written)
-    print(_read_back(difference))
+    print(_read_back(difference, compared))
     for fact in (*said, *facts):
         print(fact)
     return 0
@@ -75,8 +77,8 @@ def _convert(run: LoadedRun, options: Any) -> int:
     return 0
 
 
-def _read_back(difference: float) -> str:
-    return f"Read back, its logits differ from the adapter's by {difference:.1e} of the largest"
+def _read_back(difference: float, compared: str = "the adapter's") -> str:
+    return f"Read back, its logits differ from {compared} by {difference:.1e} of the largest"
 
 
 def _what_is_left(done: Truncation, padded: str) -> list[str]:

@@ -60,8 +60,10 @@ def _lora(
     export = export_lora(
         run.model, output, compact=compact, batch=batch, tokenizer=run.preprocessor
     )
-    ranks = sorted(export.ranks.values())
+    ranks = sorted(rank for name, rank in export.ranks.items() if name not in export.left_out)
     said = [f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}"]
+    if export.left_out:
+        said.append(f"Left out: {len(export.left_out)} modules that change nothing")
     if getattr(run.model.peft_config["default"], ROWS, None):
         needed = rows_to_add(run.model.get_base_model(), run.base_model)
         said += [] if needed is None else [needed]

@@ -12,7 +12,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
-from lora2.reports.kept import kept_grid, read_kept, summed_over_experts
+from lora2.reports.kept import initial_ranks, kept_grid, read_kept, summed_over_experts
 from lora2.reports.tables import kept_table, summary_table
 from lora2.trainers.log_names import BUDGET
 from lora2.training.on_disk.checkpoints import newest_complete
@@ -38,6 +38,9 @@ def execute(arguments: Sequence[str]) -> int:
         print_table(console, summary_table(summary))
     # All is read before anything is drawn: a damaged file leaves the folder as it was.
     kept = _read_kept(folder)
+    # Of runs that were added up, ranks that are no option.
+    is_sum = summary is not None and summary.combined is not None
+    initial = None if is_sum else initial_ranks(kept, options)
     logs = read_lines(folder.log_file, ("step", "loss"))
     evaluations = read_lines(folder.metrics_file)
     try:
@@ -47,7 +50,7 @@ def execute(arguments: Sequence[str]) -> int:
             f"{folder.figures} is a file, where the figures are to be; move it to another place."
         ) from error
     drawn = [
-        *_kept(folder, kept, options["init_r"], console),
+        *_kept(folder, kept, initial, console),
         *_curves(folder, logs, evaluations),
     ]
     for path in drawn:
@@ -63,7 +66,9 @@ def _read_kept(folder: RunFolder) -> dict[str, int]:
     return read_kept(weights) if weights is not None and weights.is_file() else {}
 
 
-def _kept(folder: RunFolder, kept: dict[str, int], initial: int, console: Console) -> list[Path]:
+def _kept(
+    folder: RunFolder, kept: dict[str, int], initial: dict[str, int] | None, console: Console
+) -> list[Path]:
     if not kept:
         yet = "" if folder.is_finished else " yet"
         console.print(f"There is no LoRA² adapter{yet}, so no kept singular values.")

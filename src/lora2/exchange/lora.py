@@ -47,12 +47,14 @@ class LoraExport:
         ranks: rank of the change by name of the module.
         difference: largest difference of the logits, as a share of the largest logit.
         objections: by name of an engine, why it will not serve the adapter; empty if it will.
+        left_out: names of the modules that change nothing, of which a compact LoRA has nothing.
     """
 
     path: Path
     ranks: dict[str, int]
     difference: float
     objections: dict[str, list[str]]
+    left_out: frozenset[str] = frozenset()
 
 
 def export_lora(
@@ -103,7 +105,7 @@ def export_lora(
             difference = checked_difference(expected, _computed(reloaded, batch), tolerance)
     shapes = {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}
     found = {e.name: objections(e, form.config.to_dict(), shapes) for e in ENGINES}
-    return LoraExport(path, form.ranks, difference, found)
+    return LoraExport(path, form.ranks, difference, found, form.left_out)
 
 
 def _read_back(base: Any, folder: Path) -> PeftModel:

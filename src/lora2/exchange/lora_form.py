@@ -46,11 +46,13 @@ class LoraForm:
         tensors: its tensors by their names in a PEFT file, modules_to_save and rows of
             tokens included.
         ranks: the rank of the change by name of the layer, before any padding.
+        left_out: names of the layers that a compact form has nothing of.
     """
 
     config: LoraConfig
     tensors: dict[str, Tensor]
     ranks: dict[str, int]
+    left_out: frozenset[str]
 
 
 @torch.no_grad()
@@ -94,7 +96,8 @@ def lora_form(
             parts = {wrapper_name(unit, base, sizes): stacked_lora(list(pairs.values()))}
         tensors |= _by_names_in_file(parts, dtype)
     tensors |= whole_modules(model, adapter_name)
-    return LoraForm(_lora_config(config, sizes, layers, model), tensors, ranks)
+    left_out = frozenset(name for unit in units.keys() - sizes for name in units[unit])
+    return LoraForm(_lora_config(config, sizes, layers, model), tensors, ranks, left_out)
 
 
 def _in_float64(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,8 @@ def draw_kept(grid: KeptGrid, path: Path) -> None:
     # A column for each expert, with room for two digits.
     column = 1.1 if width <= _FEW else 0.4
     figure, (axes,) = new_figure(1, (1.8 + column * width, 1.8 + 0.36 * height))
-    largest = max(grid.initial, *(count or 0 for row in grid.counts for count in row), 1)
-    draw_counts(axes, grid.layers, grid.matrices, grid.counts, largest)
-    there = sum(count is not None for row in grid.counts for count in row)
-    axes.set_title(f"kept singular values: {grid.total} of {grid.initial * there}")
+    draw_counts(axes, grid.layers, grid.matrices, grid.counts, max(grid.largest, 1))
+    axes.set_title(f"kept singular values: {grid.share_in_words}")
     write_atomically(path, png(figure))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
+from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.finite_checks import check_weights
 from lora2.tuners.base.loading import saved_tensors
 from lora2.tuners.base.names.module_names import PREFIX
@@ -26,18 +28,41 @@ class KeptGrid:
             an encoder and a decoder have the same numbers, "encoder.0" and "decoder.0".
         matrices: names of the columns, in the order of the model.
         counts: kept singular values [layers][matrices], None where a layer has no such matrix.
-        initial: singular values a matrix started with.
+        initial: singular values that all matrices started with; None if that is not known.
+        largest: the most that a matrix started with or has.
     """
 
     layers: tuple[str, ...]
     matrices: tuple[str, ...]
     counts: tuple[tuple[int | None, ...], ...]
-    initial: int
+    initial: int | None
+    largest: int
 
     @property
     def total(self) -> int:
         """Kept singular values of all matrices."""
         return sum(count or 0 for row in self.counts for count in row)
+
+    @property
+    def share_in_words(self) -> str:
+        """What is kept, of what there was."""
+        return kept_of(self.total, self.initial)
+
+
+def kept_of(kept: float, initial: int | None) -> str:
+    """Return a number of kept values, which may be a mean, with that of the start if known."""
+    return f"{round(kept, 1):g}" + ("" if initial is None else f" of {initial}")
+
+
+def initial_ranks(modules: Iterable[str], options: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return the singular values that modules of a run started with, from the run's options.
+
+    None of a run that started from an adapter, whose ranks are its own.
+    """
+    if options.get("start_from") is not None:
+        return None
+    pattern = options.get("rank_pattern") or {}
+    return {module: looked_up(pattern, module, options["init_r"]) for module in modules}
 
 
 def read_kept(weights: Path) -> dict[str, int]:
@@ -58,8 +83,11 @@ def read_kept(weights: Path) -> dict[str, int]:
     return {module: int((tensor != 0).sum()) for module, tensor in values.items()}
 
 
-def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:
-    """Arrange counts by module name into layers and matrices."""
+def kept_grid(kept: Mapping[str, int], initial: Mapping[str, int] | None) -> KeptGrid:
+    """Arrange counts by module name into layers and matrices.
+
+    initial: what each module started with, None if that is not known.
+    """
     places = _places(kept)
     layers = sorted({layer for layer, _ in places.values()}, key=_order_of_layers)
     # Safetensors are sorted by name; the order of computation is easier to read.
@@ -70,7 +98,8 @@ def kept_grid(kept: dict[str, int], initial: int) -> KeptGrid:
         layers=tuple(layers),
         matrices=tuple(m if short[_short(m)] > 1 else _short(m) for m in matrices),
         counts=tuple(tuple(by_place.get((layer, m)) for m in matrices) for layer in layers),
-        initial=initial,
+        initial=None if initial is None else sum(initial[module] for module in kept),
+        largest=max([*kept.values(), *(initial or {}).values()]),
     )
 
 

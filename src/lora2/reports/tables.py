@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lora2.training.adapters import final_size
+from lora2.training.budgets import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.peft_registry import ANY
@@ -34,7 +34,7 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("model", f"{settings.model.model} ({prepared.trainer.model.config.model_type})")
     table.add_row("method", _label(settings.run.method, settings.adapter["peft_config"]))
     adapter = f"{prepared.parameters['adapter']:,} trained parameters at the start"
-    final = final_size(prepared.trainer.model)
+    final = final_size(prepared.trainer.model, prepared.head)
     if final is not None:
         adapter += f", at the end {size_in_words(final)}"
     table.add_row("adapter", adapter)

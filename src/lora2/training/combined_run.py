@@ -16,7 +16,6 @@ from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.run_start import write_start
 from lora2.training.on_disk.summary import RunSummary
-from lora2.tuners.lora2.saving import is_of_adapter
 
 
 def write_combined_run(
@@ -43,7 +42,7 @@ def write_combined_run(
             {"run": run, "weight": weight} for run, weight in zip(runs, weights, strict=True)
         ],
         trainable_parameters={"adapter": 0, "head": 0},
-        final_parameters=_sizes(folder.adapter / WEIGHTS),
+        final_parameters=_sizes(folder.adapter / WEIGHTS, first.summary),
         versions=versions(),
     )
     # Last: with it the folder counts as a finished run.
@@ -67,11 +66,10 @@ def _save_adapter(first: LoadedRun, adapter_name: str, path: Path) -> None:
     first.preprocessor.save_pretrained(path)
 
 
-def _sizes(weights: Path) -> dict[str, int]:
-    """Count the numbers of the adapter's own tensors, and those of its head."""
-    sizes = {"adapter": 0, "head": 0}
+def _sizes(weights: Path, first: RunSummary) -> dict[str, int]:
+    """Count the saved numbers of the head, which is that of the first run, and all others."""
     with safe_open(weights, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (a file of safetensors is no dictionary)
-            part = "adapter" if is_of_adapter(name) else "head"
-            sizes[part] += math.prod(file.get_slice(name).get_shape())
-    return sizes
+        names = file.keys()
+        saved = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    head = first.final_parameters.get("head", 0)
+    return {"adapter": saved - head, "head": head}

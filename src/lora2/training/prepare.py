@@ -17,15 +17,11 @@ from transformers import (
 
 from lora2.data.tasks.task import Task
 from lora2.errors import UserError
-from lora2.training.adapters import (
-    adds_penalty,
-    budget_in_words,
-    count_parameters,
-    trained_parameters_of,
-)
+from lora2.training.adapters import adds_penalty, count_parameters
 from lora2.training.base_models.new_tokens import with_new_tokens
 from lora2.training.base_models.precise_modules import HALF
 from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.budgets import budget_in_words
 from lora2.training.checks.label_smoothing import check_has_classes
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
@@ -35,12 +31,13 @@ from lora2.training.checks.starting_point import check_start_from
 from lora2.training.checks.token_ids import check_token_ids
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
-from lora2.training.methods.whole_modules import HEADS
+from lora2.training.methods.wrapping import head_names
 from lora2.training.objectives.objective import TOKENIZER, Objective, RunInputs, Sets
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
+from lora2.training.trained_parts import trained_parts
 from lora2.training.trainer.argument_checks import (
     check_learning_rate_schedule,
     check_optimizer,
@@ -61,8 +58,9 @@ class PreparedRun:
     Attributes:
         steps: number of optimizer steps.
         budget: the budget schedule in words.
-        head: names of the modules that every method trains, see `count_parameters`.
-        parameters: trainable parameters, of the "adapter" and of the "head".
+        head: ends of the names of modules that every method trains, see `head_names`.
+        parameters: trainable parameters, of the "adapter" and of the "head"; those of modules
+            that this run trains whole are counted with the adapter.
         shown: the metrics to show while training, by what is known at the same time.
         left_out: rows of each set of which `max_length` leaves nothing to learn, none where rows
             are packed, which are no longer counted.
@@ -98,7 +96,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
     _check_options(settings, chosen, objective, folder)
     inputs = _read_inputs(settings, chosen, objective, folder)
     model = chosen.build(inputs.base, inputs.options, inputs.steps)
-    head = (*HEADS, *inputs.base.new_modules)
+    head = head_names(inputs.base)
     parameters = count_parameters(model, head)
     _check_model(model, settings, chosen, inputs.arguments, sum(parameters.values()))
     budget = budget_in_words(model, inputs.steps)
@@ -210,7 +208,7 @@ def _make_trainer(
     make = method.make_optimizer
     made.plan_optimizer(
         None if make is None else partial(make, model, inputs.arguments, settings.adapter),
-        trained_parameters_of(model, head),
+        trained_parts(model, head).head,
         # The head alone is trained at the learning rate of the run.
         None if method.head_alone else settings.run.head_learning_rate,
     )

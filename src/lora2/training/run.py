@@ -73,7 +73,7 @@ def train_head_alone(settings: RunSettings, watch: Watch = no_watch) -> dict[str
         except KeyboardInterrupt as error:
             raise _interrupted("while training the head alone", prepared.folder) from error
     return {
-        "parameters": prepared.parameters["head"],
+        "parameters": sum(prepared.parameters.values()),
         **_reached(prepared, prepared.trainer.state.log_history),
     }
 

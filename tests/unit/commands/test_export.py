@@ -16,6 +16,7 @@ from transformers import (
 from command_line import lora2, refused, saved_weights, small_options, train
 from lora2 import Lora2Config
 from lora2.training.saved_run import load_saved_run
+from unit.method_runs import summary_of
 from unit.models import difference
 from unit.tiny_transformers import tiny_bert
 
@@ -203,6 +204,19 @@ def test_combined_runs_are_a_run_with_their_head(heads, shares, finished_run, ot
     for name, tensor in combined.items():
         expected = sum(share * part[name] for share, part in zip(shares, parts, strict=True))
         torch.testing.assert_close(tensor, expected)
+
+
+def test_modules_trained_whole_are_not_of_the_head_and_the_baseline_trains_them(
+    tiny_model, tmp_path
+):
+    whole, run, output = 2 * 16, tmp_path / "run", tmp_path / "sum"
+    options = ["--modules_to_save", "token_type_embeddings"]
+    assert train(tiny_model, run, *options, baseline="head") == 0
+    assert lora2("combine", run, run, "--output", output) == 0
+    head = summary_of(run)["final_parameters"]["head"]
+    assert summary_of(run)["baseline"]["parameters"] == head + whole
+    held = sum(tensor.numel() for tensor in saved_weights(output).values())
+    assert summary_of(output)["final_parameters"] == {"adapter": held - head, "head": head}
 
 
 def test_commands_take_a_combined_run(finished_run, other_run, tmp_path, capsys):

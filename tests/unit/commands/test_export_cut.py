@@ -27,7 +27,22 @@ def test_a_run_is_cut_before_any_form_is_written(form, finished_run, tmp_path, c
     said = capsys.readouterr().out
     assert "Kept 6 singular values of 12 matrices" in said
     assert "% of the change in all" in said
+    # What the cut itself changes is not compared.
+    assert "its logits differ from those of the adapter as it was cut by" in said
     assert ("padded to the largest rank (--compact avoids" in said) == (form == "lora")
+
+
+def test_a_compact_lora_has_as_many_modules_as_its_file(finished_run, tmp_path, capsys):
+    words = ("--compact", "--rank=0.5", "--output", tmp_path / "out")
+    assert lora2("export", finished_run, *words) == 0
+    ranks = [
+        len(tensor)
+        for name, tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").items()
+        if ".lora_A." in name
+    ]
+    said = capsys.readouterr().out
+    assert f"LoRA of {len(ranks)} modules, ranks {min(ranks)} to {max(ranks)}, written" in said
+    assert f"Left out: {12 - len(ranks)} modules that change nothing" in said
 
 
 def test_a_lora_is_cut_to_a_share_of_its_size(lora_run, tmp_path, capsys):

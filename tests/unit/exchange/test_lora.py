@@ -103,7 +103,8 @@ def test_compact_form_leaves_out_what_changes_nothing(tmp_path: Path) -> None:
     model = adapted(LINEAR, "k_above_r")
     with torch.no_grad():
         model.get_base_model().lin0.lora2_lambda["default"].zero_()
-    export_lora(model, tmp_path / "lora", compact=True, batch=rows())
+    export = export_lora(model, tmp_path / "lora", compact=True, batch=rows())
+    assert export.left_out == {"lin0"}
     tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     assert {name: tuple(t.shape) for name, t in tensors.items()} == {
         "base_model.model.lin1.lora_A.weight": (2, 10),

@@ -10,13 +10,22 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    get_peft_model,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import AutoModelForCausalLM
 
 from command_line import lora2, train
 from lora2 import BottleneckConfig, Lora2Config, SoraConfig, export_lora
 from lora2.exchange.model_card.base_model import name_of_location
+from lora2.exchange.model_card.facts import facts_of
 from unit.models import LINEAR, disturb
 from unit.tiny_transformers import tiny_llama
 
@@ -70,6 +79,28 @@ def test_card_says_what_was_kept(tmp_path: Path) -> None:
     assert "CAUSAL_LM" in text
     assert "1 to 8 in each" in text
     assert "|`model.layers.0.self_attn.q_proj`|1|" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]), "LORA: r = 2, lora_alpha = 4"),
+        (
+            AdaLoraConfig(
+                init_r=6, target_r=2, lora_alpha=4, total_step=9, target_modules=["q_proj"]
+            ),
+            "ADALORA: init_r = 6, target_r = 2, lora_alpha = 4",
+        ),
+        (LoraConfig(target_modules=DUMMY_TARGET_MODULES, bias="all"), "LORA"),
+        (OFTConfig(oft_block_size=4, target_modules=["q_proj"]), "OFT: oft_block_size = 4"),
+        (OFTConfig(r=2, oft_block_size=0, target_modules=["q_proj"]), "OFT: r = 2"),
+        (LoHaConfig(r=3, target_modules=["q_proj"]), "LOHA: r = 3"),
+    ],
+    ids=range(6),
+)
+def test_sizes_are_those_that_the_method_reads(config: Any, size: str) -> None:
+    facts = facts_of(get_peft_model(tiny_llama(), copy.deepcopy(config)))
+    assert f"{facts.method}: {facts.size}".removesuffix(": ") == size
 
 
 def test_card_has_no_local_path(tmp_path: Path) -> None:

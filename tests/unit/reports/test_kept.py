@@ -1,8 +1,10 @@
 """Kept singular values by layer and matrix, of experts too."""
 
+from typing import Any
+
 import pytest
 
-from lora2.reports.kept import kept_grid, summed_over_experts
+from lora2.reports.kept import initial_ranks, kept_grid, summed_over_experts
 
 KEPT = {
     "model.layers.0.self_attn.q_proj": 3,
@@ -14,7 +16,7 @@ KEPT = {
 
 
 def test_each_expert_has_a_column_in_the_order_of_their_numbers():
-    grid = kept_grid(KEPT, 3)
+    grid = kept_grid(KEPT, dict.fromkeys(KEPT, 3))
     assert grid.layers == ("0", "1")
     assert grid.matrices == (
         "q_proj",
@@ -26,7 +28,7 @@ def test_each_expert_has_a_column_in_the_order_of_their_numbers():
 
 
 def test_the_table_sums_over_experts():
-    columns, rows = summed_over_experts(kept_grid(KEPT, 3))
+    columns, rows = summed_over_experts(kept_grid(KEPT, dict.fromkeys(KEPT, 3)))
     assert columns == ["q_proj", "gate_up_proj", "gate.weight"]
     assert rows == {"0": [3, 10, 1], "1": [2, 11, None]}
 
@@ -50,7 +52,7 @@ STACKS = [
 
 @pytest.mark.parametrize("kept", STACKS)
 def test_encoder_and_decoder_have_rows_of_their_own(kept: dict[str, int]) -> None:
-    grid = kept_grid(kept, 8)
+    grid = kept_grid(kept, dict.fromkeys(kept, 8))
     assert grid.layers == ("encoder.0", "encoder.1", "decoder.0")
     assert grid.total == 15
     columns, rows = summed_over_experts(grid)
@@ -59,6 +61,21 @@ def test_encoder_and_decoder_have_rows_of_their_own(kept: dict[str, int]) -> Non
 
 
 def test_modules_outside_the_stacks_have_a_row_of_their_own() -> None:
-    grid = kept_grid({**STACKS[0], "lm_head": 3}, 8)
+    grid = kept_grid({**STACKS[0], "lm_head": 3}, None)
     assert grid.layers == ("", "encoder.0", "encoder.1", "decoder.0")
     assert grid.total == 18
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"init_r": 8}, "15 of 32"),
+        ({"init_r": 8, "rank_pattern": {"decoder.*q_proj": 4}}, "15 of 24"),
+        # The adapter that it started from had ranks of its own.
+        ({"init_r": 8, "start_from": "a/run"}, "15"),
+    ],
+)
+def test_what_is_kept_is_a_share_of_what_each_matrix_started_with(
+    options: dict[str, Any], said: str
+) -> None:
+    assert kept_grid(STACKS[0], initial_ranks(STACKS[0], options)).share_in_words == said

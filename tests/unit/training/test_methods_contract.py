@@ -14,6 +14,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    ConvNextConfig,
+    ConvNextForImageClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     PreTrainedModel,
@@ -257,6 +259,22 @@ def test_the_formula_counts_the_chosen_matrices(name: str, place: dict[str, Any]
     counted = count_parameters(built(METHODS[name], bert, **place), bert.new_modules)
     counting = METHODS[name].count(bert.make().base_model, options_of(METHODS[name], **place))
     assert counting == counted["adapter"]
+
+
+def tiny_convnext() -> PreTrainedModel:
+    """An image classifier with convolutions, of which some are grouped."""
+    sizes = {"hidden_sizes": [4, 8], "depths": [1, 1], "num_stages": 2, "image_size": 16}
+    return ConvNextForImageClassification(ConvNextConfig(**sizes, patch_size=2))
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+@pytest.mark.parametrize("module", ["patch_embeddings", "dwconv", "pwconv1"])
+@pytest.mark.parametrize("name", ["lora", "adalora", "lora2"])
+def test_the_formula_counts_convolutions(name: str, module: str) -> None:
+    options = options_of(METHODS[name], target_modules=[module], k=8, init_r=8)
+    model = METHODS[name].build(BaseModel(tiny_convnext(), (), None), options, 10)
+    counting = METHODS[name].count(tiny_convnext().base_model, options)
+    assert counting == count_parameters(model)["adapter"]
 
 
 @pytest.mark.parametrize("name", ["head", "bitfit", "bottleneck", "prompt", "lora", "lora2"])

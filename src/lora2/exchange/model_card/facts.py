@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import AdaLoraConfig, LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -51,6 +52,10 @@ class AdapterFacts:
     pruned_parts: str = TargetConfig.pruned_parts
 
 
+_SIZES = ("r", "oft_block_size", "boft_block_size", "boft_block_num", "lora_alpha")
+# It inherits LoRA's r, and does not read it.
+_SIZES_OF_ADALORA = ("init_r", "target_r", "lora_alpha")
+
 # PEFT's names of tasks, and the class that loads a model for them with its pipeline on the hub.
 _TASKS = {
     "SEQ_CLS": ("AutoModelForSequenceClassification", "text-classification"),
@@ -83,7 +88,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
         needs_lora2=ours is not None,
         merges=_merges(model, config),
         type_name=_word(config.peft_type),
-        size=_size_of(config) if ours is None else ours.sizes_in_words(),
+        size=_size_of(config, base) if ours is None else ours.sizes_in_words(),
         ranks=_ranks_of(base, name),
         base=base_model_name(base),
         base_class=loads_with if is_transformers else None,
@@ -104,9 +109,16 @@ def _word(member: Any) -> str:
     return str(getattr(member, "value", member))
 
 
-def _size_of(config: Any) -> str:
-    values = {name: getattr(config, name, None) for name in ("r", "lora_alpha")}
-    return ", ".join(f"{name} = {value:g}" for name, value in values.items() if value is not None)
+def _size_of(config: Any, base: nn.Module) -> str:
+    if isinstance(config, LoraConfig) and not any(
+        isinstance(module, LoraLayer) for module in base.modules()
+    ):
+        # What trains biases, token rows or the head alone is a LoRA without modules to PEFT.
+        return ""
+    names = _SIZES_OF_ADALORA if isinstance(config, AdaLoraConfig) else _SIZES
+    # Of the sizes of OFT and BOFT, the one that follows from another is 0.
+    values = {name: value for name in names if (value := getattr(config, name, None))}
+    return ", ".join(f"{name} = {value:g}" for name, value in values.items())
 
 
 def _ranks_of(base: nn.Module, adapter_name: str) -> dict[str, int]:

@@ -41,7 +41,8 @@ class RunRecord:
         seconds_per_step: the median over the steps, without evaluations.
         peak_memory: largest resident set of the process, in bytes; on a GPU, of its allocator.
         kept: of a LoRA² adapter, singular values left in each module, by module name.
-        initial: singular values a module started with; None for other methods.
+        initial: singular values that each module started with; None for other methods, and where
+            the modules started with different numbers.
         cuts: one entry for each of the description's cuts: its size, the parameters that are left
             (as a LoRA's), the error of the change, and all metrics.
         forgotten: what of the base model's ability was lost on other texts: the mean `distance`

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from peft import AdaLoraConfig
+from peft.tuners.adalora import AdaLoraLayer
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -17,12 +18,15 @@ from transformers import (
 
 from lora2.errors import UserError
 from lora2.training.base_models.models import BaseModel
-from lora2.training.methods import lora
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.starting import imported
-from lora2.training.methods.wrapping import matrix_shapes, place, wrap_with_head
-from lora2.tuners.base.token_rows.finding import count_numbers
+from lora2.training.methods.wrapping import (
+    place,
+    trained_outside_head,
+    wrap_with_head,
+    wrapped_without_memory,
+)
 from lora2.tuners.base.token_rows.names import FIELD
 from lora2.tuners.lora2.allocation.budget import steps_of
 
@@ -109,10 +113,19 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    # Sizes depend on init_r and the chosen modules, and on no other field of AdaLoRA's config.
-    r, adapter = options["init_r"], lora.config(model, options)
-    rows = count_numbers(model, options.get(FIELD))
-    return sum(r * (d_in + d_out) + r for d_in, d_out in matrix_shapes(model, adapter)) + rows
+    # Sizes depend on init_r and on what is chosen, and on no other field.
+    adapter = AdaLoraConfig(
+        init_r=options["init_r"],
+        total_step=1,
+        trainable_token_indices=options.get(FIELD),
+        **place(model, options),
+    )
+    adapted = wrapped_without_memory(model, adapter)
+    for layer in adapted.modules():
+        if isinstance(layer, AdaLoraLayer):
+            # The ranks are no weights, and PEFT's copy of them on another device forgets that.
+            layer.ranknum.requires_grad_(False)
+    return trained_outside_head(adapted)
 
 
 METHOD = Method(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
@@ -12,18 +9,11 @@ from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.starting import imported
 from lora2.training.methods.wrapping import (
-    ALL_LAYER_KINDS,
     built_with,
-    matrix_shapes,
     place,
     trained_outside_head,
-    wrap,
+    wrapped_without_memory,
 )
-from lora2.tuners.base.token_rows.finding import count_numbers
-from lora2.tuners.base.token_rows.names import FIELD
-
-# Experts have [experts, rows, columns].
-_STACK = 3
 
 
 def config(model: PreTrainedModel, options: Options) -> LoraConfig:
@@ -44,20 +34,7 @@ def config(model: PreTrainedModel, options: Options) -> LoraConfig:
 
 
 def _count(model: PreTrainedModel, options: Options) -> int:
-    if any(parameter.ndim == _STACK for parameter in model.parameters()):
-        return _count_by_peft(model, options)
-    shapes = matrix_shapes(model, config(model, options), ALL_LAYER_KINDS)
-    rows = count_numbers(model, options.get(FIELD))
-    return sum(options["k"] * (d_in + d_out) for d_in, d_out in shapes) + rows
-
-
-def _count_by_peft(model: PreTrainedModel, options: Options) -> int:
-    """Count what PEFT trains of a model with experts, whose ranks and layers it chooses itself."""
-    with warnings.catch_warnings():
-        # PEFT sets ranks of fused matrices, and warns that their names are those of no module.
-        warnings.simplefilter("ignore")
-        adapted = wrap(copy.deepcopy(model).to("meta"), config(model, options))
-    return trained_outside_head(adapted)
+    return trained_outside_head(wrapped_without_memory(model, config(model, options)))
 
 
 METHOD = Method(

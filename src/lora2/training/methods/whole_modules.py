@@ -16,11 +16,15 @@ HEADS = tuple(SEQ_CLS_HEAD_NAMES)
 _WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
+def heads_of_task(task_type: Any) -> tuple[str, ...]:
+    """Return ends of the names of modules that PEFT trains whole unasked, by the kind of task."""
+    return HEADS if task_type in _WITH_HEADS else ()
+
+
 def is_trained_whole(name: str, config: PeftConfig) -> bool:
     """Whether PEFT trains a copy of the module of this name, by the config of an adapter."""
     # PEFT finds them by the ends of names: DistilBERT's pre_classifier is one.
-    heads = HEADS if config.task_type in _WITH_HEADS else ()
-    ends = (*(getattr(config, "modules_to_save", None) or ()), *heads)
+    ends = (*(getattr(config, "modules_to_save", None) or ()), *heads_of_task(config.task_type))
     return bool(ends) and name.endswith(ends)
 
 

@@ -20,7 +20,12 @@ from lora2.errors import UserError
 from lora2.support.error_text import one_line
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import PLACE, Options
-from lora2.training.methods.whole_modules import HEADS, is_trained_whole, keep_precise
+from lora2.training.methods.whole_modules import (
+    HEADS,
+    heads_of_task,
+    is_trained_whole,
+    keep_precise,
+)
 from lora2.tuners.base.config.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.layers.dispatch import layer_type_of
@@ -81,11 +86,25 @@ def with_head(base: BaseModel, options: Options) -> dict[str, Any]:
     """Return the fields by which PEFT trains and saves the head, if any, with any adapter."""
     # In this order, each once; what lacks weights is needed whatever else is asked for.
     asked, needed = options.get("modules_to_save") or [], modules_without_weights(base.new_modules)
-    # PEFT has no name for other tasks with a head, such as the classification of images.
-    heads = [name for name, _ in base.model.named_children() if name in HEADS]
-    others = [] if base.task_type is not None else heads
+    # PEFT adds those of the tasks that it knows itself.
+    others = [] if base.task_type is not None else _heads(base)
     saved = list(dict.fromkeys([*asked, *needed, *others]))
     return {"task_type": base.task_type, "modules_to_save": saved or None}
+
+
+def head_names(base: BaseModel) -> tuple[str, ...]:
+    """Return ends of the names of modules that every method trains.
+
+    They are the task's head, as PEFT finds it, and what the pretrained model has no weights for.
+    """
+    return (*_heads(base), *base.new_modules)
+
+
+def _heads(base: BaseModel) -> list[str]:
+    if base.task_type is None:
+        # PEFT has no name for the task, such as the classification of images.
+        return [name for name, _ in base.model.named_children() if name in HEADS]
+    return list(heads_of_task(base.task_type))
 
 
 def wrap_with_head(base: BaseModel, adapter: PeftConfig, options: Options) -> nn.Module:
@@ -134,6 +153,20 @@ def trained_outside_head(model: nn.Module) -> int:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and not is_of_head(name)
     )
+
+
+def wrapped_without_memory(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
+    """Return a copy on the meta device with PEFT's adapter, to count what it trains.
+
+    Of convolutions and experts PEFT's factors have sizes and ranks of its own.
+
+    Raises:
+        UserError: as `wrap`.
+    """
+    with warnings.catch_warnings():
+        # Such as that ranks of experts have the names of no module. Training says it.
+        warnings.simplefilter("ignore")
+        return wrap(copy.deepcopy(model).to("meta"), config)
 
 
 def modules_without_weights(new_modules: Sequence[str]) -> list[str]:

@@ -42,7 +42,7 @@ def test_kept_singular_values_are_means_over_the_finished_seeds():
     assert (panel.title, panel.layers, panel.matrices) == ("CoLA", ("0", "1"), ("query", "value"))
     assert panel.counts == ((6.0, 0.5), (3.0, None))
     # Three matrices of eight each; 6 + 0.5 + 3 are left.
-    assert (panel.started, panel.kept, panel.runs) == (24, 9.5, 2)
+    assert (panel.initial, panel.kept, panel.runs) == (24, 9.5, 2)
 
 
 def test_panels_of_several_rows_say_which_row():

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lora2.data.public.glue import task_title
 from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.tables.grid import Grid
 from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.figures import draw_counts
-from lora2.reports.kept import KeptGrid, kept_grid
+from lora2.reports.kept import KeptGrid, kept_grid, kept_of
 from lora2.reports.panels import new_figure, png
 
 
@@ -23,7 +24,8 @@ class MeanKept:
         layers: names of the layers.
         matrices: names of the matrices.
         counts: means [layers][matrices], None where a layer has no such matrix.
-        initial: singular values a matrix started with.
+        initial: singular values that all matrices started with; None if that is not known.
+        largest: the most that a matrix started with or has.
         runs: number of runs that the means are over.
     """
 
@@ -31,18 +33,14 @@ class MeanKept:
     layers: tuple[str, ...]
     matrices: tuple[str, ...]
     counts: tuple[tuple[float | None, ...], ...]
-    initial: int
+    initial: int | None
+    largest: int
     runs: int
 
     @property
     def kept(self) -> float:
         """Kept singular values of all matrices."""
         return sum(count or 0 for row in self.counts for count in row)
-
-    @property
-    def started(self) -> int:
-        """Singular values that all matrices started with."""
-        return self.initial * sum(count is not None for row in self.counts for count in row)
 
 
 def kept_figure(grid: Grid, find: Find) -> bytes | None:
@@ -59,11 +57,11 @@ def kept_figure(grid: Grid, find: Find) -> bytes | None:
     height = max(len(panel.layers) for panel in shown)
     figure, all_axes = new_figure(len(shown), (1.4 + 0.62 * width, 1.9 + 0.3 * height))
     # One scale of grey: panels can be compared.
-    largest = max(max(panel.initial for panel in shown), 1)
+    largest = max(max(panel.largest for panel in shown), 1)
     for axes, panel in zip(all_axes, shown, strict=True):
         draw_counts(axes, panel.layers, panel.matrices, panel.counts, largest)
-        kept = f"{round(panel.kept, 1):g} of {panel.started} kept"
-        axes.set_title(f"{panel.title}\n{kept}, {_runs(panel.runs)}", fontsize="medium")
+        kept = kept_of(panel.kept, panel.initial)
+        axes.set_title(f"{panel.title}\n{kept} kept, {_runs(panel.runs)}", fontsize="medium")
     return png(figure)
 
 
@@ -85,10 +83,14 @@ def mean_kept(grid: Grid, find: Find) -> list[MeanKept]:
 
 def _adapters(runs: Sequence[RunDescription], find: Find) -> list[KeptGrid]:
     return [
-        kept_grid(record.kept, record.initial)
+        kept_grid(record.kept, _initial(record))
         for record in map(find, runs)
-        if record is not None and record.finished and record.kept and record.initial is not None
+        if record is not None and record.finished and record.kept
     ]
+
+
+def _initial(record: RunRecord) -> dict[str, int] | None:
+    return None if record.initial is None else dict.fromkeys(record.kept, record.initial)
 
 
 def _mean(title: str, grids: Sequence[KeptGrid]) -> MeanKept:
@@ -97,7 +99,8 @@ def _mean(title: str, grids: Sequence[KeptGrid]) -> MeanKept:
         tuple(_mean_count(of_seeds) for of_seeds in zip(*rows, strict=True))
         for rows in zip(*(grid.counts for grid in grids), strict=True)
     )
-    return MeanKept(title, first.layers, first.matrices, counts, first.initial, len(grids))
+    largest = max(grid.largest for grid in grids)
+    return MeanKept(title, first.layers, first.matrices, counts, first.initial, largest, len(grids))
 
 
 def _mean_count(counts: Sequence[int | None]) -> float | None:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord, Status
 from lora2.lab.experiments.running.cuts import score_cuts
 from lora2.lab.experiments.running.forgetting import ability, lost
+from lora2.reports.kept import initial_ranks
 from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS
@@ -145,12 +146,18 @@ def _record(
         seconds_per_step=clock.median,
         peak_memory=_peak_memory(),
         kept=kept,
-        initial=prepared.settings.adapter["init_r"] if kept else None,
+        initial=_initial(kept, prepared.settings.adapter),
         versions=summary.versions,
         machine=_machine(),
         # The summary has 0 where no file is saved.
         file_bytes=summary.saved_bytes or None,
     )
+
+
+def _initial(kept: Mapping[str, int], options: Mapping[str, Any]) -> int | None:
+    """Return the singular values that each module started with, where all had the same number."""
+    ranks = set((initial_ranks(kept, options) or {}).values())
+    return ranks.pop() if len(ranks) == 1 else None
 
 
 class _StepClock(TrainerCallback):

@@ -19,8 +19,8 @@ from transformers import (
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.running.execution import Place, settings_of
-from lora2.training.adapters import budget_in_words
 from lora2.training.base_models.models import BaseModel, load_config, set_classifier_dropout
+from lora2.training.budgets import budget_in_words
 from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder

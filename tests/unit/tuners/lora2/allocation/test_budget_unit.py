@@ -9,7 +9,7 @@ from torch import nn
 
 from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import UserError
-from lora2.training.adapters import budget_in_words
+from lora2.training.budgets import budget_in_words
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.matrix_size import MatrixSize
 from unit.models import layers_of
