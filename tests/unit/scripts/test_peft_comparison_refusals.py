@@ -166,7 +166,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
         "the response in row 1 of",
     ),
     "messages": (
-        {"train": [{name: [{"role": "user", "content": "a"}] for name in ROWS[0]}]},
+        {"train": [{name: [{"role": "assistant", "content": "a"}] for name in ROWS[0]}]},
         "messages",
     ),
     "other columns": ({"validation": [{"a": "b"}]}, "no column 'prompt'"),
