@@ -173,7 +173,8 @@ def _parser() -> OptionParser:
         "--target_r",
         "--target-r",
         type=float,
-        help="singular values that a matrix keeps on average: the size at the end is counted too",
+        help="singular values that a matrix keeps on average: the size at the end, as a LoRA, is "
+        "counted too",
     )
     parser.add_argument(
         "--budget_unit",
