@@ -21,7 +21,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.commands.parser import read_mapping_or_file
 from lora2.commands.run_options import add_model
 from lora2.errors import UserError
-from lora2.reports.tables import size_in_words
+from lora2.reports.words import size_in_words
 from lora2.support.ranges import check_number
 from lora2.training.base_models.architectures import ARCHITECTURES, target_pattern
 from lora2.training.base_models.models import load_config
@@ -173,7 +173,8 @@ def _parser() -> OptionParser:
         "--target_r",
         "--target-r",
         type=float,
-        help="singular values that a matrix keeps on average: the size at the end is counted too",
+        help="singular values that a matrix keeps on average: the size at the end, as a LoRA, is "
+        "counted too",
     )
     parser.add_argument(
         "--budget_unit",

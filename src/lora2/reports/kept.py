@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.finite_checks import check_weights
+from lora2.tuners.base.layers.experts import parameter_of
 from lora2.tuners.base.loading import saved_tensors
 from lora2.tuners.base.names.module_names import PREFIX
 from lora2.tuners.lora2.factors import FACTORS
@@ -27,6 +28,8 @@ class KeptGrid:
         layers: names of the rows: the layer's number, or "" for modules outside the layers. Where
             an encoder and a decoder have the same numbers, "encoder.0" and "decoder.0".
         matrices: names of the columns, in the order of the model.
+        parameters: the same without the number of an expert: one name for the columns of all
+            experts of a parameter.
         counts: kept singular values [layers][matrices], None where a layer has no such matrix.
         initial: singular values that all matrices started with; None if that is not known.
         largest: the most that a matrix started with or has.
@@ -34,6 +37,7 @@ class KeptGrid:
 
     layers: tuple[str, ...]
     matrices: tuple[str, ...]
+    parameters: tuple[str, ...]
     counts: tuple[tuple[int | None, ...], ...]
     initial: int | None
     largest: int
@@ -94,9 +98,13 @@ def kept_grid(kept: Mapping[str, int], initial: Mapping[str, int] | None) -> Kep
     matrices = sorted({matrix for _, matrix in places.values()}, key=_order)
     by_place = {place: kept[module] for module, place in places.items()}
     short = Counter(map(_short, matrices))
+    shown = {m: m if short[_short(m)] > 1 else _short(m) for m in matrices}
     return KeptGrid(
         layers=tuple(layers),
-        matrices=tuple(m if short[_short(m)] > 1 else _short(m) for m in matrices),
+        matrices=tuple(shown.values()),
+        parameters=tuple(
+            _numbered(name)[0] if _is_of_expert(m) else name for m, name in shown.items()
+        ),
         counts=tuple(tuple(by_place.get((layer, m)) for m in matrices) for layer in layers),
         initial=None if initial is None else sum(initial[module] for module in kept),
         largest=max([*kept.values(), *(initial or {}).values()]),
@@ -106,8 +114,8 @@ def kept_grid(kept: Mapping[str, int], initial: Mapping[str, int] | None) -> Kep
 def summed_over_experts(grid: KeptGrid) -> tuple[list[str], dict[str, list[int | None]]]:
     """Return columns, and rows by layer, with one column for all experts of a parameter."""
     places: dict[str, list[int]] = {}
-    for position, matrix in enumerate(grid.matrices):
-        places.setdefault(_of_expert(matrix)[0], []).append(position)
+    for position, parameter in enumerate(grid.parameters):
+        places.setdefault(parameter, []).append(position)
     rows = {
         layer: [_sum([counts[position] for position in each]) for each in places.values()]
         for layer, counts in zip(grid.layers, grid.counts, strict=True)
@@ -120,10 +128,15 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return sum(there) if there else None
 
 
-def _of_expert(matrix: str) -> tuple[str, int]:
-    """Split a column's name at the number of its expert: ("gate_up_proj", 3)."""
-    name, _, index = matrix.rpartition(".")
-    return (name, int(index)) if index.isdigit() else (matrix, 0)
+def _is_of_expert(matrix: str) -> bool:
+    """Whether it is one of the matrices of a parameter, and no member of an nn.Sequential."""
+    return parameter_of(matrix) is not None
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """Split a name at its last number: ("gate_up_proj", 3)."""
+    before, _, number = name.rpartition(".")
+    return (before, int(number)) if number.isdigit() else (name, 0)
 
 
 def _places(modules: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -145,7 +158,8 @@ def _split(module: str) -> tuple[tuple[str, ...], str, str]:
     """Split a module's name at the number of its layer, "" and all of the name if it has none."""
     parts = module.split(".")
     numbers = [position for position, part in enumerate(parts) if part.isdigit()]
-    if not numbers:
+    if not numbers or numbers[0] == len(parts) - 1:
+        # Without a number, or a member of an nn.Sequential outside the layers.
         return (), "", module
     return tuple(parts[: numbers[0]]), parts[numbers[0]], ".".join(parts[numbers[0] + 1 :])
 
@@ -165,19 +179,23 @@ _FEED_FORWARD = ("intermediate", "lin1", "fc1", "gate", "up_", "c_fc")
 def _order(matrix: str) -> tuple[int, str, int]:
     for rank, parts in enumerate((*((part,) for part in _COMPUTED), _AFTER, _FEED_FORWARD)):
         if any(part in matrix for part in parts):
-            return rank, *_of_expert(matrix)
-    return len(_COMPUTED) + 2, *_of_expert(matrix)
+            return rank, *_numbered(matrix)
+    return len(_COMPUTED) + 2, *_numbered(matrix)
 
 
 def _short(matrix: str) -> str:
     """The last two parts at most: attention.self.query → query, attention.output.dense stays.
 
-    Of experts, mlp.experts.matrices.gate_up_proj.3 → gate_up_proj.3.
+    Of experts, mlp.experts.matrices.gate_up_proj.3 → gate_up_proj.3; of an nn.Sequential, mlp.2.
     """
     parts = [part for part in matrix.split(".") if part not in ("self", "layer", "matrices")]
-    if parts[-1].isdigit() and len(parts) > 2:
-        # It is an expert's matrix, or the only one of a router's weight.
-        return ".".join(parts[-3:-1] if parts[-2] == "weight" else parts[-2:])
+    if not parts:
+        return matrix
+    if _is_of_expert(matrix) and parts[-2] == "weight":
+        # The only one of a router's weight.
+        return ".".join(parts[-3:-1])
+    if parts[-1].isdigit():
+        return ".".join(parts[-2:])
     if parts[-1] in ("dense", "proj"):
         return ".".join(parts)
     return parts[-1]

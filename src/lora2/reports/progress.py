@@ -11,6 +11,7 @@ from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora2.reports.bar import progress_bar
+from lora2.reports.words import epoch_in_words
 from lora2.trainers.log_names import KEPT_VALUES
 from lora2.training.on_disk.records import evaluation_records
 
@@ -75,7 +76,7 @@ class ProgressWatch(TrainerCallback):
             parts.append(f"training loss {record['train_loss']:.3f}")
         if KEPT_VALUES in record:
             parts.append(f"kept {record[KEPT_VALUES]}")
-        place = f"{self._title}, epoch {record['epoch']:.3g}, step {record['step']}"
+        place = f"{self._title}, epoch {epoch_in_words(record['epoch'])}, step {record['step']}"
         self._progress.console.print(f"{place}: {', '.join(parts)}", soft_wrap=True)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lora2.reports.words import epoch_in_words, size_in_words, steps_in_words
 from lora2.training.budgets import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.summary import RunSummary
@@ -40,12 +41,9 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("adapter", adapter)
     if prepared.parameters["head"]:
         table.add_row("head", f"{prepared.parameters['head']:,} trained parameters")
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
-    table.add_row(
-        "optimizer",
-        f"{prepared.steps:,} steps of {batch * arguments.world_size} rows, learning rate "
-        f"{arguments.learning_rate:g}",
-    )
+    examples: Any = prepared.trainer.train_dataset
+    steps = steps_in_words(prepared.steps, len(examples), arguments)
+    table.add_row("optimizer", f"{steps}, learning rate {arguments.learning_rate:g}")
     table.add_row("budget", prepared.budget)
     table.add_row("run folder", str(prepared.folder.path))
     return table
@@ -53,18 +51,6 @@ def plan_table(prepared: PreparedRun) -> Table:
 
 def _rows_of(name: str) -> str:
     return "training rows" if name == "train" else f"rows of {name}"
-
-
-def size_in_words(final: tuple[int, int]) -> str:
-    """Return the bounds of a final size as tables and `lora2 params` print them, also in kB.
-
-    final: the fewest and the most parameters; equal where only the most is known.
-    """
-    # In float32, without the header of the file, which names the tensors.
-    kilobytes = [f"{4 * count / 1000:,.0f}" for count in dict.fromkeys(final)]
-    counts = [f"{count:,}" for count in dict.fromkeys(final)]
-    bound = "at most " if len(counts) == 1 else ""
-    return f"{bound}{' to '.join(counts)}, as a LoRA (about {' to '.join(kilobytes)} kB)"
 
 
 def summary_table(summary: RunSummary) -> Table:
@@ -131,12 +117,16 @@ def _best_and_last(
 ) -> tuple[str, str, str]:
     if best is None or last is None:
         return "–", "–", "–"
-    return _number(best[metric]), _number(best["epoch"], ".3g"), _number(last[metric])
+    return (
+        _number(best[metric]),
+        _number(best["epoch"], epoch_in_words),
+        _number(last[metric]),
+    )
 
 
-def _number(value: float | None, form: str = ".4f") -> str:
+def _number(value: float | None, in_words: Callable[[float], str] = "{:.4f}".format) -> str:
     # Files hold null in place of NaN.
-    return "–" if value is None or math.isnan(value) else format(value, form)
+    return "–" if value is None or math.isnan(value) else in_words(value)
 
 
 def _sizes(summary: RunSummary) -> str:

@@ -33,6 +33,14 @@ def test_the_table_sums_over_experts():
     assert rows == {"0": [3, 10, 1], "1": [2, 11, None]}
 
 
+def test_members_of_a_sequential_are_no_experts():
+    kept = {f"blocks.{layer}.{name}": 1 for layer in (0, 1) for name in ("mlp.0", "mlp.2", "3")}
+    columns, rows = summed_over_experts(kept_grid(kept, None))
+    assert columns == ["3", "mlp.0", "mlp.2"]
+    assert rows == {"0": [1, 1, 1], "1": [1, 1, 1]}
+    assert kept_grid({"net.0": 1, "net.2": 1}, None).matrices == ("net.0", "net.2")
+
+
 # BART and T5, whose stacks have the same numbers and matrices of the same names.
 STACKS = [
     {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora2.lab.benchmarks.ratios import ratio
 from lora2.lab.benchmarks.record import BenchmarkRecord
 from lora2.lab.benchmarks.report import label
 from lora2.reports.panels import new_figure, png
@@ -74,21 +75,24 @@ def draw_compiled(record: BenchmarkRecord, path: Path) -> None:
 def draw_sweeps(record: BenchmarkRecord, path: Path) -> None:
     """Draw step time over the floor's as one size grows, a panel for each."""
     panels = {
-        f"{result['label']}: {name}": sweep["points"]
+        f"{result['label']}: {name}": sweep
         for result in record.results
         for name, sweep in result["sweeps"].items()
     }
     figure, all_axes = new_figure(len(panels), _PANEL)
-    for axes, (title, points) in zip(all_axes, panels.items(), strict=True):
+    for axes, (title, sweep) in zip(all_axes, panels.items(), strict=True):
+        values = list(sweep["points"])
         for method, style in (("lora", "0.6"), ("lora2", "black")):
-            heights = [
-                point["seconds"][method]["median"] / point["seconds"]["floor"]["median"]
-                for point in points.values()
-            ]
-            axes.plot(list(points), heights, "o-", color=style, label=label(method))
+            heights = [to_floor(sweep, method, value) for value in values]
+            axes.plot(values, heights, "o-", color=style, label=label(method))
         _finish(axes, title, "step time / floor")
         axes.legend(frameon=False)
     write_atomically(path, png(figure))
+
+
+def to_floor(sweep: Mapping[str, Any], method: str, value: str) -> float:
+    """Return a method's step time over the floor's at one value: the median of the rounds."""
+    return ratio(sweep["seconds"], f"{method} {value}", f"floor {value}").median
 
 
 def _draw_bars(panels: Mapping[str, Mapping[str, Bar]], unit: str, path: Path) -> None:

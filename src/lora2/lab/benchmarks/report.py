@@ -12,6 +12,7 @@ from lora2.lab.benchmarks.methods import ALL_METHODS
 from lora2.lab.benchmarks.ratios import differs
 from lora2.lab.benchmarks.record import BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
+from lora2.lab.benchmarks.sweeps import BATCH
 
 _MEBIBYTE = 2**20
 # This mark is printed before a ratio.
@@ -161,11 +162,14 @@ def compile_tables(record: BenchmarkRecord) -> list[Table]:
 
 def _table(record: BenchmarkRecord, result: Result, first: str, headings: Sequence[str]) -> Table:
     options: Mapping[str, Any] = record.options
-    title = (
-        f"{result['label']}, {result['batch_size']} × {result['length']} tokens, "
-        f"{options['dtype']}, k = {options['k']}, r = {options['r']}"
-    )
-    return _plain(title, first, headings)
+    facts = {
+        BATCH: f"{result['batch_size']} × {result['length']} tokens",
+        "dtype": options["dtype"],
+        **{name: f"{name} = {options[name]}" for name in ("k", "r")},
+    }
+    # Of a sweep, what grows is in the rows.
+    shared = [fact for name, fact in facts.items() if name != first]
+    return _plain(", ".join([result["label"], *shared]), first, headings)
 
 
 def _plain(title: str, first: str, headings: Sequence[str]) -> Table:

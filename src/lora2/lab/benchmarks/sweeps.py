@@ -27,6 +27,9 @@ RANKS_R = (8, 16, 32, 64)
 LAYER_PARTS = (0.25, 0.5, 1.0)
 BATCH_PARTS = ((0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.5), (0.5, 2.0))
 
+BATCH = "batch × length"
+"""The sweep of rows and tokens, as tables head its first column."""
+
 _METHODS = ("floor", "lora", "lora2")
 
 
@@ -88,7 +91,7 @@ def sweeps(options: BenchArguments, workload: Workload) -> dict[str, Sweep]:
             ),
         ),
         Sweep(
-            "batch × length",
+            BATCH,
             tuple(SweepPoint(f"{s.batch_size} × {s.length}", adapter, s) for s in sizes),
         ),
     )

@@ -12,9 +12,11 @@ from rich.console import Console
 from benchmark_case import TINY, TINY_BERT, options
 from command_line import lora2, refused
 from lora2.lab.benchmarks import compiled, resident, sections, sweeps, widths
+from lora2.lab.benchmarks.chart import to_floor
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.benchmarks.record import BenchmarkRecord, device_name, make_record
+from lora2.lab.benchmarks.report import sweeps_tables
 from lora2.lab.benchmarks.resident import PeakResidentSet
 from lora2.lab.benchmarks.workloads import WORKLOADS
 from narrow import check_figures
@@ -90,6 +92,21 @@ def test_one_sweep_can_be_measured_alone(tmp_path):
     bench(tmp_path, "sweeps", "--models=tiny", "--warm_up=0", "--sweep=r")
     (result,) = BenchmarkRecord.read(tmp_path / "sweeps-cpu-float32.json").results
     assert list(result["sweeps"]) == ["r"]
+
+
+def test_table_and_chart_of_a_sweep_have_the_same_ratios_and_no_size_that_grows(tmp_path):
+    bench(tmp_path, "sweeps", "--models=tiny", "--warm_up=0")
+    record = BenchmarkRecord.read(tmp_path / "sweeps-cpu-float32.json")
+    (result,) = record.results
+    for sweep in result["sweeps"].values():
+        for value, point in sweep["points"].items():
+            assert to_floor(sweep, "lora2", value) == point["to_floor"]["median"]
+    assert [table.title for table in sweeps_tables(record)] == [
+        "tiny BERT, 2 × 4 tokens, float32, r = 4",
+        "tiny BERT, 2 × 4 tokens, float32, k = 2",
+        "tiny BERT, 2 × 4 tokens, float32, k = 2, r = 4",
+        "tiny BERT, float32, k = 2, r = 4",
+    ]
 
 
 @pytest.mark.parametrize("section", ["storage", "parts", "sweeps"])
