@@ -75,6 +75,18 @@ def test_what_is_no_path_is_refused(name: str, path: Any) -> None:
         EXPORTS[name](adapted(), path)
 
 
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_place_that_is_taken_is_named_as_the_argument_is(name: str, tmp_path: Path) -> None:
+    taken, below = tmp_path / "taken", tmp_path / "file" / "below"
+    taken.mkdir()
+    (taken / "kept.txt").write_text("kept")
+    (tmp_path / "file").write_text("")
+    for path, said in ((taken, "exists already"), (below, "cannot be made")):
+        with pytest.raises(UserError, match=rf"^path: .*{said}"):
+            EXPORTS[name](adapted(), path)
+    assert (taken / "kept.txt").read_text() == "kept"
+
+
 def test_an_adapter_to_import_needs_a_path() -> None:
     with pytest.raises(UserError, match="path=None is a NoneType"):
         lora2.import_lora(tiny_llama(), None)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def export_converted(
         NumericalError: the model computes NaN or infinity.
     """
     path = Path(path)
-    check_is_new(path)
+    check_is_new(path, name="path")
     method = str(model.peft_config[model.active_adapter].peft_type.value)
     if not model.supports_lora_conversion(model.active_adapter):
         raise UserError(
@@ -95,7 +95,7 @@ def export_converted(
     converted = {name.removeprefix(PREFIX).partition(_LORA)[0] for name in tensors}
     config.target_modules = exact_targets(converted, [name for name, _ in base.named_modules()])
     tensors |= whole_modules(model, model.active_adapter)
-    with new_folder(path) as temporary:
+    with new_folder(path, name="path") as temporary:
         on_disk = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(on_disk, temporary / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))

@@ -94,7 +94,7 @@ def export_gguf(
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
     path = as_path(path)
-    check_is_new(path, "file")
+    check_is_new(path, "file", name="path")
     check_batch(batch)
     path = path.resolve()
     form = lora_form(model, adapter_name)

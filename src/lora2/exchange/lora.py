@@ -83,14 +83,14 @@ def export_lora(
         NumericalError: NaN or infinity in the adapter or in what the model computes.
     """
     path = as_path(path)
-    check_is_new(path)
+    check_is_new(path, name="path")
     check_tokenizer(tokenizer)
     check_batch(batch)
     if dtype not in TOLERANCES:
         raise UserError(f"dtype={dtype!r}: write one of {', '.join(map(str, TOLERANCES))}.")
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
     expected, batch, base = adapter_logits(model, adapter_name, batch)
-    with new_folder(path) as temporary:
+    with new_folder(path, name="path") as temporary:
         write_lora(form, temporary)
         write_lora_card(model, adapter_name, temporary, form.ranks)
         if tokenizer is not None:

@@ -72,7 +72,7 @@ def export_merged(
         NumericalError: the model computes NaN or infinity, or a merged weight would hold them.
     """
     path = as_path(path)
-    check_is_new(path)
+    check_is_new(path, name="path")
     check_is_peft_model(model)
     if not isinstance(model.get_base_model(), PreTrainedModel):
         raise UserError(
@@ -103,7 +103,7 @@ def export_merged(
         merged: Any = model.merge_and_unload()
     kind, device = type(merged), merged.device
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
-    with _saying_what_is_lost(path), new_folder(path) as temporary:
+    with _saying_what_is_lost(path), new_folder(path, name="path") as temporary:
         merged.save_pretrained(temporary, max_shard_size=max(size // _SHARDS, _SMALLEST_SHARD))
         tokenizer = _tokenizer_of(merged) if tokenizer is None else tokenizer
         if tokenizer is not None:

@@ -47,7 +47,8 @@ def fits(value: Any, hint: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if _is_enum(kind):
-        return value in [each.value for each in kind]
+        # An array that is compared is no truth value.
+        return any(isinstance(value, type(e.value)) and value == e.value for e in kind)
     return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 

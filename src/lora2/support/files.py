@@ -85,10 +85,12 @@ def nan_as_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_can_make(path: Path, folder: Path) -> None:
+def check_can_make(path: Path, folder: Path, name: str = "output") -> None:
     """Check that something of the name of `path` can be made in a folder, by making it once.
 
     Permissions alone do not say it: a file system may be read-only, and root may do anything.
+
+    name: of the argument or option that gave the path.
 
     Raises:
         UserError: it cannot.
@@ -97,7 +99,7 @@ def check_can_make(path: Path, folder: Path) -> None:
         _try_to_make(folder / path.name)
     except OSError as error:
         raise UserError(
-            f"output: {path} cannot be made in {folder} ({error.strerror}); change the "
+            f"{name}: {path} cannot be made in {folder} ({error.strerror}); change the "
             "permissions of that folder, or give another."
         ) from error
 
@@ -144,10 +146,11 @@ def as_path(path: Any, name: str = "path") -> Path:
     raise UserError(f"{name}={path!r} is a {type(path).__name__}; give a text or a pathlib.Path.")
 
 
-def check_is_new(path: Path, what: str = "folder") -> None:
+def check_is_new(path: Path, what: str = "folder", *, name: str = "output") -> None:
     """Check that `path` can be made: nothing is there, and its parents are there or can be made.
 
     what: "folder", which may be there if it is empty, or "file".
+    name: of the argument that gave the path; "output" is the option of the commands.
 
     Raises:
         UserError: something is there, or nothing can be made there.
@@ -160,21 +163,21 @@ def check_is_new(path: Path, what: str = "folder") -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"output: {path} cannot be made ({reason}); give another {what}."
+            f"{name}: {path} cannot be made ({reason}); give another {what}."
         ) from error
     if not is_new:
-        raise UserError(f"output: {path} exists already; give another {what}.")
+        raise UserError(f"{name}: {path} exists already; give another {what}.")
     # What is written appears in one step, in the place of an empty folder.
     if path.is_dir() and (os.path.ismount(path) or path.samefile(Path.cwd())):
         kind = "a mount point" if os.path.ismount(path) else "the folder that the command runs in"
         raise UserError(
-            f"output: {path} is {kind}, which no finished {what} can replace; give one in it."
+            f"{name}: {path} is {kind}, which no finished {what} can replace; give one in it."
         )
     if not nearest.is_dir():
         raise UserError(
-            f"output: {nearest} is a file, so {path} cannot be made; give another {what}."
+            f"{name}: {nearest} is a file, so {path} cannot be made; give another {what}."
         )
-    check_can_make(path, nearest)
+    check_can_make(path, nearest, name)
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -218,12 +221,13 @@ def check_takes_files(option: str, folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replaces: bool = False, name: str = "output") -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end, or vanishes on an error.
 
     Args:
         path: where nothing is, or an empty folder.
         replaces: whether a folder with something in it gives way.
+        name: of the argument that gave the path.
 
     Raises:
         UserError: something was put there in the meantime.
@@ -241,7 +245,7 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
         # A folder cannot be replaced in one step.
         if path.is_dir():
             if not replaces:
-                check_is_new(path)
+                check_is_new(path, name=name)
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:

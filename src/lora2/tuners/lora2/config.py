@@ -202,8 +202,8 @@ class Lora2Config(TargetConfig):
         super().__post_init__()
         self.peft_type = PeftType["LORA2"]
         self._check_parameters()
-        self._check_sizes()
         self._check_choices()
+        self._check_sizes()
         self._check_schedule()
 
     def sizes_in_words(self) -> str:

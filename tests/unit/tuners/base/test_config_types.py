@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peft import PeftConfig, get_peft_model
 
@@ -27,8 +28,10 @@ FIELDS = [
 ]
 # Whole numbers that no float holds: math.isfinite raises an OverflowError for them.
 HUGE = 10**400
+# Compared, it is no truth value.
+PAIR = np.array([1, 2])
 # No field takes any of these.
-WRONG = [[[1]], {"a": [[1]]}, math.nan, math.inf, HUGE, -HUGE, [None], [HUGE, "a"], object()]
+WRONG = [[[1]], {"a": [[1]]}, math.nan, math.inf, HUGE, -HUGE, [None], [HUGE, "a"], object(), PAIR]
 JSON_VALUES = [[[1]], {"a": [[1]]}, HUGE, [None]]
 every_field = pytest.mark.parametrize(
     ("kind", "name"), FIELDS, ids=[f"{kind.__name__}-{name}" for kind, name in FIELDS]
@@ -42,6 +45,14 @@ def test_values_of_another_type_are_refused(kind: type[TargetConfig], name: str)
             kind(**{name: value})
         assert len(str(found.value)) < 400
         assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_an_array_is_no_kind_of_adapter(kind: type[TargetConfig]) -> None:
+    with pytest.raises(
+        UserError, match=r"^peft_type=array\(\[1, 2\]\) must be one of PROMPT_TUNING"
+    ):
+        kind(peft_type=PAIR)
 
 
 @pytest.mark.parametrize("value", ["4", [4], True, {"a": 4}, ""])

@@ -28,7 +28,7 @@ def check_types(config: Any) -> None:
         value = getattr(config, name)
         if value is None and default is None:
             continue
-        if name == "task_type" and value not in list(TaskType):
+        if name == "task_type" and not fits(value, TaskType):
             raise UserError(f"task_type={shortened(value)} must be one of {_TASKS}, or None.")
         plain = sorted(value, key=str) if isinstance(value, set | frozenset) else value
         if not fits(list(plain) if isinstance(plain, tuple) else plain, hint):

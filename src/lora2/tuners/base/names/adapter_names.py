@@ -16,6 +16,8 @@ from lora2.support.shown import as_shown
 BASE_ONLY = "__base__"
 """PEFT's name, in mixed batches, for "no adapter"."""
 
+# The base model's name in PEFT's tuner, which is in every key of a PeftModel.
+_IN_TUNER = "model"
 _EXAMPLE = "write a name of letters, digits and underscores, such as 'default'"
 # What an adapter's tensors and modules are held in, under its name.
 _HOLDERS = (nn.ModuleDict(), nn.ParameterDict())
@@ -52,14 +54,14 @@ def check_is_text(name: Any) -> None:
 
 
 def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
-    """Check that no adapted layer is in, or is, a module that is called as an adapter.
+    """Check that nothing on the way to an adapter's tensors is called as an adapter.
 
     PEFT leaves what has another adapter's name in its key out of an adapter's file.
 
     Raises:
         UserError: one is.
     """
-    known = set(_names_above_adapters(model))
+    known = {_IN_TUNER, *_names_above_adapters(model)}
     for name in names:
         if name in known:
             raise UserError(
@@ -69,10 +71,11 @@ def check_names_apart(names: Iterable[str], model: nn.Module) -> None:
 
 
 def _names_above_adapters(module: nn.Module) -> Iterator[str]:
-    """Yield the names on the way to what holds adapters, and inside of what is trained whole."""
+    """Yield the names on the way to adapters' tensors, and inside of what is trained whole."""
     for name, child in module._modules.items():
         if isinstance(child, BaseTunerLayer):
-            yield name
+            # An adapted layer may have others inside, such as attention.
+            yield from [name, *child.adapter_layer_names, *_names_above_adapters(child)]
         elif isinstance(child, AuxiliaryTrainingWrapper):
             # Beside the original it holds copies by the names of adapters.
             inside = child.original_module.named_modules()

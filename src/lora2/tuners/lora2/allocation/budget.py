@@ -66,7 +66,7 @@ def plan_budget(
     """Return the plan for the budget of these matrices.
 
     Raises:
-        UserError: the schedule does not fit into `total_steps`.
+        UserError: the schedule does not fit into `total_steps`, or there is no step.
     """
     tinit, tfinal = config.window
     warmup, final = steps_of(tinit, total_steps), steps_of(tfinal, total_steps)
@@ -75,6 +75,11 @@ def plan_budget(
         final = max(0, min(final, total_steps - 1))
         warmup = max(0, min(warmup, total_steps - final - 1))
     initial, target = config.initial_budget(matrices), config.target_budget(matrices)
+    if target < initial and not total_steps:
+        raise UserError(
+            "total_steps=0 leaves no step in which to prune: write the optimizer steps of the "
+            "whole training, at least 1."
+        )
     if target < initial and warmup + final >= total_steps:
         raise UserError(
             f"tinit={tinit} and tfinal={tfinal} take {warmup} + {final} of the "

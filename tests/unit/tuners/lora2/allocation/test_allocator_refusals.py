@@ -21,6 +21,8 @@ from unit.pruning import FIELDS, LAYERS, TOTAL, Loop, pruned_model
     [
         ({"tinit": 10, "tfinal": 10}, 20, r"tinit=10 and tfinal=10 take 10 \+ 10 of the 20"),
         ({"tinit": 0.6, "tfinal": 5}, 10, r"tinit=0.6 and tfinal=5 take 6 \+ 5 of the 10"),
+        ({}, 0, "total_steps=0 leaves no step in which to prune: write the optimizer steps"),
+        ({"tinit": 0, "tfinal": 0}, 0, "total_steps=0 leaves no step in which to prune"),
         ({"tinit": 100}, 20, "make them smaller, or train longer"),
     ],
 )
