@@ -162,7 +162,7 @@ def test_preferences_are_learned_and_scored_as_in_one_process(
     base = save_language_model(tmp_path / "model")
     options = text_options(
         objective="dpo", per_device_train_batch_size=4, per_device_eval_batch_size=2,
-        learning_rate=0.01, num_train_epochs=1, tinit=1, tfinal=1,
+        learning_rate=0.01, num_train_epochs=1, tinit=1, tfinal=1, max_length=160,
     )  # fmt: skip
     words = ["--objective=dpo", f"--model={base}", "--use_cpu=True", *options]
     accumulated = ["--gradient_accumulation_steps=2", f"--output_dir={one}"]
