@@ -19,7 +19,6 @@ from lora2.data.tasks.task import Task
 from lora2.errors import UserError
 from lora2.training.adapters import adds_penalty, count_parameters
 from lora2.training.base_models.new_tokens import with_new_tokens
-from lora2.training.base_models.precise_modules import HALF
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.budgets import budget_in_words
 from lora2.training.checks.label_smoothing import check_has_classes
@@ -29,6 +28,7 @@ from lora2.training.checks.positions import check_positions
 from lora2.training.checks.sharding import check_may_shard
 from lora2.training.checks.starting_point import check_start_from
 from lora2.training.checks.token_ids import check_token_ids
+from lora2.training.checks.trained_dtypes import check_trained_dtypes
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import head_names
@@ -181,19 +181,9 @@ def _check_model(
             f"method: {method.label} trains nothing of {settings.model.model}, which has no head; "
             "choose another method."
         )
-    _check_is_precise(model, settings, method)
+    check_trained_dtypes(model, settings.model.dtype, method.label)
     check_optimizer(arguments, model)
     check_sharding(arguments, model)
-
-
-def _check_is_precise(model: nn.Module, settings: RunSettings, method: Method) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype in HALF:
-            raise UserError(
-                f"dtype={settings.model.dtype}: {method.label} would train {name} in it, and most "
-                "steps would be lost, because it has too few digits; leave dtype out, or write "
-                "--bf16 True in its place."
-            )
 
 
 def _make_trainer(

@@ -46,12 +46,13 @@ def _modules(model: nn.Module, head: tuple[str, ...]) -> tuple[set[int], set[int
     whole: set[int] = set()
     of_head: set[int] = set()
     for name, module in model.named_modules():
-        is_whole = isinstance(module, ModulesToSaveWrapper)
         # What PEFT was asked to train whole it has wrapped, by the ends of names: DistilBERT's
         # pre_classifier is one of "classifier". A model without adapter has no such wrapper.
-        if is_whole or not has_adapter:
-            part = of_head if name.endswith(head) else whole if is_whole else set[int]()
-            part.update(map(id, module.parameters()))
+        is_whole = isinstance(module, ModulesToSaveWrapper)
+        if name.endswith(head) and (is_whole or not has_adapter):
+            of_head.update(map(id, module.parameters()))
+        elif is_whole:
+            whole.update(map(id, module.parameters()))
     return whole, of_head
 
 

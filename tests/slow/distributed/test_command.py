@@ -153,6 +153,8 @@ def test_tags_are_learned_and_scored_as_in_one_process(
     ends = [json.loads((run / "summary.json").read_text())["last"] for run in (one, two)]
     assert 0 < ends[0]["f1"] < 1
     assert [ends[0][name] for name in names] == [ends[1][name] for name in names]
+    # Rows that fill up the last batch of a process are not counted twice.
+    assert ends[1]["validation_loss"] == pytest.approx(ends[0]["validation_loss"], rel=1e-4)
 
 
 def test_preferences_are_learned_and_scored_as_in_one_process(

@@ -51,11 +51,14 @@ def test_what_is_trained_is_in_float32_and_scores_as_in_training(
     assert f"{last['pearson']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("whole", ["LayerNorm", "word_embeddings"])
 @pytest.mark.parametrize("to", ["merged", "lora"])
-def test_a_run_in_half_precision_is_exported(to: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_run_in_half_precision_is_exported(
+    to: str, whole: str, tiny_model: Path, tmp_path: Path
+) -> None:
     run, file = tmp_path / "run", rows(tmp_path)
     start = ("train", f"--model={tiny_model}", f"--train_file={file}")
-    assert lora2(*start, f"--output_dir={run}", *OPTIONS, "--modules_to_save=LayerNorm") == 0
+    assert lora2(*start, f"--output_dir={run}", *OPTIONS, f"--modules_to_save={whole}") == 0
     assert lora2("export", run, f"--to={to}", f"--output={tmp_path / to}") == 0
 
 

@@ -19,9 +19,9 @@ class DenseLora2Linear(Lora2Linear):
         """Base output plus the input times Δ = v u Λ 𝒰 𝒱."""
         output = self.get_base_layer()(x)
         for name in self.active_adapters:
-            stored = self.five_factors(name)
-            P, Q = stored["v"] @ stored["u"], stored["U"] @ stored["V"]
-            delta = (P * stored["lam"]) @ Q
+            factors = self.five_factors(name)
+            P, Q = factors["v"] @ factors["u"], factors["U"] @ factors["V"]
+            delta = (P * factors["lam"]) @ Q
             output = output + self.scaling[name] * (x @ delta.to(x.dtype))
         return output
 

@@ -1,7 +1,7 @@
 """Modules that are trained whole stay in float32 where the other weights are in half precision.
 
 A step of a usual learning rate is lost in bfloat16, which has eight bits for a number: a bias of 3
-cannot move by less than a hundredth. PEFT trains copies of these modules, with their hooks.
+cannot move by less than a hundredth.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any, TypeGuard
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
 
 
-def make_precise(whole: nn.Module, returns_float32: bool) -> None:
+def put_in_float32(whole: nn.Module, returns_float32: bool) -> None:
     """Give all parts of a module weights in float32, and inputs to go with them.
 
     returns_float32: whether outputs stay in float32; otherwise they get the dtype of the weights.
@@ -38,11 +39,8 @@ def _is_half(parameter: Tensor | None) -> TypeGuard[Tensor]:
     return parameter is not None and parameter.dtype in HALF
 
 
-def _with_inputs_in_float32(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    cast = partial(_cast, torch.float32)
-    return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+def _with_inputs_in_float32(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return _cast(torch.float32, args), _cast(torch.float32, kwargs)
 
 
 def _returning(dtype: torch.dtype, module: nn.Module, args: Any, outputs: Any) -> Any:
@@ -50,4 +48,9 @@ def _returning(dtype: torch.dtype, module: nn.Module, args: Any, outputs: Any) -
 
 
 def _cast(dtype: torch.dtype, value: Any) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+    """Return a tensor, or what holds some, with all floating-point numbers in a dtype."""
+    return recursively_apply(lambda each: each.to(dtype), value, test_type=_is_floating)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -1,4 +1,8 @@
-"""The modules that a method of PEFT trains whole: which they are, and their dtype."""
+"""The modules that a method of PEFT trains whole: which they are, and their dtype.
+
+Where an adapter is put on a model, to be trained or once it is loaded, `keep_precise` comes first:
+PEFT copies these modules with their hooks, and would load their weights in half precision.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from peft import TaskType
 from peft.config import PeftConfig
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 
-from lora2.training.base_models.precise_modules import make_precise
+from lora2.training.base_models.precise_modules import put_in_float32
 
 HEADS = tuple(SEQ_CLS_HEAD_NAMES)
 """What PEFT always trains in addition to the adapter for classification of texts and of words."""
@@ -36,4 +40,4 @@ def keep_precise(model: Any, config: PeftConfig) -> None:
     inside = f"{model.base_model_prefix}."
     for name, module in model.named_modules():
         if is_trained_whole(name, config):
-            make_precise(module, returns_float32=not name.startswith(inside))
+            put_in_float32(module, returns_float32=not name.startswith(inside))

@@ -28,7 +28,10 @@ class ModelArguments:
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32",
-        metadata={"help": "Dtype of the frozen weights; what is trained stays in float32."},
+        metadata={
+            "help": "Dtype of the frozen weights; what is trained stays in float32, which full and "
+            "bitfit need."
+        },
     )
     head_start: HeadStart = field(
         default="label_mean",

@@ -21,5 +21,10 @@ class RunSftTrainer(WeightedEvaluation, WithPenalty, RunBase, SFTTrainer):
 
     def items_in(self, batch: Mapping[str, Any]) -> int:
         """Return the number of tokens that are learnt, of which the loss of a batch is the mean."""
-        # The first of a row is predicted by nothing.
-        return int((batch["labels"][:, 1:] != IGNORED).sum())
+        labels = batch["labels"]
+        # Nothing predicts the first token of a row, but for virtual tokens in front of it.
+        return int((labels if self._has_prompt() else labels[:, 1:]).ne(IGNORED).sum())
+
+    def _has_prompt(self) -> bool:
+        config = getattr(self.accelerator.unwrap_model(self.model), "active_peft_config", None)
+        return config is not None and bool(config.is_prompt_learning)

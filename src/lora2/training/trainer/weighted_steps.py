@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers.trainer_pt_utils import find_batch_size
 
-if TYPE_CHECKING:
-    # What `WeightedSteps` is mixed into.
-    from transformers import Trainer as _Base
-else:
-    _Base = object
+from lora2.training.trainer.counted_items import CountedItems
 
 
-class WeightedSteps(_Base):
-    """Mixed into a trainer whose loss of a micro-batch is the mean over the items in it.
+class WeightedSteps(CountedItems):
+    """Mixed into a trainer: the loss of a micro-batch has its share of the optimizer step.
 
     The last micro-batch of an epoch may have fewer items than others, and so may that of another
     process. The mean of such means is not that of the joint batch.
     """
 
     _items_in_step: int | None = None
-
-    def items_in(self, batch: Mapping[str, Any]) -> int:
-        """Return how many items the loss of a batch is the mean of: its rows."""
-        return int(find_batch_size(batch))
 
     def get_batch_samples(self, *arguments: Any, **named: Any) -> tuple[list[Any], Any]:
         """Return the micro-batches of an optimizer step; its items in all processes are counted."""
@@ -46,7 +36,7 @@ class WeightedSteps(_Base):
         result = super().compute_loss(model, inputs, *arguments, **named)
         if not self.model.training or self._items_in_step is None:
             return result
-        # What is made of the losses is the mean over the micro-batches and the processes.
+        # The trainer divides by the micro-batches, and DistributedDataParallel by the processes.
         parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         weight = parts * items / max(1, self._items_in_step)
         if isinstance(result, tuple):

@@ -34,7 +34,7 @@ from lora2.tuners.lora2.taking_part import (
     trained_parameters,
 )
 
-_ATTRIBUTE = "lora2_training_hook"
+_ATTRIBUTE = "lora2_forward_hook"
 
 
 class ForwardHook:

@@ -26,7 +26,10 @@ def stay_frozen_with_others(layers: Iterable[StoredFactors], adapter_name: str) 
 
 
 def before_loading(model: nn.Module, *args: Any) -> None:
-    """Do it for all adapters of a module that is about to load a state dict (a hook of torch)."""
+    """Let empty layers of frozen adapters stay frozen in a module that is about to load weights.
+
+    It is a hook of torch: before `load_state_dict`.
+    """
     layers = [module for module in model.modules() if isinstance(module, StoredFactors)]
     for adapter_name in {name for layer in layers for name in layer.lora2_states}:
         holders = [layer for layer in layers if layer.has_adapter(adapter_name)]

@@ -148,12 +148,12 @@ class Lora2Layer(StoredFactors):
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A (eq. 4)."""
         state = self.lora2_states[adapter_name]
-        stored = self.five_factors(adapter_name, dtype)
+        five = self.five_factors(adapter_name, dtype)
         if not state.r:
-            return stored["V"].mT, stored["v"].mT
-        with torch.autocast(stored["v"].device.type, enabled=False):
+            return five["V"].mT, five["v"].mT
+        with torch.autocast(five["v"].device.type, enabled=False):
             return factors(
-                **stored,
+                **five,
                 scaling=self.scaling[adapter_name],
                 orthonormalize=state.orthonormalize,
             )

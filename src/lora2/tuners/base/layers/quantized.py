@@ -119,14 +119,18 @@ def plain_linear(layer: nn.Linear, weight: Tensor) -> nn.Linear:
 
 
 def activation_dtype_of(model: nn.Module) -> torch.dtype:
-    """The dtype that flows through a model: that of its first plain parameter, an embedding mostly.
+    """The dtype that flows through a model: the half precision of its plain parameters, if any is.
 
-    A quantized weight does not tell it: `prepare_model_for_kbit_training` has all else in float32.
+    Others have float32 beside them: adapters, and modules that are trained whole. A quantized
+    weight does not tell it: `prepare_model_for_kbit_training` has all else in float32.
     """
-    for parameter in model.parameters():
-        if type(parameter) is nn.Parameter and parameter.is_floating_point():
-            return parameter.dtype
-    return torch.get_default_dtype()
+    plain = [
+        parameter.dtype
+        for parameter in model.parameters()
+        if type(parameter) is nn.Parameter and parameter.is_floating_point()
+    ]
+    half = (dtype for dtype in plain if dtype in (torch.bfloat16, torch.float16))
+    return next(half, plain[0] if plain else torch.get_default_dtype())
 
 
 def dequantize_model(model: nn.Module, dtype: torch.dtype) -> None:
