@@ -25,7 +25,7 @@ from lora2.support.error_text import first_line_of
 from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
 from lora2.tuners.base.layers.experts import parameter_of
-from lora2.tuners.base.layers.quantized import activation_dtype_of
+from lora2.tuners.base.layers.quantized import plain_dtypes
 
 Batch = Mapping[str, Tensor] | Tensor
 
@@ -189,7 +189,9 @@ def tolerance_of(model: nn.Module, written: torch.dtype = torch.float32) -> floa
     """
     if any(layer.is_quantized for layer in model.modules() if isinstance(layer, AdaptedLayer)):
         return TOLERANCES[torch.bfloat16]
-    return max(TOLERANCES[activation_dtype_of(model)], TOLERANCES[written])
+    # Modules that are trained whole may be in float32 where the others compute in half precision.
+    dtypes = {written, *plain_dtypes(model)}
+    return max(TOLERANCES[dtype] for dtype in dtypes if dtype in TOLERANCES)
 
 
 @torch.no_grad()

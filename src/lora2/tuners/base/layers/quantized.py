@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -119,18 +120,18 @@ def plain_linear(layer: nn.Linear, weight: Tensor) -> nn.Linear:
 
 
 def activation_dtype_of(model: nn.Module) -> torch.dtype:
-    """The dtype that flows through a model: the half precision of its plain parameters, if any is.
+    """The dtype that flows through a model: that of its first plain parameter, an embedding mostly.
 
-    Others have float32 beside them: adapters, and modules that are trained whole. A quantized
-    weight does not tell it: `prepare_model_for_kbit_training` has all else in float32.
+    A quantized weight does not tell it: `prepare_model_for_kbit_training` has all else in float32.
     """
-    plain = [
-        parameter.dtype
-        for parameter in model.parameters()
-        if type(parameter) is nn.Parameter and parameter.is_floating_point()
-    ]
-    half = (dtype for dtype in plain if dtype in (torch.bfloat16, torch.float16))
-    return next(half, plain[0] if plain else torch.get_default_dtype())
+    return next(plain_dtypes(model), torch.get_default_dtype())
+
+
+def plain_dtypes(model: nn.Module) -> Iterator[torch.dtype]:
+    """Yield the dtypes of the parameters that are not quantized, in the order of the model."""
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.is_floating_point():
+            yield parameter.dtype
 
 
 def dequantize_model(model: nn.Module, dtype: torch.dtype) -> None:
