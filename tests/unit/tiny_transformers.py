@@ -16,22 +16,23 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+# What the three encoders have in common: two layers of width 8, without dropout.
+_ENCODER: dict[str, Any] = {
+    "vocab_size": 30,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    # Random weights of the usual 0.02 would hardly depend on the input.
+    "initializer_range": 0.3,
+}
+
 
 def tiny_bert(**fields: Any) -> BertForSequenceClassification:
     """A random BERT classifier with two layers of width 8, in evaluation mode."""
-    defaults = {
-        "vocab_size": 30,
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "max_position_embeddings": 16,
-        "num_labels": 2,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        # Random weights of the usual 0.02 would hardly depend on the input.
-        "initializer_range": 0.3,
-    }
+    defaults = {**_ENCODER, "max_position_embeddings": 16, "num_labels": 2}
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(**(defaults | fields))).eval()
 
@@ -48,29 +49,14 @@ def bert_of_minilms_sizes() -> BertForSequenceClassification:
 def tiny_roberta() -> RobertaForSequenceClassification:
     """A random RoBERTa classifier, whose head is made of several layers."""
     torch.manual_seed(0)
-    return RobertaForSequenceClassification(
-        RobertaConfig(
-            vocab_size=30,
-            hidden_size=8,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=32,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            initializer_range=0.3,
-        )
-    ).eval()
+    config = RobertaConfig(**_ENCODER, max_position_embeddings=32)
+    return RobertaForSequenceClassification(config).eval()
 
 
 def tiny_deberta(**fields: Any) -> DebertaV2ForSequenceClassification:
     """A random DeBERTa-v2 classifier of the form of DeBERTaV3-base, two layers of width 8."""
     defaults = {
-        "vocab_size": 30,
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
+        **_ENCODER,
         "max_position_embeddings": 32,
         "type_vocab_size": 0,
         "relative_attention": True,
@@ -79,10 +65,7 @@ def tiny_deberta(**fields: Any) -> DebertaV2ForSequenceClassification:
         "share_att_key": True,
         "pos_att_type": ["p2c", "c2p"],
         "position_biased_input": False,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
         "pooler_dropout": 0.0,
-        "initializer_range": 0.3,
     }
     torch.manual_seed(0)
     return DebertaV2ForSequenceClassification(DebertaV2Config(**(defaults | fields))).eval()

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from language_model import write_rows
 from lora2 import UserError
 from lora2.data.builtin.rewrite import rewrite_pairs, rewrite_preferences, wrong_forms
 from lora2.data.loading.preferences import load_preference_task
 from lora2.data.loading.texts import load_text_rows
+from lora2.data.tokenization.preferences import told_apart
 
 USER = {"role": "user", "content": "2 + 2"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("4", "5"))
@@ -113,3 +115,20 @@ def test_other_rows_are_of_the_kind_of_the_training_rows(form: str, tmp_path: Pa
 def test_options_that_contradict_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=f"^{said}"):
         load_preference_task(**options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_length", "kept"), [(2, 6, [0, 1]), (2, 4, [1]), (6, 5, []), (8, 5, [])]
+)
+def test_rows_stay_whose_answers_differ_within_the_length(
+    prompt: int, max_length: int, kept: list[int]
+) -> None:
+    rows = Dataset.from_dict(
+        {
+            "prompt_ids": [[9] * prompt] * 2,
+            "chosen_ids": [[1, 1, 1, 2], [1, 2, 2, 2]],
+            "rejected_ids": [[1, 1, 1, 3], [1, 3, 3, 3]],
+            "number": [0, 1],
+        }
+    )
+    assert told_apart(rows, max_length)["number"][:] == kept

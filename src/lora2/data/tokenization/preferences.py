@@ -28,7 +28,7 @@ def told_apart(rows: Dataset, max_length: int) -> Dataset:
                 f"{as_shown(row['chosen'])} and the rejected one, so there is nothing to prefer; "
                 "change or remove the row."
             )
-        room = max_length - len(row["prompt_ids"])
+        room = max(0, max_length - len(row["prompt_ids"]))
         if chosen[:room] != rejected[:room]:
             kept.append(number)
     # keep_in_memory: the list of rows would go to a cache file otherwise.

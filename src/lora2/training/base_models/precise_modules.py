@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-HALF = (torch.bfloat16, torch.float16)
+from lora2.mathematics.precision import HALF_PRECISION
 
 
 def put_in_float32(whole: nn.Module, returns_float32: bool) -> None:
@@ -36,7 +36,7 @@ def put_in_float32(whole: nn.Module, returns_float32: bool) -> None:
 
 
 def _is_half(parameter: Tensor | None) -> TypeGuard[Tensor]:
-    return parameter is not None and parameter.dtype in HALF
+    return parameter is not None and parameter.dtype in HALF_PRECISION
 
 
 def _with_inputs_in_float32(module: nn.Module, args: Any, kwargs: Any) -> Any:

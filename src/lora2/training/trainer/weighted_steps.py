@@ -21,21 +21,22 @@ class WeightedSteps(CountedItems):
     def get_batch_samples(self, *arguments: Any, **named: Any) -> tuple[list[Any], Any]:
         """Return the micro-batches of an optimizer step; its items in all processes are counted."""
         batches, number = super().get_batch_samples(*arguments, **named)
-        items = sum(map(self.items_in, batches))
-        if self.accelerator.num_processes > 1:
-            counted = self.accelerator.reduce(torch.tensor(items, device=self.args.device))
-            items = int(counted)
-        self._items_in_step = items
+        self._items_in_step = None
+        # One micro-batch of one process is the whole step, and counting waits for a GPU.
+        if len(batches) * self.accelerator.num_processes > 1:
+            items = torch.tensor(sum(map(self.items_in, batches)), device=self.args.device)
+            self._items_in_step = int(self.accelerator.reduce(items))
         return batches, number
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any
     ) -> Any:
         """Return the loss of a micro-batch; in training, with its weight in the optimizer step."""
+        if not self.model.training or self._items_in_step is None:
+            return super().compute_loss(model, inputs, *arguments, **named)
+        # Label smoothing takes the labels out of the inputs.
         items = self.items_in(inputs)
         result = super().compute_loss(model, inputs, *arguments, **named)
-        if not self.model.training or self._items_in_step is None:
-            return result
         # The trainer divides by the micro-batches, and DistributedDataParallel by the processes.
         parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         weight = parts * items / max(1, self._items_in_step)
