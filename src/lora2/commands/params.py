@@ -31,7 +31,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import one_word
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.idle_options import refuse_idle
-from lora2.tuners.base.config.target_config import check_regular_expression
+from lora2.tuners.base.config.field_checks import check_regular_expression
 from lora2.tuners.lora2.config import BudgetUnit
 
 _CLASSIFIERS = (

@@ -26,7 +26,7 @@ from lora2.support.ranges import (
 )
 from lora2.training.methods.wrapping import one_word
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed
-from lora2.tuners.base.config.target_config import check_regular_expression
+from lora2.tuners.base.config.field_checks import check_regular_expression
 
 # Of fields of transformers, and of configurations of adapters, which know no ranges.
 _OF_OTHERS: Mapping[str, Range] = {

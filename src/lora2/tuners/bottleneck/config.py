@@ -9,12 +9,8 @@ from typing import ClassVar, Literal, get_args
 from peft.utils import PeftType
 
 from lora2.errors import UserError
-from lora2.tuners.base.config.target_config import (
-    TargetConfig,
-    check_choice,
-    check_float32,
-    check_whole,
-)
+from lora2.tuners.base.config.field_checks import check_choice, check_float32, check_whole
+from lora2.tuners.base.config.target_config import TargetConfig
 
 Activation = Literal["gelu", "relu"]
 

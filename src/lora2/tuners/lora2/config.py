@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
-from lora2.errors import UserError
 from lora2.mathematics.importance import IMPORTANCES
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS, OrthogonalityTerms
 from lora2.mathematics.schedule import BUDGET_SHAPES, BudgetShape
-from lora2.support.ranges import COUNT, check_number
-from lora2.tuners.base.config.target_config import (
-    TargetConfig,
+from lora2.tuners.base.config.field_checks import (
     check_choice,
-    check_float32,
-    check_regular_expression,
+    check_share,
     check_whole,
     checked_pattern,
+)
+from lora2.tuners.base.config.target_config import TargetConfig
+from lora2.tuners.lora2.config_checks import (
+    check_scales,
+    check_schedule,
+    check_target,
+    check_width_for_parameters,
+    checked_parameters,
 )
 from lora2.tuners.lora2.matrix_size import MatrixSize
 
@@ -35,12 +39,12 @@ SCHEDULE_FIELDS = (
     "target_r", "budget_unit", "tinit", "tfinal", "deltaT", "budget_schedule", "importance",
     "beta1", "beta2",
 )  # fmt: skip
-"""What of the config says what is pruned and when; without `target_r` the others have no effect."""
+"""The fields that say what is pruned and when; without `target_r` the others have no effect."""
 Start = Literal["lora", "gradient", "orthonormal", "gaussian"]
 
 _WINDOW = (0.3, 0.3)
-# Of eight values one was left: where a task was learnt late, the earlier window had taken what
-# would have learnt it (docs/notebook/experiments.md, "Pruned to an eighth").
+# For strong pruning: where one value of eight is left, the earlier window prunes values that a task
+# needs which is learnt late (docs/notebook/experiments.md, "Pruned to an eighth").
 _LATE_WINDOW = (0.5, 0.2)
 
 # No field: neither `to_dict` nor a comparison of configs knows it.
@@ -201,10 +205,12 @@ class Lora2Config(TargetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType["LORA2"]
-        self._check_parameters()
+        self.target_parameters = checked_parameters(
+            self.target_parameters, is_saved=self.inference_mode
+        )
         self._check_choices()
         self._check_sizes()
-        self._check_schedule()
+        check_schedule(*self.window, self.deltaT, self.total_step)
 
     def sizes_in_words(self) -> str:
         """Return the sizes, the budget, the scale and the form."""
@@ -215,22 +221,30 @@ class Lora2Config(TargetConfig):
         )
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Save the fields; those of an adapter whose tensors are saved too, with their sizes.
-
-        A reader that makes the modules before it sees the weights (transformers' `load_adapter`)
-        must find the sizes here. The fields themselves stay as the user wrote them, who may
-        use the config once more.
-        """
+        """Save the fields, or in their place the patterns that `save_next_with` was given."""
         saved = copy.copy(self)
         saved.__dict__ |= self.__dict__.pop(_NEXT_SAVE, {})
         super(Lora2Config, saved).save_pretrained(save_directory, **kwargs)
 
     def save_next_with(self, patterns: Mapping[str, Mapping[str, float]]) -> None:
-        """Put these patterns into the file that is written next, in place of the fields.
+        """Make the next `save_pretrained`, and only that one, write these patterns.
 
-        PEFT saves an adapter's tensors first, and hands its config neither them nor the model.
+        `PeftModel.save_pretrained` reads the state dict of an adapter and then saves its config,
+        which gets neither the tensors nor the model. So the tuner calls this method whenever a
+        state dict is read, with the sizes of the tensors in it: a reader that makes the modules
+        before it reads the weights (transformers' `load_adapter`) needs them in the file. The
+        fields stay as they are, because a state dict is read for other reasons too, and the user
+        may use the config again.
         """
         self.__dict__[_NEXT_SAVE] = dict(patterns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as files have them.
+
+        A file has the window in numbers, because a later version may have other defaults.
+        """
+        tinit, tfinal = self.window
+        return super().to_dict() | {"tinit": tinit, "tfinal": tfinal}
 
     @property
     def prunes(self) -> bool:
@@ -293,50 +307,6 @@ class Lora2Config(TargetConfig):
         alpha = self.lora_alpha if alpha is None else alpha
         return alpha / (r if self.orthogonality == "penalty" else k)
 
-    def _check_parameters(self) -> None:
-        names = self.target_parameters
-        if isinstance(names, tuple | set):
-            self.target_parameters = names = sorted(names)
-        if names is None and self.inference_mode:
-            # A saved adapter has its parameters; older versions had none.
-            self.target_parameters = []
-        elif names is not None and not (
-            isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-        ):
-            raise UserError(
-                f"target_parameters={names!r} must be a list of names of parameters, such as "
-                "['experts.gate_up_proj', 'experts.down_proj']."
-            )
-
-    def _check_sizes(self) -> None:
-        check_whole("k", self.k)
-        check_whole("init_r", self.init_r)
-        self.k_pattern = checked_pattern("k_pattern", self.k_pattern)
-        # A finished adapter may have matrices with nothing left.
-        self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
-        self.alpha_pattern = self.alpha_pattern or {}
-        for pattern, alpha in self.alpha_pattern.items():
-            check_regular_expression("alpha_pattern", pattern)
-            check_float32(f"alpha_pattern[{pattern!r}]", alpha, default=4)
-        if self.budget_unit == "parameters" and self.init_r > self.k:
-            raise UserError(
-                f"budget_unit='parameters' needs a k of at least init_r={self.init_r}, and k is "
-                f"{self.k}: a matrix with more values than k is no smaller without some of them. "
-                f"Write init_r={self.k}, or budget_unit='values'."
-            )
-        if self.target_r is None:
-            return
-        if self.target_r <= 0:
-            raise UserError(
-                f"target_r={self.target_r} would leave nothing: write the average number of "
-                "singular values a matrix keeps, such as 1 or 0.5, or None to prune none."
-            )
-        if self.target_r > self.init_r:
-            raise UserError(
-                f"target_r={self.target_r} is above init_r={self.init_r}: pruning only removes, "
-                f"so write target_r below {self.init_r} (equal means no pruning), or raise init_r."
-            )
-
     def _check_choices(self) -> None:
         choices = {
             "orthogonality": get_args(Orthogonality),
@@ -349,33 +319,17 @@ class Lora2Config(TargetConfig):
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)
         for name in ("beta1", "beta2", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be in [0, 1).")
-        check_float32("lora_alpha", self.lora_alpha, default=4)
-        if self.orth_reg_weight < 0:
-            raise UserError(f"orth_reg_weight={self.orth_reg_weight} must not be negative.")
-        check_float32("orth_reg_weight", self.orth_reg_weight, default=0.1, may_be_zero=True)
-        if self.init_std <= 0:
-            raise UserError(f"init_std={self.init_std} must be above 0; the paper's is 0.02.")
-        check_float32("init_std", self.init_std, default=0.02)
+            check_share(name, getattr(self, name))
 
-    def _check_schedule(self) -> None:
-        # A saved config says what it was, whatever the defaults of a later version are, and the
-        # loaded one equals it.
-        tinit, tfinal = self.tinit, self.tfinal = self.window
-        for name in ("tinit", "tfinal", "deltaT"):
-            value = getattr(self, name)
-            if value < 0 or (value >= 1 and value != int(value)):
-                raise UserError(
-                    f"{name}={value} is neither a number of steps nor a fraction: write a whole "
-                    "number, or a fraction of all steps below 1."
-                )
-        if self.total_step is not None:
-            check_number("total_step", self.total_step, COUNT)
-        if self.deltaT == 0:
-            raise UserError("deltaT=0 would never allocate: write 1 to allocate at every step.")
-        if tinit < 1 and tfinal < 1 and tinit + tfinal >= 1:
-            raise UserError(
-                f"tinit={tinit} and tfinal={tfinal} leave no steps in which to prune: "
-                "their sum must be below 1."
-            )
+    def _check_sizes(self) -> None:
+        check_whole("k", self.k)
+        check_whole("init_r", self.init_r)
+        self.k_pattern = checked_pattern("k_pattern", self.k_pattern)
+        # A finished adapter may have matrices with nothing left.
+        self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
+        self.alpha_pattern = self.alpha_pattern or {}
+        check_scales(self.lora_alpha, self.alpha_pattern, self.orth_reg_weight, self.init_std)
+        if self.budget_unit == "parameters":
+            check_width_for_parameters(self.k, self.init_r)
+        if self.target_r is not None:
+            check_target(self.target_r, self.init_r)

@@ -51,10 +51,7 @@ def compact_state_dict(
 def remember_sizes(
     model: nn.Module, config: Lora2Config, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> None:
-    """Make the config's next file give every module the sizes that the state dict has for it.
-
-    The config in memory stays as it is: a state dict is read for many reasons, saving is one.
-    """
+    """Make the config's next file give every module the sizes that the state dict has for it."""
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
     alphas: dict[str, float] = {}

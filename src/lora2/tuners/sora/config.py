@@ -10,13 +10,14 @@ from peft.utils import PeftType
 
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import THRESHOLD_SHAPES, ThresholdShape
-from lora2.tuners.base.config.target_config import (
-    TargetConfig,
+from lora2.tuners.base.config.field_checks import (
     check_choice,
     check_float32,
+    check_share,
     check_whole,
     checked_pattern,
 )
+from lora2.tuners.base.config.target_config import TargetConfig
 
 
 @dataclass
@@ -72,8 +73,7 @@ class SoraConfig(TargetConfig):
         check_whole("r", self.r)
         self.rank_pattern = checked_pattern("rank_pattern", self.rank_pattern, lowest=0)
         check_float32("lora_alpha", self.lora_alpha, default=16)
-        if not 0 <= self.lora_dropout < 1:
-            raise UserError(f"lora_dropout={self.lora_dropout} must be in [0, 1).")
+        check_share("lora_dropout", self.lora_dropout)
         self._check_threshold()
 
     def sizes_in_words(self) -> str:

@@ -295,6 +295,11 @@ def test_one_allocator_of_two_peft_models_needs_one_schedule() -> None:
         RankAllocator(Two(bert_model(), bert_model(target_r=2)), TOTAL)
 
 
+def test_a_default_window_and_the_same_in_numbers_are_one_schedule() -> None:
+    model = Two(bert_model(tinit=None, tfinal=None), bert_model(tinit=0.5, tfinal=0.2))
+    assert RankAllocator(model, TOTAL).plan.final_steps == round(0.2 * TOTAL)
+
+
 # What has no adapter, or no config
 
 

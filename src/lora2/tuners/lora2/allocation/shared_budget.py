@@ -37,9 +37,12 @@ def layers_and_config(
 
 def _check_schedules(adapters: list[PlacedAdapter[Lora2Config]]) -> None:
     first = adapters[0]
+    # In this form the window is in numbers, whether a config was loaded or has the default.
+    fields = first.config.to_dict()
     for other in adapters[1:]:
+        others = other.config.to_dict()
         for field in _SHARED:
-            values = getattr(first.config, field), getattr(other.config, field)
+            values = fields[field], others[field]
             if values[0] != values[1]:
                 raise UserError(
                     f"adapter_name={first.name!r}: the PEFT models {first.outer!r} and "

@@ -31,7 +31,14 @@ def test_window_is_late_where_most_is_pruned(
     config = Lora2Config(k=8, init_r=8, **fields)
 
     assert config.window == window
-    assert (config.tinit, config.tfinal) == window
+    assert (config.to_dict()["tinit"], config.to_dict()["tfinal"]) == window
+
+
+def test_default_window_follows_a_later_change_of_the_target() -> None:
+    config = dataclasses.replace(Lora2Config(k=8, init_r=8, target_r=4), target_r=1)
+
+    assert config == Lora2Config(k=8, init_r=8, target_r=1)
+    assert config.window == (0.5, 0.2)
 
 
 @pytest.mark.parametrize(
