@@ -26,7 +26,7 @@ from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 from lora2.training.base_models.models import load_language_model
 from lora2.tuners.lora2.allocation.budget import plan_budget
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from peft_comparison.experiment import Experiment
 from peft_comparison.train_config import TrainConfig
 
@@ -86,7 +86,7 @@ def _adapted(model: Any, experiment: Experiment) -> Any:
         ) from error
     if isinstance(adapter, lora2.Lora2Config) and adapter.prunes:
         # A schedule that does not fit is found now rather than at the first step.
-        layers = adapted_layers(made, "default").values()
+        layers = lora2_layers(made, "default").values()
         matrices = [layer.matrix_size("default") for layer in layers]
         plan_budget(adapter, matrices, experiment.train.max_steps)
     return made

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lora2 import SoraConfig
-from lora2.tuners.base.layers.adapted_layer import layers_of_kind
+from lora2.tuners.base.layers.finding import layers_of_type
 from lora2.tuners.sora.layer import SoraLayer
 from unit.models import CONV1D, LINEAR, Kind, rows
 
@@ -28,7 +28,7 @@ def adapted(kind: Kind = LINEAR, **fields: Any) -> PeftModel:
 
 
 def layers(model: nn.Module, adapter_name: str = "default") -> list[SoraLayer]:
-    return list(layers_of_kind(model, adapter_name, SoraLayer).values())
+    return list(layers_of_type(model, adapter_name, SoraLayer).values())
 
 
 @torch.no_grad()

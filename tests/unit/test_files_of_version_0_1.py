@@ -21,7 +21,7 @@ from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RecordFolder
 from lora2.reports.kept import read_kept
 from lora2.training.on_disk.records import read_lines
-from lora2.tuners.base.layers.adapted_layer import layers_with
+from lora2.tuners.base.layers.finding import adapted_layers
 from unit.tiny_transformers import Examples
 from upstream import WRITTEN_WITH_NUMPY_2
 
@@ -46,7 +46,10 @@ def assert_same_adapter(found: Path, expected: Path) -> None:
     assert read_kept(found / WEIGHTS) == read_kept(expected / WEIGHTS)
     models = [PeftModel.from_pretrained(base_model(), folder) for folder in (found, expected)]
     changes = [
-        {name: m.get_delta_weight("default") for name, m in layers_with(model, "default").items()}
+        {
+            name: m.get_delta_weight("default")
+            for name, m in adapted_layers(model, "default").items()
+        }
         for model in models
     ]
     for name, change in changes[1].items():

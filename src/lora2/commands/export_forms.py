@@ -14,7 +14,7 @@ from lora2.exchange.verification import Batch
 from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
-from lora2.tuners.base.layers.adapted_layer import layers_with
+from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.token_rows.names import FIELD as ROWS
 
 
@@ -40,7 +40,7 @@ class ExportForm:
 
 
 def _check_low_rank(run: LoadedRun, name: str) -> None:
-    if layers_with(run.model, "default"):
+    if adapted_layers(run.model, "default"):
         return
     method = method_of(run.settings)
     advice = "its adapter is one already" if method.as_lora == "is one" else "export to merged"

@@ -31,7 +31,7 @@ from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 from lora2.tuners.lora2.size_fields import size_fields
 
@@ -91,7 +91,7 @@ def import_lora(
         raise UserError(f"{', '.join(twice)}: the adapter in {path} decides; leave it out.")
     adapter = Lora2Config(**decided, **options)
     result = get_peft_model(model, adapter, adapter_name)
-    for name, layer in adapted_layers(result.get_base_model(), adapter_name).items():
+    for name, layer in lora2_layers(result.get_base_model(), adapter_name).items():
         if sizes[name]:
             layer.set_change(adapter_name, *forms[name])
     _take_over_whole_modules(taught, result, adapter_name)

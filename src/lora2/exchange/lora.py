@@ -33,9 +33,9 @@ from lora2.exchange.verification import (
 )
 from lora2.support.error_text import one_line, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
-from lora2.tuners.base.layers.adapted_layer import layers_with
 from lora2.tuners.base.layers.attention import AttentionLayer
 from lora2.tuners.base.layers.convolution import ConvolutionLayer
+from lora2.tuners.base.layers.finding import adapted_layers
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _naming_layers(model: PeftModel, adapter_name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        layers = layers_with(model.get_base_model(), adapter_name)
+        layers = adapted_layers(model.get_base_model(), adapter_name)
         attention = [name for name, layer in layers.items() if isinstance(layer, AttentionLayer)]
         own = {
             name: type(layer.get_base_layer()).__name__

@@ -26,7 +26,8 @@ from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.finite_checks import check_finite_factors
-from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.names.adapter_names import check_is_text
 from lora2.tuners.base.names.compiled_names import check_has_own_names
 from lora2.tuners.base.names.module_names import PREFIX
@@ -72,7 +73,7 @@ def lora_form(
     """
     config = _config_of(model, adapter_name)
     base = model.get_base_model()
-    layers = layers_with(base, adapter_name)
+    layers = adapted_layers(base, adapter_name)
     # The forward pass's own factors, rounding and all: the change is what was trained with.
     factors = {name: layer.factors(adapter_name) for name, layer in layers.items()}
     check_finite_factors(factors.items(), f"adapter {adapter_name!r}")
@@ -154,7 +155,7 @@ def _config_of(model: PeftModel, adapter_name: str) -> Any:
             f"adapter_name={adapter_name!r} does not exist in this model: choose from "
             f"{list(configs)}."
         )
-    layers = layers_with(model, adapter_name)
+    layers = adapted_layers(model, adapter_name)
     is_given_up = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
     if not layers and is_given_up and not configs[adapter_name].is_prompt_learning:
         raise UserError(

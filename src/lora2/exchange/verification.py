@@ -23,8 +23,9 @@ from lora2.exchange.expert_form import change_of_experts
 from lora2.exchange.sample_batch import sample_batches
 from lora2.support.error_text import first_line_of
 from lora2.tuners.base.finite_checks import check_finite_output
-from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import parameter_of
+from lora2.tuners.base.layers.finding import adapted_layers, modules_of_type
 from lora2.tuners.base.layers.quantized import plain_dtypes
 
 Batch = Mapping[str, Tensor] | Tensor
@@ -187,7 +188,7 @@ def tolerance_of(model: nn.Module, written: torch.dtype = torch.float32) -> floa
 
     A quantized model may compute in half precision, whatever its other weights are.
     """
-    if any(layer.is_quantized for layer in model.modules() if isinstance(layer, AdaptedLayer)):
+    if any(layer.is_quantized for layer in modules_of_type(model, AdaptedLayer)):
         return TOLERANCES[torch.bfloat16]
     # Modules that are trained whole may be in float32 where the others compute in half precision.
     dtypes = {written, *plain_dtypes(model)}
@@ -205,7 +206,7 @@ def check_changes(
     """
     modules = dict(exported.get_base_model().named_modules())
     of_experts: dict[str, Tensor | None] = {}
-    for name, layer in layers_with(model.get_base_model(), adapter_name).items():
+    for name, layer in adapted_layers(model.get_base_model(), adapter_name).items():
         # PEFT cannot compute the change of grouped convolutions; their logits are compared.
         if layer.lora_groups() > 1:
             continue

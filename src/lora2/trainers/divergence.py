@@ -15,7 +15,7 @@ from lora2.tuners.base.distributed.whole import is_plain, is_sharded, local_part
 from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.base.finite_checks import first_not_finite
 from lora2.tuners.lora2.factors import FACTORS
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 
 ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."
 """What to do about a training that diverges."""
@@ -41,7 +41,7 @@ class GradientWatch:
 
     def __init__(self, model: nn.Module, adapter_name: str) -> None:
         self._adapter_name = adapter_name
-        self._layers = adapted_layers(model, adapter_name)
+        self._layers = lora2_layers(model, adapter_name)
         factors = [
             factor
             for layer in self._layers.values()

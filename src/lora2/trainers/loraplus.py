@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lora2.errors import UserError
 from lora2.support.field_types import is_finite_number
 from lora2.tuners.base.checked_model import check_is_module
+from lora2.tuners.base.layers.finding import modules_of_type
 from lora2.tuners.lora2.layer import Lora2Layer
 
 
@@ -76,7 +77,7 @@ def warn_of_raised_singular_values(model: nn.Module, optimizer: Optimizer | None
 def _trained(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trained factors of all LoRA² layers, by symbol."""
     found: dict[str, list[nn.Parameter]] = {"lam": [], "V": []}
-    for layer in (module for module in model.modules() if isinstance(module, Lora2Layer)):
+    for layer in modules_of_type(model, Lora2Layer):
         for adapter_name in layer.lora2_states:
             parameters = layer.parameters_of(adapter_name)
             for symbol, into in found.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.precision import make_precise
 
 # TRL's name for the copy of the trained adapter that it compares with.
@@ -23,7 +23,7 @@ def keep_small_factors_precise(adapter: PlacedAdapter[Lora2Config]) -> None:
 
     Before the model is wrapped for training, which may depend on the dtypes.
     """
-    for layer in adapted_layers(adapter.module, adapter.name).values():
+    for layer in lora2_layers(adapter.module, adapter.name).values():
         make_precise(layer.parameters_of(adapter.name))
 
 
@@ -36,7 +36,7 @@ def fill_reference(adapter: PlacedAdapter[Lora2Config]) -> None:
     """
     if adapter.configs.get(_REFERENCE) is not adapter.config:
         return
-    layers = adapted_layers(adapter.module, _REFERENCE).values()
+    layers = lora2_layers(adapter.module, _REFERENCE).values()
     if any(_changes_something(layer.parameters_of(_REFERENCE)) for layer in layers):
         return
     for layer in layers:

@@ -10,7 +10,7 @@ from torch import nn
 from lora2.training.methods.whole_modules import HEADS
 from lora2.training.trained_parts import total_numbers, trained_parts
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.saving import is_of_adapter
 
 
@@ -35,7 +35,7 @@ def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str,
     part.
     """
     counts = count_parameters(model, head)
-    layers = adapted_layers(model, "default").values()
+    layers = lora2_layers(model, "default").values()
     if any(layer.lora2_states["default"].is_finished for layer in layers):
         saved = get_peft_model_state_dict(model, save_embedding_layers=False)
         left = sum(tensor.numel() for name, tensor in saved.items() if is_of_adapter(name))

@@ -15,7 +15,7 @@ from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes, sizes_of_values
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.matrix_size import MatrixSize
 from lora2.tuners.sora import SoraConfig
 
@@ -81,7 +81,7 @@ def _config(model: nn.Module) -> Any:
 
 
 def _matrices(model: nn.Module) -> list[MatrixSize]:
-    return [layer.matrix_size(_NAME) for layer in adapted_layers(model, _NAME).values()]
+    return [layer.matrix_size(_NAME) for layer in lora2_layers(model, _NAME).values()]
 
 
 def _matrices_of_adalora(model: Any) -> list[MatrixSize]:

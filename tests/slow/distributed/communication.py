@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lora2 import Lora2Config, RankAllocator
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 
 HIDDEN, INNER, RANK = 4096, 11008, 16
 # The seven matrices of a layer of a Llama of 7B: inputs and outputs.
@@ -57,7 +57,7 @@ def gradient_bytes(model: PeftModel) -> int:
     """What each process sends for the gradients of the adapter: its parts to the others."""
     return sum(
         parameter.numel() * parameter.element_size() // 2
-        for layer in adapted_layers(model, "default").values()
+        for layer in lora2_layers(model, "default").values()
         for parameter in layer.parameters_of("default").values()
     )
 

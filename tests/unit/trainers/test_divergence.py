@@ -10,7 +10,7 @@ from peft import get_peft_model
 from lora2 import Lora2Config
 from lora2.errors import NumericalError
 from lora2.trainers.divergence import GradientWatch
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from unit.models import layers_of
 from unit.tiny_transformers import bert_batch, tiny_bert
 
@@ -56,7 +56,7 @@ def a_watched_step() -> tuple[Any, GradientWatch]:
 @pytest.mark.parametrize("in_gradient", [False, True])
 def test_a_factor_or_gradient_that_is_not_finite_is_named(value: float, in_gradient: bool) -> None:
     model, watch = a_watched_step()
-    name, layer = list(adapted_layers(model, "default").items())[1]
+    name, layer = list(lora2_layers(model, "default").items())[1]
     factor = layer.parameters_of("default")["lam"]
     (factor.grad if in_gradient else factor.data)[0] = value
     named = f"the gradient of {name}.lora2_lambda" if in_gradient else f"{name}.lora2_lambda"
@@ -75,7 +75,7 @@ def test_large_numbers_whose_squares_overflow_are_finite() -> None:
 
 def test_a_nan_is_named_next_to_a_factor_whose_squares_overflow() -> None:
     model, watch = a_watched_step()
-    first, second = list(adapted_layers(model, "default").items())[:2]
+    first, second = list(lora2_layers(model, "default").items())[:2]
     first[1].parameters_of("default")["V"].data.fill_(1e30)
     second[1].parameters_of("default")["u"].data[0, 0] = float("nan")
     with pytest.raises(NumericalError, match=re.escape(f"{second[0]}.lora2_u")):

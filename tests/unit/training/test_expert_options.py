@@ -8,7 +8,7 @@ from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.methods import lora
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from unit.mixtures import DEEPSEEK, EXPERTS, GPT_OSS, MIXTRAL, PARAMETERS
 
 METHOD = METHODS["lora2"]
@@ -79,7 +79,7 @@ def test_a_pattern_may_name_a_parameter_or_an_expert():
     adapted = get_peft_model(model, config)
     sizes = {
         name.partition("experts.matrices.")[2]: layer.sizes_of("default")[1]
-        for name, layer in adapted_layers(adapted, "default").items()
+        for name, layer in lora2_layers(adapted, "default").items()
         if "experts.matrices." in name
     }
     expected = {f"gate_up_proj.{index}": 1 if index == 3 else 3 for index in range(EXPERTS)}

@@ -32,7 +32,7 @@ from lora2.training.methods.wrapping import wrap
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
 from lora2.tuners.base.loading import load_adapter
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from unit import method_case
 from unit.method_case import Trained
 from unit.tiny_transformers import bert_batch, tiny_bert, tiny_deberta, tiny_llama_classifier
@@ -381,7 +381,7 @@ def test_all_linear_leaves_out_what_is_trained_whole() -> None:
     sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 64}
     model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
     config = Lora2Config(task_type="SEQ_CLS", target_modules="all-linear", k=2)
-    names = adapted_layers(wrap(model, config), "default")
+    names = lora2_layers(wrap(model, config), "default")
     assert len(names) == 6
     assert not any("classifier" in name for name in names)
 

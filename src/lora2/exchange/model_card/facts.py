@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config.target_config import TargetConfig
-from lora2.tuners.base.layers.adapted_layer import layers_with
+from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.token_rows.names import FIELD
 
 
@@ -123,7 +123,7 @@ def _size_of(config: Any, base: nn.Module) -> str:
 
 def _ranks_of(base: nn.Module, adapter_name: str) -> dict[str, int]:
     ranks = {}
-    for name, layer in layers_with(base, adapter_name).items():
+    for name, layer in adapted_layers(base, adapter_name).items():
         held, factor = layer.prunable(adapter_name)
         if not _is_whole(held) or factor.dim() != 2 or len(factor) != len(held):
             return {}

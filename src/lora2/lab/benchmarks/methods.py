@@ -28,7 +28,7 @@ from lora2.support.error_text import in_one_sentence
 from lora2.training.options.peft_registry import KINDS
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.saving import compact_adapter
 
 _SEED = 0
@@ -156,7 +156,7 @@ def _half_empty(*, compact: bool) -> Any:
             k=size.k, init_r=size.r, lora_alpha=ALPHA, **target_fields(workload, size)
         )
         adapted = with_adapter(model, config)
-        for layer in list(adapted_layers(adapted, ADAPTER_NAME).values())[::2]:
+        for layer in list(lora2_layers(adapted, ADAPTER_NAME).values())[::2]:
             layer.parameters_of(ADAPTER_NAME)["lam"].zero_()
         if compact:
             compact_adapter(adapted, ADAPTER_NAME)

@@ -20,7 +20,7 @@ from lora2.lab.benchmarks.workloads import Workload
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.penalty import penalty_of_layers
 
 MODELS = ("deberta", "decoder-504")
@@ -54,7 +54,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     seconds = {name: _per_call(name, values) for name, values in seconds.items()}
     return {
         **describe(workload, asdict(size)),
-        "adapted_matrices": len(adapted_layers(prepared["lora2"].model, ADAPTER_NAME)),
+        "adapted_matrices": len(lora2_layers(prepared["lora2"].model, ADAPTER_NAME)),
         "seconds": seconds,
         "summary": {
             "seconds": spreads(seconds),
@@ -93,7 +93,7 @@ def _allocation(prepared: TrainedModel) -> Step:
 
 def _factors(prepared: TrainedModel) -> Step:
     """Forward and backward of all layers' factors as in training, without activations."""
-    layers = list(adapted_layers(prepared.model, ADAPTER_NAME).values())
+    layers = list(lora2_layers(prepared.model, ADAPTER_NAME).values())
 
     def step() -> None:
         prepare_factors(layers, ADAPTER_NAME)
@@ -107,7 +107,7 @@ def _penalty(prepared: TrainedModel) -> Step:
     assert prepared.adapted is not None
     config: Any = prepared.adapted.peft_config[ADAPTER_NAME]
     assert isinstance(config, Lora2Config)
-    layers = list(adapted_layers(prepared.model, ADAPTER_NAME).values())
+    layers = list(lora2_layers(prepared.model, ADAPTER_NAME).values())
     return lambda: penalty_of_layers(layers, ADAPTER_NAME, config).backward()
 
 

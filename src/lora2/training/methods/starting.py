@@ -21,7 +21,7 @@ from lora2.training.methods.whole_modules import keep_precise
 from lora2.training.on_disk.saved_config import read_saved_config
 from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_config
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 
 # What says how training goes, as against what the adapter is.
 _SCHEDULE = (*SCHEDULE_FIELDS, "lora_dropout")
@@ -62,7 +62,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
             )
     # The fields are checked again. Of a finished run λ has only what was kept.
     adapted.peft_config["default"] = replace(saved, **fields)
-    for layer in adapted_layers(adapted, "default").values():
+    for layer in lora2_layers(adapted, "default").values():
         layer.add_dropout("default", fields["lora_dropout"])
     return adapted
 

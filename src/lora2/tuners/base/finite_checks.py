@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora2.errors import MergedWeightError, NumericalError, UserError
 from lora2.mathematics.precision import FLOATING
-from lora2.tuners.base.layers.adapted_layer import layers_with
+from lora2.tuners.base.layers.finding import adapted_layers
 
 
 def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> None:
@@ -48,7 +48,7 @@ def check_factors(model: nn.Module, adapter_name: str, where: str) -> None:
     Raises:
         NumericalError: naming the first layer whose change holds NaN or infinity.
     """
-    layers = layers_with(model, adapter_name).items()
+    layers = adapted_layers(model, adapter_name).items()
     check_finite_factors(((name, layer.factors(adapter_name)) for name, layer in layers), where)
 
 

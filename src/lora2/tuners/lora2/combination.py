@@ -23,7 +23,7 @@ from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.base.token_rows.names import Indices
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.size_fields import size_fields
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
@@ -71,7 +71,7 @@ def add_weighted_adapter(
     _check_choices(combination_type, svd_rank, heads)
     states = _head_states(tuner, adapters, weights, heads)
     rows_from = _owner_of_rows(tuner, adapters, heads)
-    if not any(adapted_layers(tuner.model, name) for name in adapters):
+    if not any(lora2_layers(tuner.model, name) for name in adapters):
         raise UserError(
             f"adapters: no layer has {', '.join(adapters)} any more, since a model that was merged "
             "or exported is given up; load the adapter on its base model again."
@@ -135,7 +135,7 @@ def _fill(
 ) -> float:
     """Write the sum into the new adapter; return the share of its norm that its sizes leave out."""
     lost = all_of_it = 0.0
-    for name, layer in adapted_layers(tuner.model, adapter_name).items():
+    for name, layer in lora2_layers(tuner.model, adapter_name).items():
         layer.set_change(adapter_name, *forms[name])
         squares = forms[name][1].square()
         lost += float(squares[sizes[name] :].sum())
@@ -259,7 +259,7 @@ def _joint_state(
 
 
 def _width(tuner: AdaptedModel, adapter_name: str) -> int:
-    layers = adapted_layers(tuner.model, adapter_name).values()
+    layers = lora2_layers(tuner.model, adapter_name).values()
     return max(layer.sizes_of(adapter_name)[0] for layer in layers)
 
 
@@ -272,7 +272,7 @@ def _joint_sizes(tuner: AdaptedModel, adapters: list[str], limit: int | None) ->
     """The sum's k by name of the module, for all modules that carry one of the adapters."""
     sizes: dict[str, int] = {}
     for adapter in adapters:
-        for name, layer in adapted_layers(tuner.model, adapter).items():
+        for name, layer in lora2_layers(tuner.model, adapter).items():
             largest = min(*layer.matrix_shape(), limit or sys.maxsize)
             k, _ = layer.sizes_of(adapter)
             sizes[name] = min(sizes.get(name, 0) + k, largest)

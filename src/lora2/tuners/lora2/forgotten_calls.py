@@ -10,7 +10,7 @@ from torch import Tensor
 from lora2.tuners.base.distributed.whole import local_part
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.lora2.taking_part import trains
+from lora2.tuners.lora2.trained_adapters import trains
 
 
 class ForgottenCalls:

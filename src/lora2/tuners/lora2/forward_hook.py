@@ -16,6 +16,7 @@ from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.dtensors import is_fully_sharding
 from lora2.tuners.base.distributed.ranks import are_several
+from lora2.tuners.base.layers.finding import modules_of_type
 from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
 from lora2.tuners.lora2.config import Lora2Config
@@ -27,9 +28,8 @@ from lora2.tuners.lora2.penalty import penalty_of_model
 from lora2.tuners.lora2.penalty_delivery import PenaltyDelivery
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
 from lora2.tuners.lora2.precision import are_rounded, make_precise
-from lora2.tuners.lora2.taking_part import (
+from lora2.tuners.lora2.trained_adapters import (
     active_among,
-    layers_in,
     trained_among,
     trained_parameters,
 )
@@ -124,7 +124,7 @@ class ForwardHook:
         known = self.known_layers
         # A replica of torch's DataParallel has layers of its own, and a thread of its own.
         if known is None or known[0] is not model:
-            return layers_in(model)
+            return modules_of_type(model, Lora2Layer)
         return known[1]
 
 
@@ -159,7 +159,7 @@ def install(model: nn.Module) -> None:
         ]
         setattr(model, _ATTRIBUTE, hook)
     # It is set here, because a compiler would take a later change for a new model.
-    hook.known_layers = (model, layers_in(model))
+    hook.known_layers = (model, modules_of_type(model, Lora2Layer))
 
 
 def remove(model: nn.Module) -> None:
@@ -204,7 +204,7 @@ def weighted_penalty(model: nn.Module) -> Tensor | None:
     penalties = []
     for hook, base in hooks_in(model).items():
         hook.was_asked = True
-        penalty = penalty_of_model(base, layers_in(base))
+        penalty = penalty_of_model(base, modules_of_type(base, Lora2Layer))
         if penalty is not None:
             penalties.append(penalty)
     # The base models may be on different devices.

@@ -25,7 +25,7 @@ from lora2.mathematics.signal_directions import signal_directions
 from lora2.support.shown import as_shown
 from lora2.tuners.base.distributed.ranks import from_first_process
 from lora2.tuners.base.distributed.whole import is_plain, local_part
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 from lora2.tuners.lora2.linear import Lora2Linear
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def start_from_gradients(
         # All processes do it, also one in which no batch reached the layer.
         v = layer.parameters_of(adapter_name)["v"].detach()
         v.copy_(from_first_process(v))
-    for layer in adapted_layers(model, adapter_name).values():
+    for layer in lora2_layers(model, adapter_name).values():
         layer.lora2_states[adapter_name].is_started = True
     logger.info(
         "v of %d of %d matrices started from the gradients of %d batches, in %.1f seconds.",
@@ -118,7 +118,7 @@ def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:
     """Whether an adapter has been trained, so that there is no start to be made: 𝒱 is not zero."""
     return any(
         bool(local_part(layer.parameters_of(adapter_name)["V"].detach()).any())
-        for layer in adapted_layers(model, adapter_name).values()
+        for layer in lora2_layers(model, adapter_name).values()
         if layer.has_effect(adapter_name)
     )
 
@@ -126,7 +126,7 @@ def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:
 def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
     layers: dict[str, Lora2Layer] = {
         name: layer
-        for name, layer in adapted_layers(model, adapter_name).items()
+        for name, layer in lora2_layers(model, adapter_name).items()
         if isinstance(layer, Lora2Linear) and layer.has_effect(adapter_name)
     }
     if not layers:

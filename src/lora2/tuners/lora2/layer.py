@@ -13,7 +13,7 @@ from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.distributed.whole import in_layout_of, whole
 from lora2.tuners.base.distributed.zero import is_partitioned
-from lora2.tuners.base.layers.adapted_layer import layers_of_kind
+from lora2.tuners.base.layers.finding import layers_of_type
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
@@ -204,6 +204,6 @@ def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return values | {"v": values["v"].mT.contiguous()}
 
 
-def adapted_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
+def lora2_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
     """Return the layers that carry the adapter, by module name in the order of the model."""
-    return layers_of_kind(model, adapter_name, Lora2Layer)
+    return layers_of_type(model, adapter_name, Lora2Layer)

@@ -12,7 +12,7 @@ from lora2.mathematics.precision import in_full_precision
 from lora2.tuners.base.distributed.whole import check_size, is_plain, whole_in_graph
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.lora2.taking_part import trained_among
+from lora2.tuners.lora2.trained_adapters import trained_among
 
 _CONSTRAINED = ("v", "u", "U", "V")
 

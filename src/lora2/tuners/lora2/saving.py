@@ -19,7 +19,7 @@ from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 from lora2.tuners.lora2.stored_factors import SCALING
 
 _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
@@ -36,7 +36,7 @@ def compact_state_dict(
     """Return the adapter's state dict with finished layers as small as what they have kept."""
     # The saved config has the scaling.
     result = {key: tensor for key, tensor in state_dict.items() if f"{SCALING}." not in key}
-    for name, layer in adapted_layers(model, adapter_name).items():
+    for name, layer in lora2_layers(model, adapter_name).items():
         if not layer.lora2_states[adapter_name].is_finished:
             continue
         keys = _keys(name, adapter_name)
@@ -55,7 +55,7 @@ def remember_sizes(
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    for name, layer in adapted_layers(model, adapter_name).items():
+    for name, layer in lora2_layers(model, adapter_name).items():
         u = state_dict.get(_keys(name, adapter_name)["u"])
         if u is None:
             continue
@@ -94,7 +94,7 @@ def without_pruned_modules(
     Files of older versions have the outer factors of such modules, which change nothing.
     """
     result = dict(state_dict)
-    for name, layer in adapted_layers(model, adapter_name).items():
+    for name, layer in lora2_layers(model, adapter_name).items():
         keys = _keys(name, adapter_name)
         if all(key in result for key in keys.values()) and not len(result[keys["lam"]]):
             d_out, d_in = layer.matrix_shape()
@@ -112,7 +112,7 @@ def resize_for(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor
             on k; that of a finished layer stays what it was in training, as saving it counts on.
     """
     sizes: list[tuple[Lora2Layer, int, int]] = []
-    layers = adapted_layers(model, adapter_name)
+    layers = lora2_layers(model, adapter_name)
     for name, layer in layers.items():
         keys = _keys(name, adapter_name)
         if all(key in state_dict for key in keys.values()):
@@ -142,7 +142,7 @@ def compact_adapter(model: nn.Module, adapter_name: str = "default") -> None:
         UserError: the model has no such adapter.
         NumericalError: NaN or infinity in one of its factors.
     """
-    layers = adapted_layers(model, adapter_name)
+    layers = lora2_layers(model, adapter_name)
     if not layers:
         raise UserError(
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to make "

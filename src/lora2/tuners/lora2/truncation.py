@@ -21,7 +21,7 @@ from lora2.mathematics.low_rank import rank as rank_of
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.ranges import SIZE, Range, check_number
 from lora2.tuners.base.finite_checks import check_factors
-from lora2.tuners.lora2.layer import Lora2Layer, adapted_layers
+from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def truncate_adapter(
             of its range.
         NumericalError: NaN or infinity in the adapter.
     """
-    layers = adapted_layers(model, adapter_name)
+    layers = lora2_layers(model, adapter_name)
     if not layers:
         raise UserError(
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to cut."

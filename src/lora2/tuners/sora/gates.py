@@ -10,7 +10,7 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
 from lora2.tuners.base.config.patterns import pattern_for
-from lora2.tuners.base.layers.adapted_layer import layers_of_kind
+from lora2.tuners.base.layers.finding import layers_of_type
 from lora2.tuners.base.model.placement import adapters_named, prefix_of
 from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
@@ -48,7 +48,7 @@ class GateThreshold:
                 f"{', '.join(repr(adapter.outer) for adapter in found)} all have it: make one "
                 "GateThreshold for each PEFT model."
             )
-        self._layers = layers_of_kind(model, adapter_name, SoraLayer)
+        self._layers = layers_of_type(model, adapter_name, SoraLayer)
         self.config: SoraConfig = found[0].config
         self._adapter = SameAdapter(self._layers, adapter_name, "GateThreshold")
         self._use = UseWatch(self._layers, adapter_name, total_steps)

@@ -15,7 +15,7 @@ from lora2 import Lora2Config, UserError, start_from_gradients
 from lora2.errors import NumericalError
 from lora2.mathematics.signal_directions import signal_directions
 from lora2.tuners.lora2 import gradient_start
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 from unit.models import disturb
 from unit.tiny_transformers import bert_batch, tiny_bert
 from unit.training_case import bert_model, trainer_for
@@ -31,7 +31,7 @@ def adapted(k: int = 2, **fields: Any) -> PeftModel:
 def vs(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: layer.parameters_of("default")["v"].detach().clone()
-        for name, layer in adapted_layers(model, "default").items()
+        for name, layer in lora2_layers(model, "default").items()
     }
 
 
@@ -40,7 +40,7 @@ def dense_gradients(model: PeftModel) -> dict[str, torch.Tensor]:
     model.eval()
     weights = {
         name: layer.get_base_layer().weight
-        for name, layer in adapted_layers(model, "default").items()
+        for name, layer in lora2_layers(model, "default").items()
     }
     found: dict[str, list[torch.Tensor]] = {name: [] for name in weights}
     for weight in weights.values():
@@ -125,7 +125,7 @@ def test_the_model_computes_what_it_did_and_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
     assert {name: module.training for name, module in model.named_modules()} == training
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(layer._forward_hooks for layer in adapted_layers(model, "default").values())
+    assert not any(layer._forward_hooks for layer in lora2_layers(model, "default").values())
     model.eval()
     assert torch.equal(model(**BATCHES[0]).logits, before)
 
@@ -251,7 +251,7 @@ def test_factors_in_half_precision_get_the_directions_of_float32(dtype):
     expected = adapted()
     start_from_gradients(expected, BATCHES)
     model = adapted()
-    for layer in adapted_layers(model, "default").values():
+    for layer in lora2_layers(model, "default").values():
         layer.lora2_v["default"].data = layer.lora2_v["default"].data.to(dtype)
     start_from_gradients(model, BATCHES)
     for name, v in vs(model).items():
@@ -303,7 +303,7 @@ def test_the_callback_starts_the_adapter_once_and_training_goes_on(tmp_path: Pat
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert len(starts) == 1
     whole, resumed = (
-        adapted_layers(each.model, "default") for each in (trainer, again)
+        lora2_layers(each.model, "default") for each in (trainer, again)
     )  # fmt: skip
     for name, layer in whole.items():
         for one, other in zip(

@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model
 from peft.utils import set_peft_model_state_dict
 
-from lora2.tuners.base.layers.adapted_layer import layers_of_kind
+from lora2.tuners.base.layers.finding import layers_of_type
 from lora2.tuners.sora import GateThreshold, prune_gates
 from lora2.tuners.sora.layer import SoraLayer
 from unit.models import LINEAR, Kind, rows
@@ -72,7 +72,7 @@ def test_several_adapters_add_up_mix_and_go_away() -> None:
     torch.testing.assert_close(first(inputs), first.get_base_layer()(inputs) + inputs @ change.T)
     model.set_adapter("default")
     model.delete_adapter("other")
-    assert not layers_of_kind(model, "other", SoraLayer)
+    assert not layers_of_type(model, "other", SoraLayer)
     assert not [name for name, _ in model.named_parameters() if "other" in name]
     assert torch.equal(model(x), outputs["default"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
-from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.layers import merging
 from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layers.quantized import is_quantized, plain_linear
 from lora2.tuners.base.layers.scaling import ScaledLayer
-from lora2.tuners.base.names.adapter_names import BASE_ONLY, check_is_text
+from lora2.tuners.base.names.adapter_names import BASE_ONLY
 from lora2.tuners.base.offloading import loaded_weight
 
 
@@ -361,26 +360,3 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change is B A, a LoRA of rank k."""
         return True
-
-
-LayerT = TypeVar("LayerT", bound=AdaptedLayer)
-
-
-def layers_of_kind(model: nn.Module, adapter_name: str, kind: type[LayerT]) -> dict[str, LayerT]:
-    """Return the layers of a class that carry an adapter, by name in the model's order.
-
-    Raises:
-        UserError: the model is not a torch.nn.Module, or the adapter's name is no text.
-    """
-    check_is_module(model)
-    check_is_text(adapter_name)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, kind) and module.has_adapter(adapter_name)
-    }
-
-
-def layers_with(model: nn.Module, adapter_name: str) -> dict[str, AdaptedLayer]:
-    """Return the layers that carry an adapter of this package, by name in the model's order."""
-    return layers_of_kind(model, adapter_name, AdaptedLayer)

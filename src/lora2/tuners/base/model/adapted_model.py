@@ -23,7 +23,7 @@ from lora2.tuners.base.config.expert_targets import (
 from lora2.tuners.base.config.patterns import unmatched
 from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.distributed.tensor_parallel import group_of, share_start, split_of
-from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.dispatch import LayerTypes, wrap_layer
 from lora2.tuners.base.layers.experts import (
     ExpertMatrix,
@@ -31,6 +31,7 @@ from lora2.tuners.base.layers.experts import (
     matrix_name,
     parameter_of,
 )
+from lora2.tuners.base.layers.finding import adapted_layers, modules_of_type
 from lora2.tuners.base.layers.own_forward import warn_of_own_forwards
 from lora2.tuners.base.layers.quantized import activation_dtype_of, dequantize_model, keep_layouts
 from lora2.tuners.base.model.placing_tuner import PlacingTuner
@@ -177,7 +178,7 @@ class AdaptedModel(PlacingTuner):
             raise
         if group is not None:
             # Each process has a copy of all factors, also where the weight is not split.
-            for layer in layers_with(model, adapter_name).values():
+            for layer in adapted_layers(model, adapter_name).values():
                 share_start(layer.tensors_of(adapter_name), group)
         keep_layouts(model)
         count_weight_owners(model)
@@ -193,13 +194,13 @@ class AdaptedModel(PlacingTuner):
                 warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         if has_parameters:
-            if not layers_with(model, adapter_name):
+            if not adapted_layers(model, adapter_name):
                 raise UserError(
                     f"target_parameters={config.target_parameters}: exclude_modules, "
                     "modules_to_save and layers_to_transform leave none of them: change one of "
                     "these."
                 )
-            _warn_of_unmatched_patterns(config, layers_with(model, adapter_name))
+            _warn_of_unmatched_patterns(config, adapted_layers(model, adapter_name))
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -222,7 +223,7 @@ class AdaptedModel(PlacingTuner):
         if it had been loaded without quantization: see `AdaptedLayer.merge`.
         """
         self._check_merge(adapter_names or self.active_adapters)
-        layers = (m for m in self.model.modules() if isinstance(m, AdaptedLayer))
+        layers = modules_of_type(self.model, AdaptedLayer)
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
         count_weight_owners(self.model)
         merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)

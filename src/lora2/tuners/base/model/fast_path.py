@@ -11,18 +11,21 @@ from typing import Any, TypeGuard
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from lora2.tuners.base.layers.finding import modules_of_type
+
 
 def leave_fast_path(model: nn.Module) -> list[nn.TransformerEncoder]:
     """Make encoders call the adapted layers in them; return those that `restore` is for."""
     changed: list[nn.TransformerEncoder] = []
+    layer: Any
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            for layer in _adapted_in(module):
+            for layer in modules_of_type(module, BaseTunerLayer):
                 # The hook is gone with the layer.
                 if _do_nothing not in layer._forward_pre_hooks.values():
                     layer.register_forward_pre_hook(_do_nothing)
         # Only the fast path of its layers can read the nested tensors that it makes.
-        if _makes_nested_tensors(module) and _adapted_in(module):
+        if _makes_nested_tensors(module) and modules_of_type(module, BaseTunerLayer):
             module.use_nested_tensor = False
             changed.append(module)
     return changed
@@ -36,10 +39,6 @@ def restore(encoders: list[nn.TransformerEncoder]) -> None:
 
 def _makes_nested_tensors(module: nn.Module) -> TypeGuard[nn.TransformerEncoder]:
     return isinstance(module, nn.TransformerEncoder) and bool(module.use_nested_tensor)
-
-
-def _adapted_in(module: nn.Module) -> list[Any]:
-    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def _do_nothing(module: nn.Module, args: Any) -> None:

@@ -16,7 +16,8 @@ from peft.config import PeftConfig
 from torch import nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.finding import adapted_layers
 
 ConfigT = TypeVar("ConfigT", bound=PeftConfig)
 
@@ -102,7 +103,7 @@ def adapters_named(
     named = [adapter for adapter in found if adapter.name == name]
     if named:
         return named
-    if isinstance(model, nn.Module) and layers_with(model, name):
+    if isinstance(model, nn.Module) and adapted_layers(model, name):
         raise UserError(
             f"model: the layers of adapter {name!r} are in this {type(model).__name__}, and its "
             "config is not: pass the whole PEFT model."
@@ -148,7 +149,7 @@ def _layers_of(
     )
     return {
         name: layer
-        for name, layer in layers_with(model, adapter_name).items()
+        for name, layer in adapted_layers(model, adapter_name).items()
         if name.startswith(inside) and not name.startswith(nested)
     }
 

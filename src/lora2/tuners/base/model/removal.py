@@ -6,8 +6,9 @@ import warnings
 
 from torch import nn
 
-from lora2.tuners.base.layers.adapted_layer import AdaptedLayer, layers_with
+from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import ExpertsLayer
+from lora2.tuners.base.layers.finding import adapted_layers
 
 
 def take_out(model: nn.Module, adapter_name: str) -> None:
@@ -15,7 +16,7 @@ def take_out(model: nn.Module, adapter_name: str) -> None:
     with warnings.catch_warnings():
         # PEFT warns that the active adapter is another one now.
         warnings.simplefilter("ignore")
-        for layer in layers_with(model, adapter_name).values():
+        for layer in adapted_layers(model, adapter_name).values():
             layer.delete_adapter(adapter_name)
     # What is inside a layer comes first.
     for name, module in reversed(list(model.named_modules())):

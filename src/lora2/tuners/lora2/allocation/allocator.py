@@ -21,7 +21,7 @@ from lora2.tuners.lora2.allocation.kept_set import KeptSet
 from lora2.tuners.lora2.allocation.model_importance import ModelImportance
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer import adapted_layers
+from lora2.tuners.lora2.layer import lora2_layers
 
 
 class RankAllocator:
@@ -62,7 +62,7 @@ class RankAllocator:
                 "of the adapter, or leave it out."
             )
         self.adapter_name = adapter_name
-        self._layers = adapted_layers(model, adapter_name)
+        self._layers = lora2_layers(model, adapter_name)
         if config is None or not self._layers:
             self._layers, config = layers_and_config(model, adapter_name)
         self.config: Lora2Config = config

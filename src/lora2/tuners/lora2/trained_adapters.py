@@ -1,4 +1,4 @@
-"""Which adapters, layers and factors take part in a forward pass, and which are trained in it."""
+"""Which adapters and factors take part in a forward pass, and which are trained in it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from torch import nn
 
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
-
-
-def layers_in(model: nn.Module) -> list[Lora2Layer]:
-    """Return the adapted layers of a model, of all its adapters."""
-    return [module for module in model.modules() if isinstance(module, Lora2Layer)]
 
 
 def active_among(layers: list[Lora2Layer]) -> list[str]:
