@@ -1,149 +1,25 @@
-"""What all adapted layers share: forward, merge and unmerge, each written once over the factors."""
+"""What all adapted layers share: forward and the change of the weight, written once."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.mathematics.precision import in_full_precision
-from lora2.tuners.base.distributed.tensor_parallel import Split
-from lora2.tuners.base.layers import merging
-from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
-from lora2.tuners.base.layers.quantized import is_quantized, plain_linear
-from lora2.tuners.base.layers.scaling import ScaledLayer
+from lora2.tuners.base.layers.merging import MergingLayer
+from lora2.tuners.base.layers.quantized import is_quantized
 from lora2.tuners.base.names.adapter_names import BASE_ONLY
 from lora2.tuners.base.offloading import loaded_weight
 
 
-class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
-    """A frozen base layer and, per adapter, a change B A of its weight.
+class AdaptedLayer(MergingLayer):
+    """A frozen base layer and, per adapter, a change B A of its weight."""
 
-    What kind of layer is adapted (`lora2.tuners.base.layers.linear`, ...) is one subclass, and how
-    an adapter makes its two factors (`lora2.tuners.lora2.layer`, ...) another; a layer is both.
-    """
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.adapter_dropout = nn.ModuleDict()
-        self.scaling: dict[str, float] = {}
-        self._disable_adapters = False
-        self._active_adapter = adapter_name
-        self.merged_adapters: list[str] = []
-        # The factors that each was merged with: an adapter may change until it is unmerged.
-        self.merged_factors: dict[str, tuple[Tensor, Tensor]] = {}
-        # What a layer with a quantized weight is merged in.
-        self.plain_dtype = torch.get_default_dtype()
-        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
-        # list its tensors as well as those of the merged one.
-        self.replaced: tuple[nn.Module, ...] = ()
-        # How tensor parallelism has split the base weight over processes.
-        self.split: Split | None = None
-        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
-        self.weight_owners = 0
-        # The parameters of several modules that merged ones have replaced in this layer, by name.
-        self.shared_weights: dict[str, nn.Parameter] = {}
-
-    # What the kind of base layer defines
-
-    @staticmethod
-    def shape_of(base: Any) -> tuple[int, int]:
-        """(d_out, d_in) of the weight of such a base layer, seen as a matrix."""
-        raise NotImplementedError
-
-    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
-        """Output that the weight B A alone would give for the input x."""
-        raise NotImplementedError
-
-    def in_weight_layout(self, matrix: Tensor) -> Tensor:
-        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
-        raise NotImplementedError
-
-    def weight_names(self) -> tuple[str, ...]:
-        """The names of the base layer's parameters that the change is of."""
-        return ("weight",)
-
-    def by_weight(self, change: Tensor) -> dict[str, Tensor]:
-        """A change in the layout of the base layer's weight, by the name of each parameter."""
-        return {"weight": change}
-
-    def layers_inside(self) -> tuple[tuple[nn.Module, str], ...]:
-        """Parents and names of layers in the base layer that are adapted with it."""
-        return ()
-
-    @property
-    def has_own_forward(self) -> bool:
-        """Whether the base layer computes something else, or more, than its kind does.
-
-        Its output is then that of the changed weight, not the base output plus the adapter's.
-        """
-        return False
-
-    def activation_dtype(self, x: Tensor) -> torch.dtype:
-        """Dtype in which products with x are taken: autocast lowers all but float64."""
-        device = x.device.type
-        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-            return x.dtype
-        return torch.get_autocast_dtype(device)
-
-    def lora_groups(self) -> int:
-        """A PEFT LoRA of rank r on this layer holds a change of rank r / groups."""
-        return 1
-
-    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-        """The tensors of the PEFT LoRA whose change is B A, by their names in the layer.
-
-        Raises:
-            UserError: PEFT's LoRA computes something else on such a layer.
-        """
-        return {"lora_A.weight": A, "lora_B.weight": B}
-
-    @classmethod
-    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
-        """(B, A) of a PEFT LoRA layer on such a base layer, scaling left aside: undoes `as_lora`.
-
-        Raises:
-            UserError: PEFT's LoRA computes something else on such a layer.
-        """
-        return lora.lora_B[adapter_name].weight, lora.lora_A[adapter_name].weight
-
-    @property
-    def stores_transposed(self) -> bool:
-        """Whether the weight is stored as [d_in, d_out], which PEFT calls fan_in_fan_out."""
-        return False
-
-    # What the method defines
-
-    def has_adapter(self, adapter_name: str) -> bool:
-        """Whether this layer carries the adapter."""
-        raise NotImplementedError
-
-    def has_effect(self, adapter_name: str) -> bool:
-        """Whether this layer carries the adapter, and it is not an empty one."""
-        return self.has_adapter(adapter_name)
-
-    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.
-
-        Computed in `dtype`, or in the stored tensors' own, float32 at least.
-        """
-        raise NotImplementedError
-
-    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Return `factors` for a forward pass, which a method may have made ready before."""
-        return self.factors(adapter_name)
-
-    def prunable(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """The values [r] that pruning makes zero, and a factor [r, ·] with a row for each."""
-        raise NotImplementedError
-
-    # What follows from them
+    # What follows from the contract
 
     def matrix_shape(self) -> tuple[int, int]:
         """(d_out, d_in) of the weight seen as a matrix."""
@@ -293,69 +169,6 @@ class AdaptedLayer(nn.Module, BaseAttributes, ScaledLayer):
                 rows = [row for row, wanted in enumerate(adapter_names) if wanted == name]
                 result[rows] += self.adapter_output(x[rows], name).to(result.dtype)
         return result
-
-    # Merge and unmerge
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the change of the named (or active) adapters to the base weight.
-
-        The parameter stays the same object and is written in place, unless another module has it
-        too, such as a tied head: then this layer has a parameter of its own until it is unmerged.
-        A quantized layer gives way to a plain nn.Linear with the sum, in the dtype that the model
-        computes in, and is kept for unmerging. Quantized again, the sum would lose most of the
-        change, which is smaller than a step of a 4-bit grid (docs/how-to/quantized.md).
-
-        Raises:
-            UserError: the base weight is quantized in a way that cannot be undone, or is split over
-                several processes.
-            ValueError: `safe_merge` and the merged weight holds NaN or infinity; the weight is
-                left as it was.
-        """
-        for name in check_adapters_to_merge(self, adapter_names) or []:
-            if self.has_adapter(name):
-                B, A = self._copied_factors(name)
-                self._add_to_weight(name, B, A, check=safe_merge)
-                self.merged_adapters.append(name)
-                self.merged_factors[name] = B, A
-
-    def unmerge(self) -> None:
-        """Subtract what merging added; what a merge replaced is put back as it was.
-
-        That is a quantized layer, or a parameter that another module has too.
-        """
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        merging.restore_replaced(self)
-        while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            B, A = self.merged_factors.pop(name)
-            self._add_to_weight(name, -B, A, check=False)
-
-    # Under the caller's inference mode, new tensors would be of no use in a later training step.
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _copied_factors(self, name: str) -> tuple[Tensor, Tensor]:
-        B, A = self.factors(name)
-        return B.clone(), A.clone()
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _add_to_weight(self, name: str, B: Tensor, A: Tensor, *, check: bool) -> None:
-        base: Any = self.get_base_layer()
-        merged = merging.merged_values(self, name, self.in_weight_layout(B @ A))
-        if check and not all(torch.isfinite(values).all() for values in merged.values()):
-            raise ValueError(
-                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-            )
-        if is_quantized(base):
-            self.replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
-        else:
-            self.write_weights(base, merged)
-
-    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
-        """Write merged weights into the base layer, by name."""
-        merging.write_weights(self, base, values)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change is B A, a LoRA of rank k."""

@@ -1,0 +1,135 @@
+"""The state of an adapted layer, and what the kind of its base layer and the method define."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora2.tuners.base.distributed.tensor_parallel import Split
+from lora2.tuners.base.layers.base_attributes import BaseAttributes
+from lora2.tuners.base.layers.scaling import ScaledLayer
+
+
+class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
+    """The state of an adapted layer, and what its subclasses define.
+
+    What kind of layer is adapted (`lora2.tuners.base.layers.linear`, ...) is one subclass, and how
+    an adapter makes its two factors (`lora2.tuners.lora2.layer`, ...) another; a layer is both.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.adapter_dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self._active_adapter = adapter_name
+        self.merged_adapters: list[str] = []
+        # The factors that each was merged with: an adapter may change until it is unmerged.
+        self.merged_factors: dict[str, tuple[Tensor, Tensor]] = {}
+        # What a layer with a quantized weight is merged in.
+        self.plain_dtype = torch.get_default_dtype()
+        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
+        # list its tensors as well as those of the merged one.
+        self.replaced: tuple[nn.Module, ...] = ()
+        # How tensor parallelism has split the base weight over processes.
+        self.split: Split | None = None
+        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
+        self.weight_owners = 0
+        # The parameters of several modules that merged ones have replaced in this layer, by name.
+        self.shared_weights: dict[str, nn.Parameter] = {}
+
+    # What the kind of base layer defines
+
+    @staticmethod
+    def shape_of(base: Any) -> tuple[int, int]:
+        """(d_out, d_in) of the weight of such a base layer, seen as a matrix."""
+        raise NotImplementedError
+
+    def apply_factors(self, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+        """Output that the weight B A alone would give for the input x."""
+        raise NotImplementedError
+
+    def in_weight_layout(self, matrix: Tensor) -> Tensor:
+        """A [d_out, d_in] matrix in the layout of the base layer's weight."""
+        raise NotImplementedError
+
+    def weight_names(self) -> tuple[str, ...]:
+        """The names of the base layer's parameters that the change is of."""
+        return ("weight",)
+
+    def by_weight(self, change: Tensor) -> dict[str, Tensor]:
+        """A change in the layout of the base layer's weight, by the name of each parameter."""
+        return {"weight": change}
+
+    def layers_inside(self) -> tuple[tuple[nn.Module, str], ...]:
+        """Parents and names of layers in the base layer that are adapted with it."""
+        return ()
+
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether the base layer computes something else, or more, than its kind does.
+
+        Its output is then that of the changed weight, not the base output plus the adapter's.
+        """
+        return False
+
+    def activation_dtype(self, x: Tensor) -> torch.dtype:
+        """Dtype in which products with x are taken: autocast lowers all but float64."""
+        device = x.device.type
+        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+            return x.dtype
+        return torch.get_autocast_dtype(device)
+
+    def lora_groups(self) -> int:
+        """A PEFT LoRA of rank r on this layer holds a change of rank r / groups."""
+        return 1
+
+    def as_lora(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """The tensors of the PEFT LoRA whose change is B A, by their names in the layer.
+
+        Raises:
+            UserError: PEFT's LoRA computes something else on such a layer.
+        """
+        return {"lora_A.weight": A, "lora_B.weight": B}
+
+    @classmethod
+    def from_lora(cls, lora: Any, adapter_name: str, module_name: str) -> tuple[Tensor, Tensor]:
+        """(B, A) of a PEFT LoRA layer on such a base layer, scaling left aside: undoes `as_lora`.
+
+        Raises:
+            UserError: PEFT's LoRA computes something else on such a layer.
+        """
+        return lora.lora_B[adapter_name].weight, lora.lora_A[adapter_name].weight
+
+    @property
+    def stores_transposed(self) -> bool:
+        """Whether the weight is stored as [d_in, d_out], which PEFT calls fan_in_fan_out."""
+        return False
+
+    # What the method defines
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter."""
+        raise NotImplementedError
+
+    def has_effect(self, adapter_name: str) -> bool:
+        """Whether this layer carries the adapter, and it is not an empty one."""
+        return self.has_adapter(adapter_name)
+
+    def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.
+
+        Computed in `dtype`, or in the stored tensors' own, float32 at least.
+        """
+        raise NotImplementedError
+
+    def forward_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return `factors` for a forward pass, which a method may have made ready before."""
+        return self.factors(adapter_name)
+
+    def prunable(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """The values [r] that pruning makes zero, and a factor [r, ·] with a row for each."""
+        raise NotImplementedError
