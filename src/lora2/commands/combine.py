@@ -21,7 +21,7 @@ from lora2.training.loaded_run import LoadedRun
 from lora2.training.quiet import quiet_loading
 from lora2.training.saved_run import load_saved_run
 from lora2.tuners.base.loading import add_adapter, find_adapter
-from lora2.tuners.lora2.combination import Heads, has_mean
+from lora2.tuners.lora2.combined_heads import Heads, has_mean
 from lora2.tuners.lora2.model import Lora2Model
 
 _SUM = "sum"

@@ -13,7 +13,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper, PeftType
+from peft.utils import PeftType
 from torch import Tensor, nn
 
 from lora2.errors import UserError
@@ -28,6 +28,7 @@ from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.layers.experts import matrix_name, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
+from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
@@ -178,9 +179,9 @@ def _check_ties(taught: PeftModel, path: Path | str) -> None:
     if not getattr(config, "ensure_weight_tying", False):
         return
     named = config.modules_to_save or ()
-    for name, module in taught.get_base_model().named_modules():
+    for name, _ in modules_trained_whole(taught.get_base_model()):
         # PEFT compares names in this way.
-        if isinstance(module, ModulesToSaveWrapper) and not name.endswith(tuple(named)):
+        if not name.endswith(tuple(named)):
             raise UserError(
                 f"ensure_weight_tying=True in {path}: {name} is tied to one of modules_to_save="
                 f"{list(named)}, and LoRA² would train and save it untied; train the LoRA with "
@@ -225,7 +226,6 @@ def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:
 
 def _take_over_whole_modules(source: PeftModel, target: PeftModel, adapter_name: str) -> None:
     wrapped = dict(source.get_base_model().named_modules())
-    for name, module in target.get_base_model().named_modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            saved = wrapped[name].adapter_state_dict("default", wrapped[name].state_dict())
-            module.modules_to_save[adapter_name].load_state_dict(saved)
+    for name, wrapper in modules_trained_whole(target.get_base_model()):
+        saved = wrapped[name].adapter_state_dict("default", wrapped[name].state_dict())
+        wrapper.modules_to_save[adapter_name].load_state_dict(saved)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
@@ -28,6 +27,7 @@ from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.finding import adapted_layers
+from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_is_text
 from lora2.tuners.base.names.compiled_names import check_has_own_names
 from lora2.tuners.base.names.module_names import PREFIX
@@ -227,9 +227,8 @@ def whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     }
     return rows | {
         f"{PREFIX}{name}.{key}": tensor.detach().to("cpu", copy=True)
-        for name, module in base.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
-        for key, tensor in module.adapter_state_dict(adapter_name, module.state_dict()).items()
+        for name, wrapper in modules_trained_whole(base)
+        for key, tensor in wrapper.adapter_state_dict(adapter_name, wrapper.state_dict()).items()
     }
 
 

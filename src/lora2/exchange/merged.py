@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -31,6 +30,7 @@ from lora2.support.error_text import clause_of, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
+from lora2.tuners.base.modules_to_save import modules_trained_whole
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
 _SHARDS = 20
@@ -131,12 +131,8 @@ def _saying_what_is_lost(path: Path) -> Iterator[None]:
 def _put_in_whole_modules(model: PeftModel) -> None:
     """Put what is trained whole in its place: PEFT 0.21 takes it for a layer with one weight."""
     base = model.get_base_model()
-    wrappers = {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
-    }
-    for name, wrapper in wrappers.items():
+    # A list, because the loop replaces modules.
+    for name, wrapper in list(modules_trained_whole(base)):
         outer, _, own = name.rpartition(".")
         trained = wrapper.unload_and_optionally_merge_module(
             merge=True, safe_merge=False, adapter_names=None

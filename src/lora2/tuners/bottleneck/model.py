@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
+from lora2.tuners.base.layers.base_attributes import base_of
 from lora2.tuners.base.model.placing_tuner import PlacingTuner, check_is_not_split
 from lora2.tuners.bottleneck.config import BottleneckConfig
 from lora2.tuners.bottleneck.layer import BottleneckLayer
@@ -37,7 +37,7 @@ class BottleneckModel(PlacingTuner):
         if isinstance(target, BottleneckLayer):
             target.add_adapter(adapter_name, peft_config)
             return
-        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        base = base_of(target)
         if not isinstance(base, nn.Linear):
             raise UserError(
                 f"Module {current_key!r} is a {type(base).__name__}, after which no bottleneck "

@@ -6,10 +6,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from lora2.errors import NumericalError, UserError
@@ -21,15 +20,18 @@ from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.adapter_names import check_adapter_name
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
-from lora2.tuners.base.token_rows.names import Indices
+from lora2.tuners.lora2.combined_heads import (
+    Heads,
+    head_states,
+    indices_of,
+    names_of_heads,
+    owner_of_rows,
+)
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.size_fields import size_fields
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
-Heads = Literal["refuse", "average", "first"]
-# Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.
-_SMALLEST_SUM = 1e-6
 # A sum has rounding errors of 1e-16 of what is added up, in float64: what is left of changes that
 # cancel is smaller than this share of it.
 _NEGLIGIBLE = 1e-12
@@ -45,32 +47,14 @@ def add_weighted_adapter(
     svd_rank: int | None = None,
     heads: Heads = "refuse",
 ) -> float | None:
-    """Add the adapter Σ weight · Δ to the model, exactly; nothing happens if the name exists.
-
-    combination_type: "cat" (or "linear") keeps the whole sum, k being the sum of the k's;
-    "svd" keeps the `svd_rank` largest singular values (default: the largest k among them).
-    heads: what becomes of modules_to_save that several adapters have, which are whole weights and
-    not changes. "average" is their mean, weighted by weight / Σ weight; "first" takes those of the
-    first adapter that has them. Rows of tokens (trainable_token_indices) are whole weights as well,
-    and have no mean: several adapters with some need "first".
-
-    Returns what was left out: the Frobenius norm of the missing part over that of the whole sum;
-    None if the name exists.
-
-    Raises:
-        UserError: an unknown adapter, combination or choice of heads, lists of different length, a
-            weight or svd_rank that is no number, a model that was given up, several adapters with
-            the same modules_to_save if `heads` is "refuse", or weights whose sum is 0 if it is
-            "average".
-        NumericalError: NaN or infinity in one of the adapters.
-    """
+    """Add the adapter Σ weight · Δ to the model: see `Lora2Model.add_weighted_adapter`."""
     if isinstance(adapter_name, str) and adapter_name in tuner.peft_config:
         return None
     check_adapter_name(adapter_name)
     adapters, weights = _checked(tuner, adapters, weights)
     _check_choices(combination_type, svd_rank, heads)
-    states = _head_states(tuner, adapters, weights, heads)
-    rows_from = _owner_of_rows(tuner, adapters, heads)
+    states = head_states(tuner, adapters, weights, heads)
+    rows_from = owner_of_rows(tuner, adapters, heads)
     if not any(lora2_layers(tuner.model, name) for name in adapters):
         raise UserError(
             f"adapters: no layer has {', '.join(adapters)} any more, since a model that was merged "
@@ -96,11 +80,6 @@ def add_weighted_adapter(
     return _fill(tuner, adapter_name, sizes, forms)
 
 
-def has_mean(weights: Sequence[float]) -> bool:
-    """Return whether heads of these weights have a mean: the weights' sum is not about 0."""
-    return abs(sum(weights)) > _SMALLEST_SUM * sum(map(abs, weights))
-
-
 def _joint_config(
     tuner: AdaptedModel, adapters: list[str], sizes: dict[str, int], rows_from: str | None
 ) -> Lora2Config:
@@ -114,8 +93,8 @@ def _joint_config(
         orthogonality="none",
         init_weights=True,
         lora_dropout=0.0,
-        modules_to_save=_joint_heads(tuner, adapters),
-        trainable_token_indices=_indices(tuner, rows_from),
+        modules_to_save=names_of_heads(tuner, adapters),
+        trainable_token_indices=indices_of(tuner, rows_from),
         # Full names: fields such as layers_to_transform need no merging.
         target_modules=exact_targets(targets, [n for n, _ in tuner.model.named_modules()]),
         target_parameters=parameters,
@@ -187,85 +166,9 @@ def _check_choices(combination_type: str, svd_rank: int | None, heads: Heads) ->
         raise UserError(f"svd_rank={svd_rank!r} must be a whole number of at least 1.")
 
 
-def _head_states(
-    tuner: AdaptedModel, adapters: list[str], weights: list[float], heads: Heads
-) -> dict[ModulesToSaveWrapper, dict[str, Tensor]]:
-    """Return what the sum's modules_to_save hold."""
-    states = {}
-    for name, module in tuner.model.named_modules():
-        if not isinstance(module, ModulesToSaveWrapper):
-            continue
-        owners: dict[str, float] = {}
-        for adapter, weight in zip(adapters, weights, strict=True):
-            if adapter in module.modules_to_save:
-                # One that is named twice has both weights.
-                owners[adapter] = owners.get(adapter, 0.0) + weight
-        if len(owners) > 1 and heads == "refuse":
-            raise UserError(
-                f"adapters={list(owners)} each bring their own {name!r} (modules_to_save), which "
-                "is not a change that could be added up: combine adapters of which one at most has "
-                "it, or give heads='average' or heads='first'."
-            )
-        if owners:
-            states[module] = _joint_state(module, owners, heads)
-    return states
-
-
-def _owner_of_rows(tuner: AdaptedModel, adapters: list[str], heads: Heads) -> str | None:
-    """Return the adapter whose rows of tokens the sum takes over, if any has some."""
-    owners = [name for name in adapters if tuner.peft_config[name].trainable_token_indices]
-    if len(owners) > 1 and heads != "first":
-        raise UserError(
-            f"adapters={owners} each bring rows of tokens of their own (trainable_token_indices), "
-            "which are no changes that could be added up: combine adapters of which one at most "
-            "has some, or give heads='first'."
-        )
-    return owners[0] if owners else None
-
-
-def _indices(tuner: AdaptedModel, adapter: str | None) -> Indices | None:
-    if adapter is None:
-        return None
-    found: Indices | None = tuner.peft_config[adapter].trainable_token_indices
-    return found
-
-
-def _joint_state(
-    wrapper: ModulesToSaveWrapper, owners: dict[str, float], heads: Heads
-) -> dict[str, Tensor]:
-    found = [wrapper.modules_to_save[name].state_dict() for name in owners]
-    if len(found) == 1 or heads == "first":
-        return found[0]
-    if not has_mean(list(owners.values())):
-        raise UserError(
-            f"weights={list(owners.values())}: their sum is 0, so heads have no mean; give "
-            "heads='first' to keep those of the first adapter."
-        )
-    total = sum(owners.values())
-    joint = dict(found[0])
-    for name, value in joint.items():
-        if value.is_floating_point():
-            parts = [
-                weight / total * state[name].double()
-                for weight, state in zip(owners.values(), found, strict=True)
-            ]
-            joint[name] = torch.stack(parts).sum(0).to(value.dtype)
-            if not joint[name].isfinite().all():
-                raise NumericalError(
-                    f"{name} of the heads' mean is NaN or infinite; train the runs again, or give "
-                    "other weights."
-                )
-    return joint
-
-
 def _width(tuner: AdaptedModel, adapter_name: str) -> int:
     layers = lora2_layers(tuner.model, adapter_name).values()
     return max(layer.sizes_of(adapter_name)[0] for layer in layers)
-
-
-def _joint_heads(tuner: AdaptedModel, adapters: list[str]) -> list[str] | None:
-    names = {n for a in adapters for n in tuner.peft_config[a].modules_to_save or []}
-    return sorted(names) or None
 
 
 def _joint_sizes(tuner: AdaptedModel, adapters: list[str], limit: int | None) -> dict[str, int]:

@@ -13,7 +13,8 @@ from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.lora2 import forward_hook
 from lora2.tuners.lora2.allocation.step_allocators import StepAllocators
-from lora2.tuners.lora2.combination import Heads, add_weighted_adapter
+from lora2.tuners.lora2.combination import add_weighted_adapter
+from lora2.tuners.lora2.combined_heads import Heads
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES, Lora2ExpertMatrix
@@ -130,16 +131,20 @@ class Lora2Model(AdaptedModel):
             combination_type: "cat" (or "linear") keeps the whole sum, its k being the sum of the
                 k's; "svd" keeps its largest singular values.
             svd_rank: how many of them, by default the largest k of the adapters.
-            heads: what becomes of modules that several adapters train whole: "refuse", "average"
-                for their weighted mean, or "first" for those of the first adapter that has some.
+            heads: what becomes of modules that several adapters train whole (modules_to_save),
+                which are weights and not changes: "refuse", "average" for their mean, weighted by
+                weight / Σ weight, or "first" for those of the first adapter that has some. Rows of
+                tokens (trainable_token_indices) are weights as well, and have no mean: several
+                adapters with some need "first".
 
         Returns:
             The Frobenius norm of what was left out over that of the whole sum; None where nothing
             happened.
 
         Raises:
-            UserError: an argument is not one of these, or several adapters train modules whole and
-                `heads` is "refuse".
+            UserError: an argument is not one of these, the model was given up, or several adapters
+                train modules whole and `heads` is "refuse", or it is "average" and the weights'
+                sum is 0.
             NumericalError: NaN or infinity in one of the adapters.
         """
         return add_weighted_adapter(

@@ -26,6 +26,11 @@ def of_base_layer(*names: str) -> Any:
     return property(lambda layer: getattr(*held(layer)), lambda layer, v: setattr(*held(layer), v))
 
 
+def base_of(module: nn.Module) -> nn.Module:
+    """Return the layer under the adapters of a module; the module itself if it has none."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
 class BaseAttributes(BaseTunerLayer):
     """The attributes of the base layer, in addition to `weight` and `bias`, which PEFT passes on.
 

@@ -6,11 +6,11 @@ A linear layer that is quantized is still an nn.Linear, with a weight that only
 
 from collections.abc import Mapping
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.base_attributes import base_of
 from lora2.tuners.base.layers.quantized import is_quantized
 
 LayerTypes = Mapping[type[nn.Module], type[AdaptedLayer]]
@@ -24,7 +24,7 @@ def wrap_layer(
     Raises:
         UserError: as `layer_type_of`.
     """
-    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    base = base_of(target)
     return layer_type_of(base, module_name, layer_types)(target, adapter_name)
 
 

@@ -1,4 +1,4 @@
-"""What the tuners of this package share: replacing modules, and mixed batches."""
+"""What the tuners of this package share: adapted layers are put into a model, and merged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.config import PeftConfig
-from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from lora2.errors import UserError
@@ -34,10 +33,10 @@ from lora2.tuners.base.layers.experts import (
 from lora2.tuners.base.layers.finding import adapted_layers, modules_of_type
 from lora2.tuners.base.layers.own_forward import warn_of_own_forwards
 from lora2.tuners.base.layers.quantized import activation_dtype_of, dequantize_model, keep_layouts
+from lora2.tuners.base.model.mixed_batch import adapter_of_each_row, check_mixed_batch
 from lora2.tuners.base.model.placing_tuner import PlacingTuner
 from lora2.tuners.base.model.removal import take_out
 from lora2.tuners.base.model.sharing import count_weight_owners
-from lora2.tuners.base.names.adapter_names import BASE_ONLY
 from lora2.tuners.base.names.compiled_names import check_is_not_compiled
 from lora2.tuners.base.token_rows.checks import check_rows_apart
 
@@ -235,8 +234,6 @@ class AdaptedModel(PlacingTuner):
         check_rows_apart(self.model, adapter_names)
         warn_of_own_forwards(self.model, adapter_names)
 
-    # Mixed batches
-
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Hand `adapter_names` to every adapted layer for one forward pass (PEFT's hook)."""
@@ -244,34 +241,9 @@ class AdaptedModel(PlacingTuner):
         if adapter_names is None:
             yield
             return
-        self._check_adapter_names(adapter_names)
-        beams = kwargs.get("num_beams") or 1
-        hook = partial(_add_adapter_names, adapter_names=adapter_names, beams=beams)
-        handles = [
-            module.register_forward_pre_hook(hook, with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, AdaptedLayer | AuxiliaryTrainingWrapper)
-        ]
-        try:
+        check_mixed_batch(self, self.peft_config, adapter_names)
+        with adapter_of_each_row(self, adapter_names, beams=kwargs.get("num_beams") or 1):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _check_adapter_names(self, adapter_names: list[str]) -> None:
-        if self.training:
-            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        unknown = set(adapter_names) - {BASE_ONLY} - set(self.peft_config)
-        if unknown:
-            raise ValueError(
-                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
-            )
-        if any(isinstance(module, ExpertsLayer) for module in self.modules()):
-            raise UserError(
-                "adapter_names: one batch cannot have several adapters where the weights of "
-                "experts are adapted, since all rows share them; call the model once for each "
-                "adapter, after set_adapter."
-            )
 
 
 def _has_parameters(config: Any) -> bool:
@@ -300,16 +272,3 @@ def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-
-def _add_adapter_names(
-    module: nn.Module, args: Any, kwargs: dict[str, Any], adapter_names: list[str], beams: int
-) -> tuple[Any, dict[str, Any]]:
-    # Beam search repeats each row of the batch, but an encoder still sees it as it came.
-    if beams > 1 and args and len(args[0]) == beams * len(adapter_names):
-        adapter_names = [name for name in adapter_names for _ in range(beams)]
-    if isinstance(module, ModulesToSaveWrapper):
-        # PEFT looks for a module of each adapter, and not all adapters have one here.
-        held = module.modules_to_save
-        adapter_names = [name if name in held else BASE_ONLY for name in adapter_names]
-    return args, kwargs | {"adapter_names": adapter_names}

@@ -12,7 +12,7 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.base.distributed.whole import whole_by_name
 from lora2.tuners.base.distributed.zero import with_partitioned
-from lora2.tuners.base.layers.base_attributes import BaseAttributes
+from lora2.tuners.base.layers.base_attributes import BaseAttributes, base_of
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore
 from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
@@ -98,7 +98,7 @@ def check_is_not_split(target: nn.Module, module_name: str) -> None:
     Raises:
         UserError: tensor parallelism or FSDP2 has split it over processes.
     """
-    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    base = base_of(target)
     weight = getattr(base, "weight", None)
     if isinstance(weight, Tensor) and is_dtensor(weight):
         raise UserError(
