@@ -15,7 +15,7 @@ from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.tuners.base.layers.finding import adapted_layers
-from lora2.tuners.base.token_rows.names import FIELD as ROWS
+from lora2.tuners.base.names.peft_names import ROWS
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lora2.training.base_models.new_tokens import grow_vocabulary, rows_to_add, 
 from lora2.training.methods.whole_modules import HEADS
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, saved_tensors
-from lora2.tuners.base.token_rows.names import FIELD as ROWS
+from lora2.tuners.base.names.peft_names import ROWS
 
 _HEADS = tuple(f"{head}{last}.weight" for head in HEADS for last in ("", ".out_proj"))
 _LABELLED = {kind.task_type: kind for kind in (TEXT_LABELS, WORD_LABELS)}

@@ -16,12 +16,12 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.exchange.lora_form import whole_modules
-from lora2.exchange.verification import Batch, logits, sample_batch
+from lora2.exchange.verification import Batch, logits, relative_difference, sample_batch
 from lora2.support.error_text import reason_of
 from lora2.support.files import check_is_new, new_folder
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.loading import load_adapter
-from lora2.tuners.base.names.module_names import PREFIX
+from lora2.tuners.base.names.peft_names import PREFIX
 
 _LORA = ".lora_"
 
@@ -102,8 +102,7 @@ def export_converted(
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         found = logits(load_adapter(base, temporary).eval(), batch)
-    largest = expected.abs().max().clamp(min=1e-30)
-    return ConvertedExport(path, float((found - expected).abs().max() / largest))
+    return ConvertedExport(path, relative_difference(expected, found))
 
 
 def _check_weights_are_those_of(base: nn.Module, model: PeftModel) -> None:

@@ -30,9 +30,8 @@ from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_is_text
 from lora2.tuners.base.names.compiled_names import check_has_own_names
-from lora2.tuners.base.names.module_names import PREFIX
+from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
-from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
 
 # PEFT's wrapper has the embedding there.
 _INSIDE_ROWS = ".token_adapter.base_layer"
@@ -222,7 +221,9 @@ def whole_modules(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
     """What the adapter trains and saves as it is, by PEFT's names: modules, and rows of tokens."""
     base = model.get_base_model()
     rows = {
-        f"{PREFIX}{name}.{ROWS}": rows_of(wrapper, adapter_name).detach().to("cpu", copy=True)
+        f"{PREFIX}{name}.{ROWS_TENSOR}": rows_of(wrapper, adapter_name)
+        .detach()
+        .to("cpu", copy=True)
         for name, wrapper in trained_rows(base, adapter_name)
     }
     return rows | {

@@ -1,4 +1,4 @@
-"""What of a model has one LoRA: a target module with what is inside of it, or all experts."""
+"""Groups the layers that share one LoRA: a target module and what is in it, or all experts."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def adapter_logits(
             takes is not known.
         NumericalError: the model computes NaN or infinity.
     """
-    # Of any adapter: the copy shares the weights that a change would be taken out of.
+    # No adapter may be merged: the copy shares the weights, so unmerging it would change them.
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer) and layer.merged:
             raise UserError(
@@ -168,13 +168,18 @@ def _logits_in(output: Any) -> list[Tensor]:
     return found or [next(value for value in output.values() if isinstance(value, Tensor))]
 
 
+def relative_difference(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference of logits, relative to the largest logit."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
 def checked_difference(expected: Tensor, found: Tensor, tolerance: float) -> float:
     """Return the largest difference, relative to the largest logit.
 
     Raises:
         UserError: it is beyond the tolerance.
     """
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    difference = relative_difference(expected, found)
     if not difference <= tolerance:
         raise UserError(
             f"What was written computes something else: logits differ by {difference:.1e} of the "

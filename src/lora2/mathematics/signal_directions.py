@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-# Of the largest strength; below it an eigenvalue is rounding.
+# An eigenvalue below this share of the largest strength is a rounding error.
 _LEAST_SHARE = 1e-12
 
 

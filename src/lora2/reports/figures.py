@@ -9,7 +9,7 @@ from typing import Any
 from lora2.reports.kept import KeptGrid
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
-from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES
+from lora2.trainers.logs import BUDGET, KEPT_PARAMETERS, KEPT_VALUES
 from lora2.training.on_disk.records import MetricsRecord
 
 _SIZE = (6.4, 4.0)

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora2.reports.bar import progress_bar
 from lora2.reports.words import epoch_in_words
-from lora2.trainers.log_names import KEPT_VALUES
+from lora2.trainers.logs import KEPT_VALUES
 from lora2.training.on_disk.records import evaluation_records
 
 

@@ -1,10 +1,17 @@
-"""What our callbacks add to the trainer's training logs."""
+"""What our callbacks add to the trainer's training logs, and its names for those who read them."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerState, TrainingArguments
+
+TASK_LOSS = "task_loss"
+PENALTY = "penalty"
+BUDGET = "budget"
+KEPT_VALUES = "kept_singular_values"
+KEPT_PARAMETERS = "kept_parameters"
+"""What is kept in the unit of a budget in parameters; there is none of another budget."""
 
 
 def add_to_log(logs: dict[str, Any], state: TrainerState, added: Mapping[str, Any]) -> None:

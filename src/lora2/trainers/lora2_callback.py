@@ -5,36 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from lora2.errors import UserError
 from lora2.trainers.divergence import GradientWatch, check_loss
-from lora2.trainers.extra_step import leave_out_extra_step
 from lora2.trainers.first_batches import shuffled_batches
-from lora2.trainers.log_names import (
+from lora2.trainers.logs import (
     BUDGET,
     KEPT_PARAMETERS,
     KEPT_VALUES,
     PENALTY,
     TASK_LOSS,
+    add_to_log,
 )
-from lora2.trainers.logs import add_to_log
 from lora2.trainers.loraplus import warn_of_raised_singular_values
-from lora2.trainers.optimizer import check_has_one_set_of_weights, check_optimizer_is_new
+from lora2.trainers.optimizer import check_has_one_set_of_weights
 from lora2.trainers.penalty_watch import PenaltyWatch
+from lora2.trainers.pruning_callback import PruningCallback
 from lora2.trainers.reached_target import check_target
 from lora2.trainers.saved_allocators import NAME, encoded, restore
 from lora2.trainers.trl import fill_reference, keep_small_factors_precise
-from lora2.tuners.base.model.placement import PlacedAdapter
+from lora2.tuners.base.model.placement import PlacedAdapter, trained_adapters
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.forward_hook import trained_adapters
 from lora2.tuners.lora2.gradient_start import has_changed, start_from_gradients
 from lora2.tuners.lora2.saving import compact_adapter
 
 
-class Lora2Callback(TrainerCallback, ExportableState):
+class Lora2Callback(PruningCallback[Lora2Config], ExportableState):
     """Prunes every trained LoRA² adapter in step with the trainer.
 
     It learns the number of optimizer steps by itself, allocates after each of them, logs
@@ -54,14 +52,14 @@ class Lora2Callback(TrainerCallback, ExportableState):
         allocators: one for each trained adapter, by its name.
     """
 
+    config_type = Lora2Config
+
     def __init__(self) -> None:
+        super().__init__()
         self.allocators: dict[str, RankAllocator] = {}
-        self._adapters: dict[str, PlacedAdapter[Lora2Config]] = {}
         self._watches: list[GradientWatch] = []
         self._penalty: PenaltyWatch | None = None
         self._has_prepared = False
-        # One that was made for parameters which have been replaced since.
-        self._outdated_optimizer: Any = None
         # What transformers restores of `state`.
         self.saved_allocators: dict[str, str] = {}
 
@@ -80,7 +78,7 @@ class Lora2Callback(TrainerCallback, ExportableState):
         """Put right what TRL's trainers have done, before the model is wrapped for training."""
         if model is not None:
             self._has_prepared = True
-            for adapter in trained_adapters(model):
+            for adapter in trained_adapters(model, Lora2Config):
                 keep_small_factors_precise(adapter)
                 fill_reference(adapter)
 
@@ -100,15 +98,10 @@ class Lora2Callback(TrainerCallback, ExportableState):
                 trained before.
         """
         assert model is not None
-        check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
-        check_has_one_set_of_weights(kwargs.get("optimizer"), trained_adapters(model))
-        warn_of_raised_singular_values(model, kwargs.get("optimizer"))
-        self._adapters = {adapter.label: adapter for adapter in trained_adapters(model)}
-        if not self._adapters:
-            raise UserError(
-                "Lora2Callback found no trainable LoRA² adapter in the model: wrap it with "
-                "get_peft_model(model, Lora2Config(...)), or leave the callback out."
-            )
+        optimizer = kwargs.get("optimizer")
+        self._find_adapters(model, optimizer)
+        check_has_one_set_of_weights(optimizer, self._adapters.values())
+        warn_of_raised_singular_values(model, optimizer)
         self.allocators = {
             label: RankAllocator(
                 each.module, state.max_steps, each.name, config=each.config, resumable=True
@@ -139,28 +132,19 @@ class Lora2Callback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Stop before a gradient that is NaN or infinite can reach the weights."""
+        super().on_pre_optimizer_step(args, state, control, model, **kwargs)
         if model is not None:
-            leave_out_extra_step(model, args, state)
             for watch in self._watches:
                 watch.check()
             for watch in self._watches:
                 watch.check_factors_and_gradients()
 
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def _end_step(self, optimizer: Any) -> None:
         """Allocate; the gradients of the step just taken are still there."""
-        # A training that was resumed at its end does one step too many.
-        if state.global_step >= state.max_steps:
-            return
         if self._penalty is not None:
             self._penalty.end_step()
         # accelerate's optimizer says so where float16's loss scaler has found an overflow.
-        skipped = bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
+        skipped = bool(getattr(optimizer, "step_was_skipped", False))
         for allocator in self.allocators.values():
             allocator.step(skipped=skipped)
 

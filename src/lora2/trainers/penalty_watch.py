@@ -15,7 +15,7 @@ from lora2.tuners.lora2.penalty import has_penalty
 
 
 class PenaltyWatch:
-    """Sees to it that the penalties join the loss during one training, and meters them there."""
+    """Adds the penalties to the loss during one training, and meters them there."""
 
     def __init__(self, model: nn.Module, adapters: Iterable[PlacedAdapter[Lora2Config]]) -> None:
         self._hooks = hooks_in(model)

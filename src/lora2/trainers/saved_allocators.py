@@ -46,7 +46,7 @@ def restore(
     """
     stored = state.stateful_callbacks.get(callback) or []
     entries = stored if isinstance(stored, list) else [stored]
-    # Of several callbacks, each has an entry, and those from before the training are empty.
+    # Each of several callbacks has an entry; one that was saved before the training is empty.
     states = [entry.get("attributes", {}).get(NAME) for entry in entries]
     saved = next(filter(None, reversed(states)), otherwise)
     for name, allocator in allocators.items():

@@ -6,10 +6,8 @@ import warnings
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from lora2.errors import UserError
-from lora2.trainers.extra_step import leave_out_extra_step
 from lora2.trainers.logs import (
     add_to_log,
     advice_on_best_model,
@@ -17,25 +15,24 @@ from lora2.trainers.logs import (
     last_logged,
     log_of_best_model,
 )
-from lora2.trainers.optimizer import check_optimizer_is_new
-from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
+from lora2.trainers.pruning_callback import PruningCallback
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.gates import GateThreshold, prune_gates
 
 _OPEN_GATES = "open_gates"
 
 
-class SoraCallback(TrainerCallback):
+class SoraCallback(PruningCallback[SoraConfig]):
     """Thresholds the gates after each optimizer step, logs how many are open, prunes at the end.
 
     ξ depends on the number of the step alone, so a resumed training needs no state of its own.
     """
 
+    config_type = SoraConfig
+
     def __init__(self) -> None:
+        super().__init__()
         self.thresholds: dict[str, GateThreshold] = {}
-        self._adapters: dict[str, PlacedAdapter[SoraConfig]] = {}
-        # One that was made for parameters which have been replaced since.
-        self._outdated_optimizer: Any = None
 
     def on_train_begin(
         self,
@@ -51,17 +48,7 @@ class SoraCallback(TrainerCallback):
             UserError: there is none, or the trainer has trained before.
         """
         assert model is not None
-        check_optimizer_is_new(kwargs.get("optimizer"), self._outdated_optimizer)
-        self._adapters = {
-            adapter.label: adapter
-            for adapter in find_adapters(model, SoraConfig)
-            if adapter.is_trained
-        }
-        if not self._adapters:
-            raise UserError(
-                "SoraCallback found no trainable SoRA adapter in the model: wrap it with "
-                "get_peft_model(model, SoraConfig(...)), or leave the callback out."
-            )
+        self._find_adapters(model, kwargs.get("optimizer"))
         self.thresholds = {
             label: GateThreshold(
                 each.module, state.max_steps, each.name, completed_steps=state.global_step
@@ -69,29 +56,8 @@ class SoraCallback(TrainerCallback):
             for label, each in self._adapters.items()
         }
 
-    def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Leave out the step too many of a training that was resumed at its end."""
-        if model is not None:
-            leave_out_extra_step(model, args, state)
-
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def _end_step(self, optimizer: Any) -> None:
         """Threshold the gates that the optimizer has just moved."""
-        # A training that was resumed at its end does one step too many.
-        if state.global_step >= state.max_steps:
-            return
         for threshold in self.thresholds.values():
             threshold.step()
 

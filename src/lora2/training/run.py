@@ -37,7 +37,7 @@ from lora2.training.run_card import run_facts
 from lora2.training.trainer.processes import in_first_process
 from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.trainer.whole_state import whole_state
-from lora2.tuners.base.names.module_names import PREFIX
+from lora2.tuners.base.names.peft_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
 # In task.json: what tells one set of rows from another, by name of the set.

@@ -6,7 +6,7 @@ import pytest
 
 from lora2 import UserError
 from lora2.reports.figures import draw_budget
-from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES
+from lora2.trainers.logs import BUDGET, KEPT_PARAMETERS, KEPT_VALUES
 from lora2.training.on_disk.records import evaluation_records, read_lines, write_lines
 
 EVALUATION = {"eval_accuracy": 0.5, "step": 2, "epoch": 1.0}

@@ -14,7 +14,7 @@ from typing import Any
 
 from lora2.support.checked_files import check_fields, read_json_lines
 from lora2.support.files import nan_as_null, write_atomically
-from lora2.trainers.log_names import BUDGET, KEPT_PARAMETERS, KEPT_VALUES, PENALTY, TASK_LOSS
+from lora2.trainers.logs import BUDGET, KEPT_PARAMETERS, KEPT_VALUES, PENALTY, TASK_LOSS
 
 MetricsRecord = dict[str, Any]
 

@@ -12,8 +12,8 @@ from transformers.training_args import OptimizerNames
 from lora2.errors import UserError
 from lora2.training.options.arguments import as_typed
 from lora2.training.trainer.refusals import REFUSALS, sentence_of
+from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.base.token_rows.finding import has_tied_rows
-from lora2.tuners.base.token_rows.names import FIELD
 
 # What transformers reads for them; what else is given it leaves aside.
 _OPTIMIZER_ARGUMENTS = {
@@ -54,7 +54,7 @@ def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
     """
     if arguments.fsdp and has_tied_rows(model):
         raise UserError(
-            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {FIELD}), "
+            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {ROWS}), "
             "and the head of this model shares the weight of its embedding, which accelerate "
             "cannot shard then; leave fsdp out."
         )

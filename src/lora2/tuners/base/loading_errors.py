@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 from lora2.errors import OtherModelError, UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence
-from lora2.tuners.base.names.module_names import PREFIX
+from lora2.tuners.base.names.peft_names import PREFIX
 
 DAMAGED = "restore the file from a copy, or train the adapter again"
 _MISMATCH = re.compile(

@@ -153,7 +153,7 @@ def _first_factors(
 def _computing_dtype(layer: Lora2Layer, device: torch.device) -> torch.dtype:
     """The dtype in which the layer will most likely multiply; it casts for itself if not."""
     weight: Any = layer.weight
-    # Of an offloaded weight only the dtype is here.
+    # An offloaded weight has a dtype here, and no values.
     like = weight.new_empty(0, device=device) if weight.is_meta else weight
     return layer.activation_dtype(like)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.modules_to_save import modules_trained_whole
-from lora2.tuners.base.token_rows.names import Indices
+from lora2.tuners.base.names.peft_names import Indices
 
 Heads = Literal["refuse", "average", "first"]
 # Σ weights / Σ |weights|: below this share, the heads would consist of rounding errors.

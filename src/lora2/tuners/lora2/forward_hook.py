@@ -17,9 +17,7 @@ from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.distributed.dtensors import is_fully_sharding
 from lora2.tuners.base.distributed.ranks import are_several
 from lora2.tuners.base.layers.finding import modules_of_type
-from lora2.tuners.base.model.placement import PlacedAdapter, find_adapters
 from lora2.tuners.lora2.batched_factors import prepare_factors
-from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.forgotten_calls import ForgottenCalls
 from lora2.tuners.lora2.frozen_empty import before_loading
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -188,11 +186,6 @@ def hooks_in(model: nn.Module) -> dict[ForwardHook, nn.Module]:
         for module in model.modules()
         if vars(module).get(_ATTRIBUTE) is not None
     }
-
-
-def trained_adapters(model: nn.Module) -> list[PlacedAdapter[Lora2Config]]:
-    """Return the active, enabled adapters that have a trainable parameter."""
-    return [adapter for adapter in find_adapters(model, Lora2Config) if adapter.is_trained]
 
 
 def weighted_penalty(model: nn.Module) -> Tensor | None:

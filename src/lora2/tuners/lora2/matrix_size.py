@@ -1,4 +1,4 @@
-"""What of an adapted matrix decides how large its change is."""
+"""The sizes of an adapted matrix that decide how large its change is."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import check_number_of_experts
 from lora2.tuners.base.model.adapted_model import AdaptedModel
+from lora2.tuners.base.model.placement import trained_adapters
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.lora2 import forward_hook
 from lora2.tuners.lora2.allocation.step_allocators import StepAllocators
@@ -93,7 +94,7 @@ class Lora2Model(AdaptedModel):
             UserError: the config has no `total_step`, the first count is not the first step of
                 the adapter's training, as in a resumed one, or a count leaves steps out.
         """
-        for adapter in forward_hook.trained_adapters(self.model):
+        for adapter in trained_adapters(self.model, Lora2Config):
             if adapter.config.prunes:
                 allocator = self._step_allocators.of(
                     self.model, adapter.name, adapter.config, global_step

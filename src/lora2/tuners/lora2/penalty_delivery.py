@@ -26,7 +26,7 @@ class PenaltyDelivery:
 
     def deliver(self, penalty: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Return a scalar with the value of the penalty, to be added to the loss."""
-        # Of the pass before: a parameter that no layer used has got no gradient in it.
+        # A parameter that no layer used in the last pass still has its hook.
         self._remove_hooks()
         gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
         pairs = [pair for pair in zip(parameters, gradients, strict=True) if pair[1] is not None]

@@ -1,7 +1,7 @@
 """u, Λ and 𝒰 stay in float32 at least, whatever the model is cast to.
 
 λ starts at 1 and must move by steps of an optimizer, which in half precision are less than half of
-the distance to the next number: it would stay at 1 for ever. The three are small.
+the distance to the next number, so that it would always stay at 1. The three are small.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def are_rounded(parameters: Mapping[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def make_precise(parameters: Mapping[str, Tensor]) -> None:
-    """Make the inner factors float32, in place: an optimizer made before knows them still."""
+    """Make the inner factors float32, in place, so that an optimizer still knows them."""
     for symbol in INNER:
         if parameters[symbol].dtype in HALF_PRECISION:
             parameters[symbol].data = parameters[symbol].data.float()

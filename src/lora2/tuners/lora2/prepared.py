@@ -39,9 +39,11 @@ class PreparedFactors:
         self._made_from = [(each, each._version, each.requires_grad) for each in made_from.values()]
 
     def holds_for(self, parameters: Mapping[str, nn.Parameter], scaling: float) -> bool:
-        """Whether the pass goes on, or is repeated, with the same tensors, unchanged, and scaling.
+        """Whether a layer with these parameters and this scaling may use them.
 
-        The model may scale its adapters within its forward pass, as those of diffusers do.
+        It may while the forward pass runs, or is repeated by the backward pass, if nobody has
+        replaced or changed a parameter. A model may scale its adapters within its forward pass, as
+        those of diffusers do.
         """
         if scaling != self._scaling or (self.is_over and not is_in_backward_pass()):
             return False

@@ -14,8 +14,7 @@ from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.config.patterns import looked_up, pattern_for
 from lora2.tuners.base.distributed.whole import is_plain
 from lora2.tuners.base.names.compiled_names import name_before_compiling
-from lora2.tuners.base.names.module_names import PREFIX
-from lora2.tuners.base.token_rows.names import SAVED_NAME as ROWS
+from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR, prefix_of
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factors import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
@@ -27,7 +26,7 @@ _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
 
 def is_of_adapter(name: str) -> bool:
     """Whether a saved tensor of this name is a factor or rows of tokens, and not of the head."""
-    return name.rpartition(".")[-1] in _OWN_NAMES or name.endswith(ROWS)
+    return name.rpartition(".")[-1] in _OWN_NAMES or name.endswith(ROWS_TENSOR)
 
 
 def compact_state_dict(
@@ -174,7 +173,7 @@ def _short(module_name: str) -> str:
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:
-    prefix = f"{module_name}." if module_name else ""
     return {
-        symbol: f"{prefix}{factor.attribute}.{adapter_name}" for symbol, factor in FACTORS.items()
+        symbol: f"{prefix_of(module_name)}{factor.attribute}.{adapter_name}"
+        for symbol, factor in FACTORS.items()
     }

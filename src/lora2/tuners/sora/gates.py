@@ -11,9 +11,10 @@ from lora2.errors import UserError
 from lora2.mathematics.soft_threshold import soft_threshold, threshold_at
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.layers.finding import layers_of_type
-from lora2.tuners.base.model.placement import adapters_named, prefix_of
+from lora2.tuners.base.model.placement import adapters_named
 from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
+from lora2.tuners.base.names.peft_names import prefix_of
 from lora2.tuners.sora.config import SoraConfig
 from lora2.tuners.sora.layer import SoraLayer
 

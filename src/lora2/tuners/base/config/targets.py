@@ -45,7 +45,7 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
                 "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
                 "gemma4_text", "olmo", "olmo2", "smollm3", "granite", "cohere", "stablelm",
                 "exaone4", "eurobert", "nomic_bert",
-                # Of these, the shared experts are adapted, which are dense.
+                # In these models the shared experts are adapted, which are dense.
                 "llama4_text", "qwen2_moe",
             ),
         ),

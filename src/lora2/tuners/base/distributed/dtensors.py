@@ -1,4 +1,4 @@
-"""DTensors, as FSDP2 (`fully_shard`) makes of parameters: gathering, and what is here of them."""
+"""DTensors, as FSDP2 (`fully_shard`) makes of parameters: how wholes and local parts are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MODULE = "torch.distributed.tensor"
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether it is one; where nobody has imported them, nothing is."""
+    """Whether a tensor is a DTensor; there is none until somebody has imported the class."""
     kind = getattr(sys.modules.get(_MODULE), "DTensor", ())
     return isinstance(tensor, kind)
 
@@ -22,7 +22,8 @@ def is_dtensor(tensor: Tensor) -> bool:
 def is_fully_sharding() -> bool:
     """Whether `fully_shard` has been called in this process.
 
-    During a forward pass, parameters are plain tensors that exist until the end of their module's.
+    During a forward pass, parameters are plain tensors, which exist until the pass of their module
+    ends.
     """
     # It gives modules a class derived from this.
     kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
@@ -30,14 +31,14 @@ def is_fully_sharding() -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that is here: its storage, not a copy."""
+    """Return the part of a tensor that this process holds: its storage, not a copy."""
     dtensor: Any = tensor
     part: Tensor = dtensor.to_local() if is_dtensor(tensor) else tensor
     return part
 
 
 def parts(tensor: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part of a tensor that is here, and that part of a whole tensor of its size."""
+    """Return the local part of a tensor, and the same part of a whole tensor of its size."""
     if not is_dtensor(tensor):
         return tensor, factor
     return local(tensor), in_layout_of(factor, tensor).to_local()

@@ -44,7 +44,7 @@ def is_partitioned(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of a partitioned parameter that is here, flattened and padded."""
+    """Return the part of a partitioned parameter that this process holds, flattened and padded."""
     partitioned: Any = tensor
     part: Tensor = partitioned.ds_tensor.data
     return part

@@ -18,6 +18,7 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.finding import adapted_layers
+from lora2.tuners.base.names.peft_names import prefix_of
 
 ConfigT = TypeVar("ConfigT", bound=PeftConfig)
 
@@ -91,6 +92,11 @@ def find_adapters(model: nn.Module, config_type: type[ConfigT]) -> list[PlacedAd
     return adapters
 
 
+def trained_adapters(model: nn.Module, config_type: type[ConfigT]) -> list[PlacedAdapter[ConfigT]]:
+    """Return those of these adapters that are active, enabled and have a trainable parameter."""
+    return [adapter for adapter in find_adapters(model, config_type) if adapter.is_trained]
+
+
 def adapters_named(
     model: nn.Module, name: str, config_type: type[ConfigT], method: str
 ) -> list[PlacedAdapter[ConfigT]]:
@@ -152,8 +158,3 @@ def _layers_of(
         for name, layer in adapted_layers(model, adapter_name).items()
         if name.startswith(inside) and not name.startswith(nested)
     }
-
-
-def prefix_of(module_name: str) -> str:
-    """Return the prefix of the names of the modules inside a module."""
-    return f"{module_name}." if module_name else ""

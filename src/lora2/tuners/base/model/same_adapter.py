@@ -14,7 +14,7 @@ class SameAdapter:
     Args:
         layers: the layers of the adapter, by name.
         adapter_name: the adapter.
-        user: the name of the class that goes on to change it, for messages.
+        user: the name of the class that changes the adapter later, for messages.
     """
 
     def __init__(self, layers: Mapping[str, AdaptedLayer], adapter_name: str, user: str) -> None:

@@ -115,7 +115,7 @@ class RankAllocator:
         """Score, allocate if it is time, and set pruned values to zero.
 
         skipped: whether the optimizer has left this step out, as with float16's loss scaler. Its
-        gradients, which may still have the scale, are not scored; the schedule goes on.
+        gradients, which may still have the scale, are not scored; it counts in the schedule.
 
         Raises:
             UserError: no adapter parameter has a gradient, all `total_steps` are done, the adapter
