@@ -13,9 +13,9 @@ from lora2.errors import (
 )
 from lora2.exchange.from_lora import import_lora
 from lora2.exchange.gguf import export_gguf
-from lora2.exchange.known_to_peft import make_known_to_peft
 from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
+from lora2.exchange.peft_registration import make_known_to_peft
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.trainers.loraplus import loraplus_groups
 from lora2.trainers.sora_callback import SoraCallback

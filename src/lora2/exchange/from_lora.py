@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.expert_form import factors_of_experts
-from lora2.exchange.units import target_of
+from lora2.exchange.lora_units import target_of
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.support.files import as_path

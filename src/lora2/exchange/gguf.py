@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.exchange.given import check_batch
+from lora2.exchange.export_arguments import check_batch
 from lora2.exchange.lora_form import lora_form
 from lora2.exchange.verification import (
     Batch,

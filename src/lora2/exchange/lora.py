@@ -18,10 +18,10 @@ from torch import OutOfMemoryError, Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
-from lora2.exchange.given import check_batch, check_tokenizer
+from lora2.exchange.export_arguments import check_batch, check_tokenizer
 from lora2.exchange.lora_form import LoraForm, lora_form
+from lora2.exchange.lora_units import target_of
 from lora2.exchange.model_card.file import write_lora_card
-from lora2.exchange.units import target_of
 from lora2.exchange.verification import (
     TOLERANCES,
     Batch,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.expert_form import stacked_lora, wrapper_name
-from lora2.exchange.units import units_of
+from lora2.exchange.lora_units import units_of
 from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for

@@ -17,7 +17,7 @@ from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lora2.errors import NumericalError, UserError
-from lora2.exchange.given import check_batch, check_tokenizer
+from lora2.exchange.export_arguments import check_batch, check_tokenizer
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import (
     Batch,

@@ -15,7 +15,7 @@ from lora2.tuners.base.finite_checks import check_weights
 from lora2.tuners.base.layers.experts import parameter_of
 from lora2.tuners.base.loading import saved_tensors
 from lora2.tuners.base.names.peft_names import PREFIX
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 
 _SUFFIX = f".{FACTORS['lam'].attribute}"
 

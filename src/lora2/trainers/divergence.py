@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError
+from lora2.tuners.base.distributed.gathering import is_plain, is_sharded, local_part
 from lora2.tuners.base.distributed.ranks import first_of_all
-from lora2.tuners.base.distributed.whole import is_plain, is_sharded, local_part
 from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.base.finite_checks import first_not_finite
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.layer import lora2_layers
 
 ADVICE = "lower the learning rate, or train in bfloat16 or float32 instead of float16."

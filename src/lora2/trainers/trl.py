@@ -11,7 +11,7 @@ from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
-from lora2.tuners.lora2.precision import make_precise
+from lora2.tuners.lora2.precise_parameters import make_precise
 
 # TRL's name for the copy of the trained adapter that it compares with.
 _REFERENCE = "ref"

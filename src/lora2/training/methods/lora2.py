@@ -26,7 +26,7 @@ from lora2.training.options.method_arguments import AdapterArguments
 from lora2.tuners.base.token_rows.finding import count_numbers
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.matrix_size import MatrixSize
 
 

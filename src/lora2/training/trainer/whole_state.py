@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import Trainer
 
-from lora2.tuners.base.distributed.whole import is_sharded, whole_by_name
+from lora2.tuners.base.distributed.gathering import is_sharded, whole_by_name
 from lora2.tuners.base.distributed.zero import with_partitioned
 
 

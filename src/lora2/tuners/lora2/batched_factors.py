@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lora2.mathematics.factors import core
 from lora2.mathematics.precision import HALF_PRECISION, in_full_precision
 from lora2.mathematics.stacks import stacks
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.lora2.prepared import HandOut, PreparedFactors, PrivateGraph
+from lora2.tuners.lora2.prepared_factors import HandOut, PreparedFactors, PrivateGraph
 
 # What layers must share to be computed as one batch: k and r, and all else that a core depends on.
 _Group = tuple[type[Lora2Layer], torch.Size, bool, float, torch.device, torch.dtype]

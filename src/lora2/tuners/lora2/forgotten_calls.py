@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from lora2.tuners.base.distributed.whole import local_part
+from lora2.tuners.base.distributed.gathering import local_part
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.trained_adapters import trains

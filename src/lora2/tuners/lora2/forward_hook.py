@@ -25,7 +25,7 @@ from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimi
 from lora2.tuners.lora2.penalty import penalty_of_model
 from lora2.tuners.lora2.penalty_delivery import PenaltyDelivery
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
-from lora2.tuners.lora2.precision import are_rounded, make_precise
+from lora2.tuners.lora2.precise_parameters import are_rounded, make_precise
 from lora2.tuners.lora2.trained_adapters import (
     active_among,
     trained_among,

@@ -11,14 +11,14 @@ from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
 from lora2.mathematics.transforms import must_stay_plain
-from lora2.tuners.base.distributed.whole import in_layout_of, whole
+from lora2.tuners.base.distributed.gathering import in_layout_of, whole
 from lora2.tuners.base.distributed.zero import is_partitioned
 from lora2.tuners.base.layers.finding import layers_of_type
 from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS
-from lora2.tuners.lora2.prepared import PreparedByAdapter
+from lora2.tuners.lora2.factor_table import FACTORS
+from lora2.tuners.lora2.prepared_factors import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 from lora2.tuners.lora2.stored_factors import StoredFactors
 

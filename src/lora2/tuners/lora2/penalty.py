@@ -9,7 +9,7 @@ from lora2.mathematics import orthogonality
 from lora2.mathematics.gram import gram_matrices
 from lora2.mathematics.orthogonality import OrthogonalityTerms
 from lora2.mathematics.precision import in_full_precision
-from lora2.tuners.base.distributed.whole import check_size, is_plain, whole_in_graph
+from lora2.tuners.base.distributed.gathering import check_size, is_plain, whole_in_graph
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
 from lora2.tuners.lora2.trained_adapters import trained_among

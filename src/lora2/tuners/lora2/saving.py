@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.config.patterns import looked_up, pattern_for
-from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.base.distributed.gathering import is_plain
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR, prefix_of
 from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 from lora2.tuners.lora2.stored_factors import SCALING

@@ -9,12 +9,12 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from lora2.tuners.base.distributed.whole import multiply, whole
+from lora2.tuners.base.distributed.gathering import multiply, whole
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.lora2.adapter_state import AdapterState
-from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.factor_table import FACTORS, INNER
 from lora2.tuners.lora2.matrix_size import MatrixSize
-from lora2.tuners.lora2.precision import PreciseParameters
+from lora2.tuners.lora2.precise_parameters import PreciseParameters
 
 SCALING = "lora2_scaling"
 """In the state dict of a whole module, the scaling of adapters whose k has become smaller."""

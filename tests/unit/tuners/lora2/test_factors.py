@@ -5,7 +5,7 @@ import math
 from peft import get_peft_model
 
 from lora2 import Lora2Config
-from lora2.tuners.lora2.factors import FACTORS, INNER
+from lora2.tuners.lora2.factor_table import FACTORS, INNER
 from unit.models import Mlp, layers_of
 
 

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from lora2.errors import OtherModelError, UserError
 from lora2.mathematics.precision import FLOATING
 from lora2.mathematics.transforms import is_traced
-from lora2.tuners.base.distributed.whole import is_sharded
+from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.offloading import execution_device

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import in_layout_of, is_sharded
+from lora2.tuners.base.distributed.gathering import in_layout_of, is_sharded
 from lora2.tuners.base.layers.layer_contract import LayerContract
 from lora2.tuners.base.layers.quantized import is_quantized, plain_linear, values_of_weight
 

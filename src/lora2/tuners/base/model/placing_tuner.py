@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.dtensors import is_dtensor
-from lora2.tuners.base.distributed.whole import whole_by_name
+from lora2.tuners.base.distributed.gathering import whole_by_name
 from lora2.tuners.base.distributed.zero import with_partitioned
 from lora2.tuners.base.layers.base_attributes import BaseAttributes, base_of
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore

@@ -14,7 +14,7 @@ from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import is_sharded, whole, whole_in_graph
+from lora2.tuners.base.distributed.gathering import is_sharded, whole, whole_in_graph
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layers.embedding import looks_up_more_than_rows
 from lora2.tuners.base.names.peft_names import ROWS

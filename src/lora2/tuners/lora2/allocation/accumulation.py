@@ -9,7 +9,7 @@ from accelerate.state import GradientState
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.tuners.base.distributed.whole import local_part
+from lora2.tuners.base.distributed.gathering import local_part
 
 
 class AccumulationWatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lora2.tuners.base.distributed.whole import whole
+from lora2.tuners.base.distributed.gathering import whole
 from lora2.tuners.lora2.layer import Lora2Layer
 
 

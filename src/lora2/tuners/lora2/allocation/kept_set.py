@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora2.mathematics.allocation import keep_most_important
-from lora2.tuners.base.distributed.whole import multiply, whole
+from lora2.tuners.base.distributed.gathering import multiply, whole
 from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
 from lora2.tuners.lora2.allocation.parameter_budget import keep_within_parameters
 from lora2.tuners.lora2.config import BudgetUnit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lora2.errors import UserError
 from lora2.mathematics.importance import IMPORTANCES
-from lora2.tuners.base.distributed.whole import whole_gradients
+from lora2.tuners.base.distributed.gathering import whole_gradients
 from lora2.tuners.base.distributed.zero import RecordedGradients, is_any_trained_by_zero
 from lora2.tuners.lora2.allocation.sensitivities import SensitivityGroup, group_by_shape
 from lora2.tuners.lora2.config import Lora2Config

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.importance import ImportanceScore, sensitivity, update_averages
-from lora2.tuners.base.distributed.whole import GradientsOf, check_size, whole
+from lora2.tuners.base.distributed.gathering import GradientsOf, check_size, whole
 from lora2.tuners.lora2.layer import Lora2Layer
 
 _BELOW_ALL = -1.0

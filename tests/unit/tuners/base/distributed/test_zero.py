@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2.tuners.base.distributed import zero
 from lora2.tuners.base.distributed.added_once import add_once
-from lora2.tuners.base.distributed.whole import is_plain
+from lora2.tuners.base.distributed.gathering import is_plain
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lora2 import Lora2Config, RankAllocator, UserError
 from lora2.commands.parser import TrainParser
 from lora2.mathematics.importance import IMPORTANCES, ImportanceScore
-from lora2.tuners.lora2.factors import FACTORS
+from lora2.tuners.lora2.factor_table import FACTORS
 from unit.pruning import pruned_model
 
 each = pytest.mark.parametrize("name", IMPORTANCES)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.precision import HALF_PRECISION
-from lora2.tuners.lora2.factors import INNER
+from lora2.tuners.lora2.factor_table import INNER
 
 
 class PreciseParameters(nn.ParameterDict):
