@@ -34,7 +34,7 @@ from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.lora2.size_fields import size_fields
+from lora2.tuners.lora2.matrix_size import size_fields
 
 # Fields of PEFT's LoRA and AdaLoRA that leave it W + B A, whatever they are.
 _HARMLESS = frozenset({

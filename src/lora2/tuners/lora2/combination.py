@@ -29,7 +29,7 @@ from lora2.tuners.lora2.combined_heads import (
 )
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
-from lora2.tuners.lora2.size_fields import size_fields
+from lora2.tuners.lora2.matrix_size import size_fields
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 # A sum has rounding errors of 1e-16 of what is added up, in float64: what is left of changes that

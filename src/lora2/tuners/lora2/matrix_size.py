@@ -1,8 +1,12 @@
-"""The sizes of an adapted matrix that decide how large its change is."""
+"""The sizes of adapted matrices: those that decide on the change, and as fields of a config."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from lora2.tuners.base.config.patterns import pattern_for
 
 
 @dataclass(frozen=True)
@@ -31,3 +35,19 @@ class MatrixSize:
         none.
         """
         return self.r > self.k
+
+
+def size_fields(sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the fields k, init_r and their patterns that give each matrix, by name, its rank.
+
+    A rank of 0 leaves nothing of the matrix's adapter.
+    """
+    largest = max([1, *sizes.values()])
+    # k says nothing where the rank is 0.
+    widths = {name: size or largest for name, size in sizes.items()}
+    return {
+        "k": largest,
+        "init_r": largest,
+        "k_pattern": pattern_for(widths, {}, largest),
+        "rank_pattern": pattern_for(sizes, {}, largest),
+    }

@@ -26,20 +26,8 @@ class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
         self.scaling: dict[str, float] = {}
         self._disable_adapters = False
         self._active_adapter = adapter_name
-        self.merged_adapters: list[str] = []
-        # The factors that each was merged with: an adapter may change until it is unmerged.
-        self.merged_factors: dict[str, tuple[Tensor, Tensor]] = {}
-        # What a layer with a quantized weight is merged in.
-        self.plain_dtype = torch.get_default_dtype()
-        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
-        # list its tensors as well as those of the merged one.
-        self.replaced: tuple[nn.Module, ...] = ()
         # How tensor parallelism has split the base weight over processes.
         self.split: Split | None = None
-        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
-        self.weight_owners = 0
-        # The parameters of several modules that merged ones have replaced in this layer, by name.
-        self.shared_weights: dict[str, nn.Parameter] = {}
 
     # What the kind of base layer defines
 

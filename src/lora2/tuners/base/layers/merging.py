@@ -16,7 +16,22 @@ from lora2.tuners.base.layers.quantized import is_quantized, plain_linear, value
 
 
 class MergingLayer(LayerContract):
-    """A layer whose base weight can take up the change of an adapter, and give it back."""
+    """A layer that adds the change of an adapter to its base weight, and subtracts it again."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        super().__init__(base_layer, adapter_name)
+        self.merged_adapters: list[str] = []
+        # The factors that each was merged with: an adapter may change until it is unmerged.
+        self.merged_factors: dict[str, tuple[Tensor, Tensor]] = {}
+        # What a layer with a quantized weight is merged in.
+        self.plain_dtype = torch.get_default_dtype()
+        # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
+        # list its tensors as well as those of the merged one.
+        self.replaced: tuple[nn.Module, ...] = ()
+        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
+        self.weight_owners = 0
+        # The parameters of several modules that merged ones have replaced in this layer, by name.
+        self.shared_weights: dict[str, nn.Parameter] = {}
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the change of the named (or active) adapters to the base weight.
