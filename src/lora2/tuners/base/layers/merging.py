@@ -28,7 +28,7 @@ class MergingLayer(LayerContract):
         # The quantized layer that a merged one has replaced, in a tuple so that nn.Module does not
         # list its tensors as well as those of the merged one.
         self.replaced: tuple[nn.Module, ...] = ()
-        # How many modules have the base weight, 0 if that is not known (base.model.sharing).
+        # How many modules have the base weight, 0 if that is not known (base.model.weight_owners).
         self.weight_owners = 0
         # The parameters of several modules that merged ones have replaced in this layer, by name.
         self.shared_weights: dict[str, nn.Parameter] = {}

@@ -36,7 +36,7 @@ from lora2.tuners.base.layers.quantized import activation_dtype_of, dequantize_m
 from lora2.tuners.base.model.mixed_batch import adapter_of_each_row, check_mixed_batch
 from lora2.tuners.base.model.placing_tuner import PlacingTuner
 from lora2.tuners.base.model.removal import take_out
-from lora2.tuners.base.model.sharing import count_weight_owners
+from lora2.tuners.base.model.weight_owners import count_weight_owners
 from lora2.tuners.base.names.compiled_names import check_is_not_compiled
 from lora2.tuners.base.token_rows.checks import check_rows_apart
 
