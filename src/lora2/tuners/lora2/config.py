@@ -43,11 +43,11 @@ SCHEDULE_FIELDS = (
 Start = Literal["lora", "gradient", "orthonormal", "gaussian"]
 
 _WINDOW = (0.3, 0.3)
-# For strong pruning: where one value of eight is left, the earlier window prunes values that a task
-# needs which is learnt late (docs/notebook/experiments.md, "Pruned to an eighth").
+# For strong pruning: with the earlier window, a task that is learnt late lost the values it needed
+# when one of eight was left (docs/notebook/experiments.md, "Pruned to an eighth").
 _LATE_WINDOW = (0.5, 0.2)
 
-# No field: neither `to_dict` nor a comparison of configs knows it.
+# It is not a field, so that neither `to_dict` nor a comparison of configs knows it.
 _NEXT_SAVE = "_patterns_of_next_save"
 
 
