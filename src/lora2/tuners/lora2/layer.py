@@ -205,5 +205,5 @@ def as_stored(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lora2_layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
-    """Return the layers that carry the adapter, by module name in the order of the model."""
+    """Return the LoRA² layers that carry the adapter, by module name in the order of the model."""
     return layers_of_type(model, adapter_name, Lora2Layer)
