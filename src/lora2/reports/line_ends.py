@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,24 +15,32 @@ _POINTS_PER_INCH = 72
 def name_lines(axes: Any, lines: Mapping[str, Any], height: float) -> None:
     """Write each line's name to the right of its end, in its colour, and none over another.
 
+    The end is the last point that is drawn: a NaN is not, and a line of NaN alone gets no name.
+
     Args:
         axes: the panel; its limits stay as they are.
         lines: matplotlib's lines by name.
         height: of the panel, in inches.
     """
     low, high = axes.get_ylim()
-    ends = {name: (line.get_ydata()[-1] - low) / (high - low) for name, line in lines.items()}
+    points = {name: point for name, line in lines.items() if (point := _last_point(line))}
+    heights = {name: (y - low) / (high - low) for name, (_, y) in points.items()}
     least = _POINTS * _LINE_HEIGHT / (height * _POINTS_PER_INCH)
-    names = sorted(ends, key=ends.__getitem__)
-    for name, place in zip(names, spread([ends[name] for name in names], least), strict=True):
-        line = lines[name]
+    names = sorted(heights, key=heights.__getitem__)
+    for name, place in zip(names, spread([heights[name] for name in names], least), strict=True):
+        color = lines[name].get_color()
         axes.annotate(
-            name, (line.get_xdata()[-1], line.get_ydata()[-1]), (1.04, place),
-            textcoords="axes fraction", va="center", fontsize=_POINTS, color=line.get_color(),
+            name, points[name], (1.04, place),
+            textcoords="axes fraction", va="center", fontsize=_POINTS, color=color,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5,
                         "shrinkA": 1, "shrinkB": 2, "alpha": 0.6},
         )  # fmt: skip
+
+
+def _last_point(line: Any) -> tuple[float, float] | None:
+    points = zip(line.get_xdata(), line.get_ydata(), strict=True)
+    return next(((x, y) for x, y in reversed([*points]) if math.isfinite(y)), None)
 
 
 def spread(places: Sequence[float], least: float) -> list[float]:

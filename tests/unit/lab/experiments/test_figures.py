@@ -1,6 +1,7 @@
 """Figures from records: the numbers they draw, and that they draw."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -96,6 +97,19 @@ def test_a_curve_of_a_loss_is_in_its_own_unit() -> None:
 def test_failed_runs_are_not_in_a_curve():
     find = by_run(evaluated(RUNS[0], 0.5), failed(RUNS[1]))
     assert curve(ROW, COLA, find) == Curve((10,), (50.0,), (0.0,))
+
+
+def test_a_metric_that_is_nan_makes_its_step_nan():
+    find = by_run(evaluated(RUNS[0], 0.2, math.nan), evaluated(RUNS[1], 0.4, 0.6))
+    expected = Curve((10, 20), (30.0, math.nan), (200**0.5, math.nan))
+    found = curve(ROW, COLA, find)
+    assert found.values == pytest.approx(expected.values, nan_ok=True)
+    assert found.deviations == pytest.approx(expected.deviations, nan_ok=True)
+
+
+@pytest.mark.parametrize("values", [(0.2, math.nan), (math.nan, math.nan)])
+def test_a_curve_that_ends_with_nan_is_drawn(values):
+    assert curve_figure(ONE_ROW, by_run(evaluated(RUNS[0], *values))).startswith(PNG_SIGNATURE)
 
 
 @pytest.mark.parametrize(

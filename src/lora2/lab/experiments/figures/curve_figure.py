@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 from lora2.data.public.glue import task_title
+from lora2.lab.experiments.tables.averages import estimate
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
 from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.line_ends import name_lines
@@ -87,11 +87,16 @@ def curve(row: Row, column: Column, find: Find) -> Curve | None:
         return None
     # A step that only some seeds have would bend the mean without anything having been learnt.
     steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
-    if not steps:
+    estimates = [
+        found for step in steps if (found := estimate([values[step] for values in by_step]))
+    ]
+    if not estimates:
         return None
-    columns = [[values[step] for values in by_step] for step in steps]
-    deviations = (stdev(column) if len(column) > 1 else 0.0 for column in columns)
-    return Curve(tuple(steps), tuple(map(fmean, columns)), tuple(deviations))
+    return Curve(
+        tuple(steps),
+        tuple(found.mean for found in estimates),
+        tuple(0.0 if found.deviation is None else found.deviation for found in estimates),
+    )
 
 
 def styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

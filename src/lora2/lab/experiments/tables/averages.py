@@ -32,6 +32,7 @@ def estimate(values: Collection[float]) -> Estimate | None:
     mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean, None, 1)
+    # `statistics.stdev` raises AttributeError where a value is NaN; here the deviation is NaN, too.
     squares = math.fsum((value - mean) ** 2 for value in values)
     return Estimate(mean, math.sqrt(squares / (len(values) - 1)), len(values))
 
