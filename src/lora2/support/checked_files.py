@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora2.errors import UserError
+from lora2.support.byte_order_marks import marked_encoding
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.support.field_types import fits, in_words, kind_of, shortened
-from lora2.support.repeated import first_repeated
-
-# UTF-16 as Windows writes it; every UTF-8 text begins otherwise.
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-
+from lora2.support.strict_json import JsonError, parse
 
 # These are the names that YAML has for its types.
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
@@ -26,6 +21,10 @@ _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)$")
 _REAL_NUMBER = re.compile(
     r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
+
+_TOO_DEEP = "is nested too deeply"
+# What becomes of NaN and Infinity.
+_NotFinite = Literal["refused", "null"]
 
 
 class _FaultError(ValueError):
@@ -42,7 +41,8 @@ def read_json(path: Path, advice: str, *, nan_as_null: bool = False) -> dict[str
     Raises:
         UserError: the file is missing, no JSON, or holds another type; the sentence names it.
     """
-    content: dict[str, Any] = _checked(path, advice, partial(_parse_json, nan_as_null=nan_as_null))
+    not_finite: _NotFinite = "null" if nan_as_null else "refused"
+    content: dict[str, Any] = _checked(path, advice, partial(_parse_json, not_finite=not_finite))
     return content
 
 
@@ -55,11 +55,9 @@ def read_json_text(text: str, name: str) -> Any:
         UserError: it is no JSON, or has a key twice.
     """
     try:
-        return _json_value(text, nan_as_null=False)
+        return _json_value(text, "refused")
     except _FaultError as fault:
         raise UserError(f"{name} is not JSON that can be read: it {fault}.") from fault
-    except RecursionError as error:
-        raise UserError(f"{name} is not JSON that can be read: it is nested too deeply.") from error
 
 
 def read_json_lines(path: Path, advice: str) -> list[dict[str, Any]]:
@@ -127,8 +125,6 @@ def _checked(
         return parse(text)
     except _FaultError as fault:
         raise UserError(f"{path} {fault}; {advice}.") from fault
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be read; {advice}.") from error
 
 
 def _checked_mapping(path: Path, advice: str, content: Any) -> dict[str, Any]:
@@ -148,8 +144,9 @@ def _text(path: Path) -> str:
     if not path.is_file():
         raise _FaultError("is not a regular file" if path.exists() else "does not exist")
     content = path.read_bytes()
-    if content.startswith(_UTF_16):
-        raise _FaultError("is UTF-16 text, and must be UTF-8")
+    encoding = marked_encoding(content)
+    if encoding is not None:
+        raise _FaultError(f"is {encoding} text, and must be UTF-8")
     try:
         # Some editors put a byte order mark in front.
         return content.decode("utf-8-sig")
@@ -157,8 +154,8 @@ def _text(path: Path) -> str:
         raise _FaultError(f"is not UTF-8 text (byte {error.start})") from error
 
 
-def _parse_json(text: str, nan_as_null: bool) -> dict[str, Any]:
-    value = _json_value(text, nan_as_null)
+def _parse_json(text: str, not_finite: _NotFinite) -> dict[str, Any]:
+    value = _json_value(text, not_finite)
     if not isinstance(value, dict):
         raise _FaultError(f"holds {kind_of(value)}, and must hold {in_words(dict)}")
     return value
@@ -172,41 +169,23 @@ def _parse_lines(text: str) -> list[dict[str, Any]]:
 
 def _parse_line(number: int, line: str) -> dict[str, Any]:
     try:
-        return _parse_json(line, nan_as_null=True)
+        return _parse_json(line, "null")
     except _FaultError as fault:
         raise _FaultError(f"is damaged: its line {number} {fault}") from fault
 
 
-def _json_value(text: str, nan_as_null: bool) -> Any:
-    def constant(name: str) -> None:
-        if not nan_as_null:
-            raise _FaultError(f"holds {name}, which is not a number of JSON")
-
-    def number(digits: str) -> float | None:
-        # 1e999 is a number of JSON, but infinity for Python.
-        value = float(digits)
-        if math.isfinite(value):
-            return value
-        constant(digits)
-        return None
-
+def _json_value(text: str, not_finite: _NotFinite) -> Any:
     try:
-        return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=constant, parse_float=number
-        )
-    except _FaultError:
-        raise
-    except json.JSONDecodeError as error:
-        raise _FaultError(f"is not valid JSON, or was cut short ({error})") from error
-    except ValueError as error:
-        raise _FaultError("holds a number of too many digits") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise _FaultError(f"has the key {first_repeated(name for name, _ in pairs)!r} twice")
-    return content
+        return parse(text, not_finite=not_finite)
+    except JsonError as error:
+        sentences = {
+            "syntax": f"is not valid JSON, or was cut short ({error.syntax})",
+            "repeated key": f"has the key {error.name!r} twice",
+            "not a number": f"holds {error.name}, which is not a number of JSON",
+            "too many digits": "holds a number of too many digits",
+            "too deep": _TOO_DEEP,
+        }
+        raise _FaultError(sentences[error.fault]) from error
 
 
 def _parse_yaml(text: str) -> Any:
@@ -216,8 +195,10 @@ def _parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         _refuse_repeated_keys(node, set())
         return None if node is None else loader.construct_document(node)
-    except (_FaultError, RecursionError):
+    except _FaultError:
         raise
+    except RecursionError as error:
+        raise _FaultError(_TOO_DEEP) from error
     except yaml.YAMLError as error:
         raise _FaultError(f"is not valid YAML ({one_line(error)})") from error
     # What SafeLoader raises of `!!int x`, a thirteenth month, or a number of too many digits.

@@ -18,6 +18,7 @@ OF_ANY = {
     "empty": (b" \n", "is empty"),
     "binary": (bytes(range(256)), "is not UTF-8 text"),
     "utf-16": ("{}".encode("utf-16"), "is UTF-16 text"),
+    "utf-32": ("{}".encode("utf-32"), "is UTF-32 text"),
     "a number": (b"5", "a whole number"),
     "null": (b"null", "null"),
     "a list": (b"[]", "a list"),

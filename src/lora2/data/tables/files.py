@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora2.data.tables.delimited import read_csv, read_tsv
-from lora2.data.tables.json_rows import read_json, read_json_lines
+from lora2.data.tables.json_rows import table_of_json, table_of_json_lines
 from lora2.data.tables.malformed import MalformedError
 from lora2.data.tables.parquet import read_parquet
 from lora2.data.tables.table import DataTable
@@ -19,8 +19,8 @@ from lora2.errors import UserError
 _READERS: dict[str, Callable[[Path], DataTable]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
-    ".jsonl": read_json_lines,
-    ".json": read_json,
+    ".jsonl": table_of_json_lines,
+    ".json": table_of_json,
     ".parquet": read_parquet,
 }
 

@@ -9,17 +9,16 @@ from typing import Any
 from lora2.data.tables.malformed import MalformedError
 from lora2.data.tables.table import DataTable
 from lora2.data.tables.text_encoding import open_text
-from lora2.support.repeated import first_repeated
 from lora2.support.shown import cut_off
+from lora2.support.strict_json import DEEPEST, JsonError, parse
 
-# The depth of lists and objects in each other. Python's own limit is some hundreds, differs by
-# version, and leaves none for those that write them again.
-_DEEPEST = 100
 # Characters of a value that a message shows.
 _SHOWN = 40
 
 
-def read_json_lines(path: Path, advice: str = "write one complete JSON object a line") -> DataTable:
+def table_of_json_lines(
+    path: Path, advice: str = "write one complete JSON object a line"
+) -> DataTable:
     """Read a file of one object a line; `advice` is what to do about a line that is none.
 
     Raises:
@@ -35,7 +34,7 @@ def read_json_lines(path: Path, advice: str = "write one complete JSON object a 
     return _table_of_records(path, records)
 
 
-def read_json(path: Path) -> DataTable:
+def table_of_json(path: Path) -> DataTable:
     """Read a file of an array of objects, or of one object a line.
 
     Raises:
@@ -44,7 +43,7 @@ def read_json(path: Path) -> DataTable:
     with open_text(path) as file:
         text = file.read()
     if not text.lstrip().startswith("["):
-        return read_json_lines(path, "write an array of objects, or one complete object a line")
+        return table_of_json_lines(path, "write an array of objects, or one complete object a line")
     array = _parsed(text, "its array", "write one complete JSON array of objects")
     return _table_of_records(
         path, [_object(record, f"entry {number}") for number, record in enumerate(array, start=1)]
@@ -65,60 +64,30 @@ def list_in_cell(text: str) -> list[object] | None:
 def _parsed(text: str, place: str, advice: str) -> Any:
     """Return a JSON value; `place` is where it is in the file."""
     try:
-        value = json.loads(text, object_pairs_hook=_without_repeated_names)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, " if "\n" in text.rstrip() else ""
-        raise MalformedError(
-            f"has no valid JSON in {place} ({error.msg}: {where}column {error.colno}); {advice}"
-        ) from error
-    except RecursionError as error:
-        raise _too_deep(place) from error
-    except _RepeatedNameError as error:
-        raise MalformedError(
-            f"has the name {error.args[0]!r} twice in one object in {place}; remove one of them"
-        ) from error
-    except ValueError as error:
-        # Python reads no integer of more than 4,300 digits.
-        raise MalformedError(
-            f"has a number of too many digits in {place}; write it as a text, in quotes"
-        ) from error
+        value = parse(text, not_finite="read")
+    except JsonError as error:
+        raise MalformedError(_sentence(error, text, place, advice)) from error
     if "\\ud" in text.lower() and not _is_encodable(value):
         raise MalformedError(
             f"has half of a surrogate pair (an escape such as \\ud800 alone) in {place}, which is "
             "no character; remove it"
         )
-    if text.count("[") + text.count("{") > _DEEPEST and _depth(value) > _DEEPEST:
-        raise _too_deep(place)
     return value
 
 
-def _too_deep(place: str) -> MalformedError:
-    return MalformedError(
-        f"has JSON in {place} that is nested too deeply; write no more than {_DEEPEST} lists and "
-        "objects in each other"
-    )
-
-
-def _depth(value: object) -> int:
-    """Return how many lists and objects are in each other."""
-    level, depth = [value], 0
-    while level := [each for each in level if isinstance(each, list | dict)]:
-        depth += 1
-        level = [
-            part for each in level for part in (each.values() if isinstance(each, dict) else each)
-        ]
-    return depth
-
-
-class _RepeatedNameError(Exception):
-    """A JSON object has a name twice."""
-
-
-def _without_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise _RepeatedNameError(first_repeated(name for name, _ in pairs))
-    return record
+def _sentence(error: JsonError, text: str, place: str, advice: str) -> str:
+    if error.syntax is not None:
+        where = f"line {error.syntax.lineno}, " if "\n" in text.rstrip() else ""
+        found = f"{error.syntax.msg}: {where}column {error.syntax.colno}"
+        return f"has no valid JSON in {place} ({found}); {advice}"
+    if error.fault == "repeated key":
+        return f"has the name {error.name!r} twice in one object in {place}; remove one of them"
+    if error.fault == "too deep":
+        return (
+            f"has JSON in {place} that is nested too deeply; write no more than {DEEPEST} lists "
+            "and objects in each other"
+        )
+    return f"has a number of too many digits in {place}; write it as a text, in quotes"
 
 
 def _is_encodable(value: object) -> bool:

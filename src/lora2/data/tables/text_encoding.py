@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import TextIO
 
 from lora2.errors import UserError
+from lora2.support.byte_order_marks import marked_encoding
 
 _HEAD = 4096
 # NUL bytes that are no chance if all are at even places, or all at odd ones.
 _MANY = 8
-# Those of UTF-32 first: the one of UTF-16 is how they begin.
-_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 _OTHER_FILES = {
     b"\x1f\x8b": "a gzip archive; unpack it with `gunzip`",
     b"PK\x03\x04": "a zip archive, as spreadsheets (.xlsx) are; save its table as CSV",
@@ -45,9 +39,9 @@ def check_is_utf8_text(path: Path, role: str) -> None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        for mark, encoding in _MARKS.items():
-            if head.startswith(mark):
-                raise UserError(_sentence(path, role, f"is {encoding} text", encoding))
+        marked = marked_encoding(head)
+        if marked is not None:
+            raise UserError(_sentence(path, role, f"is {marked} text", marked))
         for mark, what in _OTHER_FILES.items():
             if head.startswith(mark):
                 raise UserError(f"{role}: {path} is {what}.")
