@@ -30,7 +30,8 @@ class KeptGrid:
         matrices: names of the columns, in the order of the model.
         parameters: the same without the number of an expert: one name for the columns of all
             experts of a parameter.
-        counts: kept singular values [layers][matrices], None where a layer has no such matrix.
+        counts: kept singular values [layers][matrices], or means of them over several adapters;
+            None where a layer has no such matrix.
         initial: singular values that all matrices started with; None if that is not known.
         largest: the most that a matrix started with or has.
     """
@@ -38,24 +39,19 @@ class KeptGrid:
     layers: tuple[str, ...]
     matrices: tuple[str, ...]
     parameters: tuple[str, ...]
-    counts: tuple[tuple[int | None, ...], ...]
+    counts: tuple[tuple[float | None, ...], ...]
     initial: int | None
     largest: int
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Kept singular values of all matrices."""
         return sum(count or 0 for row in self.counts for count in row)
 
     @property
     def share_in_words(self) -> str:
         """What is kept, of what there was."""
-        return kept_of(self.total, self.initial)
-
-
-def kept_of(kept: float, initial: int | None) -> str:
-    """Return a number of kept values, which may be a mean, with that of the start if known."""
-    return f"{round(kept, 1):g}" + ("" if initial is None else f" of {initial}")
+        return f"{round(self.total, 1):g}" + ("" if self.initial is None else f" of {self.initial}")
 
 
 def initial_ranks(modules: Iterable[str], options: Mapping[str, Any]) -> dict[str, int] | None:
@@ -111,7 +107,7 @@ def kept_grid(kept: Mapping[str, int], initial: Mapping[str, int] | None) -> Kep
     )
 
 
-def summed_over_experts(grid: KeptGrid) -> tuple[list[str], dict[str, list[int | None]]]:
+def summed_over_experts(grid: KeptGrid) -> tuple[list[str], dict[str, list[float | None]]]:
     """Return columns, and rows by layer, with one column for all experts of a parameter."""
     places: dict[str, list[int]] = {}
     for position, parameter in enumerate(grid.parameters):
@@ -123,7 +119,7 @@ def summed_over_experts(grid: KeptGrid) -> tuple[list[str], dict[str, list[int |
     return list(places), rows
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
+def _sum(counts: Iterable[float | None]) -> float | None:
     there = [count for count in counts if count is not None]
     return sum(there) if there else None
 

@@ -95,7 +95,7 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[int | None]]) -> Table:
+def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]]) -> Table:
     """Return kept singular values: one row a layer, one column a matrix."""
     # Without lines between the columns, nine of them fit into 60 characters.
     table = Table(

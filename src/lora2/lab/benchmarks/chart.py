@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lora2.lab.benchmarks.ratios import ratio
-from lora2.lab.benchmarks.record import BenchmarkRecord
+from lora2.lab.benchmarks.record import MEBIBYTE, BenchmarkRecord
 from lora2.lab.benchmarks.report import label
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
 
 _PANEL = (5.2, 3.4)
-_MEBIBYTE = 2**20
 
 Bar = tuple[float, float, float]
 """Height, and the quartiles below and above it."""
@@ -33,7 +32,7 @@ def draw_memory(record: BenchmarkRecord, path: Path) -> None:
     """Draw what training steps add to the memory."""
     panels = {
         result["label"]: {
-            name: _exact(counted["added"] / _MEBIBYTE) for name, counted in result["bytes"].items()
+            name: _exact(counted["added"] / MEBIBYTE) for name, counted in result["bytes"].items()
         }
         for result in record.results
     }

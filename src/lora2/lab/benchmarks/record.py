@@ -17,6 +17,9 @@ from lora2.training.on_disk.environment import describe_environment, processor_n
 
 Result = dict[str, Any]
 
+MEBIBYTE = 2**20
+"""Bytes of the unit in which tables and charts show memory."""
+
 
 @dataclass(frozen=True)
 class BenchmarkRecord:

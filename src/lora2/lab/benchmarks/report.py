@@ -10,11 +10,10 @@ from rich.table import Table
 
 from lora2.lab.benchmarks.methods import ALL_METHODS
 from lora2.lab.benchmarks.ratios import differs
-from lora2.lab.benchmarks.record import BenchmarkRecord, Result
+from lora2.lab.benchmarks.record import MEBIBYTE, BenchmarkRecord, Result
 from lora2.lab.benchmarks.steps import BASELINES
 from lora2.lab.benchmarks.sweeps import BATCH
 
-_MEBIBYTE = 2**20
 # This mark is printed before a ratio.
 _UNDECIDED = "~"
 _HEADINGS = {
@@ -80,8 +79,8 @@ def memory_tables(record: BenchmarkRecord) -> list[Table]:
             added = counted["added"]
             table.add_row(
                 label(name),
-                f"{counted['peak'] / _MEBIBYTE:,.1f}",
-                f"{added / _MEBIBYTE:,.1f}",
+                f"{counted['peak'] / MEBIBYTE:,.1f}",
+                f"{added / MEBIBYTE:,.1f}",
                 _number(added / lora["added"]) if lora and lora["added"] else "–",
             )
         tables.append(table)

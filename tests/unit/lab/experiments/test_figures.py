@@ -40,10 +40,11 @@ TWO_ADAPTERS = by_run(adapter(RUNS[0], 8, 0, 3), adapter(RUNS[1], 4, 1, 3), fail
 
 def test_kept_singular_values_are_means_over_the_finished_seeds():
     (panel,) = mean_kept(ONE_ROW, TWO_ADAPTERS)
-    assert (panel.title, panel.layers, panel.matrices) == ("CoLA", ("0", "1"), ("query", "value"))
-    assert panel.counts == ((6.0, 0.5), (3.0, None))
+    means = panel.means
+    assert (panel.title, means.layers, means.matrices) == ("CoLA", ("0", "1"), ("query", "value"))
+    assert means.counts == ((6.0, 0.5), (3.0, None))
     # Three matrices of eight each; 6 + 0.5 + 3 are left.
-    assert (panel.initial, panel.kept, panel.runs) == (24, 9.5, 2)
+    assert (means.initial, means.total, panel.runs) == (24, 9.5, 2)
 
 
 def test_panels_of_several_rows_say_which_row():

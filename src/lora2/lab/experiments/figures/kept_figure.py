@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora2.data.public.glue import task_title
 from lora2.lab.experiments.description import RunDescription
@@ -11,36 +11,23 @@ from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.tables.grid import Grid
 from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.figures import draw_counts
-from lora2.reports.kept import KeptGrid, kept_grid, kept_of
+from lora2.reports.kept import KeptGrid, kept_grid
 from lora2.reports.panels import new_figure, png
 
 
 @dataclass(frozen=True)
-class MeanKept:
-    """Kept singular values of a row and task: means over seeds.
+class Panel:
+    """Kept singular values of a row and task.
 
     Attributes:
         title: the task, and of several rows the row.
-        layers: names of the layers.
-        matrices: names of the matrices.
-        counts: means [layers][matrices], None where a layer has no such matrix.
-        initial: singular values that all matrices started with; None if that is not known.
-        largest: the most that a matrix started with or has.
+        means: the counts are means over the runs, one run a seed.
         runs: number of runs that the means are over.
     """
 
     title: str
-    layers: tuple[str, ...]
-    matrices: tuple[str, ...]
-    counts: tuple[tuple[float | None, ...], ...]
-    initial: int | None
-    largest: int
+    means: KeptGrid
     runs: int
-
-    @property
-    def kept(self) -> float:
-        """Kept singular values of all matrices."""
-        return sum(count or 0 for row in self.counts for count in row)
 
 
 def kept_figure(grid: Grid, find: Find) -> bytes | None:
@@ -53,19 +40,20 @@ def kept_figure(grid: Grid, find: Find) -> bytes | None:
     shown = mean_kept(grid, find)
     if not shown:
         return None
-    width = max(len(panel.matrices) for panel in shown)
-    height = max(len(panel.layers) for panel in shown)
+    width = max(len(panel.means.matrices) for panel in shown)
+    height = max(len(panel.means.layers) for panel in shown)
     figure, all_axes = new_figure(len(shown), (1.4 + 0.62 * width, 1.9 + 0.3 * height))
     # One scale of grey: panels can be compared.
-    largest = max(max(panel.largest for panel in shown), 1)
+    largest = max(max(panel.means.largest for panel in shown), 1)
     for axes, panel in zip(all_axes, shown, strict=True):
-        draw_counts(axes, panel.layers, panel.matrices, panel.counts, largest)
-        kept = kept_of(panel.kept, panel.initial)
-        axes.set_title(f"{panel.title}\n{kept} kept, {_runs(panel.runs)}", fontsize="medium")
+        means = panel.means
+        draw_counts(axes, means.layers, means.matrices, means.counts, largest)
+        kept = f"{means.share_in_words} kept, {_runs(panel.runs)}"
+        axes.set_title(f"{panel.title}\n{kept}", fontsize="medium")
     return png(figure)
 
 
-def mean_kept(grid: Grid, find: Find) -> list[MeanKept]:
+def mean_kept(grid: Grid, find: Find) -> list[Panel]:
     """Return what the figure shows: every row and task with kept singular values on record."""
     tasks = dict.fromkeys(column.task for column in grid.columns)
     found = [
@@ -76,7 +64,11 @@ def mean_kept(grid: Grid, find: Find) -> list[MeanKept]:
     ]
     several = len({row.name for row, _, _ in found}) > 1
     return [
-        _mean(f"{task_title(task)}, {row.name}" if several else task_title(task), adapters)
+        Panel(
+            f"{task_title(task)}, {row.name}" if several else task_title(task),
+            _mean(adapters),
+            len(adapters),
+        )
         for row, task, adapters in found
     ]
 
@@ -93,17 +85,16 @@ def _initial(record: RunRecord) -> dict[str, int] | None:
     return None if record.initial is None else dict.fromkeys(record.kept, record.initial)
 
 
-def _mean(title: str, grids: Sequence[KeptGrid]) -> MeanKept:
-    first = grids[0]
+def _mean(grids: Sequence[KeptGrid]) -> KeptGrid:
     counts = tuple(
         tuple(_mean_count(of_seeds) for of_seeds in zip(*rows, strict=True))
         for rows in zip(*(grid.counts for grid in grids), strict=True)
     )
     largest = max(grid.largest for grid in grids)
-    return MeanKept(title, first.layers, first.matrices, counts, first.initial, largest, len(grids))
+    return replace(grids[0], counts=counts, largest=largest)
 
 
-def _mean_count(counts: Sequence[int | None]) -> float | None:
+def _mean_count(counts: Sequence[float | None]) -> float | None:
     known = [count for count in counts if count is not None]
     return sum(known) / len(known) if known else None
 

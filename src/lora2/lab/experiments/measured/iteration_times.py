@@ -14,7 +14,6 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 from lora2.data.tokenization.texts import tokenize_dataset
 from lora2.errors import UserError
 from lora2.lab.benchmarks.methods import prepare_all
-from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import interleaved, training_step
 from lora2.lab.benchmarks.trained_model import AdapterSize
 from lora2.lab.benchmarks.workloads import WORKLOADS, Batch, Workload
@@ -23,7 +22,6 @@ from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes, read
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.training.base_models.models import load_tokenizer
 from lora2.training.objectives.registry import objective_of
-from lora2.training.on_disk.environment import versions
 
 TIMED_METHODS = ("adalora", "lora2")
 """In the order of the paper's columns."""
@@ -76,15 +74,8 @@ def measure(
         name: training_step(method, _batches(settings, task, batch_size, device))
         for name, method in prepared.items()
     }
-    return MeasuredTimes(
-        task=description.task,
-        model=description.model,
-        batch_size=batch_size,
-        seconds=interleaved(steps, rounds=rounds, device=device, tick=tick),
-        threads=torch.get_num_threads(),
-        device=device_name(device),
-        versions=versions(),
-    )
+    seconds = interleaved(steps, rounds=rounds, device=device, tick=tick)
+    return MeasuredTimes.measured_here(description, batch_size, seconds, device, ITERATIONS)
 
 
 def _workload(model: PreTrainedModel) -> Workload:

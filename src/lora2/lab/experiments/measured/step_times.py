@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from lora2.lab.benchmarks.record import device_name
 from lora2.lab.benchmarks.timing import Step, interleaved
 from lora2.lab.benchmarks.workloads import Batch
 from lora2.lab.experiments.description import RunDescription
@@ -19,7 +18,6 @@ from lora2.lab.experiments.measured.times import MeasuredTimes, read_times
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.lab.experiments.tables.grid import Grid
 from lora2.training.methods.registry import METHODS
-from lora2.training.on_disk.environment import versions
 from lora2.training.prepare import prepare
 from lora2.training.trainer.step_check import check_step
 
@@ -88,16 +86,9 @@ def measure_rows(
         device=device,
         tick=tick,
     )
-    run = next(iter(runs.values()))
-    return MeasuredTimes(
-        task=run.task,
-        model=run.model,
-        batch_size=first.args.per_device_train_batch_size,
-        seconds=seconds,
-        threads=torch.get_num_threads(),
-        device=device_name(device),
-        versions=versions(),
-        measured=STEPS,
+    batch_size = first.args.per_device_train_batch_size
+    return MeasuredTimes.measured_here(
+        next(iter(runs.values())), batch_size, seconds, device, STEPS
     )
 
 

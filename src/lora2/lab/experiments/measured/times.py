@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from lora2.errors import UserError
+from lora2.lab.benchmarks.record import device_name
 from lora2.lab.experiments.description import RunDescription
 from lora2.support.checked_files import read_json
 from lora2.support.files import write_json_atomically
+from lora2.training.on_disk.environment import versions
 
 ITERATIONS = "iteration-times"
 """The files of Table 2 begin with it."""
@@ -40,6 +44,30 @@ class MeasuredTimes:
     device: str
     versions: dict[str, str]
     measured: str = ITERATIONS
+
+    @classmethod
+    def measured_here(
+        cls,
+        description: RunDescription,
+        batch_size: int,
+        seconds: dict[str, list[float]],
+        device: str,
+        measured: str,
+    ) -> MeasuredTimes:
+        """Return the times of a run's model and task, with what this process measured them on.
+
+        device: "cpu" or "cuda".
+        """
+        return cls(
+            task=description.task,
+            model=description.model,
+            batch_size=batch_size,
+            seconds=seconds,
+            threads=torch.get_num_threads(),
+            device=device_name(device),
+            versions=versions(),
+            measured=measured,
+        )
 
     @property
     def measured_with(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from lora2.lab.benchmarks.record import MEBIBYTE
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.tables.grid import Measure
-
-_MIB = 2**20
 
 
 def _kilobytes(record: RunRecord) -> float | None:
@@ -13,7 +12,7 @@ def _kilobytes(record: RunRecord) -> float | None:
 
 
 def _memory(record: RunRecord) -> float | None:
-    return None if record.peak_memory is None else record.peak_memory / _MIB
+    return None if record.peak_memory is None else record.peak_memory / MEBIBYTE
 
 
 def _distance(record: RunRecord) -> float | None:
