@@ -10,8 +10,8 @@ from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from command_line import SMALL, fitting, lora2
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.prepare import PreparedRun, prepare
 
 SPECIAL = ("<pad>", "<start>", "<end>")

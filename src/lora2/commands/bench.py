@@ -25,9 +25,7 @@ from lora2.training.options.idle_options import refuse_idle
 _ALL = "all"
 
 
-class BenchParser(OptionParser, HfArgumentParser):
-    """The section, and options generated from their dataclass."""
-
+class _BenchParser(OptionParser, HfArgumentParser):
     def __init__(self) -> None:
         super().__init__(
             prog="lora2 bench",
@@ -73,7 +71,7 @@ def _check_effects(section: str, typed: dict[str, Any]) -> None:
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
-    name, options = BenchParser().read(arguments)
+    name, options = _BenchParser().read(arguments)
     # A missing package is named before minutes of measuring, not after.
     require("matplotlib.figure", extra="train")
     if options.threads:

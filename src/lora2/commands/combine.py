@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.run_options import add_model
+from lora2.commands.run_options import add_model, add_new_path
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
@@ -138,6 +138,6 @@ def _parser() -> OptionParser:
         help="of runs that learnt labels: the mean of their heads, weighted by weight / sum of the "
         "weights, or the first run's head (default: average)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    add_new_path(parser)
     add_model(parser)
     return parser

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lora2.commands.export_forms import EXPORT_FORMS
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.run_options import add_run_options
+from lora2.commands.run_options import add_new_path, add_run_options
 from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
@@ -110,7 +109,7 @@ def _parser() -> OptionParser:
         help="; ".join(f"{name}: {form.words}" for name, form in EXPORT_FORMS.items())
         + " (default: lora)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the folder or file to write")
+    add_new_path(parser, "folder or file")
     parser.add_argument(
         "--compact",
         action="store_true",

@@ -17,7 +17,7 @@ from lora2.commands.output_option import (
     write_records,
 )
 from lora2.commands.result_names import result_names
-from lora2.commands.run_options import add_run_options
+from lora2.commands.run_options import add_batch_size, add_run_options, at_least_one
 from lora2.data.own.messages import are_messages, check_has_messages_alone
 from lora2.data.own.text_rows import column_of
 from lora2.data.tables.files import read_table
@@ -25,7 +25,6 @@ from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import as_one_line
 from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.support.ranges import SIZE, check_number
 from lora2.support.shown import as_shown
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.generation import check_fits, generate
@@ -186,10 +185,6 @@ def _check(options: Any) -> None:
             f"temperature={temperature} must be 0 (greedy), or a finite number of at least "
             f"{_LOWEST_TEMPERATURE:g}."
         )
-    for name in ("max_new_tokens", "batch_size"):
-        value = getattr(options, name)
-        if value is not None:
-            check_number(name, value, SIZE)
 
 
 def _parser() -> OptionParser:
@@ -206,13 +201,11 @@ def _parser() -> OptionParser:
         "--merged", action="store_true", help="put the adapter into the weights before"
     )
     parser.add_argument(
-        "--max_new_tokens", "--max-new-tokens", type=int,
+        "--max_new_tokens", "--max-new-tokens", type=at_least_one,
         help="tokens at which a text is cut off (default: the run's)",
     )  # fmt: skip
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 is greedy (default), above it draws"
     )
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=8, help="prompts at once (default: 8)"
-    )
+    add_batch_size(parser, 8, "prompts")
     return parser

@@ -10,7 +10,7 @@ from peft import TaskType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.run_options import add_model
+from lora2.commands.run_options import add_model, add_new_path
 from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora, importable_config, load_source
 from lora2.exchange.verification import checked_difference, logits, sample_batch, tolerance_of
@@ -100,7 +100,7 @@ def _parser() -> OptionParser:
         "computes the same, k and r being its rank, so that training can continue with pruning.",
     )
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="its folder, or a run's")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    add_new_path(parser)
     add_model(parser, "its base model, if it has moved")
     parser.add_argument(
         "--target_r",

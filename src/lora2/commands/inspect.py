@@ -22,12 +22,7 @@ from lora2.training.on_disk.run_folder import RunFolder
 
 def execute(arguments: Sequence[str]) -> int:
     """Run the subcommand and return the exit code."""
-    parser = OptionParser(
-        prog="lora2 inspect",
-        description="Print what a run kept and draw it into RUN/figures, during training too.",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    folder = RunFolder(parser.parse_args(list(arguments)).run)
+    folder = RunFolder(_parser().parse_args(list(arguments)).run)
     options = folder.read_options()
     console = new_console()
     summary = folder.read_summary() if folder.is_finished else None
@@ -91,3 +86,12 @@ def _curves(
         drawn.append(folder.figures / "loss.png")
         draw_loss(logs, evaluations, drawn[-1])
     return drawn
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        prog="lora2 inspect",
+        description="Print what a run kept and draw it into RUN/figures, during training too.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    return parser

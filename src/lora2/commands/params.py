@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.parser import read_mapping_or_file
 from lora2.commands.run_options import add_model
+from lora2.commands.train_parser import read_mapping_or_file
 from lora2.errors import UserError
 from lora2.reports.words import size_in_words
 from lora2.support.ranges import check_number

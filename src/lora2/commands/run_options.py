@@ -23,15 +23,20 @@ def add_model(
     parser.add_argument("--model", type=_named, help=text)
 
 
-def add_batch_size(parser: OptionParser) -> None:
-    """Add the option of commands that work through rows."""
+def add_batch_size(parser: OptionParser, default: int = 64, what: str = "rows") -> None:
+    """Add the option of commands that work through rows; `what` is their name in the help."""
     parser.add_argument(
         "--batch_size",
         "--batch-size",
-        type=_at_least_one,
-        default=64,
-        help="rows at once (default: 64)",
+        type=at_least_one,
+        default=default,
+        help=f"{what} at once (default: {default})",
     )
+
+
+def add_new_path(parser: OptionParser, what: str = "folder") -> None:
+    """Add the option of commands that write something new; `what` it may be is for the help."""
+    parser.add_argument("--output", type=Path, required=True, help=f"the {what} to write")
 
 
 def _named(text: str) -> str:
@@ -42,7 +47,12 @@ def _named(text: str) -> str:
     return text
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """Return the number that a text is, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is not a whole number of at least 1, or too large.
+    """
     # Python reads no number of more than 4,300 digits.
     if not text.isdecimal() or len(text) > 4300 or not SIZE.holds(int(text)):
         raise argparse.ArgumentTypeError(f"{shortened(text)} is not {SIZE}")

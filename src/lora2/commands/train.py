@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lora2.commands.parser import TrainParser
+from lora2.commands.train_parser import TrainParser
 from lora2.errors import NumericalError, UserError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.progress import watch_progress

@@ -179,8 +179,8 @@ def test_messages_get_no_second_start_token():
         (["--file=nowhere.jsonl"], "nowhere.jsonl"),
         (["--file=b.jsonl", "--output=no/such/folder/x.jsonl"], "no/such/folder"),
         (["--prompt=a", "--temperature=-1"], "temperature=-1"),
-        (["--prompt=a", "--max_new_tokens=0"], "max_new_tokens=0"),
-        (["--prompt=a", "--batch_size=0"], "batch_size=0"),
+        (["--prompt=a", "--max_new_tokens=0"], "'0' is not a whole number"),
+        (["--prompt=a", "--batch_size=0"], "'0' is not a whole number"),
     ],
     ids=str,
 )

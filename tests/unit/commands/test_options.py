@@ -6,8 +6,8 @@ from peft.config import PeftConfig
 
 from command_line import lora2, refused
 from lora2 import Lora2Config, UserError
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.recipes import BY_TASK, GENERAL
 from lora2_cli.commands import COMMANDS

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from command_line import lora2, refused, saved_weights
 from language_model import CHAT, save_language_model, train_texts, write_rows
-from lora2.commands.parser import TrainParser
+from lora2.commands.train_parser import TrainParser
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.records import read_lines
 from lora2.training.saved_run import load_saved_run

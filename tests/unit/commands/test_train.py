@@ -10,8 +10,8 @@ from transformers import AutoConfig, TrainerCallback
 
 from command_line import lora2, refused, save_tiny_model, saved_weights, small_options, train
 from lora2 import Lora2Config
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.on_disk.records import read_lines
 from lora2.training.prepare import prepare
 

@@ -3,8 +3,8 @@
 import pytest
 from transformers import AutoConfig
 
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.errors import UserError
 from lora2.lab.experiments.running.execution import Place
 from lora2.lab.experiments.running.feasibility import check_feasible, empty_model

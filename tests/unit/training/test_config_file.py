@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from command_line import refused
-from lora2.commands.parser import TrainParser
+from lora2.commands.train_parser import TrainParser
 from lora2.errors import UserError
 
 REFUSED = {

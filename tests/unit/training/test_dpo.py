@@ -13,8 +13,8 @@ from trl import DPOConfig
 from command_line import refused
 from language_model import TEMPLATE, prepared_run, save_language_model, text_options, write_rows
 from lora2 import Lora2Callback, UserError
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.reports.tables import plan_table
 from lora2.training.options.text_arguments import TextArguments
 from lora2.training.prepare import PreparedRun

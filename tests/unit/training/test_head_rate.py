@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import prepare

@@ -4,9 +4,8 @@ from typing import get_args
 
 import pytest
 
-from lora2.commands.main import COMMANDS
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.errors import UserError
 from lora2.training.checks.option_effects import reason_against
 from lora2.training.objectives.objective import Objective
@@ -14,6 +13,7 @@ from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.objectives.sft import SupervisedFineTuning
 from lora2.training.options.named_tasks import TASKS, NamedTasks, ObjectiveName
 from lora2.training.options.recipes import GENERAL
+from lora2_cli.commands import COMMANDS
 
 each = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from command_line import refused, small_options, train
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.errors import UserError
 from lora2.support.field_types import fits
 from lora2.support.files import as_yaml

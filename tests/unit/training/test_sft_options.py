@@ -11,8 +11,8 @@ from language_model import (
     text_options,
     write_rows,
 )
-from lora2.commands.parser import TrainParser
 from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.objectives.sft import _CONFIG
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.text_arguments import TextArguments

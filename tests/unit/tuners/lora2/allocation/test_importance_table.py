@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lora2 import Lora2Config, RankAllocator, UserError
-from lora2.commands.parser import TrainParser
+from lora2.commands.train_parser import TrainParser
 from lora2.mathematics.importance import IMPORTANCES, ImportanceScore
 from lora2.tuners.lora2.factor_table import FACTORS
 from unit.pruning import pruned_model
