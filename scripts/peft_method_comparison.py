@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from lora2.support.files import (
     write_json_atomically,
 )
 from lora2.training.base_models.models import load_tokenizer
+from lora2_cli.main import INTERRUPTED, USER_MISTAKE, hide_warnings_for_developers
 from peft_comparison.experiment import Experiment, read_experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_model
@@ -33,8 +33,6 @@ from peft_comparison.result import Status, now, result, result_path
 from peft_comparison.sizes import parameter_counts, saved_size
 from peft_comparison.task_data import TaskData, load_metamath, read_folder
 from peft_comparison.training import Progress, Training
-
-_USER_MISTAKE, _INTERRUPTED = 2, 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,13 +42,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run(options)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         sentence = as_sentence(error)
         if sentence is None:
             raise
         print(f"peft_method_comparison: {sentence}", file=sys.stderr)
-        return _USER_MISTAKE
+        return USER_MISTAKE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +140,5 @@ def _said_of(stopped: BaseException | None) -> str:
 
 
 if __name__ == "__main__":
-    # What PEFT and transformers tell each other's developers.
-    warnings.filterwarnings("ignore", "Could not find a config file in")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
+    hide_warnings_for_developers()
     sys.exit(main())

@@ -75,15 +75,19 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _execute(name: str, words: Sequence[str]) -> int:
-    # What PEFT and transformers tell each other's developers; no user of a command can act on it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
-    # A GGUF file has none; the vocabulary is never changed here.
-    warnings.filterwarnings("ignore", "Could not find a config file in")
+    hide_warnings_for_developers()
     if not speaks():
         warnings.simplefilter("ignore")
     # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
     code: int = import_command(name).execute(words)
     return code
+
+
+def hide_warnings_for_developers() -> None:
+    """Hide what PEFT and transformers tell each other; no user of a command can act on it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft)\\.")
+    # A GGUF file has no config; the vocabulary is never changed here.
+    warnings.filterwarnings("ignore", "Could not find a config file in")
 
 
 if __name__ == "__main__":
