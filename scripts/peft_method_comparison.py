@@ -16,8 +16,8 @@ from pathlib import Path
 from peft.utils import infer_device
 from transformers import set_seed
 
+from lora2.commands.error_sentences import as_sentence
 from lora2.commands.output_file import check_output
-from lora2.commands.sentences import as_sentence
 from lora2.errors import UserError
 from lora2.support.files import (
     check_is_new,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.trained_model import AdapterSize, TrainedModel
 from lora2.lab.benchmarks.workloads import BatchSize, Workload

@@ -50,8 +50,8 @@ def _answer(words: Sequence[str]) -> int:
             say(f"lora2: {error}", USER_MISTAKE)
             return USER_MISTAKE
         except Exception as error:
-            sentences = import_command("sentences")
-            sentence = sentences.as_sentence(error, words[0] if words else "")
+            error_sentences = import_command("error_sentences")
+            sentence = error_sentences.as_sentence(error, words[0] if words else "")
             if sentence is None:
                 raise
             if isinstance(error, OSError):

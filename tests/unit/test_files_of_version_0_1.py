@@ -16,10 +16,10 @@ from command_line import lora2
 from lora2 import Lora2Callback, Lora2Config
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.record import RecordFolder
-from lora2.reports.kept import read_kept
+from lora2.reports.kept_values import read_kept
 from lora2.training.on_disk.records import read_lines
 from lora2.tuners.base.layers.finding import adapted_layers
 from unit.tiny_transformers import Examples
@@ -197,7 +197,7 @@ def _runs(table: str) -> list[RunDescription]:
     name, _, table = table.partition(" ")
     choices = read_choices(FIXTURES / "records") if name == "small" else {}
     preset = PRESETS[name]
-    return list(preset.grid(Wanted(table, preset.model, (0,), choices)).descriptions())
+    return list(preset.grid(TableRequest(table, preset.model, (0,), choices)).descriptions())
 
 
 @pytest.mark.parametrize("table", NAMES)

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.progress import watch_on
 from lora2.lab.benchmarks.sections import SECTIONS, Section
 from lora2.reports.console import new_console, print_table

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lora2.commands.added_columns import result_names
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_option import (
     add_output,
@@ -16,7 +17,6 @@ from lora2.commands.output_option import (
     print_records,
     write_records,
 )
-from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_batch_size, add_run_options, at_least_one
 from lora2.data.own.messages import are_messages, check_has_messages_alone
 from lora2.data.own.text_rows import column_of
@@ -25,7 +25,7 @@ from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import as_one_line
 from lora2.data.tasks.text_task import Prompt, as_prompt
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.generation import check_fits, generate
 from lora2.training.loaded_run import LoadedRun

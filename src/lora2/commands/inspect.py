@@ -12,7 +12,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.reports.console import new_console, print_table
 from lora2.reports.figures import draw_budget, draw_kept, draw_loss
-from lora2.reports.kept import initial_ranks, kept_grid, read_kept, summed_over_experts
+from lora2.reports.kept_values import initial_ranks, kept_grid, read_kept, summed_over_experts
 from lora2.reports.tables import kept_table, summary_table
 from lora2.trainers.logs import BUDGET
 from lora2.training.on_disk.checkpoints import newest_complete

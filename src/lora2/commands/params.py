@@ -21,7 +21,7 @@ from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_model
 from lora2.commands.train_parser import read_mapping_or_file
 from lora2.errors import UserError
-from lora2.reports.words import size_in_words
+from lora2.reports.numbers_in_words import size_in_words
 from lora2.support.ranges import check_number
 from lora2.training.base_models.architectures import ARCHITECTURES, target_pattern
 from lora2.training.base_models.models import load_config

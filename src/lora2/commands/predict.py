@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora2.commands.added_columns import result_names
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_option import (
     add_output,
@@ -14,7 +15,6 @@ from lora2.commands.output_option import (
     print_records,
     write_records,
 )
-from lora2.commands.result_names import result_names
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.tables.writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError

@@ -17,11 +17,11 @@ from transformers import HfArgumentParser
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.lab.benchmarks.progress import watch_on
-from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.dry_run import plan
 from lora2.lab.experiments.measured.measured_tables import MEASURED_TABLES
 from lora2.lab.experiments.measured.step_table import with_steps
 from lora2.lab.experiments.outputs import write_grid, write_page, write_table
+from lora2.lab.experiments.place_arguments import PlaceArguments
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.rendering import markdown
@@ -48,7 +48,7 @@ def execute(arguments: Sequence[str]) -> int:
     if options.dry_run:
         if name in MEASURED_TABLES:
             raise UserError(f"dry_run: {name} has no runs; it is measured, in minutes.")
-        _list(options.chosen.grid(options.wanted(name, folder)), records)
+        _list(options.chosen.grid(options.request(name, folder)), records)
         return 0
     require("matplotlib.figure", extra="train")
     tables = options.tables(folder)
@@ -86,7 +86,7 @@ def _grids_of_page(name: str, options: ReproduceArguments, folder: Path) -> Iter
 
 
 def _grid(options: ReproduceArguments, name: str, folder: Path) -> Grid:
-    grid = options.chosen.grid(options.wanted(name, folder))
+    grid = options.chosen.grid(options.request(name, folder))
     if name != options.chosen.step_times:
         return grid
     return with_steps(grid, MEASURED_TABLES[STEP_TIMES].measured(options, folder))
@@ -111,13 +111,13 @@ def _make_grid(
 def _measure(
     name: str, options: ReproduceArguments, where: PlaceArguments, tables: Path, console: Console
 ) -> list[Path]:
-    folder, wanted = where.records_of(options.preset), MEASURED_TABLES[name]
-    missing = wanted.missing(options, folder)
-    steps = (options.rounds + 1) * sum(map(wanted.methods, missing))
+    folder, measured_table = where.records_of(options.preset), MEASURED_TABLES[name]
+    missing = measured_table.missing(options, folder)
+    steps = (options.rounds + 1) * sum(map(measured_table.methods, missing))
     with watch_on(console)("steps of all methods", steps) as tick:
         for each in missing:
-            wanted.measure(each, where.place, options.rounds, tick).write(folder)
-    table = wanted.table(wanted.measured(options, folder))
+            measured_table.measure(each, where.place, options.rounds, tick).write(folder)
+    table = measured_table.table(measured_table.measured(options, folder))
     print(markdown.render(table))
     return list(write_table(table, tables))
 

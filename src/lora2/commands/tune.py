@@ -12,8 +12,8 @@ from transformers import HfArgumentParser
 
 from lora2.commands.option_parser import OptionParser
 from lora2.data.named_tasks import IN_FILES
-from lora2.lab.experiments.arguments import PlaceArguments
 from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.place_arguments import PlaceArguments
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
 from lora2.lab.experiments.rates import FILE_NAME, add_choice
 from lora2.lab.experiments.record import RecordFolder, RunRecord

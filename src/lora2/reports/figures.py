@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora2.reports.kept import KeptGrid
+from lora2.reports.kept_values import KeptGrid
 from lora2.reports.panels import new_figure, png
 from lora2.support.files import write_atomically
 from lora2.trainers.logs import BUDGET, KEPT_PARAMETERS, KEPT_VALUES

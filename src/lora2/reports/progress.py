@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora2.reports.bar import progress_bar
-from lora2.reports.words import epoch_in_words
+from lora2.reports.numbers_in_words import epoch_in_words
+from lora2.reports.progress_bar import progress_bar
 from lora2.trainers.logs import KEPT_VALUES
 from lora2.training.on_disk.records import evaluation_records
 

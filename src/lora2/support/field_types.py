@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lora2.support.shown import MOST_SHOWN, cut_off
+from lora2.support.shown_values import MOST_SHOWN, cut_off
 
 # Python refuses to write whole numbers of more than some thousand digits.
 _LARGEST = 10**MOST_SHOWN

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from command_line import lora2
+from lora2.commands.error_sentences import as_sentence
 from lora2.commands.output_file import write_output
-from lora2.commands.sentences import as_sentence
 from lora2.errors import NumericalError
 from lora2_cli.main import NOT_READ
 

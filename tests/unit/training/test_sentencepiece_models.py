@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Co
 from command_line import lora2, refused, train
 from lora2.errors import UserError
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.running.execution import Place, execute_run
 from lora2.lab.experiments.running.feasibility import check_feasible
 from lora2.training.base_models.models import load_tokenizer
@@ -84,7 +84,7 @@ def test_an_exported_model_needs_no_sentencepiece(rte_run, tmp_path, hidden):
 
 @pytest.mark.parametrize("label", SCHEDULES)
 def test_such_a_model_runs_the_papers_table(label, deberta, glue, tmp_path):
-    grid = PRESETS["paper"].grid(Wanted("table1", str(deberta), (0,), {}))
+    grid = PRESETS["paper"].grid(TableRequest("table1", str(deberta), (0,), {}))
     row = next(row for row in grid.rows if row.label == label)
     (run,) = row.runs["rte"]
     run = dataclasses.replace(run, options=run.options | STEPS | SCHEDULES[label])

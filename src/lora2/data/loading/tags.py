@@ -25,7 +25,7 @@ from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import is_tag, tag_names, type_of
 from lora2.data.tasks.tagged_task import RowsOf, TaggedTask, build_tagged
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset

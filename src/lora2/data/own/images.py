@@ -14,7 +14,7 @@ from lora2.data.tasks.image_task import EXTRA, StoredImage
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 from lora2.support.extras import require
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 # Pillow's modes that have no range: whole numbers of 32 bits, and floating-point ones.
 _WIDE_MODES = ("I", "F")

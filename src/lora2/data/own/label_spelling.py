@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from lora2.support.shown import cut_off
+from lora2.support.shown_values import cut_off
 
 # Characters without a look of their own: soft hyphen, joiners, blanks of no width, marks of
 # direction, byte-order mark, and what chooses between two forms of the character before it.

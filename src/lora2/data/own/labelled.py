@@ -18,7 +18,7 @@ from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.task import Kind, TaskData, build_dataset
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import Span, is_tag, tags_of, words_of
 from lora2.data.tasks.tagged_task import RowsOf
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 _TEXT, _LABEL = "text_columns", "label_column"
 _TEXT_COLUMNS = ("tokens", "words", "text")

@@ -16,7 +16,7 @@ from lora2.data.own.messages import (
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 _ROLE = "text_columns"
 _ANSWERS = ("completion", "chosen", "rejected")

@@ -9,7 +9,7 @@ from typing import Any
 from lora2.data.tables.malformed import MalformedError
 from lora2.data.tables.table import DataTable
 from lora2.data.tables.text_encoding import open_text
-from lora2.support.shown import cut_off
+from lora2.support.shown_values import cut_off
 from lora2.support.strict_json import DEEPEST, JsonError, parse
 
 # Characters of a value that a message shows.

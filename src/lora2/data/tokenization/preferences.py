@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Tick, Watch
 from lora2.lab.benchmarks.ratios import ratio, spreads
-from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
+from lora2.lab.benchmarks.shared_weights import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
 from lora2.lab.benchmarks.trained_model import TrainedModel

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.workloads import Workload

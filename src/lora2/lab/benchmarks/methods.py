@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.adapters import (
+from lora2.lab.benchmarks.adapted_models import (
     ADAPTER_NAME,
     ALPHA,
     adapted_modules,
@@ -21,7 +21,7 @@ from lora2.lab.benchmarks.adapters import (
 )
 from lora2.lab.benchmarks.dense import make_dense
 from lora2.lab.benchmarks.peft_methods import of_peft
-from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
+from lora2.lab.benchmarks.shared_weights import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.trained_model import AdapterSize, BenchmarkMethod, TrainedModel
 from lora2.lab.benchmarks.workloads import BatchSize, Workload
 from lora2.support.error_text import in_one_sentence

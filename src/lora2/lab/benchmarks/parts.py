@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lora2.lab.benchmarks.adapters import ADAPTER_NAME
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.adapted_models import ADAPTER_NAME
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import Seconds, spreads

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
-from lora2.lab.benchmarks.adapters import ALPHA, next_allocation, target_fields, with_adapter
+from lora2.lab.benchmarks.adapted_models import ALPHA, next_allocation, target_fields, with_adapter
 from lora2.lab.benchmarks.trained_model import AdapterSize, BenchmarkMethod, TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
 from lora2.support.error_text import in_one_sentence

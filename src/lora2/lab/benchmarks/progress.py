@@ -8,7 +8,7 @@ from functools import partial
 
 from rich.console import Console
 
-from lora2.reports.bar import progress_bar
+from lora2.reports.progress_bar import progress_bar
 
 Tick = Callable[[], object]
 Watch = Callable[[str, int], AbstractContextManager[Tick]]

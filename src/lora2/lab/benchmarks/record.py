@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.support.checked_files import check_fields, read_json
 from lora2.support.files import write_json_atomically
 from lora2.training.on_disk.environment import describe_environment, processor_name

@@ -20,7 +20,7 @@ from lora2.lab.benchmarks import (
     sweeps,
     widths,
 )
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.record import BenchmarkRecord, Result, make_record
 from lora2.lab.benchmarks.workloads import Workload

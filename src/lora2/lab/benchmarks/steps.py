@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import repeat
 from typing import Any
 
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.kernels import launches_per_step
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch

@@ -10,11 +10,11 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.methods import prepare_all
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import spreads
-from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
+from lora2.lab.benchmarks.shared_weights import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, seconds_of, without_garbage_collection
 from lora2.lab.benchmarks.trained_model import TrainedModel

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lora2.lab.benchmarks.arguments import SWEEPS, BenchArguments
+from lora2.lab.benchmarks.bench_arguments import SWEEPS, BenchArguments
 from lora2.lab.benchmarks.methods import BENCHMARK_METHODS
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import overhead, ratio, spread
-from lora2.lab.benchmarks.sharing import copy_sharing_frozen_weights
+from lora2.lab.benchmarks.shared_weights import copy_sharing_frozen_weights
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.timing import Step, interleaved, training_step
 from lora2.lab.benchmarks.trained_model import AdapterSize

@@ -10,8 +10,8 @@ from peft import get_peft_model
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import nn
 
-from lora2.lab.benchmarks.adapters import ADAPTER_NAME
-from lora2.lab.benchmarks.arguments import BenchArguments
+from lora2.lab.benchmarks.adapted_models import ADAPTER_NAME
+from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.ratios import ratio, spreads
 from lora2.lab.benchmarks.timing import Step, interleaved

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora2.errors import UserError
 from lora2.lab.experiments.presets.preset import Preset
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.rates import read_choices
 from lora2.lab.experiments.tables.paper_numbers import TABLE2
 from lora2.support.files import check_may_be_folder
@@ -81,10 +81,10 @@ class ReproduceArguments:
         """The preset of that name."""
         return PRESETS[self.preset]
 
-    def wanted(self, table: str, records: Path) -> Wanted:
+    def request(self, table: str, records: Path) -> TableRequest:
         """Return what is asked for; chosen learning rates are stored with the records."""
         seeds = tuple(range(self.seeds or self.chosen.seeds))
-        return Wanted(table, self.model or self.chosen.model, seeds, read_choices(records))
+        return TableRequest(table, self.model or self.chosen.model, seeds, read_choices(records))
 
     def tables(self, records: Path) -> Path:
         """Return where the tables go.

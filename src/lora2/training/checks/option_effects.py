@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lora2.support.needs import Need
+from lora2.support.option_need import Need
 from lora2.training.methods.method import PLACE
 from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import OBJECTIVES, objective_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora2.support.needs import Need
+from lora2.support.option_need import Need
 from lora2.support.ranges import EPOCHS, NOT_NEGATIVE
 from lora2.training.options.named_tasks import ObjectiveName
 from lora2.training.options.peft_registry import ANY, KINDS

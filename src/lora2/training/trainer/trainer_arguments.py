@@ -52,7 +52,7 @@ def training_arguments(
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
     if processes_launched() > 1:
         # As for a model without an adapter: the search costs time in each step, and torch warns
-        # where it finds none. What happens to a model that has some, `sentences.py` says.
+        # where it finds none. What happens to a model that has some, `error_sentences.py` says.
         defaults["ddp_find_unused_parameters"] = False
         # Without it, transformers would let each process train for itself on a CPU.
         if not torch.accelerator.is_available():

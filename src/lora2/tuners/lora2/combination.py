@@ -14,7 +14,7 @@ from torch import Tensor
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.field_types import fits, is_finite_number, is_sequence, shortened
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from benchmark_case import BATCH, SIZE, TINY, TINY_BERT, options, prepare
 from lora2 import UserError
-from lora2.lab.benchmarks.adapters import ADAPTER_NAME, adapted_modules
+from lora2.lab.benchmarks.adapted_models import ADAPTER_NAME, adapted_modules
 from lora2.lab.benchmarks.dense import DenseLora2Linear
 from lora2.lab.benchmarks.methods import ALL_METHODS, BENCHMARK_METHODS, prepare_all
 from lora2.lab.benchmarks.timing import training_step

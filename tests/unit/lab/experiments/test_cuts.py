@@ -8,7 +8,7 @@ import pytest
 from lora2.lab.experiments.figures.size_figure import size_figure, size_lines
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.running.execution import Place, execute_run
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
@@ -91,7 +91,7 @@ def test_the_figure_has_a_line_for_each_way_to_come_to_a_size():
 
 
 def test_all_rows_of_the_table_of_sizes_have_one_rate_for_the_head():
-    grid = PRESETS["small"].grid(Wanted("sizes", MINILM.model, (0,)))
+    grid = PRESETS["small"].grid(TableRequest("sizes", MINILM.model, (0,)))
     assert {run.options["head_learning_rate"] for run in grid.descriptions()} == {1e-3}
     cut = [row for row in grid.rows if row.cut is not None]
     whole = {id(runs) for row in grid.rows if row.cut is None for runs in row.runs.values()}

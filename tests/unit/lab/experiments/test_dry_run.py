@@ -12,7 +12,7 @@ from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.dry_run import plan
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.record import RecordFolder
 from lora2.lab.experiments.rendering.plan import WIDTH, listing
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
@@ -34,13 +34,13 @@ def none(run):
 
 
 def planned(table, model=PAPER.model):
-    return {row.name: row for row in plan(PAPER.grid(Wanted(table, model, (0,))), none)}
+    return {row.name: row for row in plan(PAPER.grid(TableRequest(table, model, (0,))), none)}
 
 
 @pytest.fixture(scope="module")
 def table1():
     """Three rows on all tasks, the others on one: each cell is a model."""
-    whole = PAPER.grid(Wanted("table1", PAPER.model, (0,)))
+    whole = PAPER.grid(TableRequest("table1", PAPER.model, (0,)))
     rows = [
         row if row.name in WHOLE else replace(row, runs={"rte": row.runs["rte"]})
         for row in whole.rows
@@ -120,7 +120,7 @@ def test_all_schedules_of_table_3_fit_too():
 
 
 def test_roberta_large_is_known_without_a_file():
-    whole = PAPER.grid(Wanted("figure3", "roberta-large", (0,)))
+    whole = PAPER.grid(TableRequest("figure3", "roberta-large", (0,)))
     (row,) = (row for row in whole.rows if row.name == "LoRA² k=8")
     (found,) = plan(replace(whole, rows=(replace(row, runs={"mrpc": row.runs["mrpc"]}),)), none)
     # 144 matrices of 1024 and 4096.
@@ -147,7 +147,7 @@ def test_records_are_counted(tiny_grid):
     ],
 )
 def test_a_run_that_could_not_be_made_is_named(changed, reason):
-    (run,) = PAPER.grid(Wanted("table1", PAPER.model, (0,))).rows[-1].runs["rte"]
+    (run,) = PAPER.grid(TableRequest("table1", PAPER.model, (0,))).rows[-1].runs["rte"]
     bad = RunDescription(run.model, run.task, run.method, {**run.options, **changed})
     column = Column("rte_acc", "RTE", "rte", "accuracy")
     grid = Grid("any", "any", (column,), (Row("LoRA²", "lora2", "", {"rte": (bad,)}),))
@@ -195,7 +195,7 @@ def test_the_listing_is_complete_in_a_hundred_columns_and_leaves_no_trace(
 
 def test_the_listing_counts_records(tmp_path, capsys):
     records = RecordFolder(tmp_path)
-    grid = PAPER.grid(Wanted("table4", PAPER.model, (0, 1, 2)))
+    grid = PAPER.grid(TableRequest("table4", PAPER.model, (0, 1, 2)))
     good, bad, _ = grid.rows[1].runs["rte"]
     records.write(finished(good, {}, {}))
     records.write(failed(bad))
@@ -206,7 +206,7 @@ def test_the_listing_counts_records(tmp_path, capsys):
 
 
 def test_the_listing_says_what_the_paper_counts_after_pruning(table1):
-    whole = PAPER.grid(Wanted("table1", PAPER.model, (0,)))
+    whole = PAPER.grid(TableRequest("table1", PAPER.model, (0,)))
     rows = tuple(row for row in whole.rows if row.name in ("LoRA r=1", "SoRA r=1"))
     console = Console(width=WIDTH, record=True, file=StringIO())
     for part in listing(replace(whole, rows=rows), [table1[row.name] for row in rows]):

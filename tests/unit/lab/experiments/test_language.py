@@ -8,7 +8,7 @@ from experiment_case import finished
 from lora2.lab.experiments.presets import language
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.small_sizes import pruned_to
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.reproduction import tables_of
 from lora2.lab.experiments.running.execution import Place, execute_run
 from lora2.lab.experiments.running.feasibility import check_feasible
@@ -16,7 +16,7 @@ from lora2.lab.experiments.tables.summary import summarize
 
 
 def grid(name="language"):
-    return PRESETS["language"].grid(Wanted(name, "smollm2", (0, 1, 2)))
+    return PRESETS["language"].grid(TableRequest(name, "smollm2", (0, 1, 2)))
 
 
 def test_score_and_loss_are_of_the_same_runs():

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from lora2.errors import UserError
-from lora2.lab.experiments.arguments import PlaceArguments
+from lora2.lab.experiments.place_arguments import PlaceArguments
 from lora2.lab.experiments.presets import leaderboard
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.tune_arguments import chosen_experiments
 from lora2.lab.experiments.tuning import Choice
 from lora2.training.methods.registry import METHODS
@@ -26,7 +26,7 @@ OTHER_SIZES = {"AdaLoRA": 498_096, "VeRA": 29_952}
 
 
 def grid(seeds=(0,), choices=None):
-    wanted = Wanted("leaderboard", MINILM.model, seeds, choices or {})
+    wanted = TableRequest("leaderboard", MINILM.model, seeds, choices or {})
     return PRESETS["leaderboard"].grid(wanted)
 
 
@@ -63,7 +63,7 @@ def test_the_heads_rate_is_one_for_all():
 )
 def test_runs_that_the_table_of_sizes_has_too_are_made_once(label, in_sizes):
     (row,) = [row for row in grid().rows if row.label == label]
-    sizes = PRESETS["small"].grid(Wanted("sizes", MINILM.model, (0,)))
+    sizes = PRESETS["small"].grid(TableRequest("sizes", MINILM.model, (0,)))
     other = next(each for each in sizes.rows if each.name == in_sizes)
     assert [run.identity for runs in row.runs.values() for run in runs] == [
         run.identity for runs in other.runs.values() for run in runs
@@ -92,4 +92,4 @@ def test_a_row_is_tuned_by_its_method_or_its_key():
 
 def test_it_is_of_one_model():
     with pytest.raises(UserError, match="the preset leaderboard is of minilm, not of bert"):
-        PRESETS["leaderboard"].grid(Wanted("leaderboard", "bert", (0,)))
+        PRESETS["leaderboard"].grid(TableRequest("leaderboard", "bert", (0,)))

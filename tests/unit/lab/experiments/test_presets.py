@@ -9,8 +9,8 @@ from lora2.errors import UserError
 from lora2.lab.experiments.presets.minilm import MINILM
 from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.small_settings import SETTINGS
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
-from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.lab.experiments.tables.paper_numbers import paper_rows
 from lora2.lab.experiments.tables.summary import summarize
@@ -24,7 +24,7 @@ IDS = [f"{preset.name}-{table}" for preset, table in ALL]
 
 
 def paper(table, model=PAPER.model, seeds=(0,)):
-    return PAPER.grid(Wanted(table, model, seeds))
+    return PAPER.grid(TableRequest(table, model, seeds))
 
 
 def options(table, row, task):
@@ -43,7 +43,7 @@ def items(**expected):
 
 @pytest.mark.parametrize(("preset", "table"), ALL, ids=IDS)
 def test_every_table_has_runs_in_every_cell(preset, table):
-    grid = preset.grid(Wanted(table, preset.model, tuple(range(preset.seeds))))
+    grid = preset.grid(TableRequest(table, preset.model, tuple(range(preset.seeds))))
     assert grid.name == table
     assert grid.notes
     for row in grid.rows:
@@ -56,7 +56,7 @@ def test_every_table_has_runs_in_every_cell(preset, table):
 
 @pytest.mark.parametrize(("preset", "table"), ALL, ids=IDS)
 def test_options_are_those_of_train(preset, table, tmp_path):
-    for run in preset.grid(Wanted(table, preset.model, (0,))).descriptions():
+    for run in preset.grid(TableRequest(table, preset.model, (0,))).descriptions():
         settings = settings_of(run, Place(tmp_path)).to_options()
         for name, value in run.options.items():
             assert settings[name] == value
@@ -64,10 +64,8 @@ def test_options_are_those_of_train(preset, table, tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_more_seeds_are_more_of_the_same_runs(preset):
-    few, many = (
-        list(preset.grid(Wanted(preset.tables[0], preset.model, tuple(range(n)))).descriptions())
-        for n in (1, 2)
-    )
+    requests = (TableRequest(preset.tables[0], preset.model, tuple(range(n))) for n in (1, 2))
+    few, many = (list(preset.grid(request).descriptions()) for request in requests)
     assert set(few) < set(many)
     assert len(set(many)) == 2 * len(set(few))
 
@@ -76,7 +74,7 @@ def test_more_seeds_are_more_of_the_same_runs(preset):
 def test_the_figure_is_drawn_from_runs_of_table_1(name):
     preset = PRESETS[name]
     figure, table = (
-        set(preset.grid(Wanted(name, preset.model, (0, 1))).descriptions())
+        set(preset.grid(TableRequest(name, preset.model, (0, 1))).descriptions())
         for name in ("figure3", "table1")
     )
     assert figure < table
@@ -237,7 +235,7 @@ def test_runs_of_small_keep_their_identities(setting, task, seed, identity):
 
 def test_small_takes_the_learning_rates_that_tuning_chose():
     choices = {"cola/lora2-k1": Choice("cola/lora2-k1", 3e-3, ())}
-    grid = PRESETS["small"].grid(Wanted("figure3", MINILM.model, (0,), choices))
+    grid = PRESETS["small"].grid(TableRequest("figure3", MINILM.model, (0,), choices))
     first = grid.rows[0].runs
     assert first["cola"][0].options["learning_rate"] == 3e-3
     assert first["stsb"][0].options["learning_rate"] == 1e-3
@@ -254,9 +252,8 @@ def test_small_takes_the_learning_rates_that_tuning_chose():
     ],
 )
 def test_a_row_of_small_that_changes_nothing_is_the_runs_of_table_1(table, label, in_table1):
-    tables = [
-        PRESETS["small"].grid(Wanted(name, MINILM.model, (0, 1))) for name in (table, "table1")
-    ]
+    requests = (TableRequest(name, MINILM.model, (0, 1)) for name in (table, "table1"))
+    tables = map(PRESETS["small"].grid, requests)
     rows, first = ({row.name: row.runs for row in grid.rows} for grid in tables)
     (runs,) = [runs for name, runs in rows.items() if name == f"{label} k=1"]
     assert runs == {task: first[in_table1][task] for task in runs}
@@ -264,7 +261,7 @@ def test_a_row_of_small_that_changes_nothing_is_the_runs_of_table_1(table, label
 
 def test_rates_are_multiples_of_the_usual_one_whatever_was_tuned():
     choices = {"cola/lora2-k8-same-head": Choice("cola/lora2-k8-same-head", 3e-3, ())}
-    grid = PRESETS["small"].grid(Wanted("rates", MINILM.model, (0,), choices))
+    grid = PRESETS["small"].grid(TableRequest("rates", MINILM.model, (0,), choices))
     rates = {row.name: row.runs["cola"][0].options["learning_rate"] for row in grid.rows}
     assert rates["LoRA² k=8, a third of the usual rate"] == 3.33e-4
     assert rates["LoRA² k=8, the usual rate"] == 1e-3
@@ -277,7 +274,7 @@ def test_rates_are_multiples_of_the_usual_one_whatever_was_tuned():
 
 def test_rates_of_the_language_model_show_the_runs_of_its_table_at_the_usual_one():
     preset = PRESETS["language"]
-    tables = [preset.grid(Wanted(name, preset.model, (0,))) for name in ("language", "rates")]
+    tables = [preset.grid(TableRequest(name, preset.model, (0,))) for name in ("language", "rates")]
     at_usual, rates = ({row.name: row.runs for row in grid.rows} for grid in tables)
     for name in ("LoRA r=8", "MiSS r=16", "LoRA² k=8"):
         assert rates[f"{name}, the usual rate"] == at_usual[name]
@@ -288,24 +285,24 @@ def test_rates_of_the_language_model_show_the_runs_of_its_table_at_the_usual_one
 
 
 def test_table_3_of_small_has_the_tasks_that_its_method_learns():
-    grid = PRESETS["small"].grid(Wanted("table3", MINILM.model, (0,)))
+    grid = PRESETS["small"].grid(TableRequest("table3", MINILM.model, (0,)))
     assert [column.task for column in grid.columns] == ["cola", "stsb"]
     assert {tuple(row.runs) for row in grid.rows} == {("cola", "stsb")}
 
 
 def test_small_is_of_one_model():
     with pytest.raises(UserError, match="model: the preset small is of minilm, not of bert"):
-        PRESETS["small"].grid(Wanted("table1", "bert", (0,)))
+        PRESETS["small"].grid(TableRequest("table1", "bert", (0,)))
 
 
 # --- what the command asks for ---
 
 
 def test_unless_it_is_given_model_and_seeds_are_the_presets(tmp_path):
-    wanted = ReproduceArguments(preset="paper").wanted("table3", tmp_path)
-    assert (wanted.table, wanted.model, wanted.seeds) == ("table3", PAPER.model, (0, 1, 2, 3, 4))
-    assert ReproduceArguments().wanted("table1", tmp_path).seeds == (0, 1, 2)
-    other = ReproduceArguments(preset="paper", model="bert", seeds=2).wanted("table1", tmp_path)
+    request = ReproduceArguments(preset="paper").request("table3", tmp_path)
+    assert (request.table, request.model, request.seeds) == ("table3", PAPER.model, (0, 1, 2, 3, 4))
+    assert ReproduceArguments().request("table1", tmp_path).seeds == (0, 1, 2)
+    other = ReproduceArguments(preset="paper", model="bert", seeds=2).request("table1", tmp_path)
     assert (other.model, other.seeds) == ("bert", (0, 1))
 
 

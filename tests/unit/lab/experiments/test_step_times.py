@@ -19,7 +19,7 @@ from lora2.lab.experiments.measured.step_times import (
 )
 from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes
 from lora2.lab.experiments.presets.registry import PRESETS
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.running.execution import Place, settings_of
 from lora2.lab.experiments.tables.grid import Row
 from lora2.lab.experiments.tables.summary import summarize
@@ -113,7 +113,7 @@ def test_times_of_other_methods_are_not_those_of_table_2(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["leaderboard", "language"])
 def test_a_preset_names_the_table_whose_rows_are_measured(name):
     preset = PRESETS[name]
-    grid = preset.grid(Wanted(preset.step_times, preset.model, (0,)))
+    grid = preset.grid(TableRequest(preset.step_times, preset.model, (0,)))
     for runs in runs_to_time(grid).values():
         # What all others are compared with.
         assert next(iter(runs)) == "LoRA r=8"

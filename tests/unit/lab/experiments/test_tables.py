@@ -19,7 +19,7 @@ from experiment_case import (
 from lora2.lab.experiments.tables.averages import Estimate, averages_by_seed, estimate, row_average
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
 from lora2.lab.experiments.tables.paper_numbers import TABLES, PaperRow, paper_rows
-from lora2.lab.experiments.tables.printed import printed, signed
+from lora2.lab.experiments.tables.printed_numbers import printed, signed
 from lora2.lab.experiments.tables.summary import summarize
 from lora2.lab.experiments.tables.table import Parameters
 

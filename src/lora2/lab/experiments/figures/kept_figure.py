@@ -11,7 +11,7 @@ from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.tables.grid import Grid
 from lora2.lab.experiments.tables.summary import Find
 from lora2.reports.figures import draw_counts
-from lora2.reports.kept import KeptGrid, kept_grid
+from lora2.reports.kept_values import KeptGrid, kept_grid
 from lora2.reports.panels import new_figure, png
 
 

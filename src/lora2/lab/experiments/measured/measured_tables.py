@@ -65,7 +65,7 @@ def _rows(options: ReproduceArguments, folder: Path) -> list[dict[str, RunDescri
     name = options.chosen.step_times
     if name is None:
         return []
-    return list(runs_to_time(options.chosen.grid(options.wanted(name, folder))).values())
+    return list(runs_to_time(options.chosen.grid(options.request(name, folder))).values())
 
 
 MEASURED_TABLES = {

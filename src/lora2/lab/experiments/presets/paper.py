@@ -12,7 +12,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.presets import glue_columns
 from lora2.lab.experiments.presets.hyperparameters import released_options
 from lora2.lab.experiments.presets.preset import Preset
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.tables.grid import Column, Grid, Row
 from lora2.lab.experiments.tables.paper_numbers import TABLE2, paper_rows
 from lora2.mathematics.orthogonality import ORTHOGONALITY_TERMS
@@ -162,28 +162,28 @@ _TABLES: Mapping[str, _Table] = {
 }
 
 
-def grid(wanted: Wanted) -> Grid:
+def grid(request: TableRequest) -> Grid:
     """Return a table at the authors' learning rates.
 
     Raises:
         UserError: the matrices of the model have no names, or it cannot be loaded to see.
     """
-    table, model = _TABLES[wanted.table], hub_name(wanted.model)
+    table, model = _TABLES[request.table], hub_name(request.model)
     is_papers = Path(model).name == _PAPERS_MODEL
     tasks = dict.fromkeys(column.task for column in table.columns)
     rows = []
     for line in table.lines(model):
         runs = {
-            task: _runs(model, task, line.method, line.options(task), wanted.seeds)
+            task: _runs(model, task, line.method, line.options(task), request.seeds)
             for task in tasks
         }
         paper = line.paper if is_papers and table.has_paper else None
         rows.append(Row(line.label, line.method, line.setting, runs, paper))
-    notes = [_seeds_note(wanted.seeds), _LORA2_NOTE, *table.notes, _EVALUATION_NOTE]
+    notes = [_seeds_note(request.seeds), _LORA2_NOTE, *table.notes, _EVALUATION_NOTE]
     if not is_papers:
         notes.append(_MODEL_NOTE)
     title = f"{Path(model).name}: {table.title}"
-    return Grid(wanted.table, title, table.columns, tuple(rows), tuple(notes))
+    return Grid(request.table, title, table.columns, tuple(rows), tuple(notes))
 
 
 def _runs(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora2.lab.experiments.description import RunDescription
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.presets.task_suite import TaskSuite
-from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Setting
 from lora2.lab.experiments.tables.grid import Grid
 
@@ -37,7 +37,7 @@ class Preset:
     seeds: int
     records: str
     tables: tuple[str, ...]
-    grid: Callable[[Wanted], Grid]
+    grid: Callable[[TableRequest], Grid]
     timed: Callable[[str], list[RunDescription]] | None = None
     step_times: str | None = None
     suite: TaskSuite | None = None

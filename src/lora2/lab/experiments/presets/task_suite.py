@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lora2.errors import UserError
 from lora2.lab.experiments.description import RunDescription
-from lora2.lab.experiments.presets.wanted import Wanted
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.setting import Experiment, Setting
 from lora2.lab.experiments.tables.grid import Column, Grid, Measure, Row
 from lora2.lab.experiments.tables.paper_numbers import TABLE2, paper_rows
@@ -65,7 +65,7 @@ class TaskSuite:
             for task in (self.tasks if tasks is None else tasks)
         ]
 
-    def grid(self, preset: str, table: SettingsTable, wanted: Wanted) -> Grid:
+    def grid(self, preset: str, table: SettingsTable, request: TableRequest) -> Grid:
         """Return a table of a preset at the learning rates that tuning chose.
 
         Where nothing was tuned, the usual learning rate of the method is used, and a note says so.
@@ -73,19 +73,19 @@ class TaskSuite:
         Raises:
             UserError: another model is asked for.
         """
-        self._check_model(preset, wanted.model)
+        self._check_model(preset, request.model)
         columns = tuple(
             column
             for column in table.columns or self.columns
             if table.tasks is None or column.task in table.tasks
         )
-        rows = tuple(self._row(setting, columns, wanted) for setting in table.settings)
-        seeds = ", ".join(map(str, wanted.seeds))
-        notes = [self.note.format(seeds=seeds), *self._untuned_note(table, wanted)]
+        rows = tuple(self._row(setting, columns, request) for setting in table.settings)
+        seeds = ", ".join(map(str, request.seeds))
+        notes = [self.note.format(seeds=seeds), *self._untuned_note(table, request)]
         if table.note:
             notes.append(table.note)
         title = f"{self.label}: {table.title}"
-        return Grid(wanted.table, title, columns, rows, tuple(notes), table.measures)
+        return Grid(request.table, title, columns, rows, tuple(notes), table.measures)
 
     def timed(self, preset: str, setting: Setting, model: str) -> list[RunDescription]:
         """Return one run of a setting for each of the tasks that the paper's Table 2 has too.
@@ -107,23 +107,23 @@ class TaskSuite:
                 "out, or take --preset paper."
             )
 
-    def _untuned_note(self, table: SettingsTable, wanted: Wanted) -> Iterator[str]:
+    def _untuned_note(self, table: SettingsTable, request: TableRequest) -> Iterator[str]:
         searched = [setting for setting in table.settings if setting.rate is None]
         names = {each.tuned_name for each in self.experiments(searched, table.tasks)}
-        untuned = sorted(names - wanted.choices.keys())
+        untuned = sorted(names - request.choices.keys())
         if untuned:
             yield f"Not tuned, at the usual learning rate: {', '.join(untuned)}."
 
-    def _row(self, setting: Setting, columns: Iterable[Column], wanted: Wanted) -> Row:
+    def _row(self, setting: Setting, columns: Iterable[Column], request: TableRequest) -> Row:
         runs = {}
         for each in self.experiments([setting], dict.fromkeys(column.task for column in columns)):
-            rate = _rate(each, wanted)
-            runs[each.task] = tuple(each.run(rate, seed) for seed in wanted.seeds)
+            rate = _rate(each, request)
+            runs[each.task] = tuple(each.run(rate, seed) for seed in request.seeds)
         return Row(setting.label, setting.method, setting.text, runs, cut=setting.cut)
 
 
-def _rate(experiment: Experiment, wanted: Wanted) -> float:
+def _rate(experiment: Experiment, request: TableRequest) -> float:
     setting = experiment.setting
-    choice = wanted.choices.get(experiment.tuned_name)
+    choice = request.choices.get(experiment.tuned_name)
     chosen = None if choice is None else choice.learning_rate
     return setting.rate or chosen or setting.search.first

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from lora2.lab.experiments.presets.preset import Preset
+from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
-from lora2.lab.experiments.presets.wanted import Wanted
 from lora2.lab.experiments.setting import Setting
 from lora2.lab.experiments.tables.grid import Grid
 
@@ -37,8 +37,8 @@ def tuned_preset(
         records: the preset in whose folder its records are; its own unless given.
     """
 
-    def grid(wanted: Wanted) -> Grid:
-        return suite.grid(name, tables[wanted.table], wanted)
+    def grid(request: TableRequest) -> Grid:
+        return suite.grid(name, tables[request.table], request)
 
     return Preset(
         name=name,

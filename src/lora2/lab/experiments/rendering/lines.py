@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lora2.lab.experiments.tables.averages import Estimate
 from lora2.lab.experiments.tables.grid import Measure
-from lora2.lab.experiments.tables.printed import printed, signed
+from lora2.lab.experiments.tables.printed_numbers import printed, signed
 from lora2.lab.experiments.tables.table import Average, Cell, Parameters, ResultTable, TableRow
 
 NOTHING = "–"

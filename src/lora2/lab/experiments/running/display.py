@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord
-from lora2.reports.bar import progress_bar
+from lora2.reports.progress_bar import progress_bar
 
 
 class Display:

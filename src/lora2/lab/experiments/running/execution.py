@@ -22,7 +22,7 @@ from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord, Status
 from lora2.lab.experiments.running.cuts import score_cuts
 from lora2.lab.experiments.running.forgetting import ability, lost
-from lora2.reports.kept import initial_ranks
+from lora2.reports.kept_values import initial_ranks
 from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
 from lora2.training.methods.registry import METHODS

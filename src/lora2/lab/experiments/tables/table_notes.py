@@ -8,7 +8,7 @@ from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.tables.averages import pairs
 from lora2.lab.experiments.tables.grid import Column
 from lora2.lab.experiments.tables.paper_numbers import PaperRow
-from lora2.lab.experiments.tables.printed import printed
+from lora2.lab.experiments.tables.printed_numbers import printed
 from lora2.lab.experiments.tables.table import TableRow
 
 _CELLS = "Cells: mean ± sample standard deviation over seeds (number of seeds)"

@@ -11,7 +11,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from lora2.errors import UserError
-from lora2.support.shown import as_shown
+from lora2.support.shown_values import as_shown
 
 BASE_ONLY = "__base__"
 """PEFT's name, in mixed batches, for "no adapter"."""

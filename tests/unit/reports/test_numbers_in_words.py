@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2.reports.words import epoch_in_words, size_in_words, steps_in_words
+from lora2.reports.numbers_in_words import epoch_in_words, size_in_words, steps_in_words
 from unit.training_case import arguments
 
 

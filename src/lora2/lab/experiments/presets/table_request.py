@@ -1,4 +1,4 @@
-"""What is asked of a preset."""
+"""The table of a preset that is asked for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from lora2.lab.experiments.tuning import Choice
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked for.
+class TableRequest:
+    """A table, and what its runs are made with.
 
     Attributes:
         table: one of the preset's tables.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora2.reports.kept import initial_ranks, kept_grid, summed_over_experts
+from lora2.reports.kept_values import initial_ranks, kept_grid, summed_over_experts
 
 KEPT = {
     "model.layers.0.self_attn.q_proj": 3,
