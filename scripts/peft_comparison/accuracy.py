@@ -32,6 +32,6 @@ def _value(answer: str) -> float | str:
     above, *below = answer.split("/")
     try:
         return float(above) / float(*below) if below else float(above)
-    # TypeError: more than one stroke.
+    # More than one stroke is a TypeError.
     except (TypeError, ValueError, ZeroDivisionError):
         return answer

@@ -55,7 +55,7 @@ def _batch(texts: Sequence[list[int]], end: int) -> Batch:
     comparison.
     """
     lengths = torch.tensor([len(text) for text in texts])
-    # One more than the longest has: it learns to end, too.
+    # There is one token more than the longest text has, since it learns to end, too.
     place = torch.arange(int(lengths.max()) + 1)
     padded = [torch.tensor(text + [end] * (len(place) - len(text))) for text in texts]
     tokens: Tensor = torch.stack(padded)

@@ -81,7 +81,7 @@ def _read_adapter(path: Path, max_steps: int) -> PeftConfig:
     try:
         _check_fields(given, path)
         with warnings.catch_warnings():
-            # Those that are empty, as of a later PEFT's methods.
+            # A later PEFT's config may have more fields, which are empty.
             warnings.filterwarnings("ignore", "Unexpected keyword arguments")
             config: Any = PeftConfig.from_pretrained(str(path.parent))
     except UserError as error:

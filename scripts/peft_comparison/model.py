@@ -130,7 +130,7 @@ def _optimizer(model: Any, experiment: Experiment) -> Optimizer:
     is_lora2 = isinstance(experiment.adapter, lora2.Lora2Config)
     if kind == "lora+":
         if is_lora2:
-            # PEFT's knows the names of LoRA alone.
+            # PEFT's helper knows the names of LoRA alone.
             options["ratio"] = options.pop("loraplus_lr_ratio")
             return AdamW(lora2.loraplus_groups(model, **options))
         return create_loraplus_optimizer(model, optimizer_cls=AdamW, **options)

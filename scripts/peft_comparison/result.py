@@ -19,7 +19,7 @@ from peft_comparison.training import Progress, Training
 
 Status = Literal["success", "canceled"]
 
-# PEFT's keys of `package_info`, and lora2.
+# PEFT's comparison has these keys in `package_info`, but for lora2.
 _PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch", "lora2")
 _FOLDERS = {"main": "results", "test": "temporary_results", "canceled": "cancelled_results"}
 

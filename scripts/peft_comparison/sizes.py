@@ -13,7 +13,7 @@ from torch import nn
 
 from lora2.support.files import new_folder
 
-# PEFT's, where an adapter cannot be saved.
+# PEFT's comparison writes it where an adapter cannot be saved.
 _UNKNOWN = 99999999
 
 

@@ -20,7 +20,7 @@ from lora2.support.error_text import first_line_of
 from lora2.training.scores.exact_match import share_of_exact
 from peft_comparison.accuracy import answer_accuracy, parsed_answer
 
-# PEFT's: longer ones do not fit into its 768 tokens.
+# PEFT's comparison leaves longer texts out, since they do not fit into its 768 tokens.
 _MOST_CHARACTERS = 1300
 _VALIDATION_ROWS = 50
 _OTHER_ROWS = 100
@@ -101,7 +101,7 @@ def load_metamath() -> TaskData:
     learnt = load_from_hub(_TRAIN)["train"]
     asked = load_from_hub(_TESTED, "main")
     order = np.arange(len(asked["train"]))
-    # PEFT's rows.
+    # PEFT's comparison chooses its rows by this generator.
     np.random.RandomState(0).shuffle(order)
     return TaskData(
         _short_enough(list(zip(learnt["query"], learnt["response"], strict=True)), _TRAIN),

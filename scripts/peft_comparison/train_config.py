@@ -16,7 +16,7 @@ from lora2.support.checked_files import check_fields, read_json
 from lora2.support.error_text import first_line_of
 
 FILE = "training_params.json"
-# Of PEFT's own helpers; all others are classes of torch.optim.
+# PEFT's own helpers make these; all others are classes of torch.optim.
 PEFT_OPTIMIZERS = ("lora+", "lora-fa", "riemannian")
 # Classes of torch.optim that make no step of dense gradients alone.
 _OTHER_STEPS = {

@@ -189,7 +189,7 @@ class OptimizerStep:
         self._optimizer, self._schedule = build_optimizer(model, experiment)
         self._scaler = GradScaler(device, enabled=self._config.use_amp)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        # LoRA²'s and AdaLoRA's, which prune after each step.
+        # LoRA² and AdaLoRA have it, and prune by it after each step.
         tuner = getattr(model, "base_model", None)
         self._allocate = getattr(tuner, "update_and_allocate", None)
 

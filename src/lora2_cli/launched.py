@@ -14,13 +14,13 @@ _SECONDS_TO_SPEAK = 2.0
 def is_launched() -> bool:
     """Whether a launcher has started several processes, of which this is one."""
     size = os.environ.get("WORLD_SIZE", "1")
-    # What is no number a command that needs it refuses, in a sentence.
+    # A command that needs the number refuses any other text, in a sentence.
     return size.isdecimal() and int(size) > 1
 
 
 def speaks() -> bool:
-    """Whether this process prints what all would print."""
-    # The first process on this machine: another machine may lack a file that the first one has.
+    """Whether this process is the one that prints, where all would print the same."""
+    # The first process of each machine prints: another machine may lack a file that this one has.
     return not is_launched() or os.environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -76,7 +76,7 @@ def execute(arguments: Sequence[str]) -> int:
     require("matplotlib.figure", extra="train")
     if options.threads:
         torch.set_num_threads(options.threads)
-    # For all methods alike; without it single rounds differ by a tenth
+    # Freed memory is kept for all methods alike; otherwise single rounds differ by a tenth
     # (docs/notebook/performance.md).
     keep_freed_memory()
     console = new_console()
@@ -95,7 +95,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, section: Section, options: BenchArguments, console: Console) -> None:
-    # Raises for rows that a model cannot read, before there is a folder.
+    # This raises for rows that a model cannot read, before there is a folder.
     options.workloads(section.models)
     folder = Path(options.output_dir)
     check_takes_files("output_dir", folder)

@@ -86,7 +86,7 @@ def _base_model(config: Any, folder: Path, name: str | None) -> Any:
 
 
 def _labels(folder: Path) -> int:
-    """The number of outputs of the head that was saved with the adapter."""
+    """Return the number of outputs of the head that was saved with the adapter."""
     for name, shape in saved_tensors(folder / WEIGHTS).items():
         if name.endswith(_HEADS) and shape:
             return shape[0]

@@ -33,7 +33,7 @@ def execute(arguments: Sequence[str]) -> int:
         print_table(console, summary_table(summary))
     # All is read before anything is drawn: a damaged file leaves the folder as it was.
     kept = _read_kept(folder)
-    # Of runs that were added up, ranks that are no option.
+    # The ranks of a sum of runs are not in its options.
     is_sum = summary is not None and summary.combined is not None
     initial = None if is_sum else initial_ranks(kept, options)
     logs = read_lines(folder.log_file, ("step", "loss"))

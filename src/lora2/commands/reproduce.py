@@ -77,7 +77,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def _grids_of_page(name: str, options: ReproduceArguments, folder: Path) -> Iterator[Grid]:
-    """All tables of the preset, and more seeds than it has only of the one that was asked for."""
+    """Yield all tables of the preset; only the one asked for has more seeds than the preset."""
     usual = replace(options, seeds=None)
     more = options if (options.seeds or 0) > options.chosen.seeds else usual
     for each in options.chosen.tables:

@@ -65,7 +65,7 @@ def execute(arguments: Sequence[str]) -> int:
     if settings.run.resume:
         _check_resumes(settings, folder)
     else:
-        # In every process: nothing is written before all have looked.
+        # Every process looks, and nothing is written before all have.
         check_may_start(folder, settings.run.overwrite)
         _check_keeps_what_is_read(settings, folder)
     keep_freed_memory()

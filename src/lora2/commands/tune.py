@@ -56,7 +56,7 @@ def execute(arguments: Sequence[str]) -> int:
 def _tune_all(
     chosen: list[Experiment], trials: int, where: PlaceArguments, folder: Path, console: Console
 ) -> list[Choice]:
-    # Apart from the reported records, so that nobody takes one for the other.
+    # Trials have a folder of their own, so that nobody takes one for a reported record.
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
     kept: list[str] = []

@@ -42,7 +42,7 @@ def draw_counts(
         for x, count in enumerate(row):
             if count is not None:
                 colour = "white" if count > 0.65 * largest else "black"
-                # Whole numbers as such, means with one decimal.
+                # Whole numbers have no decimal, and means have one.
                 axes.text(x, y, f"{round(count, 1):g}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(matrices)), matrices, rotation=30, ha="right")
     axes.set_yticks(range(len(layers)), layers)

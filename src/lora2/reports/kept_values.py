@@ -141,7 +141,7 @@ def _places(modules: Iterable[str]) -> dict[str, tuple[str, str]]:
     places = {module: (number, matrix) for module, (_, number, matrix) in split.items()}
     if len(set(places.values())) == len(places):
         return places
-    # What is before the numbers, less what all of them have in it.
+    # Stacks are told apart by the parts before their numbers that not all of them have.
     stacks = {before for before, number, _ in split.values() if number}
     common = set.intersection(*map(set, stacks))
     return {
@@ -155,7 +155,7 @@ def _split(module: str) -> tuple[tuple[str, ...], str, str]:
     parts = module.split(".")
     numbers = [position for position, part in enumerate(parts) if part.isdigit()]
     if not numbers or numbers[0] == len(parts) - 1:
-        # Without a number, or a member of an nn.Sequential outside the layers.
+        # The name has no number, or it is that of a member of an nn.Sequential outside the layers.
         return (), "", module
     return tuple(parts[: numbers[0]]), parts[numbers[0]], ".".join(parts[numbers[0] + 1 :])
 
@@ -180,7 +180,7 @@ def _order(matrix: str) -> tuple[int, str, int]:
 
 
 def _short(matrix: str) -> str:
-    """The last two parts at most: attention.self.query → query, attention.output.dense stays.
+    """Return the last two parts at most: attention.self.query → query; of a dense layer, all parts.
 
     Of experts, mlp.experts.matrices.gate_up_proj.3 → gate_up_proj.3; of an nn.Sequential, mlp.2.
     """
@@ -188,7 +188,7 @@ def _short(matrix: str) -> str:
     if not parts:
         return matrix
     if _is_of_expert(matrix) and parts[-2] == "weight":
-        # The only one of a router's weight.
+        # A router's weight has this matrix alone.
         return ".".join(parts[-3:-1])
     if parts[-1].isdigit():
         return ".".join(parts[-2:])

@@ -6,7 +6,7 @@ import math
 
 from transformers import TrainingArguments
 
-# From here on three digits would have an exponent.
+# Larger numbers would have an exponent in three digits.
 _LONG = 999.5
 
 
@@ -20,7 +20,7 @@ def size_in_words(final: tuple[int, int]) -> str:
 
     final: the fewest and the most parameters; equal where only the most is known.
     """
-    # In float32, without the header of the file, which names the tensors.
+    # A number has four bytes in float32; the header of the file, which names tensors, is left out.
     kilobytes = [_kilobytes(4 * count) for count in final]
     counts = [f"{count:,}" for count in dict.fromkeys(final)]
     bound = "at most " if len(counts) == 1 else ""

@@ -104,7 +104,7 @@ def kept_table(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]
     )  # fmt: skip
     table.add_column("layer", justify="right")
     for column in (*columns, "sum"):
-        # Long names, one part a line: a row then fits into a terminal.
+        # Each part of a long name has a line, so that a row fits into a terminal.
         table.add_column(column.replace("_", "_\n").replace(".", "\n"), justify="right")
     for layer, counts in rows.items():
         cells = ["" if count is None else str(count) for count in counts]

@@ -201,7 +201,7 @@ def _parse_yaml(text: str) -> Any:
         raise _FaultError(_TOO_DEEP) from error
     except yaml.YAMLError as error:
         raise _FaultError(f"is not valid YAML ({one_line(error)})") from error
-    # What SafeLoader raises of `!!int x`, a thirteenth month, or a number of too many digits.
+    # SafeLoader raises these for `!!int x`, a thirteenth month, or a number of too many digits.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _FaultError(f"holds a value that YAML cannot read ({one_line(error)})") from error
 

@@ -63,7 +63,7 @@ def is_finite(value: Any) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
         return math.isfinite(value)
-    # Tensors: of several numbers, and of complex ones.
+    # Tensors of several numbers, or of complex ones, raise the other errors.
     except (OverflowError, TypeError, ValueError, RuntimeError):
         return False
 
@@ -79,7 +79,7 @@ def is_sequence(value: Any) -> bool:
         return False
     try:
         return len(value) >= 0
-    # Types, and arrays and tensors of one number, have none.
+    # Types, and arrays and tensors of one number, have no length.
     except TypeError:
         return False
 

@@ -16,15 +16,15 @@ _GROW_BY_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed for what is asked for next; whether it does.
+    """Tell glibc to keep freed memory for later allocations, and return whether it does.
 
-    Elsewhere (another C library or allocator) nothing changes. Costs memory that is held by no
-    tensor: about what the largest step needed.
+    Elsewhere (another C library or allocator) nothing changes. The process then holds memory that
+    no tensor uses: about what the largest step needed.
     """
     mallopt = _mallopt()
     if mallopt is None:
         return False
-    # Blocks of their own would be returned each by itself; the heap's end, when it is large.
+    # glibc returns a large block as soon as it is freed, and the end of the heap once it is large.
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _GROW_BY_BYTES))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 

@@ -57,7 +57,7 @@ NOT_NEGATIVE = Range(0, _FLOAT32)
 COUNT = Range(1, 2**63, whole_from=1)
 COUNT_OR_NONE = Range(0, 2**63, whole_from=0)
 SHARE = Range(0, 1)
-# What numpy takes; torch takes more.
+# numpy takes these; torch takes more.
 SEED = Range(0, 2**32, whole_from=0)
 EPOCHS = Range(0, 1e9, open=True)
 SIZE = Range(1, 2**24, whole_from=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MOST_SHOWN = 60
-"""Characters of a value."""
+"""Number of characters after which a message cuts a value off."""
 
 
 def as_shown(value: object) -> str:

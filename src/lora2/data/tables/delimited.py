@@ -18,7 +18,7 @@ from lora2.data.tables.text_encoding import open_text
 # A cell may be a whole document. The limit of Python's csv is 128 KiB; this is a C long's on every
 # system.
 _LONGEST_CELL = 2**31 - 1
-# What may be wrong with a line of too many or too few fields.
+# This may be wrong with a line of too many or too few fields.
 _OF_CSV = "a text that holds the separator may need quoting"
 _OF_TSV = "no text of TSV may hold a tab or a line break; CSV can quote them"
 

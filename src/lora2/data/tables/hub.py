@@ -59,7 +59,7 @@ def _hub_table(name: str, split: str, dataset: Any) -> DataTable:
 
     def read_column(column: str) -> list[object]:
         if isinstance(dataset.features[column], datasets.Image):
-            # As it is stored: a picture takes far more memory once it is decoded.
+            # A picture is kept as it is stored, since it takes far more memory once it is decoded.
             stored = dataset.select_columns([column])
             return list(stored.cast_column(column, datasets.Image(decode=False))[column])
         values = list(dataset[column])

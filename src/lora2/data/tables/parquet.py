@@ -43,7 +43,7 @@ def read_parquet(path: Path) -> DataTable:
 def _values(table: Any, name: str, path: Path) -> list[object]:
     try:
         values: list[object] = table.column(name).to_pylist()
-    # Bytes in a column of text that are no UTF-8, or dates that Python has no form for.
+    # Bytes in a column of text are not UTF-8, or Python has no form for a date.
     except (ValueError, OverflowError) as error:
         reason = first_line_of(error)
         raise UserError(

@@ -11,7 +11,7 @@ from lora2.errors import UserError
 from lora2.support.byte_order_marks import marked_encoding
 
 _HEAD = 4096
-# NUL bytes that are no chance if all are at even places, or all at odd ones.
+# As many NUL bytes are no chance if all are at even places, or all at odd ones.
 _MANY = 8
 _OTHER_FILES = {
     b"\x1f\x8b": "a gzip archive; unpack it with `gunzip`",

@@ -134,7 +134,7 @@ class BenchArguments:
 
     @property
     def turns(self) -> dict[str, Any]:
-        """How the methods take turns: what `interleaved` wants to know."""
+        """How the methods take turns, as arguments of `interleaved`."""
         return {"rounds": self.rounds, "warm_up": self.warm_up, "device": self.device}
 
     def size(self, workload: Workload) -> BatchSize:

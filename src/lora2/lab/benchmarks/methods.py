@@ -53,7 +53,7 @@ def prepare_all(
             f"{', '.join(known)}."
         )
     for name in chosen:
-        # Whoever comes second starts with the same numbers.
+        # Each method starts with the same random numbers.
         torch.manual_seed(_SEED)
         prepared[name] = ALL_METHODS[name].prepare(
             copy_sharing_frozen_weights(base), workload, size, steps

@@ -41,7 +41,7 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     with watch(f"{workload.label}, parts", 5 * options.steps) as tick:
         seconds = interleaved(
             {
-                # First, since the allocator needs the gradients that it leaves.
+                # The step comes first, since the allocator needs the gradients that it leaves.
                 "step": whole,
                 "allocation": _repeated(_allocation(prepared["lora2"])),
                 "factors": _repeated(_factors(prepared["lora2"])),

@@ -15,7 +15,7 @@ from lora2.support.error_text import in_one_sentence
 from lora2.training.methods.peft_options import make_config
 from lora2.training.options.peft_registry import PeftKind, field_names
 
-# Their r is the size of something that is not trained, a number of parts, or of parameters.
+# The r of these is the size of something that is not trained, a number of parts, or of parameters.
 _R_IS_NO_RANK = ("adamss", "psoft", "pvera", "randlora", "shira", "tinylora", "vera")
 
 

@@ -1,4 +1,4 @@
-"""How a section tells how far it is."""
+"""Progress of a section's measurements on the console."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _table(record: BenchmarkRecord, result: Result, first: str, headings: Sequen
         "dtype": options["dtype"],
         **{name: f"{name} = {options[name]}" for name in ("k", "r")},
     }
-    # Of a sweep, what grows is in the rows.
+    # The rows of a sweep's table name what grows.
     shared = [fact for name, fact in facts.items() if name != first]
     return _plain(", ".join([result["label"], *shared]), first, headings)
 

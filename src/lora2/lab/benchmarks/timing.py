@@ -71,7 +71,7 @@ def order_of_round(names: Sequence[str], number: int) -> list[str]:
 
 def seconds_of(step: Step, device: str = "cpu") -> float:
     """Return the seconds that one call takes; see `without_garbage_collection`."""
-    # The garbage of whoever came before must not be this one's to collect.
+    # Garbage of an earlier call must not be collected in this call's time.
     gc.collect()
     _wait_for(device)
     start = time.perf_counter()
@@ -82,7 +82,7 @@ def seconds_of(step: Step, device: str = "cpu") -> float:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collect garbage when asked to, and never among what is there already: that is quick."""
+    """Collect garbage only by `gc.collect`, and among new objects alone, which is quick."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

@@ -55,7 +55,7 @@ class TrainedModel:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
 

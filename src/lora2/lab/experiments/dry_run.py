@@ -27,7 +27,7 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.arguments import RunSettings
 
-# Nothing is written, so it does not matter where.
+# Nothing is written, so that any folder will do.
 _NOWHERE = Place(Path())
 
 
@@ -82,7 +82,7 @@ def plan(grid: Grid, find: Find) -> tuple[PlannedRow, ...]:
     printed = paper_rows(grid.name)
     tasks = dict.fromkeys(column.task for column in grid.columns)
     config_of = cache(config_of_sizes)
-    # One for all cells: counting changes nothing of it.
+    # All cells share a model, since counting does not change it.
     model_of = cache(lambda name, objective: empty_model(config_of(name), objective))
 
     def cell(runs: tuple[RunDescription, ...]) -> PlannedCell:

@@ -25,7 +25,7 @@ def tables_of(preset: Preset) -> tuple[str, ...]:
     return (*preset.tables, *times, *step_times)
 
 
-# More would not end in a year.
+# More of them would not end in a year.
 _RUNS = Range(1, 10_001, whole_from=1)
 
 

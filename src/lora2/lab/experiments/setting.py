@@ -11,7 +11,7 @@ from lora2.lab.experiments.description import RunDescription
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, on a logarithmic scale, from `first` on.
+    """The learning rates that are searched, on a logarithmic scale, from `first` on.
 
     Attributes:
         low: smallest learning rate.

@@ -64,7 +64,7 @@ def measure(
     loaded = objective.load_base(settings, task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = loaded.model.to(device).requires_grad_(False).train()
-    # What trains with every method.
+    # New modules, such as the head, are trained with every method.
     for name in loaded.new_modules:
         base.get_submodule(name).requires_grad_(True)
     # One round more warms up.

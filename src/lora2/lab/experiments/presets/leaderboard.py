@@ -32,19 +32,19 @@ NAME = "leaderboard"
 _SHARED = {setting.key.removesuffix(SAME_HEAD): setting for setting in SAME_HEAD_SETTINGS}
 # PEFT's own comparison trains with one rate, LoRA's, but for methods that are named below.
 _AS_LORA = LORA_SEARCH
-# A third of LoRA's. At LoRA's it predicts one class of CoLA and does not learn STS-B, on every seed
-# tried (docs/results/leaderboard.md).
+# MiSS has a third of LoRA's rate. At LoRA's it predicts one class of CoLA and does not learn STS-B,
+# on every seed tried (docs/results/leaderboard.md).
 _MISS = Search(1.67e-5, 1.67e-4, 1.67e-3)
-# A sixth of LoRA's; the other factor has 16 times as much. At half of LoRA's, as PEFT advises for
-# LoRA+, agreement is not learnt on any seed (docs/results/leaderboard.md).
+# LoRA+ has a sixth of LoRA's rate, and its other factor 16 times as much. At half of LoRA's, which
+# PEFT advises, agreement is not learnt on any seed (docs/results/leaderboard.md).
 _LORAPLUS = Search(8.3e-6, 8.3e-5, 8.3e-4)
 # HiRA has this rate in PEFT's comparison.
 _HIRA = Search(4.5e-4, 4.5e-3, 4.5e-2)
-# Its change has a bounded norm, so that rates above LoRA's are usual.
+# DeLoRA bounds the norm of its change, so that rates above LoRA's are usual.
 _DELORA = Search(1e-4, 1e-3, 1e-2)
 # VeRA's paper has rates of 4e-3 to 2e-2 on GLUE (arXiv 2310.11454).
 _VERA = Search(1e-3, 1e-2, 1e-1)
-# The scale of the row of LoRA.
+# The row of LoRA has this scale.
 _RANK_8 = {"r": 8, "lora_alpha": 16}
 
 
@@ -107,6 +107,6 @@ PRESET = tuned_preset(
     {NAME: _TABLE},
     TUNED_SETTINGS,
     step_times=NAME,
-    # Of the same model and tasks: four of its rows are rows of the table of sizes, too.
+    # Model and tasks are those of `small`, and four rows are rows of its table of sizes, too.
     records=SMALL,
 )

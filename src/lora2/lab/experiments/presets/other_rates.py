@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lora2.lab.experiments.setting import Setting
 
-# Significant digits, as those of the rates that are searched.
+# The rates that are searched have as many significant digits.
 _DIGITS = 3
 _FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
 

@@ -24,7 +24,7 @@ _ALL_WEIGHTS = "all (Q,K,V,attention output,F1,F2)"
 
 _COMMON: dict[str, Any] = {
     "head_start": "zero",
-    # LoRA²'s scripts say so; of AdaLoRA's, the step counts do.
+    # LoRA²'s scripts say so; in AdaLoRA's scripts the step counts do.
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 128,
     "lr_scheduler_type": "linear",
@@ -194,7 +194,7 @@ def _runs(
 
 def hub_name(model: str) -> str:
     """Return the hub name of a known architecture, the whole path of a folder, or another name."""
-    # Whole, since it is part of a run's identity, and a worker's current folder is another.
+    # The path is absolute: it is part of a run's identity, and a worker has another current folder.
     return str(Path(model).resolve()) if Path(model).is_dir() else HUB_NAMES.get(model, model)
 
 

@@ -52,7 +52,7 @@ def rows_of_sizes() -> Iterator[Setting]:
     for rank in (8, 1):
         pruned = variant(f"adalora-{rank}", "AdaLoRA", adalora, target_r=rank)
         yield replace(pruned, text=f"r=12 to {rank}")
-    # In the window in which LoRA² is pruned where it ends as small.
+    # It is pruned in the window in which LoRA² is where it ends as small.
     pruned = variant("adalora-1-late", "AdaLoRA, pruned late", adalora, target_r=1, **_LATE_WINDOW)
     yield replace(pruned, text="r=12 to 1")
     whole = replace(TO_CUT[_WHOLE], text="k=8, unpruned")

@@ -87,7 +87,7 @@ def _extent(extent: tuple[int, int]) -> str:
 
 
 def _begun(cell: Cell) -> bool:
-    """Whether some runs have ended and others not, or not well; a cell without any says so."""
+    """Whether a run has failed, or some have ended and others have not."""
     return cell.failed > 0 or (cell.best is not None and cell.missing > 0)
 
 

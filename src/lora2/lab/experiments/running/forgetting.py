@@ -80,7 +80,7 @@ def lost(prepared: PreparedRun, before: Tensor, after: Tensor) -> dict[str, floa
 
 
 def _loss(model: nn.Module, batch: Any) -> Tensor:
-    """Mean loss of a token, nats. Some methods put tokens of their own before the text."""
+    """Return the mean loss of the texts' tokens, in nats; those that a method adds do not count."""
     mask = batch["attention_mask"][:, 1:].bool()
     logits = model(**batch).logits[:, -batch["input_ids"].shape[1] : -1]
     return cross_entropy(logits[mask].float(), batch["input_ids"][:, 1:][mask])

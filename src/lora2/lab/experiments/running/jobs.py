@@ -53,7 +53,7 @@ class LocalRunner(Runner):
         super().__init__(records, jobs, finished)
         threads = place.threads or max(1, (os.cpu_count() or 1) // jobs)
         self._place = replace(place, threads=threads)
-        # One GPU a run, the next free one; with none, or several runs on each, it is all the same.
+        # Each run takes the next free GPU; GPUs repeat where there are more jobs than GPUs.
         self._devices: SimpleQueue[str] = SimpleQueue()
         gpus = _gpus() or [""]
         for job in range(jobs):
@@ -87,7 +87,7 @@ class LocalRunner(Runner):
         # The child's is then the only open end, and it closes when the child is gone.
         send.close()
         self._running.add(process)
-        # Left between this thread's look and now: `_end` may have come too early to see it.
+        # The runner may have been left in the meantime, when `_end` did not see this process yet.
         if self._closed:
             process.terminate()
         record = self._listen(description, receive)
@@ -133,14 +133,14 @@ def _start_fork_server() -> None:
 
 
 def _gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    """Return the names in CUDA_VISIBLE_DEVICES of the GPUs that this process may use."""
     names = os.environ.get(_VISIBLE_GPUS)
     count = torch.cuda.device_count()
     return names.split(",")[:count] if names else [str(index) for index in range(count)]
 
 
 def _child(device: str, description: RunDescription, place: Place, send: Connection) -> None:
-    # Before anything asks for a GPU. Where there is none, none is seen either.
+    # It is set before anything asks for a GPU, and is empty where there is none.
     os.environ[_VISIBLE_GPUS] = device
     # Ctrl-C reaches all processes of a terminal; the parent ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -33,10 +33,10 @@ def clear_traces(description: RunDescription, place: Place) -> None:
     folder = RunFolder(place.work / description.name)
     if not folder.path.is_dir():
         return
-    # Nor may a folder that cannot be cleared cost the run its record.
+    # The run has its record, even where its folder cannot be cleared.
     with suppress(FolderHeldError, OSError), held(folder):
         log_file(description, place).unlink(missing_ok=True)
-        # A network disk keeps a file that is open, as the lock is: the run is no worse for it.
+        # A network disk keeps a file that is open, as the lock is, which harms nothing.
         shutil.rmtree(folder.path, ignore_errors=True)
 
 

@@ -70,7 +70,7 @@ class RayRunner(Runner):
         super().__init__(records, _WAITING, finished)
         self._ray = require("ray", extra="ray")
         threads = place.threads or max(1, int(resources.cpus))
-        # A worker's current folder is another.
+        # A worker has another current folder.
         data_dir = place.data_dir and str(Path(place.data_dir).absolute())
         self._place = replace(place, work=place.work.absolute(), data_dir=data_dir, threads=threads)
         self._address = address
@@ -80,7 +80,7 @@ class RayRunner(Runner):
             max_calls=1, max_retries=_RETRIES, num_cpus=resources.cpus, num_gpus=resources.gpus
         )(_execute_on_node)
         self._submitted: set[Any] = set()
-        # The node on which a run was made: its work folder may be on that node's own disk.
+        # The nodes on which runs were made: a run's work folder may be on its node's own disk.
         self._nodes: dict[RunDescription, str] = {}
 
     def __enter__(self) -> Self:
@@ -119,7 +119,7 @@ class RayRunner(Runner):
     def _make(self, description: RunDescription) -> RunRecord:
         task = self._task.options(name=description.name).remote(description, self._place)
         self._submitted.add(task)
-        # Left between this thread's look and now: `_end` may have come too early to see it.
+        # The runner may have been left in the meantime, when `_end` did not see this task yet.
         if self._closed:
             self._cancel(task)
         try:

@@ -159,7 +159,7 @@ def _parameters(
     final = [left for _, left in counts]
     return Parameters(
         initial=(min(initial), max(initial)),
-        # Run by run: extents may agree although some run between them was pruned.
+        # Runs are compared one by one: extents may agree although some run was pruned.
         final=None if initial == final else (min(final), max(final)),
         paper=paper.parameters,
         average=_averaged(row, columns, records, partial(_final_parameters, row)),
