@@ -7,14 +7,13 @@ from collections.abc import Collection
 from peft import get_peft_model_state_dict
 from torch import nn
 
-from lora2.training.methods.whole_modules import HEADS
 from lora2.training.trained_parts import total_numbers, trained_parts
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.saving import is_of_adapter
 
 
-def count_parameters(model: nn.Module, head: Collection[str] = HEADS) -> dict[str, int]:
+def count_parameters(model: nn.Module, head: Collection[str]) -> dict[str, int]:
     """Return the trainable parameters of the "adapter" and of the "head".
 
     Modules that this run trains whole are counted with the adapter.

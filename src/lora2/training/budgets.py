@@ -9,7 +9,6 @@ from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraLayer
 from torch import nn
 
-from lora2.training.methods.whole_modules import HEADS
 from lora2.training.trained_parts import total_numbers, trained_parts
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
@@ -22,7 +21,7 @@ from lora2.tuners.sora import SoraConfig
 _NAME = "default"
 
 
-def final_size(model: nn.Module, head: Collection[str] = HEADS) -> tuple[int, int] | None:
+def final_size(model: nn.Module, head: Collection[str]) -> tuple[int, int] | None:
     """Return the fewest and the most parameters that pruning leaves, as a LoRA.
 
     None of a method without a target. As at the start, modules that this run trains whole are

@@ -7,6 +7,7 @@ import pytest
 from lora2.training.base_models.models import BaseModel
 from lora2.training.budgets import budget_in_words, final_size
 from lora2.training.methods.registry import METHODS
+from lora2.training.methods.whole_modules import HEADS
 from lora2.training.options.arguments import RunSettings
 from unit.tiny_transformers import tiny_bert
 
@@ -45,9 +46,9 @@ def test_the_final_size_of_a_target(method: str) -> None:
     sizes = {"k": 4, "init_r": 4} if method == "lora2" else {"init_r": 4}
     model = built(method, **sizes, target_r=1, **WINDOW)
     # Twelve values: three whole matrices of the small ones, or of the large ones.
-    assert final_size(model) == (MATRICES * SQUARE, MATRICES * LONG)
+    assert final_size(model, HEADS) == (MATRICES * SQUARE, MATRICES * LONG)
 
 
 @pytest.mark.parametrize("method", ["sora", "lora", "full"])
 def test_without_a_target_no_final_size_is_known(method: str) -> None:
-    assert final_size(built(method)) is None
+    assert final_size(built(method), HEADS) is None

@@ -28,6 +28,7 @@ from lora2.training.adapters import count_parameters
 from lora2.training.base_models.models import BaseModel, load_base_model
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
+from lora2.training.methods.whole_modules import HEADS
 from lora2.training.methods.wrapping import wrap
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
@@ -274,7 +275,7 @@ def test_the_formula_counts_convolutions(name: str, module: str) -> None:
     options = options_of(METHODS[name], target_modules=[module], k=8, init_r=8)
     model = METHODS[name].build(BaseModel(tiny_convnext(), (), None), options, 10)
     counting = METHODS[name].count(tiny_convnext().base_model, options)
-    assert counting == count_parameters(model)["adapter"]
+    assert counting == count_parameters(model, HEADS)["adapter"]
 
 
 @pytest.mark.parametrize("name", ["head", "bitfit", "bottleneck", "prompt", "lora", "lora2"])

@@ -43,7 +43,7 @@ def test_final_parameters_are_those_of_the_saved_file(
             **others,
         ),
     )
-    trained = count_parameters(model)["adapter"]
+    trained = count_parameters(model, HEADS)["adapter"]
     allocator = RankAllocator(model, total_steps=2)
     for _ in range(2):
         model(input_ids=tokens(), labels=tokens()).loss.backward()
@@ -94,5 +94,5 @@ def test_a_module_trained_whole_is_of_the_adapter_and_not_of_the_head() -> None:
         HEAD_OF_DISTILBERT,
     ]
     plain = get_peft_model(tiny_distilbert(), replace(config, modules_to_save=None))
-    sizes = zip(final_size(model) or (), final_size(plain) or (), strict=True)
+    sizes = zip(final_size(model, HEADS) or (), final_size(plain, HEADS) or (), strict=True)
     assert [more - less for more, less in sizes] == [16 * 8, 16 * 8]

@@ -98,7 +98,7 @@ def test_only_the_rows_and_the_adapter_are_trained_and_counted(kind: type[Target
     model = get_peft_model(tiny_llama(tie_word_embeddings=True), config(kind))
     without = config(kind, trainable_token_indices=None)
     plain = get_peft_model(tiny_llama(tie_word_embeddings=True), without)
-    more = count_parameters(model)["adapter"] - count_parameters(plain)["adapter"]
+    more = count_parameters(model, ())["adapter"] - count_parameters(plain, ())["adapter"]
     assert more == len(ROWS) * 8 == count_numbers(tiny_llama(), ROWS)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
