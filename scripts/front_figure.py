@@ -8,13 +8,20 @@ against trained parameters, mean and standard deviation over seeds.
 
 import argparse
 import csv
-import json
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import EngFormatter, NullFormatter
+
+from lora2.lab.experiments.figures.kept_figure import mean_kept
+from lora2.lab.experiments.presets.registry import PRESETS
+from lora2.lab.experiments.presets.table_request import TableRequest
+from lora2.lab.experiments.rates import read_choices
+from lora2.lab.experiments.record import RecordFolder
+from lora2.reports.kept_values import KeptGrid
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the shape is the second cue.
 STYLES = {
@@ -24,6 +31,15 @@ STYLES = {
     "SoRA": ("#CC79A7", "D"),
 }
 FAINT = ("#9aa5b1", "x")
+# Of BERT's matrices, by the ends of their names.
+PAPER_NAMES = {
+    "query": "Q",
+    "key": "K",
+    "value": "V",
+    "attention.output.dense": "O",
+    "intermediate.dense": "F1",
+    "output.dense": "F2",
+}
 _SIZES = (50e3, 100e3, 200e3, 400e3)
 
 
@@ -62,42 +78,27 @@ def draw_scores(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_ylabel("average of three tasks, %")
 
 
-def mean_kept(records: Path, task: str) -> tuple[list[str], list[str], list[list[float]]]:
-    """Mean kept singular values of LoRA² (k = 8) by layer and matrix, from table 1's records."""
-    counts: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for path in sorted(records.glob(f"{task}-lora2-*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        options = record["description"]["options"]
-        plain = set(options) & {"orthogonality", "init_weights", "importance", "target_modules"}
-        if options.get("k", 8) != 8 or plain or len(record["kept"]) != 36:
-            continue
-        for name, count in record["kept"].items():
-            layer = int(name.split("layer.")[1].split(".")[0])
-            counts[layer, matrix_of(name)].append(count)
-    layers = sorted({layer for layer, _ in counts})
-    matrices = ["Q", "K", "V", "O", "F1", "F2"]
-    means = [[sum(counts[layer, m]) / len(counts[layer, m]) for m in matrices] for layer in layers]
-    return [str(layer) for layer in layers], matrices, means
+def kept_on_agreement(records: Path) -> KeptGrid:
+    """Kept singular values of LoRA² (k = 8) on agreement, means over the seeds of table 1."""
+    preset = PRESETS["small"]
+    seeds = tuple(range(preset.seeds))
+    request = TableRequest("figure3", preset.model, seeds, read_choices(records))
+    grid = preset.grid(request)
+    row = next(row for row in grid.rows if row.setting == "k=8")
+    row = replace(row, runs={"agreement": row.runs["agreement"]})
+    return mean_kept(replace(grid, rows=(row,)), RecordFolder(records).find)[0].means
 
 
-def matrix_of(name: str) -> str:
-    """The paper's name of one of BERT's six matrices."""
-    short = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "O"}
-    for end, letter in short.items():
-        if name.endswith(end):
-            return letter
-    return "F1" if name.endswith("intermediate.dense") else "F2"
-
-
-def draw_kept(axes: Any, layers: list[str], matrices: list[str], means: list[list[float]]) -> None:
+def draw_kept(axes: Any, kept: KeptGrid) -> None:
     """A table of shades with the numbers in it."""
+    means = np.array(kept.counts, dtype=float)
     axes.imshow(means, cmap="Blues", vmin=0, vmax=8, aspect="auto")
     for row, values in enumerate(means):
         for column, value in enumerate(values):
             color = "white" if value > 5 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(matrices)), matrices)
-    axes.set_yticks(range(len(layers)), layers)
+    axes.set_xticks(range(len(kept.matrices)), [PAPER_NAMES[name] for name in kept.matrices])
+    axes.set_yticks(range(len(kept.layers)), kept.layers)
     axes.set_ylabel("layer")
     axes.set_title("singular values kept of 8, on agreement", fontsize="medium")
 
@@ -108,13 +109,14 @@ def main() -> None:
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     rows = averages(options.records / "tables" / "table1.csv")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     draw_scores(axes, rows)
     figure.savefig(options.output / "score-and-size.png", dpi=150)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    draw_kept(left, *mean_kept(options.records, "agreement"))
+    draw_kept(left, kept_on_agreement(options.records))
     draw_scores(right, [row for row in rows if row["label"] in STYLES])
     right.set_title("score against size", fontsize="medium")
     figure.savefig(options.output / "front.png", dpi=150)
