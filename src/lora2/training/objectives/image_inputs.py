@@ -14,6 +14,7 @@ from lora2.data.tasks.image_task import IMAGE_COLUMN
 from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of, in_one_sentence
+from lora2.support.evaluation_mode import in_evaluation
 from lora2.tuners.base.distributed.zero import is_partitioned
 
 if TYPE_CHECKING:
@@ -77,14 +78,11 @@ def refused_by(model: PreTrainedModel, pixels: Tensor) -> str | None:
     # Weights that are not here, or are shared out, compute nothing before the trainer has them.
     if any(weight.is_meta or is_partitioned(weight) for weight in model.parameters()):
         return None
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(pixel_values=pixels.to(model.device, model.dtype))
+        with in_evaluation(model), torch.no_grad():
+            model(pixel_values=pixels.to(model.device, model.dtype))
     except (ValueError, RuntimeError, AssertionError) as error:
         return f"images of {_numbers(pixels)} numbers, which its {_FILE} makes ({clause_of(error)})"
-    finally:
-        model.train(was_training)
     return None
 
 

@@ -17,6 +17,7 @@ from transformers import (
 from lora2.data.loading.texts import EXACT_MATCH
 from lora2.data.tasks.text_task import Prompt, prompt_and_answer
 from lora2.errors import UserError
+from lora2.support.evaluation_mode import in_evaluation
 from lora2.training.base_models.generation import generate
 
 Question = tuple[Prompt, str]
@@ -99,16 +100,14 @@ class ExactMatchCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl
     ) -> None:
         model: Any = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        was_training = model.training
-        model.eval()
-        value = exact_match(
-            model,
-            self._tokenizer,
-            self._questions,
-            max_new_tokens=self._max_new_tokens,
-            batch_size=args.per_device_eval_batch_size,
-        )
-        model.train(was_training)
+        with in_evaluation(model):
+            value = exact_match(
+                model,
+                self._tokenizer,
+                self._questions,
+                max_new_tokens=self._max_new_tokens,
+                batch_size=args.per_device_eval_batch_size,
+            )
         metrics = {f"eval_{EXACT_MATCH}": value}
         place = {"step": state.global_step, "epoch": state.epoch or 0}
         state.log_history.append(metrics | place)

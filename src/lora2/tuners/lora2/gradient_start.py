@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.signal_directions import signal_directions
 from lora2.support.shown_values import as_shown
+from lora2.support.evaluation_mode import in_evaluation
 from lora2.tuners.base.distributed.gathering import is_plain, local_part
 from lora2.tuners.base.distributed.ranks import from_first_process
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
@@ -180,7 +181,7 @@ def _gradients(
     device = next(iter(layers.values())).parameters_of(adapter_name)["v"].device
     mixtures = {name: _mixture(layer, adapter_name) for name, layer in layers.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with _in_evaluation(model), torch.enable_grad():
+    with in_evaluation(model), torch.enable_grad():
         for batch in batches:
             sums: dict[str, Tensor] = {}
             with _seeing(layers, mixtures, sums):
@@ -254,18 +255,6 @@ def _seeing(
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Within, no module of the model is in training."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in in_training:
-            module.training = True
 
 
 @torch.no_grad()

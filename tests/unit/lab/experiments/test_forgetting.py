@@ -55,6 +55,15 @@ def test_nothing_is_lost_without_training_and_random_numbers_stay(writer):
     }  # fmt: skip
 
 
+def test_an_error_leaves_the_model_in_training_mode(writer):
+    model, tokenizer = writer
+    model.train()
+    model.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ability(as_prepared(model, tokenizer, "sft"))
+    assert model.training
+
+
 def test_distance_is_that_of_the_means_of_the_last_states(writer):
     tokenizer = writer[1]
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from lora2.support.evaluation_mode import in_evaluation
 from lora2.training.objectives.output import TEXTS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.prepare import PreparedRun
@@ -64,11 +65,9 @@ def ability(prepared: PreparedRun) -> Tensor:
         max_length=_LENGTH,
         return_tensors="pt",
     ).to(next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
     writes = objective_of(prepared.settings).output is TEXTS
-    found = _loss(model, batch) if writes else _means(model, batch)
-    model.train(was_training)
+    with in_evaluation(model):
+        found = _loss(model, batch) if writes else _means(model, batch)
     return found.float().cpu()
 
 
