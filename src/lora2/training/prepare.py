@@ -138,7 +138,7 @@ def _read_inputs(
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, preprocessor, base.model)
     if objective.preprocessor == TOKENIZER:
-        check_positions(method, settings, base)
+        check_positions(method, objective, settings, base)
     check_named_modules(base.model, method, options)
     sets = objective.encode(settings, task, preprocessor, base)
     restore_engine(arguments)

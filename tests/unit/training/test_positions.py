@@ -1,5 +1,6 @@
 """How many tokens a model has positions for, by trying it out."""
 
+import types
 from typing import Any
 
 import pytest
@@ -7,7 +8,11 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from lora2.training.base_models.positions import positions_of
+from lora2.errors import UserError
+from lora2.training.base_models.positions import longest_text, positions_of
+from lora2.training.checks.positions import check_positions
+from lora2.training.methods.registry import METHODS
+from lora2.training.objectives.registry import OBJECTIVES
 
 _SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -56,3 +61,28 @@ def test_a_table_under_an_adapter_is_found() -> None:
     model = AutoModel.from_config(AutoConfig.for_model("gpt2", **_LIKE_GPT2))
     config = LoraConfig(r=2, target_modules=["wpe"])
     assert positions_of(get_peft_model(model, config)) == 12
+
+
+@pytest.mark.parametrize(("model_type", "longest"), [("roberta", 10), ("llama", 12), ("bert", 12)])
+def test_the_longest_text_is_that_of_the_table_and_of_the_configuration(
+    model_type: str, longest: int
+) -> None:
+    fields, _ = MODELS[model_type]
+    assert (
+        longest_text(AutoModel.from_config(AutoConfig.for_model(model_type, **fields))) == longest
+    )
+
+
+def test_virtual_tokens_have_no_position_in_the_unused_rows_of_a_table() -> None:
+    model = AutoModel.from_config(AutoConfig.for_model("roberta", **MODELS["roberta"][0]))
+    checked = METHODS["prompt"], OBJECTIVES["classification"]
+    base = types.SimpleNamespace(model=model)
+    fits, too_long = (
+        types.SimpleNamespace(
+            data=types.SimpleNamespace(max_length=length), adapter={"virtual_tokens": 3}
+        )
+        for length in (7, 8)
+    )
+    check_positions(*checked, fits, base)
+    with pytest.raises(UserError, match="virtual_tokens=3 and max_length=8 are more than the 10"):
+        check_positions(*checked, too_long, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers import PreTrainedModel
 
 # transformers' models give these names to tables with one row for each position.
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -26,6 +27,17 @@ def positions_of(model: nn.Module) -> int | None:
     ]
     in_front = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
     return min(found) - in_front if found else None
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """Return the number of tokens of a text that a model was made for; None if nothing says it.
+
+    It is that of its table of positions, and of its configuration, which has one of positions that
+    are rotated, too.
+    """
+    stated = getattr(model.config, "max_position_embeddings", None)
+    known = [each for each in (stated, positions_of(model)) if each is not None]
+    return min(known, default=None)
 
 
 def _unused_rows(table: nn.Embedding) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
-    PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -24,13 +24,10 @@ from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
-    SCORING_ARGUMENTS,
     WritingObjective,
     check_has_rows,
-    check_lengths,
     check_template,
     naming_refused,
-    scores_in,
     trl,
     trl_arguments,
 )
@@ -94,8 +91,7 @@ class PreferenceOptimization(WritingObjective):
             settings,
             folder,
             trl().DPOConfig,
-            beta=settings.text.beta,
-            loss_type=[settings.text.loss_type],
+            **_preference_loss(settings),
         )
 
     def encode(
@@ -106,7 +102,6 @@ class PreferenceOptimization(WritingObjective):
         base: BaseModel,
     ) -> Sets:
         """Return token ids of prompts and answers, as TRL makes them."""
-        check_lengths(settings.data.max_length, base)
         check_template(settings, task, tokenizer)
         (validation,) = task.validation
         # A trainer makes its folder, and nothing may be written yet.
@@ -143,24 +138,17 @@ class PreferenceOptimization(WritingObjective):
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
         reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
-        with quiet_tokenizing(), TemporaryDirectory() as folder:
-            arguments = trl().DPOConfig(
-                output_dir=folder,
-                per_device_eval_batch_size=batch_size,
-                max_length=run.settings.data.max_length,
-                beta=run.settings.text.beta,
-                loss_type=[run.settings.text.loss_type],
-                **SCORING_ARGUMENTS,
-            )
-            sets = {"train": rows, "validation": rows}
+        sets = {"train": rows, "validation": rows}
+
+        def make(arguments: TrainingArguments) -> Trainer:
             # PEFT's AdaLoRA computes a loss of an adapter that is trained alone.
             model = without_peft_model(run.model)
-            with naming_refused("data"):
-                trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
-            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
-            trainer.remove_callback(PrinterCallback)
-            found = trainer.evaluate()
-        return scores_in(found, run)
+            trainer: Trainer = _trainer(model, reference, arguments, sets, run.tokenizer)
+            return trainer
+
+        return self.evaluated(
+            run, batch_size, trl().DPOConfig, make, **_preference_loss(run.settings)
+        )
 
     def _base_of(self, run: LoadedRun) -> BaseModel:
         model: Any = run.model
@@ -170,6 +158,11 @@ class PreferenceOptimization(WritingObjective):
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation set, which are known at once."""
         return (("validation_loss", *task.metrics),)
+
+
+def _preference_loss(settings: RunSettings) -> dict[str, Any]:
+    """Return the fields of DPOConfig that say which loss is learnt."""
+    return {"beta": settings.text.beta, "loss_type": [settings.text.loss_type]}
 
 
 def _trainer(

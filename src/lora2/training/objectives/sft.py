@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import (
     PreTrainedTokenizerBase,
-    PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -24,20 +24,17 @@ from lora2.training.base_models.models import BaseModel
 from lora2.training.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
-    SCORING_ARGUMENTS,
     WritingObjective,
     check_has_rows,
-    check_lengths,
     check_template,
     naming_refused,
-    scores_in,
     trl,
     trl_arguments,
 )
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
-from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
+from lora2.training.quiet import quiet_tokenizing
 from lora2.training.reference import without_peft_model
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.trainer.run_trainer import RunBase
@@ -107,7 +104,6 @@ class SupervisedFineTuning(WritingObjective):
         base: BaseModel,
     ) -> Sets:
         """Return token ids and labels, packed if asked for, as TRL makes them."""
-        check_lengths(settings.data.max_length, base)
         check_template(settings, task, tokenizer)
         option = "assistant_only_loss=True" if settings.text.assistant_only_loss else "data"
         # A trainer makes its folder, and nothing may be written yet.
@@ -202,7 +198,6 @@ class SupervisedFineTuning(WritingObjective):
         )
         return {EXACT_MATCH: share}
 
-    @printing_on_standard_error()
     def _token_metrics(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
         # Imported here, because TRL is an extra.
         from lora2.training.trainer.sft_trainer import RunSftTrainer
@@ -211,25 +206,18 @@ class SupervisedFineTuning(WritingObjective):
         fields = {name: getattr(text, name) for name in _CONFIG}
         # All rows are to be scored.
         fields |= {"packing": text.packs_validation, "eval_packing": None}
-        with quiet_tokenizing(), TemporaryDirectory() as folder, naming_refused("data"):
-            arguments = trl().SFTConfig(
-                output_dir=folder,
-                per_device_eval_batch_size=batch_size,
-                max_length=run.settings.data.max_length,
-                **fields,
-                **SCORING_ARGUMENTS,
-            )
-            trainer = RunSftTrainer(
+
+        def make(arguments: TrainingArguments) -> Trainer:
+            trainer: Trainer = RunSftTrainer(
                 model=without_peft_model(run.model),
                 args=arguments,
                 train_dataset=rows,
                 eval_dataset=rows,
                 processing_class=run.tokenizer,
             )
-            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
-            trainer.remove_callback(PrinterCallback)
-            found = trainer.evaluate()
-        return scores_in(found, run)
+            return trainer
+
+        return self.evaluated(run, batch_size, trl().SFTConfig, make, **fields)
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation loss, and the one of generated answers."""

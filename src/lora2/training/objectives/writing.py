@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import OutOfMemoryError
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from lora2.data.loading.texts import load_text_rows
 from lora2.data.tasks.text_task import Form, TextTask
-from lora2.data.tokenization.texts import check_reads
 from lora2.errors import NumericalError, UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
@@ -26,6 +26,7 @@ from lora2.training.objectives.output import TEXTS
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL
+from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
 from lora2.training.trainer.trainer_arguments import training_arguments
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _EXTRA = "sft"
+# TRL's own defaults differ between machines, and from those of other runs.
+_USUAL: Mapping[str, Any] = {"bf16": False, "gradient_checkpointing": False}
+# Of a trainer that scores a finished run.
+_SCORING: Mapping[str, Any] = {
+    **_USUAL,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "report_to": [],
+}
 
 
 class WritingObjective(Objective):
@@ -57,8 +67,10 @@ class WritingObjective(Objective):
     losses: ClassVar[Collection[str]]
 
     def check(self, settings: RunSettings) -> None:
-        """Need TRL, and a loss of this objective."""
+        """Need TRL, a loss of this objective, and texts of more tokens than the first."""
         trl()
+        if settings.data.max_length < 2:
+            raise UserError(f"max_length: got {settings.data.max_length}; write at least 2.")
         if settings.text.loss_type not in self.losses:
             raise UserError(
                 f"loss_type={settings.text.loss_type}: of --objective {self.name} write one of "
@@ -87,18 +99,43 @@ class WritingObjective(Objective):
         """Return the rows of a file, of the form of the run's task."""
         return load_text_rows(path, dict(task))
 
+    @printing_on_standard_error()
+    def evaluated(
+        self,
+        run: LoadedRun,
+        batch_size: int,
+        kind: type[TrainingArguments],
+        make_trainer: Callable[[TrainingArguments], Trainer],
+        **fields: Any,
+    ) -> dict[str, float]:
+        """Return the metrics of a finished run, as a trainer of TRL computes them.
 
-SCORING_ARGUMENTS: Mapping[str, Any] = {
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "dataloader_pin_memory": False,
-    "report_to": [],
-}
-"""Arguments of a trainer of TRL that scores a finished run."""
+        kind: the class of the trainer's arguments; fields: those of them that the objective has.
+        make_trainer: makes a trainer whose `eval_dataset` are the rows to score.
+
+        Raises:
+            UserError: TRL refuses the rows, or `max_length` leaves nothing of them.
+            NumericalError: a metric is NaN or infinite.
+        """
+        length = run.settings.data.max_length
+        # A trainer makes its folder.
+        with quiet_tokenizing(), TemporaryDirectory() as folder:
+            with naming_refused("data"):
+                arguments = kind(
+                    output_dir=folder,
+                    per_device_eval_batch_size=batch_size,
+                    max_length=length,
+                    **_SCORING,
+                    **fields,
+                )
+                trainer = make_trainer(arguments)
+            check_has_rows(run.settings, {"validation": trainer.eval_dataset})
+            trainer.remove_callback(PrinterCallback)
+            found = trainer.evaluate()
+        return _scores_in(found, run)
 
 
-def scores_in(found: Mapping[str, float], run: LoadedRun) -> dict[str, float]:
+def _scores_in(found: Mapping[str, float], run: LoadedRun) -> dict[str, float]:
     """Return the metrics of a run in what a trainer has found.
 
     Raises:
@@ -131,10 +168,8 @@ def trl_arguments(
     Raises:
         UserError: options that the trainer refuses.
     """
-    # TRL's own differ between machines, and from those of other runs.
-    usual = {"bf16": False, "gradient_checkpointing": False}
     length = {"max_length": settings.data.max_length}
-    return training_arguments(settings, folder, kind, **usual | length | fields)
+    return training_arguments(settings, folder, kind, **{**_USUAL, **length, **fields})
 
 
 @contextmanager
@@ -154,17 +189,6 @@ def naming_refused(what: str, rows: str = "the rows") -> Iterator[None]:
         if isinstance(error, ValueError | RuntimeError):
             raise UserError(f"{what}: {one_line(error)}") from error
         raise
-
-
-def check_lengths(max_length: int, base: BaseModel) -> None:
-    """Check that a model reads texts of this many tokens.
-
-    Raises:
-        UserError: it does not.
-    """
-    check_reads(max_length, getattr(base.model.config, "max_position_embeddings", None))
-    if max_length < 2:
-        raise UserError(f"max_length: got {max_length}; write at least 2.")
 
 
 def check_template(
