@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lora2.reports.numbers_in_words import epoch_in_words, size_in_words, steps_in_words
+from lora2.data.tasks.task import rows_in_words
+from lora2.reports.words import epoch_in_words, size_in_words, steps_in_words
 from lora2.training.budgets import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.summary import RunSummary
@@ -27,7 +29,7 @@ def plan_table(prepared: PreparedRun) -> Table:
         sizes += f", {len(rows):,} {name}"
     table.add_row("task", f"{task.name} ({sizes})")
     if prepared.left_out:
-        counts = [f"{count:,} {_rows_of(name)}" for name, count in prepared.left_out.items()]
+        counts = [f"{count:,} {rows_in_words(name)}" for name, count in prepared.left_out.items()]
         length = settings.data.max_length
         table.add_row(
             "left out", f"{' and '.join(counts)}: max_length={length} cuts off all that is learnt"
@@ -47,10 +49,6 @@ def plan_table(prepared: PreparedRun) -> Table:
     table.add_row("budget", prepared.budget)
     table.add_row("run folder", str(prepared.folder.path))
     return table
-
-
-def _rows_of(name: str) -> str:
-    return "training rows" if name == "train" else f"rows of {name}"
 
 
 def summary_table(summary: RunSummary) -> Table:

@@ -215,10 +215,9 @@ def _call_first(trainer: Trainer, callbacks: Sequence[TrainerCallback]) -> None:
 
 
 def _left_out(settings: RunSettings, task: Task, sets: Sets) -> dict[str, int]:
-    rows = {"train": task.train, **task.validation}
     packs, packs_others = settings.text.packing, settings.text.packs_validation
     counts = {
-        name: len(rows[name]) - len(made)
+        name: len(task.sets[name]) - len(made)
         for name, made in sets.items()
         if not (packs if name == "train" else packs_others)
     }

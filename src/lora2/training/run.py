@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, set_seed
 
 from lora2.data.tasks.digests import digests_of
+from lora2.data.tasks.task import rows_in_words
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
@@ -105,9 +106,8 @@ def check_same_data(prepared: PreparedRun) -> None:
         return
     for name, digest in digests_of(prepared.task).items():
         if stored.get(name, digest) != digest:
-            rows = "training rows" if name == "train" else f"rows of {name}"
             raise UserError(
-                f"resume: the {rows} are not those that the run in {prepared.folder.path} was "
+                f"resume: the {rows_in_words(name)} are not those that the run in {prepared.folder.path} was "
                 "started with; bring them back, or start over with "
                 f"`{command_to_start_over(prepared.folder)}`."
             )

@@ -18,8 +18,7 @@ _IMAGE = {"bytes", "path"}
 
 def digests_of(task: Task) -> dict[str, str]:
     """Return hexadecimal digits by set: "train" and the names of the validation sets."""
-    sets = {"train": task.train, **task.validation}
-    return {name: _digest(rows) for name, rows in sets.items()}
+    return {name: _digest(rows) for name, rows in task.sets.items()}
 
 
 def _digest(rows: Dataset) -> str:

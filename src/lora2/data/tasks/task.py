@@ -26,6 +26,11 @@ def recorded_name(validation_set: str, metric: str, validation: Collection[str])
     return f"{validation_set}_{metric}" if len(validation) > 1 else metric
 
 
+def rows_in_words(set_name: str) -> str:
+    """Return what messages call the rows of one of the sets of a task."""
+    return "training rows" if set_name == "train" else f"rows of {set_name}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What all tasks have.
@@ -50,6 +55,11 @@ class Task:
     validation: dict[str, Dataset]
     metrics: tuple[str, ...]
     main_metric: str
+
+    @property
+    def sets(self) -> dict[str, Dataset]:
+        """All sets: "train" and the validation sets by their names, in this order."""
+        return {"train": self.train, **self.validation}
 
     @property
     def validation_sets(self) -> list[str]:

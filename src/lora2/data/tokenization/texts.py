@@ -23,14 +23,15 @@ def tokenize(
     """Tokenize the training set and every validation set.
 
     Returns:
-        "train" and the names of `task_data.validation`, each with columns `input_ids`,
-        `attention_mask`, `token_type_ids` (if the tokenizer makes them) and `labels`.
+        The names of `task_data.sets`, each with columns `input_ids`, `attention_mask`,
+        `token_type_ids` (if the tokenizer makes them) and `labels`.
 
     Raises:
         UserError: `max_length` is more than the model reads, or leaves no room for a word.
     """
-    sets = {"train": task_data.train, **task_data.validation}
-    return {name: tokenize_dataset(rows, tokenizer, max_length) for name, rows in sets.items()}
+    return {
+        name: tokenize_dataset(rows, tokenizer, max_length) for name, rows in task_data.sets.items()
+    }
 
 
 def tokenize_dataset(

@@ -139,8 +139,7 @@ class ImageClassification(RowLabelling):
                 f"model: {settings.model.model} reads images of {channels} channels; give one that "
                 "reads three, red, green and blue."
             )
-        sets = {"train": task.train, **task.validation}
-        refused = refused_by(base.model, check_one_size(preprocessor, sets))
+        refused = refused_by(base.model, check_one_size(preprocessor, task.sets))
         if refused is not None:
             raise UserError(
                 f"model: {settings.model.model} does not read {refused}; correct that file, or "
@@ -148,7 +147,7 @@ class ImageClassification(RowLabelling):
             )
         return {
             name: rows.with_transform(partial(inputs_of, preprocessor))
-            for name, rows in sets.items()
+            for name, rows in task.sets.items()
         }
 
     def batches_and_metrics(self, task: ImageTask, preprocessor: Any) -> dict[str, Any]:

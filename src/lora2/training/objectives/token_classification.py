@@ -86,12 +86,11 @@ class TokenClassification(Labelling):
         base: BaseModel,
     ) -> Sets:
         """Return token ids, and labels at the first piece of each word."""
-        sets = {"train": task.train, **task.validation}
         return {
             name: tokenize_tagged(rows, tokenizer, settings.data.max_length).remove_columns(
                 PIECES_COLUMN
             )
-            for name, rows in sets.items()
+            for name, rows in task.sets.items()
         }
 
     def batches_and_metrics(
