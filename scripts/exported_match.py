@@ -17,7 +17,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lora2.data.tasks.text_task import Prompt
+from lora2.data.tasks.writing_task import Prompt
 from lora2.training.base_models.generation import encode
 from lora2.training.base_models.models import load_language_model
 from lora2.training.base_models.sources import find_model

@@ -23,7 +23,7 @@ from lora2.data.own.text_rows import column_of
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tables.writing import as_one_line
-from lora2.data.tasks.text_task import Prompt, as_prompt
+from lora2.data.tasks.writing_task import Prompt, as_prompt
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 from lora2.training.base_models.chat_templates import before_answer

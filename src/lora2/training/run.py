@@ -107,8 +107,8 @@ def check_same_data(prepared: PreparedRun) -> None:
     for name, digest in digests_of(prepared.task).items():
         if stored.get(name, digest) != digest:
             raise UserError(
-                f"resume: the {rows_in_words(name)} are not those that the run in {prepared.folder.path} was "
-                "started with; bring them back, or start over with "
+                f"resume: the {rows_in_words(name)} are not those that the run in "
+                f"{prepared.folder.path} was started with; bring them back, or start over with "
                 f"`{command_to_start_over(prepared.folder)}`."
             )
 

@@ -7,7 +7,7 @@ import pytest
 
 from lora2.data.loading.classification import load_task
 from lora2.data.public.glue import GLUE_TASKS
-from lora2.data.tasks.task import TaskData
+from lora2.data.tasks.labelled_task import LabelledTextTask
 from lora2.errors import UserError
 from lora2.training.scores.metrics import METRICS
 
@@ -225,7 +225,7 @@ def test_the_hub_gives_the_same_task_as_the_files(tmp_path, monkeypatch, task):
     assert described(from_hub) == described(from_files)
 
 
-def described(data: TaskData) -> dict:
+def described(data: LabelledTextTask) -> dict:
     sets = {"train": data.train, **data.validation}
     plain = {name: (rows(dataset), dataset.features) for name, dataset in sets.items()}
     return {**vars(data), "train": None, "validation": plain}

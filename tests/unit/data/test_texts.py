@@ -9,7 +9,7 @@ import pytest
 
 from lora2 import UserError
 from lora2.data.loading.texts import load_text_rows, load_text_task
-from lora2.data.tasks.text_task import FORMS, Form, as_prompt, prompt_and_answer
+from lora2.data.tasks.writing_task import FORMS, Form, as_prompt, prompt_and_answer
 
 USER = {"role": "user", "content": "2 + 2"}
 ASSISTANT = {"role": "assistant", "content": "4"}

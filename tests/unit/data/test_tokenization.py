@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from lora2.data.tasks.task import TaskData, build_dataset
+from lora2.data.tasks.labelled_task import LabelledTextTask, build_dataset
 from lora2.data.tokenization import texts as module
 from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError
@@ -28,11 +28,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def task(texts: list[list[str]], labels: list, kind: str = "classification") -> TaskData:
+def task(texts: list[list[str]], labels: list, kind: str = "classification") -> LabelledTextTask:
     dataset = build_dataset(texts, labels, kind)
     sets = {"matched": dataset, "mismatched": dataset}
     names = ("no", "yes") if kind == "classification" else ()
-    return TaskData(
+    return LabelledTextTask(
         name="t", text_columns=("text",), label_column="label", kind=kind, label_names=names,
         train=dataset, validation=sets, metrics=("accuracy",), main_metric="accuracy",
     )  # fmt: skip

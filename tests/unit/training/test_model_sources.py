@@ -13,7 +13,7 @@ from command_line import lora2, refused, save_tokenizer, small_options, train
 from gguf_file import save_gguf
 from language_model import byte_tokenizer, text_options, train_texts
 from lora2 import UserError
-from lora2.data.tasks.task import build_dataset
+from lora2.data.tasks.labelled_task import build_dataset
 from lora2.training.base_models.models import load_config, load_language_model, load_tokenizer
 from lora2.training.base_models.sources import ModelSource, find_model
 from lora2.training.objectives.registry import objective_of

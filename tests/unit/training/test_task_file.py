@@ -8,20 +8,21 @@ import pytest
 
 from lora2 import UserError
 from lora2.data.tasks.image_task import ImageTask
+from lora2.data.tasks.labelled_task import LabelledTextTask
 from lora2.data.tasks.tagged_task import TaggedTask
-from lora2.data.tasks.task import Task, TaskData
-from lora2.data.tasks.text_task import TextTask
+from lora2.data.tasks.task import Task
+from lora2.data.tasks.writing_task import WritingTask
 from lora2.training.on_disk.run_files import check_task
 
 SETS: Any = {"train": [], "validation": {"validation": []}, "name": "mine"}
 LABELS: Any = {**SETS, "main_metric": "accuracy", "metrics": ("accuracy",), "label_column": "label"}
 CLASSES: Any = {**LABELS, "label_names": ("no", "yes")}
 TASKS: dict[str, Task] = {
-    "classes": TaskData(**CLASSES, text_columns=("a", "b"), kind="classification"),
-    "values": TaskData(**LABELS, label_names=(), text_columns=("a",), kind="regression"),
+    "classes": LabelledTextTask(**CLASSES, text_columns=("a", "b"), kind="classification"),
+    "values": LabelledTextTask(**LABELS, label_names=(), text_columns=("a",), kind="regression"),
     "tags": TaggedTask(**CLASSES, rows_of="words", text_column="words"),
     "images": ImageTask(**CLASSES, image_column="image"),
-    "texts": TextTask(
+    "texts": WritingTask(
         **SETS, main_metric="exact_match", metrics=("exact_match",), form="text",
         conversational=False, system=None, columns=("text",),
     ),

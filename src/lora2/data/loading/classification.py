@@ -14,7 +14,8 @@ from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
 from lora2.data.public.glue import GLUE_TASKS
 from lora2.data.public.glue_loading import load_glue_folder, load_glue_from_hub
-from lora2.data.tasks.task import LABEL_COLUMN, Kind, TaskData, build_dataset
+from lora2.data.tasks.labelled_task import Kind, LabelledTextTask, build_dataset
+from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 
 
@@ -29,7 +30,7 @@ def load_task(
     validation_sentences: int = 400,
     data_seed: int = 0,
     **source: Unpack[OwnSource],
-) -> TaskData:
+) -> LabelledTextTask:
     """Load a named task, the user's files, or a hub dataset; agreement if nothing is named.
 
     Args:
@@ -87,7 +88,7 @@ def _named_task(
     train_sentences: int,
     validation_sentences: int,
     data_seed: int,
-) -> TaskData:
+) -> LabelledTextTask:
     if task in GLUE_TASKS:
         return load_glue_folder(task, Path(data_dir)) if data_dir else load_glue_from_hub(task)
     if data_dir is not None:
@@ -98,7 +99,7 @@ def _named_task(
     return _agreement(train_sentences, validation_sentences, data_seed)
 
 
-def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> TaskData:
+def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> LabelledTextTask:
     sizes: dict[Split, int] = {"train": train_sentences, "validation": validation_sentences}
     for split, sentences in sizes.items():
         if sentences < 2 or sentences % 2:
@@ -110,7 +111,7 @@ def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) 
     for split, sentences in sizes.items():
         texts, labels = agreement_pairs(split, sentences, data_seed)
         sets[split] = build_dataset([texts], labels)
-    return TaskData(
+    return LabelledTextTask(
         name="agreement",
         text_columns=("text",),
         label_column=LABEL_COLUMN,

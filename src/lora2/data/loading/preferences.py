@@ -11,7 +11,7 @@ from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_data
 from lora2.data.named_tasks import task_names
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource
-from lora2.data.tasks.text_task import FORMS, PREFERENCES, TextTask
+from lora2.data.tasks.writing_task import FORMS, PREFERENCES, WritingTask
 
 ACCURACY = "rewards/accuracies"
 """Share of rows in which the chosen answer has the higher reward; TRL's name."""
@@ -27,7 +27,7 @@ def load_preference_task(
     validation_rows: int = 100,
     data_seed: int = 0,
     **source: Unpack[OwnSource],
-) -> TextTask:
+) -> WritingTask:
     """Load a named task, the user's files, or a hub dataset; preferences if nothing is named.
 
     Args:
@@ -53,7 +53,7 @@ def load_preference_task(
     return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
 
 
-def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTask:
+def _generated(train_rows: int, validation_rows: int, data_seed: int) -> WritingTask:
     sizes = rewrite_sizes(train_rows, validation_rows, "preferences")
     sets = {
         split: rows_as_dataset(
@@ -61,7 +61,7 @@ def _generated(train_rows: int, validation_rows: int, data_seed: int) -> TextTas
         )
         for split, rows in sizes.items()
     }
-    return TextTask(
+    return WritingTask(
         name="preferences",
         train=sets["train"],
         validation={"validation": sets["validation"]},

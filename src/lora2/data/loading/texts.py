@@ -17,7 +17,7 @@ from lora2.data.own.text_rows import choose_form, read_rows
 from lora2.data.public import snips
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
-from lora2.data.tasks.text_task import FORMS, TO_WRITE, Form, TextTask
+from lora2.data.tasks.writing_task import FORMS, TO_WRITE, Form, WritingTask
 from lora2.errors import UserError
 from lora2.support.extras import require
 
@@ -43,7 +43,7 @@ def load_text_task(
     data_seed: int = 0,
     forms: Sequence[Form] = TO_WRITE,
     **source: Unpack[OwnSource],
-) -> TextTask:
+) -> WritingTask:
     """Load a named task, the user's files, or a hub dataset; rewrite if nothing is named.
 
     Args:
@@ -95,7 +95,7 @@ def _own_task(
     exact_match: bool,
     data_seed: int,
     forms: Sequence[Form],
-) -> TextTask:
+) -> WritingTask:
     form, columns = choose_form(train, text_columns, forms)
     if exact_match and form == "text":
         raise UserError(
@@ -112,7 +112,7 @@ def _own_task(
         train_set = rows_as_dataset(rows)
         more = read_rows(validation, form, columns, conversational)
         validation_set = rows_as_dataset(more)
-    return TextTask(
+    return WritingTask(
         name=name,
         train=train_set,
         validation={"validation": validation_set},
@@ -146,13 +146,13 @@ def _named_task(
     wanted: Mapping[Split, int],
     exact_match: bool,
     data_seed: int,
-) -> TextTask:
+) -> WritingTask:
     pairs, system = _PAIRS[name](data_dir, wanted, data_seed)
     sets = {
         split: rows_as_dataset([_conversation(system, *pair) for pair in of_split])
         for split, of_split in pairs.items()
     }
-    return TextTask(
+    return WritingTask(
         name=name,
         train=sets["train"],
         validation={"validation": sets["validation"]},

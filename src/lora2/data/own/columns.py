@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from lora2.data.own.label_spelling import difference_of, first_alike
 from lora2.data.tables.table import DataTable, listed
-from lora2.data.tasks.task import Kind
+from lora2.data.tasks.labelled_task import Kind
 from lora2.errors import UserError
 from lora2.support.shown_values import MOST_SHOWN, as_shown
 

@@ -1,4 +1,4 @@
-"""The user's own data, from files or a hub dataset, as a TaskData."""
+"""The user's own data, from files or a hub dataset, as a LabelledTextTask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora2.data.own.columns import (
 from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
-from lora2.data.tasks.task import Kind, TaskData, build_dataset
+from lora2.data.tasks.labelled_task import Kind, LabelledTextTask, build_dataset
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 
@@ -39,7 +39,7 @@ def task_from_tables(
     label_column: str,
     kind: Kind,
     data_seed: int,
-) -> TaskData:
+) -> LabelledTextTask:
     """Check the tables and make a task of them; without `validation`, split off a tenth of `train`.
 
     Raises:
@@ -61,7 +61,7 @@ def task_from_tables(
         )
     else:
         validation_set = _labelled(validation, columns, label_column, kind, label_names)
-    return TaskData(
+    return LabelledTextTask(
         name=name,
         text_columns=columns,
         label_column=label_column,

@@ -14,7 +14,7 @@ from lora2.data.own.messages import (
     messages_in_cell,
 )
 from lora2.data.tables.table import DataTable, listed
-from lora2.data.tasks.text_task import FORMS, PREFERENCES, Form
+from lora2.data.tasks.writing_task import FORMS, PREFERENCES, Form
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 

@@ -6,7 +6,7 @@ Understanding".
 
 from dataclasses import dataclass
 
-from lora2.data.tasks.task import Kind
+from lora2.data.tasks.labelled_task import Kind
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class GlueTask:
         folder: name of its folder in the GLUE distribution.
         columns: the text columns of the TSV files, by name, or by position without a header.
         label: the label column, likewise.
-        names: the text columns on the hub; they name the columns of TaskData.
+        names: the text columns on the hub; they name the columns of LabelledTextTask.
         label_names: of the classes, in the hub's order; () for regression.
         labels: how the files spell the classes; the names themselves unless given.
         metrics: the first is the main metric.

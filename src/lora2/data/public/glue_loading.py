@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from lora2.data.public.glue import GLUE_TASKS, GlueTask
 from lora2.data.tables.hub import load_from_hub
-from lora2.data.tasks.task import LABEL_COLUMN, TaskData, build_dataset
+from lora2.data.tasks.labelled_task import LabelledTextTask, build_dataset
+from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ HUB_NAME = "nyu-mll/glue"
 _NO_LABEL = "-"
 
 
-def load_glue_folder(name: str, data_dir: Path) -> TaskData:
+def load_glue_folder(name: str, data_dir: Path) -> LabelledTextTask:
     """Read task `name` from `data_dir`: its own folder, or the one that holds `CoLA`, `RTE`, ...
 
     Raises:
@@ -42,7 +43,7 @@ def load_glue_folder(name: str, data_dir: Path) -> TaskData:
     return _task_data(name, _read_file(task, _find_file(folder, task.train_files)), validation)
 
 
-def load_glue_from_hub(name: str) -> TaskData:
+def load_glue_from_hub(name: str) -> LabelledTextTask:
     """Load task `name` from the hub dataset `nyu-mll/glue`.
 
     Raises:
@@ -60,9 +61,9 @@ def load_glue_from_hub(name: str) -> TaskData:
     return _task_data(name, build("train"), validation)
 
 
-def _task_data(name: str, train: Dataset, validation: dict[str, Dataset]) -> TaskData:
+def _task_data(name: str, train: Dataset, validation: dict[str, Dataset]) -> LabelledTextTask:
     task = GLUE_TASKS[name]
-    return TaskData(
+    return LabelledTextTask(
         name=name,
         text_columns=task.names,
         label_column=LABEL_COLUMN,

@@ -14,7 +14,7 @@ from typing import Any
 from lora2.data.builtin.drawing import Split, generator_of
 from lora2.data.own.text_rows import read_rows
 from lora2.data.tables.files import read_table
-from lora2.data.tasks.text_task import Form
+from lora2.data.tasks.writing_task import Form
 from lora2.errors import UserError
 
 SYSTEM = "Write intent and slots as JSON."

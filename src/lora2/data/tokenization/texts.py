@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lora2.data.tasks.task import LABEL_COLUMN, TEXT_COLUMNS, TaskData
+from lora2.data.tasks.labelled_task import TEXT_COLUMNS, LabelledTextTask
+from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 from lora2.support.extras import require
 
@@ -18,7 +19,7 @@ _BATCH = 1000
 
 
 def tokenize(
-    task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int
+    task_data: LabelledTextTask, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, Dataset]:
     """Tokenize the training set and every validation set.
 

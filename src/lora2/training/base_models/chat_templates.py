@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lora2.data.tasks.text_task import Message
+from lora2.data.tasks.writing_task import Message
 from lora2.errors import UserError
 from lora2.support.error_text import clause_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
-from lora2.data.tasks.text_task import Prompt
+from lora2.data.tasks.writing_task import Prompt
 from lora2.errors import UserError
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.positions import positions_of

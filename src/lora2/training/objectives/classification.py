@@ -15,7 +15,7 @@ from transformers import (
 from lora2.data.loading.classification import load_task
 from lora2.data.own.labelled import load_labelled, texts_of
 from lora2.data.tables.table import DataTable
-from lora2.data.tasks.task import Kind, TaskData, build_dataset
+from lora2.data.tasks.labelled_task import Kind, LabelledTextTask, build_dataset
 from lora2.data.tokenization.texts import tokenize, tokenize_dataset
 from lora2.errors import UserError
 from lora2.training.base_models.models import (
@@ -48,13 +48,13 @@ class Classification(RowLabelling):
     }  # fmt: skip
     recipe = HEAD_RECIPE
 
-    def load_data(self, settings: RunSettings) -> TaskData:
+    def load_data(self, settings: RunSettings) -> LabelledTextTask:
         """Return the task that the data options name."""
         own = ("text_columns", "label_column", "kind")
         named = ("data_dir", "train_sentences", "validation_sentences")
         return load_task(**settings.data.for_loader(*own, *named))
 
-    def head_fields(self, task: TaskData) -> dict[str, Any]:
+    def head_fields(self, task: LabelledTextTask) -> dict[str, Any]:
         """Return what a model's configuration must say of the task."""
         if task.kind == "regression":
             return {"num_labels": 1, "problem_type": "regression"}
@@ -63,7 +63,7 @@ class Classification(RowLabelling):
     def encode(
         self,
         settings: RunSettings,
-        task: TaskData,
+        task: LabelledTextTask,
         tokenizer: PreTrainedTokenizerBase,
         base: BaseModel,
     ) -> Sets:
@@ -74,7 +74,7 @@ class Classification(RowLabelling):
         return tokenize(task, tokenizer, settings.data.max_length)
 
     def batches_and_metrics(
-        self, task: TaskData, tokenizer: PreTrainedTokenizerBase
+        self, task: LabelledTextTask, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Any]:
         """Return what pads texts, and the task's metrics."""
         return {

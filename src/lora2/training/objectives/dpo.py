@@ -17,7 +17,7 @@ from transformers import (
 
 from lora2.data.loading.preferences import load_preference_task
 from lora2.data.tasks.task import Task
-from lora2.data.tasks.text_task import PREFERENCES, TextTask
+from lora2.data.tasks.writing_task import PREFERENCES, WritingTask
 from lora2.errors import UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
@@ -77,7 +77,7 @@ class PreferenceOptimization(WritingObjective):
                 "which may not be split over processes; leave it out."
             )
 
-    def load_data(self, settings: RunSettings) -> TextTask:
+    def load_data(self, settings: RunSettings) -> WritingTask:
         """Return the task that the data options name."""
         return load_preference_task(
             **settings.data.for_loader("text_columns"),
@@ -97,7 +97,7 @@ class PreferenceOptimization(WritingObjective):
     def encode(
         self,
         settings: RunSettings,
-        task: TextTask,
+        task: WritingTask,
         tokenizer: PreTrainedTokenizerBase,
         base: BaseModel,
     ) -> Sets:

@@ -16,7 +16,7 @@ from transformers import (
 
 from lora2.data.loading.texts import EXACT_MATCH, TOKEN_ACCURACY, load_text_task
 from lora2.data.tasks.task import Task
-from lora2.data.tasks.text_task import TO_WRITE, TextTask, prompt_and_answer
+from lora2.data.tasks.writing_task import TO_WRITE, WritingTask, prompt_and_answer
 from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
@@ -55,14 +55,14 @@ _CONFIG = (
 
 
 class SupervisedFineTuning(WritingObjective):
-    """Texts to write, of the forms that `lora2.data.tasks.text_task` names."""
+    """Texts to write, of the forms that `lora2.data.tasks.writing_task` names."""
 
     name = "sft"
     options = frozenset(option_names(TextArguments)) - PREFERENCE_OPTIONS | {"data_dir"}
     forms = TO_WRITE
     losses = ("nll", "dft")
 
-    def load_data(self, settings: RunSettings) -> TextTask:
+    def load_data(self, settings: RunSettings) -> WritingTask:
         """Return the task that the data options name."""
         task = load_text_task(
             **settings.data.for_loader("text_columns", "data_dir"),
@@ -99,7 +99,7 @@ class SupervisedFineTuning(WritingObjective):
     def encode(
         self,
         settings: RunSettings,
-        task: TextTask,
+        task: WritingTask,
         tokenizer: PreTrainedTokenizerBase,
         base: BaseModel,
     ) -> Sets:

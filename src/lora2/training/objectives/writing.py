@@ -13,7 +13,7 @@ from torch import OutOfMemoryError
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from lora2.data.loading.texts import load_text_rows
-from lora2.data.tasks.text_task import Form, TextTask
+from lora2.data.tasks.writing_task import Form, WritingTask
 from lora2.errors import NumericalError, UserError
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
@@ -47,7 +47,7 @@ _SCORING: Mapping[str, Any] = {
 
 
 class WritingObjective(Objective):
-    """Learns from texts, of some of the forms that `lora2.data.tasks.text_task` names.
+    """Learns from texts, of some of the forms that `lora2.data.tasks.writing_task` names.
 
     Attributes:
         forms: the forms of rows.
@@ -77,7 +77,7 @@ class WritingObjective(Objective):
                 f"{', '.join(self.losses)}."
             )
 
-    def load_base(self, settings: RunSettings, task: TextTask) -> BaseModel:
+    def load_base(self, settings: RunSettings, task: WritingTask) -> BaseModel:
         """Return the pretrained model."""
         return load_language_model(settings.model.model, settings.model.dtype)
 
@@ -192,7 +192,7 @@ def naming_refused(what: str, rows: str = "the rows") -> Iterator[None]:
 
 
 def check_template(
-    settings: RunSettings, task: TextTask, tokenizer: PreTrainedTokenizerBase
+    settings: RunSettings, task: WritingTask, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Check that a tokenizer can write the messages of a task.
 

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from lora2.data.tasks.image_task import ImageTask
+from lora2.data.tasks.labelled_task import Kind, LabelledTextTask
 from lora2.data.tasks.tagged_task import TaggedTask
-from lora2.data.tasks.task import Kind, Task, TaskData
-from lora2.data.tasks.text_task import TextTask
+from lora2.data.tasks.task import Task
+from lora2.data.tasks.writing_task import WritingTask
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
 from lora2.training.options.arguments import OPTION_GROUPS
@@ -49,7 +50,7 @@ class _Labelled(NamedTuple):
 
 
 _LABELLED = {
-    **dict.fromkeys(get_args(Kind), _Labelled(TaskData, METRICS, columns=2)),
+    **dict.fromkeys(get_args(Kind), _Labelled(LabelledTextTask, METRICS, columns=2)),
     TaggedTask.kind: _Labelled(TaggedTask, ENTITY_METRICS, columns=1),
     ImageTask.kind: _Labelled(ImageTask, METRICS),
 }
@@ -86,7 +87,7 @@ def check_task(task: dict[str, Any], path: Path) -> None:
         UserError: a key is missing or of another type.
     """
     if "form" in task:
-        _check_keys(task, TextTask, path)
+        _check_keys(task, WritingTask, path)
         return
     # An unknown kind is checked with the types of a text task, which refuse it.
     labelled = _LABELLED.get(str(task.get("kind")), _LABELLED["classification"])

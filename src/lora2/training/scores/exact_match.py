@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lora2.data.loading.texts import EXACT_MATCH
-from lora2.data.tasks.text_task import Prompt, prompt_and_answer
+from lora2.data.tasks.writing_task import Prompt, prompt_and_answer
 from lora2.errors import UserError
 from lora2.support.evaluation_mode import in_evaluation
 from lora2.training.base_models.generation import generate

@@ -1,4 +1,4 @@
-"""TextTask: texts that a language model learns to write."""
+"""WritingTask: texts that a language model learns to write."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Prompt = str | Sequence[Message]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask(Task):
+class WritingTask(Task):
     """A task of texts: sets with the columns that `FORMS` names for their form.
 
     The metrics are "exact_match", where answers are generated, and "mean_token_accuracy"; of
