@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lora2.data.builtin.drawing import Split
 from lora2.data.public.glue import GLUE_TASKS
 
 
@@ -34,6 +35,12 @@ NAMED_TASKS = (
     NamedTask("digits", "image-classification"),
 )
 """Of each objective, the first is the one that is taken where none is named."""
+
+AGREEMENT_SENTENCES: dict[Split, int] = {"train": 2000, "validation": 400}
+"""How many sentences of agreement there are, unless others are asked for."""
+
+WRITTEN_ROWS: dict[Split, int] = {"train": 1200, "validation": 100}
+"""How many rows of a named task of texts to write there are, unless others are asked for."""
 
 IN_FILES = tuple(task.name for task in NAMED_TASKS if task.is_in_files)
 DRAWN = tuple(task.name for task in NAMED_TASKS if task.is_drawn)

@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 from lora2.data.builtin.drawing import Split, generator_of
+from lora2.errors import UserError
 
 LABEL_NAMES = ("unacceptable", "acceptable")
 
@@ -70,12 +71,12 @@ def agreement_pairs(split: Split, sentences: int, seed: int = 0) -> tuple[list[s
     Deterministic by (split, seed); no sentence occurs twice.
 
     Raises:
-        ValueError: `sentences` is not a positive even number (they come in minimal pairs).
+        UserError: `sentences` is not a positive even number (they come in minimal pairs).
     """
     if sentences < 2 or sentences % 2:
-        raise ValueError(
-            f"sentences must be an even number of at least 2, since they come in pairs; "
-            f"got {sentences}."
+        raise UserError(
+            f"{split}_sentences: got {sentences}; write an even number of at least 2, since "
+            f"the sentences come in pairs."
         )
     vocabulary = _VOCABULARIES[split]
     generator = generator_of("agreement", split, seed)

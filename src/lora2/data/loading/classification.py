@@ -8,7 +8,7 @@ from typing import Unpack
 
 from lora2.data.builtin.agreement import LABEL_NAMES, agreement_pairs
 from lora2.data.builtin.drawing import Split
-from lora2.data.named_tasks import task_names
+from lora2.data.named_tasks import AGREEMENT_SENTENCES, task_names
 from lora2.data.own.labelled import task_from_tables
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
@@ -26,8 +26,8 @@ def load_task(
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     kind: Kind | None = None,
-    train_sentences: int = 2000,
-    validation_sentences: int = 400,
+    train_sentences: int = AGREEMENT_SENTENCES["train"],
+    validation_sentences: int = AGREEMENT_SENTENCES["validation"],
     data_seed: int = 0,
     **source: Unpack[OwnSource],
 ) -> LabelledTextTask:
@@ -101,12 +101,6 @@ def _named_task(
 
 def _agreement(train_sentences: int, validation_sentences: int, data_seed: int) -> LabelledTextTask:
     sizes: dict[Split, int] = {"train": train_sentences, "validation": validation_sentences}
-    for split, sentences in sizes.items():
-        if sentences < 2 or sentences % 2:
-            raise UserError(
-                f"{split}_sentences: got {sentences}; write an even number of at least 2, since "
-                f"the sentences come in pairs."
-            )
     sets = {}
     for split, sentences in sizes.items():
         texts, labels = agreement_pairs(split, sentences, data_seed)

@@ -8,23 +8,19 @@ from typing import Any, Unpack
 
 from lora2.data.builtin.rewrite import SYSTEM, rewrite_preferences
 from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_dataset
-from lora2.data.named_tasks import task_names
+from lora2.data.named_tasks import WRITTEN_ROWS, task_names
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource
+from lora2.data.tasks.metric_names import OF_PREFERENCES
 from lora2.data.tasks.writing_task import FORMS, PREFERENCES, WritingTask
-
-ACCURACY = "rewards/accuracies"
-"""Share of rows in which the chosen answer has the higher reward; TRL's name."""
-MARGIN = "rewards/margins"
-"""Mean of how much higher it is; TRL's name."""
 
 
 def load_preference_task(
     task: str | None = None,
     *,
     text_columns: Sequence[str] | None = None,
-    train_rows: int = 1200,
-    validation_rows: int = 100,
+    train_rows: int = WRITTEN_ROWS["train"],
+    validation_rows: int = WRITTEN_ROWS["validation"],
     data_seed: int = 0,
     **source: Unpack[OwnSource],
 ) -> WritingTask:
@@ -50,7 +46,7 @@ def load_preference_task(
     loaded = load_text_task(
         text_columns=text_columns, data_seed=data_seed, forms=PREFERENCES, **source
     )
-    return replace(loaded, metrics=(ACCURACY, MARGIN), main_metric=ACCURACY)
+    return replace(loaded, metrics=OF_PREFERENCES, main_metric=OF_PREFERENCES[0])
 
 
 def _generated(train_rows: int, validation_rows: int, data_seed: int) -> WritingTask:
@@ -65,8 +61,8 @@ def _generated(train_rows: int, validation_rows: int, data_seed: int) -> Writing
         name="preferences",
         train=sets["train"],
         validation={"validation": sets["validation"]},
-        metrics=(ACCURACY, MARGIN),
-        main_metric=ACCURACY,
+        metrics=OF_PREFERENCES,
+        main_metric=OF_PREFERENCES[0],
         form="preference",
         conversational=True,
         system=SYSTEM,

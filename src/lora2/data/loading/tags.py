@@ -23,15 +23,13 @@ from lora2.data.own.tagged_rows import (
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import is_tag, tag_names, type_of
+from lora2.data.tasks.metric_names import OF_TAGS
 from lora2.data.tasks.tagged_task import RowsOf, TaggedTask, build_tagged
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-METRICS = ("f1", "precision", "recall", "accuracy")
-"""The first is the main metric; of whole entities, but accuracy, which is of words."""
 
 _SIZES: dict[Split, int] = {"train": 1000, "validation": 300}
 
@@ -164,8 +162,8 @@ def _task(
         name=name,
         train=train,
         validation={"validation": validation},
-        metrics=METRICS,
-        main_metric=METRICS[0],
+        metrics=OF_TAGS,
+        main_metric=OF_TAGS[0],
         rows_of=rows_of,
         text_column=columns[0],
         label_column=columns[1],

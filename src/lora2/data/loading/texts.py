@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lora2.data.builtin import rewrite
 from lora2.data.builtin.drawing import Split
 from lora2.data.builtin.rewrite import rewrite_pairs
-from lora2.data.named_tasks import task_names
+from lora2.data.named_tasks import WRITTEN_ROWS, task_names
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource, own_tables
 from lora2.data.own.splitting import split_off_validation
@@ -17,6 +17,7 @@ from lora2.data.own.text_rows import choose_form, read_rows
 from lora2.data.public import snips
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
+from lora2.data.tasks.metric_names import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.tasks.writing_task import FORMS, TO_WRITE, Form, WritingTask
 from lora2.errors import UserError
 from lora2.support.extras import require
@@ -28,17 +29,14 @@ if TYPE_CHECKING:
 # There are some five thousand quantities, the scarcer half; four in five are for training.
 _LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
 
-EXACT_MATCH = "exact_match"
-TOKEN_ACCURACY = "mean_token_accuracy"
-
 
 def load_text_task(
     task: str | None = None,
     *,
     data_dir: Path | str | None = None,
     text_columns: Sequence[str] | None = None,
-    train_rows: int = 1200,
-    validation_rows: int = 100,
+    train_rows: int = WRITTEN_ROWS["train"],
+    validation_rows: int = WRITTEN_ROWS["validation"],
     exact_match: bool = False,
     data_seed: int = 0,
     forms: Sequence[Form] = TO_WRITE,

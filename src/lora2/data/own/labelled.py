@@ -17,17 +17,14 @@ from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.labelled_task import Kind, LabelledTextTask, build_dataset
+from lora2.data.tasks.metric_names import OF_CLASSES, OF_NUMBERS
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# The first is the main metric.
-METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1"),
-    "regression": ("pearson", "spearman"),
-}
+_METRICS: dict[Kind, tuple[str, ...]] = {"classification": OF_CLASSES, "regression": OF_NUMBERS}
 
 
 def task_from_tables(
@@ -69,8 +66,8 @@ def task_from_tables(
         label_names=label_names,
         train=train_set,
         validation={"validation": validation_set},
-        metrics=METRICS[kind],
-        main_metric=METRICS[kind][0],
+        metrics=_METRICS[kind],
+        main_metric=_METRICS[kind][0],
     )
 
 

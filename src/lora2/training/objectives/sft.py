@@ -14,7 +14,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data.loading.texts import EXACT_MATCH, TOKEN_ACCURACY, load_text_task
+from lora2.data.loading.texts import load_text_task
+from lora2.data.tasks.metric_names import EXACT_MATCH, TOKEN_ACCURACY
 from lora2.data.tasks.task import Task
 from lora2.data.tasks.writing_task import TO_WRITE, WritingTask, prompt_and_answer
 from lora2.data.tokenization.texts import by_length

@@ -8,6 +8,7 @@ from typing import Any
 from lora2.data.named_tasks import DRAWN, IN_FILES, task_names
 from lora2.data.tasks.task import Kind
 from lora2.support.option_need import Need
+from lora2.data.named_tasks import AGREEMENT_SENTENCES, DRAWN, IN_FILES, task_names
 from lora2.data.tasks.labelled_task import Kind
 from lora2.support.needs import Need
 from lora2.support.ranges import SEED, SIZE
@@ -117,7 +118,7 @@ class DataArguments:
         metadata={"help": "Tokens at which a text (or pair) is cut off; 1,024 for texts to write."},
     )
     train_sentences: int = field(
-        default=2000,
+        default=AGREEMENT_SENTENCES["train"],
         metadata={
             "range": SIZE,
             "needs": _AGREEMENT,
@@ -125,7 +126,7 @@ class DataArguments:
         },
     )
     validation_sentences: int = field(
-        default=400,
+        default=AGREEMENT_SENTENCES["validation"],
         metadata={
             "range": SIZE,
             "needs": _AGREEMENT,

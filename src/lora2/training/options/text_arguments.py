@@ -7,6 +7,8 @@ from typing import Literal
 
 from lora2.data.named_tasks import task_names
 from lora2.support.option_need import Need
+from lora2.data.named_tasks import WRITTEN_ROWS, task_names
+from lora2.support.needs import Need
 from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SIZE
 
 _TASKS = (*task_names("sft"), *task_names("dpo"))
@@ -31,7 +33,7 @@ class TextArguments:
     """More options of training a language model; most are fields of trl.SFTConfig or DPOConfig."""
 
     train_rows: int = field(
-        default=1200,
+        default=WRITTEN_ROWS["train"],
         metadata={
             "range": COUNT,
             "needs": _NAMED,
@@ -40,7 +42,7 @@ class TextArguments:
         },
     )
     validation_rows: int = field(
-        default=100,
+        default=WRITTEN_ROWS["validation"],
         metadata={
             "range": COUNT,
             "needs": _NAMED,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora2.data.tasks.metric_names import OF_TAGS
 from lora2.data.tokenization.tags import IGNORED
 from lora2.support.extras import require
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 EXTRA = "tags"
 # What stands for the tag of a word whose logits are not finite.
 _NOT_FINITE = -1
-_FUNCTIONS = {
-    "f1": "f1_score",
-    "precision": "precision_score",
-    "recall": "recall_score",
-    "accuracy": "accuracy_score",
-}
-ENTITY_METRICS = tuple(_FUNCTIONS)
 
 
 def chosen_tags(logits: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -54,8 +48,10 @@ def entity_metrics(
     # zero_division: without an entity, F1 is 0 and no warning.
     options: Mapping[str, Mapping[str, Any]] = {"accuracy": {}}
     return {
-        name: float(getattr(metrics, function)(*rows, **options.get(name, {"zero_division": 0})))
-        for name, function in _FUNCTIONS.items()
+        name: float(
+            getattr(metrics, f"{name}_score")(*rows, **options.get(name, {"zero_division": 0}))
+        )
+        for name in OF_TAGS
     }
 
 
@@ -79,7 +75,7 @@ def compute_entity_metrics(
         labels = np.asarray(prediction.label_ids)
         counted = labels != IGNORED
         if (found[counted] == _NOT_FINITE).any():
-            return dict.fromkeys(ENTITY_METRICS, float("nan"))
+            return dict.fromkeys(OF_TAGS, float("nan"))
         names = np.asarray(label_names, dtype=object)
         return entity_metrics(
             *(

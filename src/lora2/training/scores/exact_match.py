@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lora2.data.loading.texts import EXACT_MATCH
+from lora2.data.tasks.metric_names import EXACT_MATCH
 from lora2.data.tasks.writing_task import Prompt, prompt_and_answer
 from lora2.errors import UserError
 from lora2.support.evaluation_mode import in_evaluation

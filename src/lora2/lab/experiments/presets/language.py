@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lora2.data.loading.texts import EXACT_MATCH
+from lora2.data.tasks.metric_names import EXACT_MATCH
 from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
 from lora2.lab.experiments.presets.other_rates import at_other_rates
 from lora2.lab.experiments.presets.small_settings import LORA_SEARCH
