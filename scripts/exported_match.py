@@ -23,7 +23,7 @@ from lora2.training.base_models.models import load_language_model
 from lora2.training.base_models.sources import find_model
 from lora2.training.objectives.output import TEXTS
 from lora2.training.prepare import load_data
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from lora2.training.scores.exact_match import Question, exact_match, questions_in
 from lora2_cli.main import main as lora2
 

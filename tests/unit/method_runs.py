@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command_line import interrupt_at, lora2
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 
 # Trains a method in a folder, with options changed, and returns the exit code.
 Train = Callable[..., int]

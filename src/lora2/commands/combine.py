@@ -16,10 +16,10 @@ from lora2.exchange.verification import logits, sample_batch
 from lora2.support.files import check_is_new, new_folder
 from lora2.support.ranges import SIZE, check_number
 from lora2.training.checks.addable_runs import check_adds_up, has_head
-from lora2.training.combined_run import write_combined_run
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.combined import write_combined_run
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.quiet import quiet_loading
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from lora2.tuners.base.loading import add_adapter, find_adapter
 from lora2.tuners.lora2.combined_heads import Heads, has_mean
 from lora2.tuners.lora2.model import Lora2Model

@@ -10,10 +10,10 @@ from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.reports.console import new_console, print_table
 from lora2.reports.tables import metrics_table
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.idle_options import refuse_idle
-from lora2.training.saved_run import load_saved_run, load_validation
+from lora2.training.run_loading import load_saved_run, load_validation
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -12,13 +12,13 @@ from lora2.errors import UserError
 from lora2.exchange.converted import export_converted
 from lora2.support.files import check_is_new
 from lora2.support.ranges import SIZE
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.cut import cut_run
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.options.idle_options import refuse_idle
 from lora2.training.quiet import quiet_loading
-from lora2.training.run_cut import cut_run
-from lora2.training.saved_run import load_saved_run, reload_base
+from lora2.training.run_loading import load_saved_run, reload_base
 from lora2.tuners.lora2.truncation import Truncation
 
 _MORE = "the file has more, since every matrix is padded to the largest rank"

@@ -12,7 +12,7 @@ from lora2.exchange.lora import export_lora
 from lora2.exchange.merged import export_merged
 from lora2.exchange.verification import Batch
 from lora2.training.base_models.new_tokens import rows_to_add
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.names.peft_names import ROWS

@@ -28,9 +28,9 @@ from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 from lora2.training.base_models.chat_templates import before_answer
 from lora2.training.base_models.generation import check_fits, generate
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.output import TEXTS
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from lora2.tuners.base.finite_checks import naming_merged_layer
 
 _QUESTION = "> "

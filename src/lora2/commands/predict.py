@@ -18,12 +18,12 @@ from lora2.commands.output_option import (
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.tables.writing import OutputRow, as_table_file, is_flat
 from lora2.errors import UserError
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import Labelling, ToLabel
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from peft import AdaLoraConfig
 from peft.tuners.adalora import AdaLoraLayer
 from torch import nn
 
-from lora2.training.trained_parts import total_numbers, trained_parts
+from lora2.training.parameter_counts import total_numbers, trained_parts
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.allocation.budget import plan_budget
 from lora2.tuners.lora2.allocation.final_sizes import final_sizes, sizes_of_values
@@ -26,6 +26,8 @@ def final_size(model: nn.Module, head: Collection[str]) -> tuple[int, int] | Non
 
     None of a method without a target. As at the start, modules that this run trains whole are
     counted, and the head is not.
+
+    head: ends of the names of modules that every method trains, see `head_names`.
     """
     config = _config(model)
     if isinstance(config, Lora2Config) and config.prunes:

@@ -17,11 +17,10 @@ from transformers import (
 
 from lora2.data.tasks.task import Task
 from lora2.errors import UserError
-from lora2.training.adapters import adds_penalty, count_parameters
 from lora2.training.base_models.new_tokens import with_new_tokens
 from lora2.training.base_models.preprocessor import Preprocessor
 from lora2.training.budgets import budget_in_words
-from lora2.training.checks.label_smoothing import check_has_classes
+from lora2.training.checks.label_smoothing import check_has_classes, check_has_no_penalty
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
 from lora2.training.checks.positions import check_positions
@@ -37,7 +36,7 @@ from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
-from lora2.training.trained_parts import trained_parts
+from lora2.training.parameter_counts import count_parameters, trained_parts
 from lora2.training.trainer.argument_checks import (
     check_learning_rate_schedule,
     check_optimizer,
@@ -169,13 +168,7 @@ def _check_model(
     trained: int,
 ) -> None:
     """Check that a model with its adapter can be trained; trained: its trainable parameters."""
-    smoothing = arguments.label_smoothing_factor
-    if smoothing and adds_penalty(model):
-        raise UserError(
-            f"label_smoothing_factor={smoothing}: a smoothed loss is made outside of the model, "
-            f"where the penalty of {method.label} does not reach it; leave it out, or take "
-            "--method lora2 with --orthogonality exact."
-        )
+    check_has_no_penalty(arguments.label_smoothing_factor, model, method.label)
     if not trained:
         raise UserError(
             f"method: {method.label} trains nothing of {settings.model.model}, which has no head; "

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.training.options.arguments import RunSettings
 from lora2.tuners.base.config.target_config import TargetConfig

@@ -19,7 +19,6 @@ from lora2.errors import NumericalError, UserError
 from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
-from lora2.training.adapters import count_final_parameters
 from lora2.training.base_models.router_logits import without_router_logits
 from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
@@ -32,6 +31,7 @@ from lora2.training.on_disk.run_start import write_start
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import HEAD_ALONE
+from lora2.training.parameter_counts import count_final_parameters
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.resuming import newest_checkpoint
 from lora2.training.run_card import run_facts

@@ -10,7 +10,7 @@ from command_line import lora2, refused, saved_weights
 from language_model import train_texts, write_rows
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.records import read_lines
-from lora2.training.saved_run import load_saved_run, load_validation
+from lora2.training.run_loading import load_saved_run, load_validation
 from lora2.training.trainer.dpo_trainer import RunDpoTrainer
 
 pytestmark = pytest.mark.slow

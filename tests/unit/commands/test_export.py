@@ -15,7 +15,7 @@ from transformers import (
 
 from command_line import lora2, refused, saved_weights, small_options, train
 from lora2 import Lora2Config
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from unit.method_runs import summary_of
 from unit.models import difference
 from unit.tiny_transformers import tiny_bert

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from command_line import lora2, refused
 from language_model import train_texts
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from unit.models import difference
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from command_line import lora2, refused
 from language_model import byte_tokenizer, save_language_model, train_texts, write_rows
 from lora2.training.base_models.generation import encode, generate
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 
 pytestmark = pytest.mark.slow
 

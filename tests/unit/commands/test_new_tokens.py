@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from command_line import lora2, refused, saved_weights
 from language_model import save_language_model, text_options, train_texts, write_rows
 from lora2.training.base_models.new_tokens import with_new_tokens
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from lora2.training.trainer.sft_trainer import RunSftTrainer
 
 NEW = ("--new_tokens", "<tool>", "</tool>")

@@ -15,7 +15,7 @@ from language_model import CHAT, save_language_model, train_texts, write_rows
 from lora2.commands.train_parser import TrainParser
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.records import read_lines
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from lora2.training.trainer.sft_trainer import RunSftTrainer
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from command_line import lora2, refused, save_tiny_model, small_options
 from lora2.commands.train import resolve
 from lora2.commands.train_parser import TrainParser
 from lora2.training.prepare import prepare
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 from unit.models import difference, layers_of
 
 pytestmark = pytest.mark.slow

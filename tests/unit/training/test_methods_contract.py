@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from lora2 import Lora2Config, UserError
-from lora2.training.adapters import count_parameters
 from lora2.training.base_models.models import BaseModel, load_base_model
 from lora2.training.methods.method import Method
 from lora2.training.methods.registry import METHODS
@@ -32,6 +31,7 @@ from lora2.training.methods.whole_modules import HEADS
 from lora2.training.methods.wrapping import wrap
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import MethodName
+from lora2.training.parameter_counts import count_parameters
 from lora2.tuners.base.loading import load_adapter
 from lora2.tuners.lora2.layer import lora2_layers
 from unit import method_case

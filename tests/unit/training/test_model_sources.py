@@ -17,7 +17,7 @@ from lora2.data.tasks.labelled_task import build_dataset
 from lora2.training.base_models.models import load_config, load_language_model, load_tokenizer
 from lora2.training.base_models.sources import ModelSource, find_model
 from lora2.training.objectives.registry import objective_of
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 
 
 @pytest.fixture(scope="module")

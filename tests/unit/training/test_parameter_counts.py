@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from lora2 import Lora2Config, RankAllocator, compact_adapter
-from lora2.training.adapters import count_final_parameters, count_parameters
 from lora2.training.base_models.models import BaseModel
 from lora2.training.budgets import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS, head_names
 from lora2.training.options.arguments import RunSettings
-from lora2.training.trained_parts import trained_parts
+from lora2.training.parameter_counts import count_final_parameters, count_parameters, trained_parts
 from unit.models import tokens
 from unit.tiny_transformers import tiny_llama
 

@@ -19,13 +19,13 @@ from transformers import BertForSequenceClassification, TrainingArguments
 
 from lora2 import UserError
 from lora2.exchange.merge_support import reason_against_merging
-from lora2.training.adapters import count_parameters
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.method import Method
 from lora2.training.methods.peft_method import _try_step
 from lora2.training.methods.registry import METHODS
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.peft_registry import ALL_PEFT_KINDS, KINDS
+from lora2.training.parameter_counts import count_parameters
 from lora2.tuners.base.loading import load_adapter
 from unit import method_case
 from unit.method_case import Trained

@@ -23,7 +23,7 @@ from lora2.training.base_models.models import (
     pads_behind,
     set_padding,
 )
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,

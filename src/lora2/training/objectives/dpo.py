@@ -21,7 +21,7 @@ from lora2.data.tasks.writing_task import PREFERENCES, WritingTask
 from lora2.errors import UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
     WritingObjective,

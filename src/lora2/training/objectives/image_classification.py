@@ -35,7 +35,7 @@ from lora2.training.base_models.models import (
     BaseModel,
     load_image_processor,
 )
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.image_inputs import check_one_size, inputs_of, refused_by
 from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, ToLabel

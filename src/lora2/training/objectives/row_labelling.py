@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import metrics_of_logits
 from lora2.training.objectives.labelling import Labelling
 

@@ -22,7 +22,7 @@ from lora2.data.tokenization.texts import by_length
 from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
 from lora2.training.objectives.writing import (
     WritingObjective,

@@ -26,7 +26,7 @@ from lora2.training.base_models.models import (
     BaseModel,
     load_tokenizer,
 )
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
     HEAD_RECIPE,

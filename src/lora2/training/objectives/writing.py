@@ -20,7 +20,7 @@ from lora2.support.extras import require
 from lora2.training.base_models.chat_templates import is_of_template, refused_by_template
 from lora2.training.base_models.models import BaseModel, load_language_model
 from lora2.training.base_models.new_tokens import grow_as_saved
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.objective import Objective, Sets
 from lora2.training.objectives.output import TEXTS
 from lora2.training.on_disk.run_folder import RunFolder

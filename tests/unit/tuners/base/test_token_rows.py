@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lora2 import Lora2Config, RankAllocator, compact_adapter, truncate_adapter
 from lora2.errors import UserError
-from lora2.training.adapters import count_parameters
+from lora2.training.parameter_counts import count_parameters
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.token_rows.finding import count_numbers, rows_of, trained_rows
 from lora2.tuners.bottleneck import BottleneckConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lora2.data.tasks.task import recorded_name
+from lora2.training.finished_run.cut import cut_run
 from lora2.training.objectives.registry import objective_of
-from lora2.training.run_cut import cut_run
-from lora2.training.saved_run import load_saved_run
+from lora2.training.run_loading import load_saved_run
 
 
 def score_cuts(

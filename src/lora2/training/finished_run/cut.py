@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora2.errors import UserError
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.tuners.lora2.truncation import Truncation, truncate_adapter
 

@@ -1,14 +1,17 @@
-"""Which part of a run each trained parameter belongs to: adapter, whole modules or head."""
+"""What a model trains, counted by its parts: adapter, whole modules and head."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from peft import get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from lora2.tuners.base.distributed.zero import numbers_of
+from lora2.tuners.lora2.layer import lora2_layers
+from lora2.tuners.lora2.saving import is_of_adapter
 
 
 class TrainedParts(NamedTuple):
@@ -40,6 +43,40 @@ def trained_parts(model: nn.Module, head: Collection[str]) -> TrainedParts:
     return parts
 
 
+def count_parameters(model: nn.Module, head: Collection[str]) -> dict[str, int]:
+    """Return the trainable parameters of the "adapter" and of the "head".
+
+    Modules that this run trains whole are counted with the adapter.
+
+    head: ends of the names of modules that every method trains, see `head_names`.
+    """
+    parts = trained_parts(model, head)
+    return {
+        "adapter": total_numbers(parts.adapter) + total_numbers(parts.whole),
+        "head": total_numbers(parts.head),
+    }
+
+
+def count_final_parameters(model: nn.Module, head: Collection[str]) -> dict[str, int]:
+    """Return the same of a trained model, as it is saved.
+
+    Where an engine splits the adapter, what was pruned is still in memory; all processes must take
+    part.
+    """
+    counts = count_parameters(model, head)
+    layers = lora2_layers(model, "default").values()
+    if any(layer.lora2_states["default"].is_finished for layer in layers):
+        saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+        left = sum(tensor.numel() for name, tensor in saved.items() if is_of_adapter(name))
+        counts["adapter"] += left - total_numbers(trained_parts(model, head).adapter)
+    return counts
+
+
+def total_numbers(parameters: Iterable[nn.Parameter]) -> int:
+    """Return how many numbers parameters have, those of other processes too."""
+    return sum(map(numbers_of, parameters))
+
+
 def _modules(model: nn.Module, head: tuple[str, ...]) -> tuple[set[int], set[int]]:
     """Return the parameters of modules that PEFT trains whole, and those of the head, by id."""
     has_adapter = bool(getattr(model, "peft_config", {}))
@@ -54,8 +91,3 @@ def _modules(model: nn.Module, head: tuple[str, ...]) -> tuple[set[int], set[int
         elif is_whole:
             whole.update(map(id, module.parameters()))
     return whole, of_head
-
-
-def total_numbers(parameters: Iterable[nn.Parameter]) -> int:
-    """Return how many numbers parameters have, those of other processes too."""
-    return sum(map(numbers_of, parameters))

@@ -11,7 +11,7 @@ from typing import Any
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors import safe_open
 
-from lora2.training.loaded_run import LoadedRun
+from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.on_disk.environment import versions
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.run_start import write_start
