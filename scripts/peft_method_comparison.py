@@ -26,6 +26,7 @@ from lora2.support.files import (
 )
 from lora2.training.base_models.models import load_tokenizer
 from lora2_cli.main import INTERRUPTED, USER_MISTAKE, hide_warnings_for_developers
+from lora2.training.base_models.preprocessors import load_tokenizer
 from peft_comparison.experiment import Experiment, read_experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_model

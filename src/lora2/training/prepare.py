@@ -18,7 +18,7 @@ from transformers import (
 from lora2.data.tasks.task import Task
 from lora2.errors import UserError
 from lora2.training.base_models.new_tokens import with_new_tokens
-from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.base_models.preprocessors import Preprocessor
 from lora2.training.budgets import budget_in_words
 from lora2.training.checks.label_smoothing import check_has_classes, check_has_no_penalty
 from lora2.training.checks.named_modules import check_named_modules

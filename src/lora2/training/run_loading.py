@@ -15,7 +15,7 @@ from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.base_models.models import load_config
-from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.base_models.preprocessors import Preprocessor
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.training.methods.whole_modules import keep_precise

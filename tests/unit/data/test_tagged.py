@@ -13,7 +13,7 @@ from lora2.data.tables import hub
 from lora2.data.tasks.tagged_task import build_tagged
 from lora2.data.tokenization.tags import tokenize_tagged
 from lora2.errors import UserError
-from lora2.training.base_models.models import load_tokenizer
+from lora2.training.base_models.preprocessors import load_tokenizer
 
 WORDS = {"tokens": ["in", "New", "York"], "tags": ["O", "B-place", "I-place"]}
 SPANS = {"text": "in New York.", "spans": [{"start": 3, "end": 11, "label": "place"}]}

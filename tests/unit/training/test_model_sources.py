@@ -14,7 +14,8 @@ from gguf_file import save_gguf
 from language_model import byte_tokenizer, text_options, train_texts
 from lora2 import UserError
 from lora2.data.tasks.labelled_task import build_dataset
-from lora2.training.base_models.models import load_config, load_language_model, load_tokenizer
+from lora2.training.base_models.models import load_config, load_language_model
+from lora2.training.base_models.preprocessors import load_tokenizer
 from lora2.training.base_models.sources import ModelSource, find_model
 from lora2.training.objectives.registry import objective_of
 from lora2.training.run_loading import load_saved_run

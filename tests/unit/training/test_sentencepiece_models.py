@@ -15,7 +15,7 @@ from lora2.lab.experiments.presets.registry import PRESETS
 from lora2.lab.experiments.presets.table_request import TableRequest
 from lora2.lab.experiments.running.execution import Place, execute_run
 from lora2.lab.experiments.running.feasibility import check_feasible
-from lora2.training.base_models.models import load_tokenizer
+from lora2.training.base_models.preprocessors import load_tokenizer
 from sentencepiece_model import save_deberta, save_rte, save_sentencepiece
 
 pytestmark = pytest.mark.slow

@@ -1,9 +1,8 @@
-"""Loads pretrained models and their tokenizers, from a folder, a package or the hub."""
+"""Loads pretrained models, from a folder, a package or the hub."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,39 +10,31 @@ import transformers
 from peft import TaskType
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
-from lora2.data.tasks.image_task import EXTRA
 from lora2.errors import UserError
-from lora2.support.error_text import clause_of
-from lora2.support.extras import require
-from lora2.support.field_types import fits, shortened
 from lora2.training.base_models.architectures import ARCHITECTURES, HUB_NAMES
 from lora2.training.base_models.loading_errors import as_user_error
-from lora2.training.base_models.sentencepiece_files import naming_packages
-from lora2.training.base_models.sources import ModelSource, check_is_whole_model, find_model
+from lora2.training.base_models.sources import (
+    OWN_CODE,
+    ModelSource,
+    check_is_whole_model,
+    find_model,
+)
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.finite_checks import check_weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
 _HEAD_OF_DECODERS = "score"
-# Without it transformers asks at the terminal whether to run the code in the model's folder.
-_OWN_CODE = {"trust_remote_code": False}
-# Pillow, numpy and torch raise these for an invalid size.
-_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# Pixels of the image that a processor is tried on.
-_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ def load_config(name: str, **values: Any) -> PretrainedConfig:
     check_is_whole_model(source)
     with quiet_loading(), as_user_error(name, source):
         return AutoConfig.from_pretrained(
-            source.location, **_OWN_CODE, **source.file_option, **values
+            source.location, **OWN_CODE, **source.file_option, **values
         )
 
 
@@ -122,78 +113,6 @@ def set_classifier_dropout(config: PretrainedConfig, probability: float | None) 
         )
 
 
-def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, with a padding token; options: of its class.
-
-    Raises:
-        UserError: the model has no tokenizer that can be loaded.
-    """
-    source = find_model(name)
-    with quiet_loading(), as_user_error(name, source), naming_packages(name, source):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.location, **_OWN_CODE, **source.file_option, **options
-        )
-        if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers makes an empty tokenizer where it finds no file, and reads all as
-            # unknown.
-            raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
-    if not fits(tokenizer.model_max_length, float):
-        raise UserError(
-            f"model: model_max_length in the tokenizer_config.json of {name} is "
-            f"{shortened(tokenizer.model_max_length)}, and must be a number."
-        )
-    if tokenizer.pad_token is None:
-        # Decoders are trained without one; what is at padded places is masked anyway.
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise UserError(f"model: the tokenizer of {name} has neither a padding nor an end token.")
-    return tokenizer
-
-
-def _check_reads_images(name: str, source: ModelSource) -> None:
-    """Check that the folder of a model says how it reads images; of a hub name there is no check.
-
-    Raises:
-        UserError: it does not.
-    """
-    folder, file = Path(source.location), "preprocessor_config.json"
-    if folder.is_dir() and not (folder / file).is_file():
-        raise UserError(
-            f"model: {name} has no {file}, so nothing says how it reads images; give the folder or "
-            "hub name of a model that reads images, such as google/vit-base-patch16-224."
-        )
-
-
-def load_image_processor(name: str) -> Any:
-    """Return the image processor of a model.
-
-    Raises:
-        UserError: the model has none that can be loaded.
-    """
-    source = find_model(name)
-    _check_reads_images(name, source)
-    with quiet_loading(), as_user_error(name, source):
-        processor = AutoImageProcessor.from_pretrained(source.location, **_OWN_CODE)
-    _check_processes(processor, name)
-    return processor
-
-
-def _check_processes(processor: Any, name: str) -> None:
-    """Check that an image processor makes pixels of an image, which its values alone do not tell.
-
-    Raises:
-        UserError: it does not.
-    """
-    image = require("PIL.Image", extra=EXTRA).new("RGB", (_SIDE, _SIDE))
-    try:
-        processor(images=image, return_tensors="pt")
-    except _REFUSALS as error:
-        raise UserError(
-            f"model: the preprocessor_config.json of {name} has values that no image can be "
-            f"processed with ({clause_of(error)}); correct it, or copy it from the model again."
-        ) from error
-
-
 def load_base_model(
     name: str, config: PretrainedConfig, dtype: str, kind: HeadKind = TEXT_LABELS
 ) -> BaseModel:
@@ -213,17 +132,9 @@ def load_base_model(
     if config.architectures:
         # A distilled image model's (DeiT, LeViT) class with two heads returns no loss.
         config.architectures = [each.removesuffix("WithTeacher") for each in config.architectures]
-    with quiet_loading(), as_user_error(name, source):
-        model, report = kind.auto_model.from_pretrained(
-            source.location,
-            config=config,
-            dtype=getattr(torch, dtype),
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_OWN_CODE,
-        )
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    missing = [*report["missing_keys"], *mismatched]
+    model, missing, mismatched = _loaded(
+        kind.auto_model, name, source, config=config, dtype=getattr(torch, dtype)
+    )
     encoder = [key for key in model.state_dict() if _is_of_encoder(model, key)]
     absent = [key for key in missing if _is_of_encoder(model, key)]
     if len(absent) > len(encoder) // 2 or any(_is_of_encoder(model, key) for key in mismatched):
@@ -254,17 +165,9 @@ def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
     # Otherwise transformers may keep the blocks, which cannot be trained; older ones never do.
     if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with quiet_loading(), as_user_error(name, source):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            dtype=getattr(torch, dtype, dtype),
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_OWN_CODE,
-            **options,
-        )
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    absent = [*report["missing_keys"], *mismatched]
+    model, absent, _ = _loaded(
+        AutoModelForCausalLM, name, source, dtype=getattr(torch, dtype, dtype), **options
+    )
     if absent:
         raise UserError(
             f"model: the weights of {name} are not those of a causal language model "
@@ -273,6 +176,30 @@ def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
         )
     _check_finite(model, name)
     return BaseModel(model, (), TaskType.CAUSAL_LM)
+
+
+def _loaded(
+    auto_model: Any, name: str, source: ModelSource, **options: Any
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """Load a model by one of transformers' classes.
+
+    Returns:
+        The model, the names of the weights that its files do not have or have of another size, and
+        the names of those of another size alone.
+
+    Raises:
+        UserError: transformers cannot load it.
+    """
+    with quiet_loading(), as_user_error(name, source):
+        model, report = auto_model.from_pretrained(
+            source.location,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **OWN_CODE,
+            **options,
+        )
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    return model, [*report["missing_keys"], *mismatched], mismatched
 
 
 def _check_finite(model: PreTrainedModel, name: str) -> None:

@@ -15,6 +15,10 @@ from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL, PACK
 
 GGUF = ".gguf"
 
+OWN_CODE = {"trust_remote_code": False}
+"""An option of all that transformers loads: without it, it asks at the terminal whether to run the
+code in the model's folder."""
+
 
 @dataclass(frozen=True)
 class ModelSource:

@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2.errors import UserError
 from lora2.exchange.merge_support import reason_against_merging
-from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.base_models.preprocessors import Preprocessor
 from lora2.training.methods.registry import method_of
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.summary import RunSummary

@@ -30,11 +30,8 @@ from lora2.data.tasks.image_task import EXTRA, KIND, ImageTask, build_images
 from lora2.errors import UserError
 from lora2.support.extras import require
 from lora2.training.base_models.digits_model import digits_processor, save_digits_model
-from lora2.training.base_models.models import (
-    IMAGE_LABELS,
-    BaseModel,
-    load_image_processor,
-)
+from lora2.training.base_models.models import IMAGE_LABELS, BaseModel
+from lora2.training.base_models.preprocessors import load_image_processor
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.image_inputs import check_one_size, inputs_of, refused_by

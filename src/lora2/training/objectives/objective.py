@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import TrainerCallback, TrainingArguments
 
 from lora2.data.tasks.task import Task
-from lora2.training.base_models.models import BaseModel, load_tokenizer
-from lora2.training.base_models.preprocessor import Preprocessor
+from lora2.training.base_models.models import BaseModel
+from lora2.training.base_models.preprocessors import Preprocessor, load_tokenizer
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.output import Output
 from lora2.training.on_disk.run_folder import RunFolder

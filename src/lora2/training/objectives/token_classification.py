@@ -21,11 +21,8 @@ from lora2.data.tasks.tagged_task import KIND, TAGS_COLUMN, TOKENS_COLUMN, Tagge
 from lora2.data.tokenization.tags import NO_PIECE, PIECES_COLUMN, tokenize_tagged
 from lora2.errors import UserError
 from lora2.support.extras import require
-from lora2.training.base_models.models import (
-    WORD_LABELS,
-    BaseModel,
-    load_tokenizer,
-)
+from lora2.training.base_models.models import WORD_LABELS, BaseModel
+from lora2.training.base_models.preprocessors import load_tokenizer
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,

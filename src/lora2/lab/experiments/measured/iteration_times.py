@@ -20,7 +20,7 @@ from lora2.lab.benchmarks.workloads import WORKLOADS, Batch, Workload
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.measured.times import ITERATIONS, MeasuredTimes, read_times
 from lora2.lab.experiments.running.execution import Place, settings_of
-from lora2.training.base_models.models import load_tokenizer
+from lora2.training.base_models.preprocessors import load_tokenizer
 from lora2.training.objectives.registry import objective_of
 
 TIMED_METHODS = ("adalora", "lora2")
