@@ -346,7 +346,6 @@ def test_merged_into_the_weights_it_is_the_same(
 REFUSED = {
     "bitfit_without_biases": ("bitfit", "llama", {}, "bitfit trains biases"),
     "prompt_of_a_decoder": ("prompt", "llama", {}, "prompt tuning cannot classify with llama"),
-    "prompt_of_nothing": ("prompt", "bert", {"virtual_tokens": 0}, "virtual_tokens=0 must be"),
     "lora_rank": ("lora", "bert", {"k": 0}, "k=0 must be"),
     "sora_threshold": ("sora", "bert", {"threshold": -1.0}, "threshold=-1.0 must not be"),
     "bottleneck_size": ("bottleneck", "bert", {"bottleneck_size": 0}, "bottleneck_size=0 must be"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora2.data.tasks.tagged_task import TAGS_COLUMN, TOKENS_COLUMN
 from lora2.data.tokenization.texts import check_max_length, in_parts
 from lora2.errors import UserError
+from lora2.support.ignored_label import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -16,8 +17,6 @@ PIECES_COLUMN = "first_pieces"
 """Of each word, the place of its first piece; NO_PIECE where a word has none, or is cut off."""
 
 NO_PIECE = -1
-IGNORED = -100
-"""The label of a place that is not learnt, as in torch and transformers."""
 
 
 def tokenize_tagged(

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 # They read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
-_HEAD_OF_DECODERS = "score"
+HEAD_OF_DECODERS = "score"
+"""The name of the head with which transformers' decoders classify."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def set_padding(model: PreTrainedModel, token: int | None) -> None:
 
     It reads the last token that is not padding, and would read padding if that were another token.
     """
-    if hasattr(model, _HEAD_OF_DECODERS):
+    if hasattr(model, HEAD_OF_DECODERS):
         for config in (model.config, model.config.get_text_config()):
             config.pad_token_id = token
 

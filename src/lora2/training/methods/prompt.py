@@ -6,22 +6,18 @@ from peft import PromptTuningConfig
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
+from lora2.training.base_models.models import HEAD_OF_DECODERS
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.wrapping import built_with
-
-_HEAD_OF_DECODERS = "score"
 
 
 def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
     """Return PEFT's config, without the head.
 
     Raises:
-        UserError: an invalid value, or a model that cannot tell text from padding.
+        UserError: a model that cannot tell text from padding.
     """
-    tokens = options["virtual_tokens"]
-    if tokens < 1:
-        raise UserError(f"virtual_tokens={tokens} must be a whole number of at least 1.")
-    if _HEAD_OF_DECODERS in dict(model.named_children()):
+    if HEAD_OF_DECODERS in dict(model.named_children()):
         # PEFT hands over vectors in place of tokens, in which such a head finds no padding and
         # reads the last place of a row, be it padded or not.
         raise UserError(
@@ -29,7 +25,7 @@ def config(model: PreTrainedModel, options: Options) -> PromptTuningConfig:
             "reads the last token and would read padding; choose another method or an encoder."
         )
     return PromptTuningConfig(
-        num_virtual_tokens=tokens,
+        num_virtual_tokens=options["virtual_tokens"],
         # It may differ from the model's width, which PEFT would take.
         token_dim=model.get_input_embeddings().weight.shape[1],
     )

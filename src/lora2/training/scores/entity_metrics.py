@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lora2.data.tasks.metric_names import OF_TAGS
-from lora2.data.tokenization.tags import IGNORED
 from lora2.support.extras import require
+from lora2.support.ignored_label import IGNORED
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction

@@ -10,7 +10,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from lora2.data.tokenization.tags import IGNORED
+from lora2.support.ignored_label import IGNORED
 from lora2.training.trainer.run_trainer import RunBase
 from lora2.training.trainer.trl_penalty import WithPenalty
 from lora2.training.trainer.weighted_evaluation import WeightedEvaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora2.data.tokenization.tags import IGNORED
+from lora2.support.ignored_label import IGNORED
 from lora2.training.trainer.run_trainer import RunTrainer
 from lora2.training.trainer.weighted_evaluation import WeightedEvaluation
 

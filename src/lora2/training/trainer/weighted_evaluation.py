@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from lora2.data.tokenization.tags import IGNORED
+from lora2.support.ignored_label import IGNORED
 from lora2.training.trainer.counted_items import CountedItems
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
+from lora2.support.ignored_label import IGNORED
+
 
 def has_loss(outputs: Any) -> bool:
     """Return whether the outputs of a model hold a loss."""
@@ -49,7 +51,7 @@ def share_of_optimizer_batch(model: nn.Module, kwargs: dict[str, Any]) -> Tensor
     if "shift_labels" not in kwargs:
         # The first token of a row is never predicted.
         labels = labels[..., 1:]
-    return (labels != -100).sum() / whole
+    return (labels != IGNORED).sum() / whole
 
 
 def _is_causal_lm(model: nn.Module) -> bool:
