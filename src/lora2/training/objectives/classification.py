@@ -24,7 +24,6 @@ from lora2.training.base_models.models import (
     set_padding,
 )
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.labelling import (
     HEAD_OPTIONS,
     HEAD_RECIPE,
@@ -114,15 +113,3 @@ class Classification(RowLabelling):
             raise UserError(f"text_pair: the run was trained on {' and '.join(columns)}; {advice}.")
         rows = build_dataset([[each] for each in texts], labels=None)
         return ToLabel(rows.to_list(), rows)
-
-    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
-        """Return label and probabilities, or value."""
-        names = run.task["label_names"]
-        return class_columns(names, flat) if names else ["value"]
-
-    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
-        """Return the label and all probabilities of each row, or its value."""
-        logits, names = self.logits(run, given.rows, batch_size), run.task["label_names"]
-        if names:
-            return class_cells(logits, names, flat)
-        return [[round(float(row[0]), 6)] for row in logits]

@@ -33,7 +33,6 @@ from lora2.training.base_models.digits_model import digits_processor, save_digit
 from lora2.training.base_models.models import IMAGE_LABELS, BaseModel
 from lora2.training.base_models.preprocessors import load_image_processor
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.objectives.class_results import class_cells, class_columns
 from lora2.training.objectives.image_inputs import check_one_size, inputs_of, refused_by
 from lora2.training.objectives.labelling import HEAD_OPTIONS, HEAD_RECIPE, ToLabel
 from lora2.training.objectives.objective import Sets
@@ -205,15 +204,6 @@ class ImageClassification(RowLabelling):
         raise UserError(
             "text: the run labels images; give --file with an image, a folder or a table of them."
         )
-
-    def columns(self, run: LoadedRun, given: ToLabel, flat: bool) -> list[str]:
-        """Return label and probabilities."""
-        return class_columns(run.task["label_names"], flat)
-
-    def found(self, run: LoadedRun, given: ToLabel, batch_size: int, flat: bool) -> list[list[Any]]:
-        """Return the label and all probabilities of each image."""
-        logits = self.logits(run, given.rows, batch_size)
-        return class_cells(logits, run.task["label_names"], flat)
 
 
 def _has_base(settings: RunSettings) -> bool:
