@@ -28,13 +28,13 @@ def _of_training(settings: RunSettings, name: str, usual: Any) -> str:
     return as_typed(settings.training.get(name, usual))
 
 
-def _has_penalty(settings: RunSettings) -> bool:
-    return method_of(settings).has_penalty(settings.adapter)
+def _may_have_penalty(settings: RunSettings) -> bool:
+    return method_of(settings).may_have_penalty(settings.adapter)
 
 
 def _starts_gaussian(settings: RunSettings) -> bool:
     start = settings.adapter["init_weights"]
-    return start == "gaussian" or (start is True and _has_penalty(settings))
+    return start == "gaussian" or (start is True and _may_have_penalty(settings))
 
 
 def _optimizer_in(*starts: str) -> Callable[[RunSettings], bool]:
@@ -85,7 +85,7 @@ EFFECTS: dict[tuple[str, ...], Need] = {
         lambda settings: settings.adapter["layers_to_transform"] is not None,
     ),
     ("orth_reg_weight", "orthogonality_terms"): Need(
-        "without --orthogonality penalty", _has_penalty
+        "without --orthogonality penalty", _may_have_penalty
     ),
     tuple(name for name in SCHEDULE_FIELDS if name != "target_r"): Need(
         "without a --target_r below --init_r, since nothing is pruned",

@@ -151,7 +151,7 @@ METHOD = Method(
         *AS_THEY_ARE,
     ),
     prunes=lambda options: True,
-    has_penalty=lambda options: True,
+    may_have_penalty=lambda options: True,
     callbacks=lambda: [AdaLoraCallback()],
     # PEFT's scale is lora_alpha / init_r: it does not change as ranks are pruned.
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},

@@ -83,7 +83,7 @@ METHOD = Method(
     final=_final,
     options=(*option_names(AdapterArguments), "start_from"),
     prunes=_prunes,
-    has_penalty=lambda options: options["orthogonality"] == "penalty",
+    may_have_penalty=lambda options: options["orthogonality"] == "penalty",
     callbacks=lambda: [Lora2Callback()],
     as_lora="written as one",
     as_lora2=lambda model, folder: model,

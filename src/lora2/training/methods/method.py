@@ -25,9 +25,13 @@ LOW_RANK = ("k", "lora_alpha", "lora_dropout", *PLACE, *AS_THEY_ARE)
 """The options of a product of two matrices of fixed rank k, without the head."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to fine-tune.
+
+    It is data and not a base class, because the methods have nothing to inherit: most fields have a
+    default that most methods keep, PEFT's methods are made in a loop over its registry, and tables
+    and checks read fields of all methods without making one.
 
     Attributes:
         name: as users write it.
@@ -35,62 +39,75 @@ class Method:
         source: where it was published.
         trains: what it trains, without the task's head, in a few words.
         formula: how many parameters that are; d_in × d_out is an adapted matrix.
-        build: takes base model, options by name and optimizer steps; returns the model to train.
+        from_peft: whether it is made by PEFT's registry, and PEFT says what it cannot do: which
+            modules it adapts, whether it merges, how it starts.
+
+        options: names of the options of methods that it reads.
+        defaults: options in which the method differs from the recipe of a task.
+        check: checks options before anything is loaded; raises a UserError.
+        resolve: returns options with those that others of them bring.
+
         count: takes the pretrained model (which may be without memory) and options; returns the
             number that `formula` gives, without the head.
         final: likewise, returns the fewest and the most parameters that pruning leaves, as a
             LoRA; None for a method that ends with what it trained.
-        options: names of the options of methods that it reads.
-        tokens_in_front: takes options; returns the tokens that it puts in front of each text; None
-            for a method that puts none there.
-        prunes: takes options; whether it makes the adapter smaller by a schedule.
-        has_penalty: takes options; whether the loss has a penalty on its factors, whose weight may
-            be 0.
+
+        build: takes base model, options by name and optimizer steps; returns the model to train.
         callbacks: makes what the trainer needs.
-        defaults: options in which the method differs from the recipe of a task.
+        make_optimizer: makes the optimizer, given the model, the trainer's arguments and options;
+            None leaves it to the trainer.
         start: whether the model computes at the start what the pretrained model does: to the last
             bit, nearly, or not at all.
+        prunes: takes options; whether it makes the adapter smaller by a schedule.
+        may_have_penalty: takes options; whether the loss has a penalty on its factors, whose weight
+            may be 0.
+        tokens_in_front: takes options; returns the tokens that it puts in front of each text; None
+            for a method that puts none there.
+        resumes: takes options; whether a training that was cut short can resume from a checkpoint.
+        shards: whether DeepSpeed and FSDP2, which split weights or optimizer over processes, may
+            train it.
+        head_alone: whether it trains the task's head and nothing else.
+        whole: whether a whole model is saved, rather than an adapter.
+
         merges: whether what was trained can be put into the weights.
         as_lora: whether its adapter is a plain LoRA of PEFT's, or `lora2 export` writes the same
             change as one; "no" of PEFT's variants of LoRA, too, which are more than its factors.
         as_lora2: takes a trained model and the folder of its adapter; returns the model with a
             LoRA² adapter of the same change, which can be cut; None for a method without one.
-        resumes: takes options; whether a training that was cut short can resume from a checkpoint.
-        whole: whether a whole model is saved, rather than an adapter.
-        shards: whether DeepSpeed and FSDP2, which split weights or optimizer over processes, may
-            train it.
-        head_alone: whether it trains the task's head and nothing else.
-        check: checks options before anything is loaded; raises a UserError.
-        resolve: returns options with those that others of them bring.
-        from_peft: whether it is made by PEFT's registry, and PEFT says what it cannot do: which
-            modules it adapts, whether it merges, how it starts.
-        make_optimizer: makes the optimizer, given the model, the trainer's arguments and options;
-            None leaves it to the trainer.
     """
 
+    # What it is
     name: str
     label: str
     source: str
     trains: str
     formula: str
-    build: Callable[[BaseModel, Options, int], nn.Module]
+    from_peft: bool = False
+
+    # Its options
+    options: Collection[str] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    check: Callable[[Options], None] = lambda options: None
+    resolve: Callable[[Options], Options] = lambda options: options
+
+    # Its size
     count: Callable[[PreTrainedModel, Options], int]
     final: Callable[[PreTrainedModel, Options], tuple[int, int]] | None = None
-    options: Collection[str] = ()
-    tokens_in_front: Callable[[Options], int] | None = None
-    prunes: Callable[[Options], bool] = lambda options: False
-    has_penalty: Callable[[Options], bool] = lambda options: False
+
+    # Its training
+    build: Callable[[BaseModel, Options, int], nn.Module]
     callbacks: Callable[[], list[TrainerCallback]] = list
-    defaults: dict[str, Any] = field(default_factory=dict)
+    make_optimizer: Callable[[Any, TrainingArguments, Options], Optimizer] | None = None
     start: Literal["same", "near", "other"] = "same"
+    prunes: Callable[[Options], bool] = lambda options: False
+    may_have_penalty: Callable[[Options], bool] = lambda options: False
+    tokens_in_front: Callable[[Options], int] | None = None
+    resumes: Callable[[Options], bool] = lambda options: True
+    shards: bool = True
+    head_alone: bool = False
+    whole: bool = False
+
+    # Its export
     merges: bool = True
     as_lora: Literal["is one", "written as one", "no"] = "no"
     as_lora2: Callable[[Any, Path], nn.Module] | None = None
-    resumes: Callable[[Options], bool] = lambda options: True
-    whole: bool = False
-    shards: bool = True
-    head_alone: bool = False
-    check: Callable[[Options], None] = lambda options: None
-    resolve: Callable[[Options], Options] = lambda options: options
-    from_peft: bool = False
-    make_optimizer: Callable[[Any, TrainingArguments, Options], Optimizer] | None = None
