@@ -34,7 +34,7 @@ NAMED_TASKS = (
     NamedTask("appointments", "token-classification"),
     NamedTask("digits", "image-classification"),
 )
-"""Of each objective, the first is the one that is taken where none is named."""
+"""The first task of each objective is taken where none is named."""
 
 AGREEMENT_SENTENCES: dict[Split, int] = {"train": 2000, "validation": 400}
 """How many sentences of agreement there are, unless others are asked for."""

@@ -33,7 +33,7 @@ def start_head_at_label_mean(base: BaseModel, labels: Tensor, is_scale: bool = F
 
 def _log_shares(labels: Tensor, classes: int) -> Tensor:
     counts = torch.bincount(labels, minlength=classes)
-    # One more of each, so that a class that does not occur is only unlikely.
+    # Each class is counted once more, so that one without rows is unlikely and not impossible.
     return ((counts + 1) / (len(labels) + len(counts))).log()
 
 

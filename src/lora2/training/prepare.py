@@ -132,7 +132,7 @@ def _read_inputs(
     task = objective.load_data(settings)
     check_has_classes(arguments.label_smoothing_factor, task)
     preprocessor = objective.load_preprocessor(settings.model.model)
-    # Before the model is loaded, whose head is drawn.
+    # The seed is set before the model is loaded, because loading draws the head.
     set_seed(arguments.seed)
     base = objective.load_base(settings, task)
     options = with_new_tokens(settings, preprocessor, base.model)

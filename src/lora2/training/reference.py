@@ -52,7 +52,7 @@ def reference_of_run(run: LoadedRun, base: BaseModel | None) -> PreTrainedModel:
 def needs_base(run: LoadedRun) -> bool:
     """Whether the reference of a run cannot be had by taking its adapter off."""
     model: Any = run.model
-    # Taken off, modules that were trained whole stay as they were trained.
+    # Modules that were trained whole keep their trained weights when the adapter is taken off.
     return not _unloads(model, run.settings) or bool(model.peft_config["default"].modules_to_save)
 
 

@@ -15,7 +15,7 @@ from lora2.training.options.recipes import recipe
 
 Options = dict[str, Any]
 
-# What changes nothing of what a run computes, and may change when it is resumed.
+# These options do not change what a run computes, so that they may change when it is resumed.
 _OF_THE_MACHINE = (
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
     "dataloader_persistent_workers", "report_to", "run_name", "logging_first_step", "ddp_timeout",
@@ -23,7 +23,7 @@ _OF_THE_MACHINE = (
     "eval_accumulation_steps", "skip_memory_metrics", "save_total_limit",
 )  # fmt: skip
 
-# What names a file, a folder, or something on the hub.
+# These options name a file, a folder, or something on the hub.
 _NAMES = (
     "train_file", "validation_file", "dataset", "data_dir", "model", "start_from", "output_dir",
     "label_column", "task",
@@ -79,7 +79,7 @@ def over_saved(
         UserError: an option differs from the one that it was started with.
     """
     for name, value in given.items():
-        # config.yaml has not those of the trainer's options that were left at their defaults.
+        # config.yaml does not have the trainer's options that were left at their defaults.
         started = saved.get(name, default_of(name))
         if name not in (*HOW_IT_STARTS, *_OF_THE_MACHINE) and value != started:
             raise UserError(

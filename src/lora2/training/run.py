@@ -41,7 +41,7 @@ from lora2.training.trainer.whole_state import whole_state
 from lora2.tuners.base.names.peft_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
 
-# In task.json: what tells one set of rows from another, by name of the set.
+# The key of task.json that holds the digest of each set of rows, by the name of the set.
 _DIGESTS = "rows"
 
 
@@ -102,7 +102,7 @@ def check_same_data(prepared: PreparedRun) -> None:
     try:
         stored = prepared.folder.read_task().get(_DIGESTS, {})
     except UserError:
-        # Nothing else of a run that is resumed reads the file; what uses the run says its damage.
+        # A resumed run reads nothing else of this file, and commands that use the run report it.
         return
     for name, digest in digests_of(prepared.task).items():
         if stored.get(name, digest) != digest:
@@ -143,7 +143,7 @@ def run(
     trainer.add_callback(SaveAfterEvaluation())
     trainer.add_callback(Recorder(folder))
     if checkpoint is not None:
-        # It has been evaluated at the start, and this is not the start.
+        # The run was evaluated when it was started, and a resumed run is not at its start.
         trainer.args.eval_on_start = False
     started = time.monotonic()
     with watch(settings.run.method, prepared.steps) as callback:
@@ -250,7 +250,7 @@ def _peft_config(settings: RunSettings) -> dict[str, Any] | None:
 
 
 def _reached(prepared: PreparedRun, history: list[dict[str, Any]]) -> dict[str, Any]:
-    # The model untrained is nothing that the run has reached.
+    # The untrained model's metrics are not a result of the run.
     trained = [record for record in evaluation_records(history) if record["step"] > 0]
     found = best_and_last(trained, prepared.main_metric)
     return dict(zip(("best", "last"), found or (None, None), strict=True))

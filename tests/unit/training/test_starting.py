@@ -14,7 +14,7 @@ from command_line import lora2, refused
 from language_model import prepared_run, save_language_model, text_options, write_rows
 from lora2 import Lora2Config, UserError
 from lora2.training.base_models.models import BaseModel
-from lora2.training.methods.starting import go_on_from
+from lora2.training.methods.starting import continue_from
 from lora2.training.options.arguments import RunSettings
 from unit.tiny_transformers import tiny_bert
 
@@ -148,8 +148,8 @@ def test_a_start_of_other_labels_is_refused(
     get_peft_model(before.model, config).save_pretrained(str(tmp_path))
     before.model.config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=rf"^start_from: .*{said}.*; give data with the same"):
-        go_on_from(classifier(**fields), tmp_path, OPTIONS)
-    assert go_on_from(classifier(id2label={0: "bad", 1: "good"}), tmp_path, OPTIONS)
+        continue_from(classifier(**fields), tmp_path, OPTIONS)
+    assert continue_from(classifier(id2label={0: "bad", 1: "good"}), tmp_path, OPTIONS)
 
 
 def test_a_head_of_another_size_is_not_called_another_base_model(tmp_path: Path) -> None:
@@ -159,4 +159,4 @@ def test_a_head_of_another_size_is_not_called_another_base_model(tmp_path: Path)
     with pytest.raises(
         UserError, match=r"the classifier in the adapter in .* and that of this model 5;"
     ):
-        go_on_from(BaseModel(other, (), TaskType.SEQ_CLS), tmp_path, OPTIONS)
+        continue_from(BaseModel(other, (), TaskType.SEQ_CLS), tmp_path, OPTIONS)

@@ -1,4 +1,4 @@
-"""What the generated tasks have in common: their sets, their months, and how they are drawn."""
+"""The parts that generated tasks share: names of sets and months, and the random generator."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ MONTHS = (
 
 def generator_of(task: str, split: Split, seed: int) -> random.Random:
     """Return the generator of one set of a task, the same for every Python version."""
-    # A text is hashed the same way everywhere; hash() of a tuple is not.
+    # A text seeds the same generator everywhere, which the hash() of a tuple does not.
     return random.Random(f"{task}-{split}-{seed}")

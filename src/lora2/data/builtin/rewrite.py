@@ -40,7 +40,7 @@ _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
     "nine": "ninth", "twelve": "twelfth", "twenty": "twentieth",
 }  # fmt: skip
-# Hundredths, and how they are said after and without a whole number.
+# Fractions in hundredths, and their words after a whole number and without one.
 _FRACTIONS = {
     25: ("and a quarter", "a quarter of a"),
     50: ("and a half", "half a"),
@@ -51,7 +51,7 @@ _UNITS = {
     "kilometer": "km", "centimetre": "cm", "litre": "l", "liter": "l", "millilitre": "ml",
     "minute": "min", "second": "s",
 }  # fmt: skip
-# One answer in so many is kept for validation.
+# Of so many answers, one is kept for validation.
 _HELD_OUT = 5
 
 
@@ -145,7 +145,7 @@ def _quantity(generator: random.Random) -> tuple[str, str]:
     unit = generator.choice(tuple(_UNITS))
     if whole == 0 and part == 0:
         whole = 100
-    # 250 hundredths are 2.5: no zeros at the end.
+    # 250 hundredths are written as 2.5, without zeros at the end.
     answer = f"{whole + part / 100:g} {_UNITS[unit]}"
     if whole == 0:
         return f"{_FRACTIONS[part][1]} {unit}", answer

@@ -100,7 +100,7 @@ def _encoded(
     labels: Sequence[str],
     label_names: Sequence[str],
 ) -> Dataset:
-    # The classes first: images take their time.
+    # Classes are checked first, because reading the images takes longer.
     encoded = encode_labels(table, columns[1], labels, label_names)
     return build_images(read_images(table, columns[0]), encoded)
 

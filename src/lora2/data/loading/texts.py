@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# There are some five thousand quantities, the scarcer half; four in five are for training.
+# Rows are half quantities, of which there are some five thousand, four in five for training.
 _LARGEST: dict[Split, int] = {"train": 6000, "validation": 1500}
 
 

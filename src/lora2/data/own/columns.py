@@ -16,7 +16,7 @@ from lora2.support.shown_values import MOST_SHOWN, as_shown
 
 logger = logging.getLogger(__name__)
 
-# Names that a message shows.
+# The number of names that a message shows.
 _NAMED = 10
 
 _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
@@ -24,7 +24,7 @@ _GUESSED_TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"))
 _DECIMAL = re.compile(r"[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+[eE]-\d+)")
 _WHOLE_DECIMAL = re.compile(r"([+-]?\d+)\.0+")
 _INTEGER = re.compile(r"[+-]?\d+")
-# Digits that Python turns into an integer; it refuses more than 4,300.
+# The most digits that are turned into an integer; Python refuses more than 4,300.
 _LONGEST_INTEGER = 4000
 # The largest number of float32, in which models compute.
 _LARGEST_NUMBER = 3.4028234663852886e38

@@ -63,9 +63,9 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    # In the order of their names, which is that of no file system.
+    # Files are sorted by name, because file systems differ in their order.
     for file in sorted(folder.iterdir()):
-        # A link to nowhere is no folder, and is reported when it is read.
+        # A broken link is not a folder, and is reported when it is read.
         is_image = file.suffix.lower() in _IMAGE_ENDINGS and not file.is_dir()
         if is_image and not file.name.startswith("."):
             yield file

@@ -16,10 +16,10 @@ from lora2.support.error_text import clause_of
 from lora2.support.extras import require
 from lora2.support.shown_values import as_shown
 
-# Pillow's modes that have no range: whole numbers of 32 bits, and floating-point ones.
+# Pillow's modes whose values have no fixed range: integers of 32 bits, and floats.
 _WIDE_MODES = ("I", "F")
 _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
-# Exif's number of how a camera was held, and its values for a quarter turn.
+# Exif's tag of how a camera was held, and the tag's values for a quarter turn.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 # Characters of a path that a message shows: a cell may hold a whole file.
 _SHOWN = 200
@@ -64,7 +64,7 @@ def _in_eight_bits(image: Any) -> Any:
         ValueError: the range of its values is not known.
     """
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns of the other way.
+        # Pillow warns if such an image is converted to RGB.
         return image.convert("RGBA")
     if image.mode not in _WIDE_MODES and not image.mode.startswith("I;16"):
         return image
@@ -97,7 +97,7 @@ def read_images(table: DataTable, column: str) -> list[StoredImage]:
             image["path"] = place
         try:
             decoded(image)
-        # Pillow raises what it likes for a damaged file.
+        # Pillow raises errors of many types for a damaged file.
         except Exception as error:
             # Pillow's sentence for an unknown format has the path again, or an address in memory.
             is_unknown = isinstance(error, pillow.UnidentifiedImageError)
@@ -122,7 +122,7 @@ def _stored(value: object, folder: Path, place: str) -> StoredImage:
             f"image_column: {place} holds {as_shown(value)}; write the path of an image, or its "
             "content in Parquet."
         )
-    # Paths in a table are from its folder on.
+    # Paths in a table are relative to its folder.
     file = folder / path
     if not _is_file(file):
         raise UserError(

@@ -8,7 +8,7 @@ from lora2.data.tables.json_rows import list_in_cell
 from lora2.data.tables.table import DataTable
 from lora2.errors import UserError
 
-# What chat templates write of a message beside role and content.
+# Chat templates write these fields of a message beside role and content.
 _WRITTEN_BESIDE_CONTENT = (
     "tool_calls",
     "function_call",
@@ -19,11 +19,11 @@ _WRITTEN_BESIDE_CONTENT = (
     "reasoning",
     "thinking",
 )
-# What TRL hands to chat templates beside the messages of a row.
+# TRL passes these columns to chat templates beside the messages of a row.
 _WRITTEN_BESIDE_MESSAGES = ("tools", "chat_template_kwargs")
-# Roles whose words are no answer.
+# Messages of these roles are not answers.
 _OF_OTHERS = ("system", "developer", "user", "tool", "function")
-# Texts of CSV, and of JSON in a cell, that hold nothing.
+# Cells of CSV with these texts, some of which are JSON, hold nothing.
 _NOTHING = ("", "[]", "{}", "null")
 
 
@@ -101,7 +101,7 @@ def _holds_something(value: object) -> bool:
     if isinstance(value, str):
         return value.strip() not in _NOTHING
     if isinstance(value, dict):
-        # Parquet gives every row the names of all.
+        # Parquet gives every row the keys of all rows.
         return any(map(_holds_something, value.values()))
     return bool(value) if isinstance(value, Sequence) else value is not None
 

@@ -13,7 +13,7 @@ from lora2.errors import UserError
 
 
 class OwnSource(TypedDict, total=False):
-    """What all loaders take for the user's own data; None is as good as left out.
+    """The arguments with which all loaders take the user's own data; None is the same as none.
 
     Attributes:
         train_file: a CSV, TSV, JSON, JSON lines or Parquet file; of images, a folder as well.

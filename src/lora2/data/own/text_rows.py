@@ -45,7 +45,7 @@ def choose_form(
             raise UserError(f"{_ROLE}: got {listed(named) or 'nothing'}; {advice}")
         return form, tuple(named)
     there = [form for form in forms if {*FORMS[form].columns} <= {*table.column_names}]
-    # A form that has all columns of another one and more is meant.
+    # A table that has all columns of two forms is meant as the one with more columns.
     found = [
         form
         for form in there
@@ -155,7 +155,7 @@ def _kind(value: object, name: str, place: str, form: Form) -> type:
 
 
 def _plain(value: Any) -> Any:
-    # Numbers and dates of messages, say, are nothing to write.
+    # Only role and content are learnt, and not fields such as dates of messages.
     if isinstance(value, str):
         return value
     return [{"role": message["role"], "content": message["content"]} for message in value]

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
 
-# How MNLI marks a row whose annotators did not agree.
+# MNLI has this label for a row whose annotators did not agree.
 _NO_LABEL = "-"
 
 

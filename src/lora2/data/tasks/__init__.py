@@ -1,1 +1,1 @@
-"""What a run trains on: the kinds of tasks, and what tells their rows from others."""
+"""The kinds of tasks that a run trains on, and digests of their rows."""

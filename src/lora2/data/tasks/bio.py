@@ -67,18 +67,18 @@ def words_of(text: str) -> list[tuple[int, int]]:
     their own, are of the word in which they stand.
     """
     words: list[tuple[int, int]] = []
-    goes_on = False
+    was_of_word = False
     for place, character in enumerate(text):
         is_of_word = character.isalnum() or character == "_"
         follows = bool(words) and words[-1][1] == place
         if follows and _joins(character):
             words[-1] = (words[-1][0], place + 1)
             continue
-        if follows and goes_on and is_of_word:
+        if follows and was_of_word and is_of_word:
             words[-1] = (words[-1][0], place + 1)
         elif not character.isspace():
             words.append((place, place + 1))
-        goes_on = is_of_word
+        was_of_word = is_of_word
     return words
 
 

@@ -1,4 +1,4 @@
-"""What tells the rows of a task from others, so that a resumed run notices a changed file."""
+"""Digests of the rows of a task, by which a resumed run notices that a file has changed."""
 
 from __future__ import annotations
 

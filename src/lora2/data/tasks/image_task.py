@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 KIND = "images"
-"""What task.json says of such a task, in place of classification or regression."""
+"""The `kind` of such a task in task.json, in place of classification or regression."""
 
 EXTRA = "images"
 """The extra of lora2 that installs what decodes them."""
@@ -60,7 +60,7 @@ def build_images(images: Sequence[StoredImage], labels: Sequence[int] | None = N
     datasets = require("datasets", extra="train")
     columns: dict[str, Any] = {IMAGE_COLUMN: images}
     types: dict[str, Any] = {
-        # Its own type, and not datasets.Image: Pillow is needed only where images are decoded.
+        # The type is not datasets.Image, which needs Pillow even where no image is decoded.
         IMAGE_COLUMN: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     }
     if labels is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "regression"]
 
-# Every Dataset of this package names its columns so, whatever the source called them.
+# Every Dataset of this package has its texts in these columns, whatever the source calls them.
 TEXT_COLUMNS = ("text", "text_pair")
 
 
@@ -64,6 +64,6 @@ def build_dataset(
     if labels is not None:
         columns[LABEL_COLUMN] = labels
         types[LABEL_COLUMN] = datasets.Value("int64" if kind == "classification" else "float32")
-    # Types are stated, not inferred: regression labels that all happen to be whole stay floats.
+    # Types are stated and not inferred, because labels of a regression may all be whole numbers.
     dataset: Dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(types))
     return dataset

@@ -6,7 +6,7 @@ OF_CLASSES = ("accuracy", "f1")
 OF_NUMBERS = ("pearson", "spearman")
 
 OF_TAGS = ("f1", "precision", "recall", "accuracy")
-"""Of whole entities, except accuracy, which is of words."""
+"""All are metrics of whole entities, except accuracy, which is one of words."""
 
 EXACT_MATCH = "exact_match"
 """Share of prompts that are answered exactly right."""

@@ -18,7 +18,7 @@ TAGS_COLUMN = "tags"
 RowsOf = Literal["words", "spans"]
 
 KIND = "tags"
-"""What task.json says of such a task, in place of classification or regression."""
+"""The `kind` of such a task in task.json, in place of classification or regression."""
 
 
 @dataclass(frozen=True, kw_only=True)

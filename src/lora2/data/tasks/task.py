@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Every Dataset of this package names its columns so, whatever the source called them.
+# Every Dataset of this package has its labels in this column, whatever the source calls them.
 LABEL_COLUMN = "label"
 
 
@@ -28,7 +28,7 @@ def rows_in_words(set_name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all tasks have.
+    """A task of any kind.
 
     Attributes:
         described: the attributes that task.json has, and their types there.

@@ -40,7 +40,7 @@ FORMS: dict[Form, RowForm] = {
         "prompt, chosen and rejected",
         "a text, or a list of messages with role and content",
     ),
-    # The prompt is what both begin with.
+    # The prompt is the beginning that both answers share.
     "preference_pair": RowForm(
         ("chosen", "rejected"),
         "chosen and rejected",
@@ -55,7 +55,7 @@ PREFERENCES: tuple[Form, ...] = ("preference", "preference_pair")
 """The forms with two answers, of which one is better."""
 
 Message = Mapping[str, str]
-# Text unchanged, or what comes before in a conversation.
+# A prompt is a text, which is not changed, or the messages before an answer.
 Prompt = str | Sequence[Message]
 
 
@@ -95,7 +95,7 @@ def prompt_and_answer(row: Mapping[str, Any]) -> tuple[Prompt, str] | None:
             return row["prompt"], completion
         return (row["prompt"], completion[0]["content"]) if len(completion) == 1 else None
     messages = row.get("messages")
-    # An answer to nothing is no answer.
+    # A message without one before it answers nothing.
     if not messages or len(messages) < 2 or messages[-1]["role"] != "assistant":
         return None
     return messages[:-1], messages[-1]["content"]

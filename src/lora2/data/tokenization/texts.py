@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Rows encoded at once: keeps the Python lists of token ids small next to the Arrow table.
+# So few rows are encoded at once that their Python lists stay small next to the Arrow table.
 _BATCH = 1000
 
 

@@ -57,7 +57,7 @@ def pretrained_digits() -> ViTModel:
     pixels = torch.tensor(digits.values, dtype=torch.float32)
     pixels = ((pixels - _MIDDLE) / _MIDDLE).unsqueeze(1).expand(-1, 3, -1, -1)
     labels = torch.tensor([KNOWN.index(name) for name in digits.names])
-    # The random numbers of the run are none the other for it.
+    # The run draws the same random numbers, whether or not this model is trained before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = ViTForImageClassification(ViTConfig(**_SIZES, num_labels=len(KNOWN)))

@@ -43,18 +43,18 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         asked = prompts[start : start + batch_size]
         batch = encode(tokenizer, asked).to(model.device)
-        # After the last position there is none to write at.
+        # Nothing can be written after the last position.
         left = max_new_tokens if positions is None else positions - batch["input_ids"].shape[1]
         if left < max_new_tokens and len(asked) > 1:
-            # A long prompt ends its own answer alone.
+            # A long prompt must shorten its own answer alone.
             for prompt in asked:
                 yield from generate(
                     model, tokenizer, [prompt], max_new_tokens=max_new_tokens,
                     temperature=temperature,
                 )  # fmt: skip
             continue
-        # What a checkpoint says of temperatures is not used, and transformers would say so; PEFT
-        # says that prompt tuning has no use for the positions that transformers hands it.
+        # transformers would warn that a checkpoint's temperature is not used, and PEFT that prompt
+        # tuning does not use the positions that transformers passes to it.
         with (
             quiet_loading(),
             printing_on_standard_error(),
@@ -86,7 +86,7 @@ class _ScoreCheck(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] as they are."""
-        # The largest: a checkpoint may forbid tokens, whose scores are −∞ then.
+        # Only the largest is checked, because forbidden tokens have the score −∞.
         check_finite_output(scores.amax(-1), self._model, partial(self._model, input_ids=input_ids))
         return scores
 

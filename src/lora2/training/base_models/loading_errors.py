@@ -28,7 +28,7 @@ _OBJECTS = (
     "pytorch_model.bin.index.json",
 )
 _WEIGHTS = ("*.safetensors", "*.bin")
-# What a head of transformers labels, and what its model reads, by the end of its class's name.
+# By the end of a class's name in transformers: what its head labels, and what its model reads.
 _CLASSIFIED = {
     "TokenClassification": ("words", "texts"),
     "ImageClassification": ("images", "images"),
@@ -117,7 +117,7 @@ def _reason_of_files(folder: Path, error: Exception, text: str) -> str:
         )
     if isinstance(error, ImportError) or "pip install" in text:
         return f"needs a Python package that is not installed ({text})."
-    # torch.load on a file that is cut short or damaged, or that holds more than tensors.
+    # torch.load raises these for a file that is cut short, damaged, or holds more than tensors.
     if isinstance(error, pickle.UnpicklingError | EOFError) or "PytorchStreamReader" in text:
         return (
             "could not be loaded: pytorch_model.bin is damaged or cut short, or holds something "

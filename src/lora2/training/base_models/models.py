@@ -32,7 +32,7 @@ from lora2.tuners.base.finite_checks import check_weights
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# They read `cls_dropout`, which their configurations do not declare.
+# These models read `cls_dropout`, which their configurations do not declare.
 _DEBERTA = ("deberta", "deberta-v2")
 HEAD_OF_DECODERS = "score"
 """The name of the head with which transformers' decoders classify."""
@@ -163,7 +163,7 @@ def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
     source = find_model(name)
     check_is_whole_model(source)
     options: dict[str, Any] = {**source.file_option, **more}
-    # Otherwise transformers may keep the blocks, which cannot be trained; older ones never do.
+    # Newer versions of transformers keep the blocks otherwise, which cannot be trained.
     if source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model, absent, _ = _loaded(

@@ -32,18 +32,18 @@ def with_new_tokens(
             to start from with the tokens of another model.
     """
     start = settings.adapter["start_from"]
-    # Other models than those that write have no rows for new tokens when they are loaded again.
+    # Only models that write get rows for new tokens again when a run is loaded.
     if start is not None and model.get_output_embeddings() is not None:
         _take_over(find_adapter(Path(start), "start_from"), tokenizer, model, settings.model.model)
     tokens = settings.text.new_tokens
     if not tokens:
         return settings.adapter
     _check(tokens, tokenizer, settings.model.model)
-    # Not special: what the model writes is shown without special tokens.
+    # They are not special tokens, because texts are shown without special tokens.
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
     had = _rows(model)
     grow_vocabulary(model, len(tokenizer))
-    # Every row that is new here would be another one when the run is loaded.
+    # All new rows are trained and saved, because loading draws others in their place.
     added = sorted({*tokenizer.convert_tokens_to_ids(tokens), *range(had, len(tokenizer))})
     return settings.adapter | {ROWS: _with_rows(model, settings.adapter[ROWS], added)}
 
@@ -145,7 +145,7 @@ def _with_vocabulary(model: PreTrainedModel) -> list[str]:
     """Return the names of the embedding, and of the head if it has a weight of its own."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules()}
-    # PEFT takes a head that shares the embedding's weight along.
+    # PEFT also trains the rows of a head that shares the embedding's weight.
     ends = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     return [names[module] for module in ends]
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 # transformers' models give these names to tables with one row for each position.
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 _WRAPPED = ".base_layer"
-# In the names of the parts of a model that read images, whose positions are those of patches.
+# Parts of a model that read images have these in their names; their positions are of patches.
 _OF_IMAGES = ("vision", "visual", "image")
 
 

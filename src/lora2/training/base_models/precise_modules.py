@@ -27,7 +27,7 @@ def put_in_float32(whole: nn.Module, returns_float32: bool) -> None:
             continue
         dtype = next(iter(half.values())).dtype
         for key, parameter in half.items():
-            # A new one, since another module may have the same: a tied embedding stays as it is.
+            # Another module may share the parameter, such as a tied embedding, and must keep it.
             precise = nn.Parameter(parameter.detach().float(), parameter.requires_grad)
             module.register_parameter(key, precise)
         module.register_forward_pre_hook(_with_inputs_in_float32, with_kwargs=True)

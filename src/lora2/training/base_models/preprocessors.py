@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 # Pillow, numpy and torch raise these for an invalid size.
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# Pixels of the image that a processor is tried on.
+# The width and height of the image that a processor is tried on.
 _SIDE = 32
 
 
 class Preprocessor(Protocol):
-    """What all of them can do; an objective knows which one its rows need."""
+    """A tokenizer or an image processor; an objective knows which one its rows need."""
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> Any:
         """Write it into a folder, next to a model."""

@@ -14,7 +14,7 @@ from lora2.training.base_models.sources import ModelSource
 # Import name → name on PyPI. transformers reads the file with the first, through the second.
 _PACKAGES = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
 _ENDINGS = (".model", ".spm")
-# What a serialized SentencePiece model starts with; other tokenizers' files end in .model, too.
+# A serialized SentencePiece model starts with this; other tokenizers' files end in .model, too.
 _FIRST_BYTE = b"\n"
 
 

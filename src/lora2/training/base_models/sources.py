@@ -102,7 +102,7 @@ def _what_it_is(folder: Path) -> str:
 
 
 def _gguf(path: Path) -> ModelSource:
-    # Found missing now, in one sentence; transformers says less.
+    # transformers would say less of a missing package.
     require("gguf", extra="sft")
     return ModelSource(str(path.parent), path.name)
 

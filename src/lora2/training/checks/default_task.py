@@ -33,7 +33,7 @@ def check_default_task(settings: RunSettings) -> None:
                 f"--dataset, or leave --{name} out."
             )
     if data.data_dir is not None and "data_dir" in read:
-        # The last of GLUE has the fewest rows.
+        # The last named task of GLUE has the fewest rows.
         example = [name for name in TASKS[settings.objective].names if name in IN_FILES][-1]
         raise UserError(
             f"data_dir: {data.data_dir} is the folder of a task's files, and no task is named; add "

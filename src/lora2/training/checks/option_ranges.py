@@ -28,7 +28,7 @@ from lora2.training.methods.wrapping import one_word
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed
 from lora2.tuners.base.config.field_checks import check_regular_expression
 
-# Of fields of transformers, and of configurations of adapters, which know no ranges.
+# Ranges of fields of transformers and of adapters' configs, which state none in their metadata.
 _OF_OTHERS: Mapping[str, Range] = {
     "num_train_epochs": EPOCHS,
     "max_steps": Range(1, 2**63, whole_from=1, instead=-1),
@@ -74,7 +74,7 @@ RANGES: Mapping[str, Range] = {
 }
 """By option. A new option of `lora2 train` has its range in the metadata of its field."""
 
-# What the parser does not know already.
+# Choices of options whose parser does not know them.
 CHOICES: Mapping[str, Collection[str]] = {
     # `best` needs a metric of the trainer's, which `lora2 train` does not set.
     "save_strategy": ("no", "steps", "epoch"),
@@ -125,7 +125,7 @@ def _check_patterns(settings: RunSettings) -> None:
                 check_number(f"{name}[{pattern!r}]", value, SIZE)
     for pattern, value in (options.get("alpha_pattern") or {}).items():
         check_regular_expression("alpha_pattern", pattern)
-        # What is no number the configuration refuses.
+        # The config refuses a value that is not a number.
         if isinstance(value, int | float):
             check_number(f"alpha_pattern[{pattern!r}]", value, RANGES["lora_alpha"])
 

@@ -21,8 +21,8 @@ def check_positions(
         UserError: it does not.
     """
     length = settings.data.max_length
-    # Rotated positions beyond those that a model was made for are for the user to allow where
-    # texts are read, but not where they are written.
+    # Rotated positions have no end, so that a model may label texts that are longer than its
+    # configuration says; one that writes is held to its configuration.
     writes = objective.output is TEXTS
     check_reads(length, (longest_text if writes else positions_of)(base.model))
     if method.tokens_in_front is None:

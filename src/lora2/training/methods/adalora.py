@@ -42,7 +42,7 @@ class AdaLoraCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Silence PEFT, which takes a matrix that kept nothing for one that was not gathered."""
-        # For the rest of the process: each save warns, those of the trainer in its loop and later.
+        # The filter stays for the rest of the process, because every later save warns again.
         warnings.filterwarnings("ignore", r"Adapter .* LoRA tensor\(s\) have invalid shape")
 
     def on_optimizer_step(
@@ -79,7 +79,7 @@ def config(model: PreTrainedModel, options: Options, steps: int) -> AdaLoraConfi
     checked = shared_config(options, "AdaLoRA")
     target = checked.target_r if checked.target_r is not None else checked.init_r
     if target >= checked.init_r or target != int(target):
-        # PEFT fails in the middle of training at the one, and rounds the other in silence.
+        # PEFT fails in the middle of training for a target that is too large, and rounds a share.
         raise UserError(
             f"target_r={target}: AdaLoRA needs a whole number below init_r={checked.init_r}."
         )
@@ -123,7 +123,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
     adapted = wrapped_without_memory(model, adapter)
     for layer in adapted.modules():
         if isinstance(layer, AdaLoraLayer):
-            # The ranks are no weights, and PEFT's copy of them on another device forgets that.
+            # The ranks are not weights, but PEFT's copy of them on another device is trained.
             layer.ranknum.requires_grad_(False)
     return trained_outside_head(adapted)
 
@@ -157,7 +157,7 @@ METHOD = Method(
     defaults={"init_r": 12, "target_r": 8.0, "lora_alpha": 16.0, "orth_reg_weight": 0.1},
     # PEFT keeps neither its averages nor its mask, and prunes all when it is resumed.
     resumes=lambda options: False,
-    # PEFT ranks values and gradients that it takes for whole.
+    # PEFT ranks values by the tensors of one process, as if they were whole.
     shards=False,
     as_lora2=imported,
 )

@@ -12,7 +12,7 @@ from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.base_models.models import BaseModel
 from lora2.training.methods.checked_options import lora2_config
 from lora2.training.methods.method import Method, Options
-from lora2.training.methods.starting import go_on_from
+from lora2.training.methods.starting import continue_from
 from lora2.training.methods.wrapping import (
     ALL_LAYER_KINDS,
     matrix_shapes,
@@ -33,7 +33,7 @@ from lora2.tuners.lora2.matrix_size import MatrixSize
 def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
     start = options.get("start_from")
     if start is not None:
-        return go_on_from(base, Path(start), options)
+        return continue_from(base, Path(start), options)
     return wrap(base.model, lora2_config(options, **with_head(base, options)))
 
 
@@ -68,7 +68,7 @@ def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:
 
 def _prunes(options: Options) -> bool:
     target, brings_r = options["target_r"], options["start_from"] is not None
-    # Above init_r it is a mistake of its own.
+    # A target above init_r is refused by the config, whose sentence names that mistake.
     return target is not None and (brings_r or target != options["init_r"])
 
 

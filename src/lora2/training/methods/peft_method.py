@@ -33,7 +33,7 @@ from lora2.training.methods.wrapping import ConfigRefusedError, trained_outside_
 from lora2.training.options.peft_registry import ANY, KINDS, UNSAVED_STATE, PeftKind
 
 _KindOf = Callable[[Options], PeftKind]
-# What a new random weight is drawn with, where only its size matters.
+# The standard deviation of random weights in a model that is only counted.
 _STD = 0.02
 
 
@@ -61,7 +61,7 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
         ),
         warnings.catch_warnings(),
     ):
-        # What a pattern gives to no module, PEFT leaves out with a warning.
+        # PEFT ignores a key of a pattern that names no module, with a warning.
         warnings.filterwarnings("error", "The following .* keys did not match", RuntimeWarning)
         try:
             return wrap_with_head(base, adapter, effective_options(kind, options))
@@ -81,7 +81,7 @@ def _without_weights(kind: PeftKind, base: BaseModel, options: Options) -> nn.Mo
     except UserError as error:
         if not isinstance(error.__cause__, NotImplementedError):
             raise
-    # A method that reads the weights: random ones will do.
+    # The method reads the weights, and random ones give the same sizes.
     return _wrapped(kind, dataclasses.replace(base, model=_copy(base.model, "cpu")), options)
 
 
@@ -150,7 +150,7 @@ def _method(kind: PeftKind) -> Method:
         resolve=partial(effective_options, kind),
         options=(OPTION, *shared_options(kind), *kind.options),
         callbacks=(lambda: [AdamssAsaCallback()]) if kind.allocates else list,
-        # As LoRA, of which it is a variant.
+        # A variant of LoRA has LoRA's learning rate.
         defaults={"learning_rate": 5e-4} if issubclass(kind.config_type, LoraConfig) else {},
         resumes=partial(_resumes, lambda options: kind),
         from_peft=True,

@@ -35,7 +35,7 @@ from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
 from lora2.tuners.base.loading import FIELDS_OF_PEFT
 
 OPTION = "peft_config"
-# What PEFT notes in adapter_config.json, and a run decides itself.
+# PEFT writes these fields into adapter_config.json, and a run decides them itself.
 _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, *AS_THEY_ARE)

@@ -53,6 +53,6 @@ METHOD = Method(
     callbacks=lambda: [SoraCallback()],
     defaults={"lora_alpha": 16.0, "learning_rate": 8e-4},
     as_lora="written as one",
-    # The step on its gates is written into the parameter that one process has.
+    # The step on the gates changes only the part of the parameter that one process has.
     shards=False,
 )

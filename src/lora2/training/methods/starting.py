@@ -23,14 +23,14 @@ from lora2.tuners.base.loading import find_adapter, load_adapter, read_adapter_c
 from lora2.tuners.lora2.config import SCHEDULE_FIELDS, Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
 
-# What says how training goes, as against what the adapter is.
+# These fields say how an adapter is trained; the others say what it is.
 _SCHEDULE = (*SCHEDULE_FIELDS, "lora_dropout")
-# What an adapter of LoRA² has been trained as, and a LoRA becomes.
+# An adapter of LoRA² keeps these fields, and a LoRA that becomes one gets them from the options.
 _FORM = ("orthogonality", "orthogonality_terms", "orth_reg_weight", "lora_alpha")
 _NUMBERS = "numbers"
 
 
-def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
+def continue_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
     """Return the model with the adapter in `path`, to be trained and pruned by these options.
 
     Raises:
@@ -60,7 +60,7 @@ def go_on_from(base: BaseModel, path: Path, options: Options) -> nn.Module:
                 f"{name}={options[name]}: the adapter in {folder} was trained with "
                 f"{getattr(saved, name)}, and this training uses the same; leave {name} out."
             )
-    # The fields are checked again. Of a finished run λ has only what was kept.
+    # replace() checks the fields again. The λ of a finished run has only the values it kept.
     adapted.peft_config["default"] = replace(saved, **fields)
     for layer in lora2_layers(adapted, "default").values():
         layer.add_dropout("default", fields["lora_dropout"])
@@ -95,7 +95,7 @@ def _labels(config: PretrainedConfig) -> list[str]:
     if config.problem_type == "regression":
         return [_NUMBERS]
     names = list(config.id2label.values())
-    # What transformers writes where no names are given.
+    # transformers writes these names where none are given.
     return [] if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 

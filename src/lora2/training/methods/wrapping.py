@@ -68,7 +68,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
                 f"target_modules: there is no default for {model.config.model_type}; write names "
                 "of its linear layers, or all-linear."
             ) from error
-        # A TypeError: a module that is to be adapted and trained whole.
+        # PEFT raises a TypeError for a module that is to be adapted and trained whole.
         raise ConfigRefusedError(f"adapter: {one_line(error)}") from error
 
 
@@ -164,7 +164,7 @@ def wrapped_without_memory(model: PreTrainedModel, config: PeftConfig) -> nn.Mod
         UserError: as `wrap`.
     """
     with warnings.catch_warnings():
-        # Such as that ranks of experts have the names of no module. Training says it.
+        # The same warnings come in a training, such as on ranks whose keys name no module.
         warnings.simplefilter("ignore")
         return wrap(copy.deepcopy(model).to("meta"), config)
 
@@ -214,7 +214,7 @@ def adapted_parameters(model: PreTrainedModel, config: Lora2Config) -> dict[str,
     """Return the shapes of the parameters that a config chooses, by their names."""
     config = copy.copy(config)
     with warnings.catch_warnings():
-        # What is left out is said when the adapter is made.
+        # The same warnings come when the adapter is made.
         warnings.simplefilter("ignore")
         choose_parameters(config, model, ALL_LAYER_KINDS)
     return {

@@ -106,7 +106,7 @@ class ImageClassification(RowLabelling):
         with TemporaryDirectory() as temporary:
             save_digits_model(Path(temporary))
             base = self.load_with_head(temporary, settings, task)
-        # Where it will be; adapter_config.json names it.
+        # adapter_config.json names the folder that the base model is going to be written to.
         base.model.name_or_path = base.model.config._name_or_path = str(folder.base)
         return base
 
@@ -153,7 +153,7 @@ class ImageClassification(RowLabelling):
             "compute_metrics": compute_metrics(task.metrics),
         }
 
-    # Of a finished run
+    # Methods for a finished run
 
     def trains_on(self, task: Mapping[str, Any]) -> bool:
         """Whether a task is one of images."""
@@ -186,7 +186,7 @@ class ImageClassification(RowLabelling):
 
     def read_table(self, path: Path) -> DataTable:
         """Return the images of a folder or table, or one image."""
-        # Where an image was content, there is a path in what is written, or nothing.
+        # An image that was stored as content is written as its path, or left out.
         return dataclasses.replace(read_image_table(path), types={})
 
     def records(self, table: DataTable) -> list[OutputRow]:

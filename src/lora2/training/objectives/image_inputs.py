@@ -75,7 +75,7 @@ def refused_by(model: PreTrainedModel, pixels: Tensor) -> str | None:
 
     No configuration says so: some models read the size that it names alone, others read every size.
     """
-    # Weights that are not here, or are shared out, compute nothing before the trainer has them.
+    # A model without weights, or with weights split over processes, cannot be called here.
     if any(weight.is_meta or is_partitioned(weight) for weight in model.parameters()):
         return None
     try:

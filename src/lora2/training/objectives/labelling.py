@@ -1,4 +1,4 @@
-"""What objectives have in common whose model labels something: a head, metrics, predictions."""
+"""The base class of the objectives whose model labels something: head, metrics, predictions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEAD_OPTIONS = frozenset({"label_column", "head_start", "head_learning_rate", "b
 HEAD_RECIPE: Mapping[str, Any] = {"head_learning_rate": 1e-3}
 """One rate for all methods: a comparison of adapters must not be one of heads."""
 
-# Rows to compare an export on.
+# The number of rows that an export is compared on.
 _SAMPLE = 2
 
 
@@ -159,7 +159,7 @@ class Labelling(Objective):
         """Return all metrics of all validation sets."""
         return (task.recorded_metrics,)
 
-    # Of a finished run
+    # Methods for a finished run
 
     @abstractmethod
     def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
@@ -174,7 +174,7 @@ class Labelling(Objective):
         rows = next(iter(validation.values()))
         return next(self.batches(run, rows.select(range(min(_SAMPLE, len(rows)))), _SAMPLE))
 
-    # Of rows without labels
+    # Methods for rows without labels
 
     def read_table(self, path: Path) -> DataTable:
         """Return the table of a file that is to be labelled.

@@ -34,7 +34,7 @@ Sets = dict[str, "Dataset"]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads, checked: all that its model and its trainer are made of.
+    """The checked inputs of a run, of which its model and its trainer are made.
 
     Attributes:
         arguments: the trainer's.
@@ -148,7 +148,7 @@ class Objective(ABC):
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics to show while training, by what is known at the same time."""
 
-    # Of a base model that the run makes itself
+    # Methods for a base model that the run makes itself
 
     def announcement(self, settings: RunSettings) -> str | None:
         """Return what to say before a training that takes its time to begin."""
@@ -162,7 +162,7 @@ class Objective(ABC):
         """Write the base model into the folder of a run that has made it."""
         return
 
-    # Of a finished run
+    # Methods for a finished run
 
     @abstractmethod
     def trains_on(self, task: Mapping[str, Any]) -> bool:

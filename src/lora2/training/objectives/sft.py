@@ -110,7 +110,7 @@ class SupervisedFineTuning(WritingObjective):
         # A trainer makes its folder, and nothing may be written yet.
         with naming_refused(option, task.name), quiet_tokenizing(), TemporaryDirectory() as folder:
             # The rows must be counted before there is an adapter, whose schedule depends on their
-            # number. What TRL makes of rows is what a trainer of it has.
+            # number, and TRL makes them only when it makes a trainer.
             made = trl().SFTTrainer(
                 model=base.model,
                 args=self._config(settings, RunFolder(Path(folder))),

@@ -100,7 +100,7 @@ class TokenClassification(Labelling):
             "preprocess_logits_for_metrics": chosen_tags,
         }
 
-    # Of a finished run
+    # Methods for a finished run
 
     def trains_on(self, task: Mapping[str, Any]) -> bool:
         """Whether a task is one of tags."""
@@ -119,7 +119,7 @@ class TokenClassification(Labelling):
         names = run.task["label_names"]
         expected, found = [], []
         for tags, read in zip(rows[TAGS_COLUMN], self._tags(run, rows, batch_size), strict=True):
-            # As in training: what is cut off is not counted.
+            # Words that are cut off are not counted, as in training.
             kept = [place for place, tag in enumerate(read) if tag is not None]
             expected.append([names[tags[place]] for place in kept])
             found.append([str(read[place]) for place in kept])

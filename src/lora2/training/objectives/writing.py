@@ -1,4 +1,4 @@
-"""What all objectives share whose model writes texts, trained by TRL."""
+"""The base class of the objectives whose model writes texts, which TRL trains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _EXTRA = "sft"
 # TRL's own defaults differ between machines, and from those of other runs.
 _USUAL: Mapping[str, Any] = {"bf16": False, "gradient_checkpointing": False}
-# Of a trainer that scores a finished run.
+# Arguments of a trainer that scores a finished run.
 _SCORING: Mapping[str, Any] = {
     **_USUAL,
     "disable_tqdm": True,

@@ -27,14 +27,14 @@ _WEIGHTS = (SAFETENSORS_WEIGHTS_NAME, SAFE_WEIGHTS_NAME)
 _STATE = "trainer_state.json"
 _OPTIMIZER = "optimizer.pt"
 _SCHEDULER = "scheduler.pt"
-# Of FSDP: whole files, or folders with a part of each process and what is written last.
+# FSDP writes whole files, or folders with a part of each process and a last file, `.metadata`.
 _FSDP_OPTIMIZER = "optimizer.bin"
 _FSDP_OPTIMIZER_PARTS = "optimizer_0"
 _FSDP_WEIGHTS_PARTS = "pytorch_model_fsdp_0"
 _PARTS_END = ".metadata"
-# Of DeepSpeed: a folder with parts of each process, and the file that names it, written last.
+# DeepSpeed writes a folder with parts of each process, and last the file that names it.
 _DEEPSPEED_LATEST = "latest"
-# What the trainer computes with of its state, apart from what has been logged.
+# The trainer computes with these fields of its state.
 _COUNTS = {"epoch": float | None, "max_steps": int, "train_batch_size": int | None}
 _OF_STATE = {each.name for each in dataclasses.fields(TrainerState)}
 

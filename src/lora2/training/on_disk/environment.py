@@ -48,7 +48,7 @@ def describe_environment() -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "processor": processor_name(),
-        # Which kernels torch takes on it; its name may not tell, as on a virtual machine.
+        # torch chooses its kernels by this; the name may not tell, as on a virtual machine.
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""What of a run's folder is removed, and when there is nothing in it to lose."""
+"""The clearing of a run's folder, and the checks that nothing in it is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora2.training.on_disk.run_folder import RunFolder
 
 
 def is_bare(folder: RunFolder) -> bool:
-    """Whether nothing is here but what a run that was never started leaves."""
+    """Whether a folder holds only what a run leaves that was never started."""
     return not any(folder.checkpoints.glob("*")) and all(
         entry == folder.lock_file or (entry == folder.checkpoints and entry.is_dir())
         for entry in folder.path.iterdir()

@@ -21,7 +21,7 @@ from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.scores.metrics import METRICS
 
 DAMAGED = "restore it from a copy, or train the run again"
-"""What to do about a file of a run that cannot be read."""
+"""The advice for a file of a run that cannot be read."""
 
 # Options by which another run would be made if they were left at their defaults.
 _NEEDED = (
@@ -29,7 +29,7 @@ _NEEDED = (
     "max_length", "max_new_tokens", "model", "dtype", "k", "init_r", "target_r", "lora_alpha",
     "target_modules", "orthogonality", "tinit", "tfinal",
 )  # fmt: skip
-# What a run cannot be resumed without, either.
+# Options that a run needs in addition, to be resumed.
 _NEEDED_TO_RESUME = (
     "learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed",
 )  # fmt: skip
@@ -89,7 +89,7 @@ def check_task(task: dict[str, Any], path: Path) -> None:
     if "form" in task:
         _check_keys(task, WritingTask, path)
         return
-    # An unknown kind is checked with the types of a text task, which refuse it.
+    # An unknown kind is checked with the types of a labelled text task, which refuse it.
     labelled = _LABELLED.get(str(task.get("kind")), _LABELLED["classification"])
     _check_keys(task, labelled.task, path)
     unknown = [name for name in task["metrics"] if name not in labelled.metrics]

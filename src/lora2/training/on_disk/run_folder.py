@@ -30,7 +30,7 @@ class RunFolder:
 
     @property
     def task_file(self) -> Path:
-        """What `lora2 predict` must know of the data."""
+        """The description of the task, which `lora2 predict` reads."""
         return self.path / "task.json"
 
     @property
@@ -50,7 +50,7 @@ class RunFolder:
 
     @property
     def baseline_file(self) -> Path:
-        """What the head alone reached, if it was asked for."""
+        """The results of the head alone, if they were asked for."""
         return self.path / "baseline.json"
 
     @property
@@ -60,7 +60,7 @@ class RunFolder:
 
     @property
     def divergence_file(self) -> Path:
-        """Where a number became NaN or infinite, if one did: to resume would end the same."""
+        """The error of a run that diverged, which resuming would only repeat."""
         return self.path / "diverged.json"
 
     @property
@@ -80,17 +80,17 @@ class RunFolder:
 
     @property
     def figures(self) -> Path:
-        """What `lora2 inspect` draws."""
+        """The figures that `lora2 inspect` draws."""
         return self.path / "figures"
 
     @property
     def lock_file(self) -> Path:
-        """What a process holds that trains into the folder."""
+        """The file that a process locks while it trains into the folder."""
         return self.path / ".lock"
 
     @property
     def entries(self) -> Sequence[Path]:
-        """What a new run clears: files and folders, whether they exist or not."""
+        """The files and folders that a new run clears, whether they exist or not."""
         # Files are named, because what somebody else put there is theirs. The config goes first, so
         # that a folder cleared in part does not pass for a run.
         return (

@@ -51,11 +51,11 @@ def left_as_found(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception:
-        # What cannot be removed must not hide the error.
+        # A file that cannot be removed must not hide the error.
         with suppress(OSError):
             if was_bare and folder.path.is_dir():
-                # What is here now may be of another process that trains into the folder: it
-                # holds the lock, and filelock's Timeout is an OSError.
+                # Another process may train into the folder by now: it holds the lock then, and
+                # filelock's Timeout is an OSError.
                 with FileLock(folder.lock_file).acquire(blocking=False):
                     clear_without_results(folder)
             for path in missing:

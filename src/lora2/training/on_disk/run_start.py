@@ -70,7 +70,7 @@ def write_start(folder: RunFolder, options: dict[str, Any], task: dict[str, Any]
         options: all options of the run, resolved.
         task: what `lora2 predict` must know of the data.
     """
-    # What cannot be written is found before anything is removed.
+    # A file that cannot be written is found before anything is removed.
     contents = {
         folder.task_file: as_json(task).encode(),
         # Last: from here on the folder counts as a run.

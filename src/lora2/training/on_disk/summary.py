@@ -105,7 +105,7 @@ def _types(optional: bool) -> dict[str, Any]:
     """Return the types of the keys that may be missing, or of those that may not."""
     hints = get_type_hints(RunSummary)
     return {
-        # Of a value that is not known the file has no key, rather than null.
+        # A value that is not known has no key in the file, rather than null.
         key.name: _without_none(hints[key.name]) if key.metadata == _IF_KNOWN else hints[key.name]
         for key in fields(RunSummary)
         if optional == (key.default is not MISSING or key.default_factory is not MISSING)

@@ -34,7 +34,7 @@ class StartArguments:
 
 @dataclass
 class PromptArguments:
-    """What prompt tuning has."""
+    """The options of prompt tuning."""
 
     virtual_tokens: int = field(
         default=20,
@@ -47,7 +47,7 @@ class PromptArguments:
 
 @dataclass
 class PeftArguments:
-    """What PEFT's methods have that are made by its registry."""
+    """The options of methods that are made by PEFT's registry."""
 
     peft_config: dict[str, Any] | None = field(
         default=None,

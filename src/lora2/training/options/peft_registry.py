@@ -21,7 +21,7 @@ ANY = "peft"
 """The name of the method whose `peft_config` names PEFT's method."""
 
 UNSAVED_STATE = ("monteclora_config", "save_only_topk_weights")
-"""Fields of PEFT's configs with which its checkpoints lack something that training goes on from.
+"""Fields of PEFT's configs with which its checkpoints lack something that training needs to resume.
 
 They are MonteCLoRA's noise, which is drawn ahead, and most of VB-LoRA's logits.
 """

@@ -18,7 +18,7 @@ _METHODS = (
     HEAD_ALONE, "bitfit", "full", "bottleneck", "prompt", "lora", "adalora", "sora", "lora2",
 )  # fmt: skip
 if TYPE_CHECKING:
-    # Which there are depends on the version of PEFT.
+    # The names in KINDS depend on the version of PEFT.
     MethodName = str
 else:
     MethodName = Literal[(*_METHODS, ANY, *KINDS)]

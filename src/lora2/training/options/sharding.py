@@ -1,4 +1,4 @@
-"""Which engine is to split the tensors of a run over processes, and what says so."""
+"""Which engine splits the tensors of a run over processes, and which option asks for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lora2.training.options.arguments import RunSettings, as_typed
 
 FSDP, DEEPSPEED = "fsdp", "deepspeed"
 
-# What accelerate takes for true in an environment variable.
+# accelerate takes these values of an environment variable for true.
 _YES = ("y", "yes", "t", "true", "on", "1")
 
 

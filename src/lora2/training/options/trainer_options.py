@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from lora2.training.options.derived_options import derived
 
-# What lora2 decides itself, or what would break a run folder; some versions lack some of it.
+# lora2 decides these fields itself, or they would break a run folder; not all versions have all.
 TRAINING_LEFT_OUT = frozenset(
     {
         "output_dir",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction
 
 EXTRA = "tags"
-# What stands for the tag of a word whose logits are not finite.
+# The tag of a word whose logits are not finite.
 _NOT_FINITE = -1
 
 

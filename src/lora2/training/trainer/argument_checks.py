@@ -15,7 +15,7 @@ from lora2.training.trainer.refusals import REFUSALS, sentence_of
 from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.base.token_rows.finding import has_tied_rows
 
-# What transformers reads for them; what else is given it leaves aside.
+# transformers reads these arguments of these optimizers, and ignores all others in silence.
 _OPTIMIZER_ARGUMENTS = {
     "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
     "adagrad": ("lr_decay", "weight_decay", "eps"),

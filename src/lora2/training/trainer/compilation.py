@@ -12,7 +12,7 @@ from lora2.errors import UserError
 
 _COMPILERS = ("g++", "clang++")
 _BUILT_IN = "inductor"
-# What torch lists as backends whether or not it is installed.
+# torch lists these backends whether or not they are installed.
 _PACKAGES = {
     "openxla": "torch_xla",
     "openxla_eval": "torch_xla",

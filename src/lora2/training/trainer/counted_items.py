@@ -1,4 +1,4 @@
-"""What the loss of a batch is the mean of, which batches can have more or fewer of."""
+"""How many items the loss of a batch is the mean of, which may differ between batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer_pt_utils import find_batch_size
 
 if TYPE_CHECKING:
-    # What `CountedItems` is mixed into.
+    # `CountedItems` is mixed into this class or one of its subclasses.
     from transformers import Trainer as _Base
 else:
     _Base = object

@@ -31,7 +31,7 @@ class LossCheck(TrainerCallback):
             NumericalError: it is.
         """
         for name, value in (logs or {}).items():
-            # "loss", "eval_loss", and "eval_matched_loss" of several validation sets.
+            # Several validation sets have names of their own, such as "eval_matched_loss".
             if name == "loss" or (name.startswith("eval_") and name.endswith("_loss")):
                 kind = "training" if name == "loss" else "validation"
                 check_loss(float(value), state.global_step, kind)

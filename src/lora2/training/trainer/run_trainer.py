@@ -28,7 +28,7 @@ from lora2.training.trainer.weighted_steps import WeightedSteps
 
 # torch before 2.9 does not have it.
 _DeviceError = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-# What torch and transformers raise of a state that is of another training, or of none.
+# torch and transformers raise these for a state of another training, or a file that is no state.
 _NO_SUCH_STATE = (
     AttributeError,
     LookupError,
@@ -39,7 +39,7 @@ _NO_SUCH_STATE = (
 )
 
 if TYPE_CHECKING:
-    # What `RunBase` is mixed into.
+    # `RunBase` is mixed into this class or one of its subclasses.
     from transformers import Trainer as _Base
 else:
     _Base = object
@@ -136,7 +136,7 @@ class RunBase(_Base):
         return is_lost or self.accelerator.optimizer_step_was_skipped
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        # What a step has made NaN or infinite must not take the place of a checkpoint that is good.
+        # Weights with NaN or infinity must not replace a good checkpoint.
         check_trained_weights(self.model, self.state.global_step)
         super()._save_checkpoint(*arguments, **named)
 
@@ -159,8 +159,8 @@ class RunBase(_Base):
             del model.save_pretrained
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # This is called for a model that is trained whole. transformers would go on with what the
-        # model has in memory.
+        # This is called for a model that is trained whole. transformers would train what the
+        # model has in memory instead.
         held = self.model.state_dict(keep_vars=True)
         never_saved = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
         missing = [name for name in load_result.missing_keys if name not in never_saved]
@@ -235,6 +235,6 @@ class RunTrainer(WeightedSteps, RunBase, Trainer):
         wrapped: Any = self.accelerator.unwrap_model(model)
         if isinstance(wrapped, PeftModel) and isinstance(wrapped.base_model, AdaLoraModel):
             model = wrapped.base_model.model
-        # Mixed precision is with the forward of the outermost model, which may be passed by.
+        # Only the outermost model's forward has mixed precision, and this may be an inner model.
         with self.accelerator.autocast():
             return super().prediction_step(model, *arguments, **named)

@@ -56,7 +56,7 @@ def check_step(
         raise NumericalError(
             f"The training loss of another process is NaN or infinite at step {step}: {ADVICE}"
         )
-    # Another process would not compute again.
+    # The search computes the batch again, which no process can do without the others.
     module = None if compute is None or are_several() else _first_module(model, compute, first)
     where = "" if module is None else f", from NaN or infinity in the output of {module}"
     raise NumericalError(
@@ -84,7 +84,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def _first_module(
     model: nn.Module, compute: Callable[[int], object], micro_batch: int
 ) -> str | None:
-    # What goes wrong here must not hide the error.
+    # An error of the search must not hide the error that it is to explain.
     with suppress(Exception), torch.no_grad():
         return first_not_finite_module(model, lambda: compute(micro_batch))
     return None

@@ -51,8 +51,8 @@ def training_arguments(
     # torch warns about pinned memory where there is no device to copy to.
     defaults = {"dataloader_pin_memory": torch.cuda.is_available()}
     if processes_launched() > 1:
-        # As for a model without an adapter: the search costs time in each step, and torch warns
-        # where it finds none. What happens to a model that has some, `error_sentences.py` says.
+        # The search for unused parameters costs time in each step, and torch warns where it finds
+        # none. Of a model that has some, torch stops the run with an error, which names the option.
         defaults["ddp_find_unused_parameters"] = False
         # Without it, transformers would let each process train for itself on a CPU.
         if not torch.accelerator.is_available():
@@ -73,8 +73,8 @@ def training_arguments(
     _check_launcher(settings)
     with quiet_loading():
         arguments = _naming_refused_option(make_and_try, settings.training)
-    # With more, transformers would split each batch over them by threads (DataParallel): a batch as
-    # many times as large as the options say, for a run of another result.
+    # With more GPUs, transformers would take a batch as many times as large as the options say, and
+    # split it over them by threads (DataParallel).
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     _check_reporting(arguments)
@@ -84,7 +84,7 @@ def training_arguments(
 
 def _check_launcher(settings: RunSettings) -> None:
     sharding = settings.training.get("fsdp")
-    # What torchrun and accelerate set.
+    # torchrun and accelerate set this variable.
     if sharding and "LOCAL_RANK" not in os.environ:
         raise UserError(
             f"fsdp={as_typed(sharding)} shards over several processes, and this is one; start it "
@@ -151,7 +151,7 @@ def _check_reporting(arguments: TrainingArguments) -> None:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()
     except REFUSALS as error:
-        # A package that is not installed, or a name that is none.
+        # The package of an integration is not installed, or there is no integration of the name.
         raise UserError(
             f"report_to={as_typed(arguments.report_to)}: {sentence_of(error)}"
         ) from error

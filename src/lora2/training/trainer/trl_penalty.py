@@ -38,7 +38,7 @@ class WithPenalty:
         return loss + self._penalty(seen[0], num_items_in_batch)
 
     def _penalty(self, outputs: Any, num_items_in_batch: Tensor | None) -> Tensor:
-        """What is in the model's loss in addition to the mean of the tokens' losses."""
+        """Return what the model's loss has in addition to the mean of the tokens' losses."""
         trainer: Any = self
         tokens = outputs.label_mask.sum().clamp(min=1)
         penalty: Tensor = outputs.loss + outputs.log_probs.sum() / tokens

@@ -22,7 +22,7 @@ def whole_state(trainer: Trainer) -> dict[str, Tensor] | None:
         return None
     state = model.state_dict()
     if isinstance(model, PeftModel):
-        # Its frozen weights are the base model's, of which nothing is saved.
+        # Its frozen weights are the base model's, and an adapter is saved without them.
         frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
         state = {name: value for name, value in state.items() if name not in frozen}
     return whole_by_name(with_partitioned(model, state))
