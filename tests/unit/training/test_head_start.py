@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lora2.training.base_models.models import BaseModel
-from lora2.training.head_start import start_head_at_label_mean
+from lora2.training.objectives.head_start import start_head_at_label_mean
 
 
 class Model(nn.Module):

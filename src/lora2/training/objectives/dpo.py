@@ -23,6 +23,12 @@ from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
+from lora2.training.objectives.reference import (
+    needs_base,
+    reference_at_start,
+    reference_of_run,
+    without_peft_model,
+)
 from lora2.training.objectives.writing import (
     WritingObjective,
     check_has_rows,
@@ -36,12 +42,6 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.sharding import sharding_of
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
 from lora2.training.quiet import printing_on_standard_error, quiet_tokenizing
-from lora2.training.reference import (
-    needs_base,
-    reference_at_start,
-    reference_of_run,
-    without_peft_model,
-)
 from lora2.training.trainer.run_trainer import RunBase
 from lora2.tuners.base.token_rows.wrappers import complete_wrappers
 
@@ -111,7 +111,7 @@ class PreferenceOptimization(WritingObjective):
                 copy_sharing_weights(base.model),
                 copy_sharing_weights(base.model),
                 self.arguments(settings, RunFolder(Path(folder))),
-                {"train": task.train, validation: task.validation[validation]},
+                task.sets,
                 tokenizer,
             )
         sets = {"train": made.train_dataset, validation: made.eval_dataset}

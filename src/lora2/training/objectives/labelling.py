@@ -27,8 +27,8 @@ from lora2.training.base_models.models import (
     set_padding,
 )
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.head_start import start_head_at_label_mean
 from lora2.training.methods.registry import method_of
+from lora2.training.objectives.head_start import start_head_at_label_mean
 from lora2.training.objectives.objective import Objective, RunInputs
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings

@@ -24,6 +24,7 @@ from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.objective import RunInputs, Sets
+from lora2.training.objectives.reference import without_peft_model
 from lora2.training.objectives.writing import (
     WritingObjective,
     check_has_rows,
@@ -36,7 +37,6 @@ from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings, option_names
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, TextArguments
 from lora2.training.quiet import quiet_tokenizing
-from lora2.training.reference import without_peft_model
 from lora2.training.scores.exact_match import ExactMatchCallback, exact_match, questions_in
 from lora2.training.trainer.run_trainer import RunBase
 
