@@ -1,4 +1,4 @@
-"""What the card of an adapter says of the run that trained it."""
+"""The part of an adapter's model card that describes the run that trained it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns of a user's table are texts and labels, and what is wrong with them."""
+"""The columns of texts and labels in a user's table, and the checks of their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether options name a task that comes with the package, or data of the user."""
+"""Tells options that name a task of the package from options that name data of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the user's own data is: in files, or in a dataset on a hub."""
+"""The options that name the user's own data, in files or in a dataset on a hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens a model has positions for."""
+"""The number of tokens that a model has positions for."""
 
 from __future__ import annotations
 

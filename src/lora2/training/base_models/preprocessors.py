@@ -1,4 +1,4 @@
-"""What makes inputs of rows: a tokenizer of texts, an image processor of images."""
+"""Loads what makes inputs of rows: the tokenizer of texts, the image processor of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, the hub, a GGUF file, or a package that carries one."""
+"""Finds where a model is: a folder, the hub, a GGUF file, or a package that carries one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ code in the model's folder."""
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What transformers loads a model from.
+    """The place that transformers loads a model from.
 
     Attributes:
         location: a folder or a hub name.

@@ -1,4 +1,4 @@
-"""Which runs have adapters that add up."""
+"""Checks that the adapters of runs can be added up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the labels of a run can be smoothed, and the loss of its model."""
+"""Checks that the labels of a run, and the loss of its model, can be smoothed."""
 
 from __future__ import annotations
 

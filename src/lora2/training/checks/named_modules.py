@@ -1,4 +1,4 @@
-"""Whether each name that options give of a model's modules is the name of one."""
+"""Checks that the names of modules in the options are names of the model's modules."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ CHOICES: Mapping[str, Collection[str]] = {
 }
 
 PACKAGES: Mapping[str, str] = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
-"""What must be installed for options of the trainer that are given."""
+"""The packages that options of the trainer need."""
 
 
 def check_values(settings: RunSettings) -> None:

@@ -1,4 +1,4 @@
-"""Whether the texts of a run fit into the positions of its model."""
+"""Checks that the texts of a run fit into the positions of its model."""
 
 from __future__ import annotations
 

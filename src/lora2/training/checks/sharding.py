@@ -1,4 +1,4 @@
-"""Whether a run can be made where tensors are split over processes."""
+"""Checks that a run can be made where tensors are split over processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run can start from an adapter that is already trained."""
+"""Checks that a run can start from an adapter that is already trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model has an embedding for each token that its tokenizer makes."""
+"""Checks that a model has an embedding for each token that its tokenizer makes."""
 
 from __future__ import annotations
 

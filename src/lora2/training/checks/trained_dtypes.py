@@ -1,4 +1,4 @@
-"""Whether what is trained has a dtype in which it can move."""
+"""Checks that no trained parameter is in half precision, in which most steps are lost."""
 
 from __future__ import annotations
 

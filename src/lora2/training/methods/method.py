@@ -1,4 +1,4 @@
-"""What a method is: what it trains, what that costs, and how a model is made ready for it."""
+"""The description of a method: what it trains, its size, its training and its export."""
 
 from __future__ import annotations
 

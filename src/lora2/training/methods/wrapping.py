@@ -1,4 +1,4 @@
-"""What the PEFT methods share: heads, target modules, and errors in one sentence."""
+"""The parts that PEFT methods share: heads, target modules, and errors in one sentence."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `lora2 train --objective` knows, one file each; `registry` has them all."""
+"""The objectives of `lora2 train --objective`, one file each; `registry` has them all."""

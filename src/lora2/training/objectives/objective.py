@@ -1,4 +1,4 @@
-"""What an objective is: the data, the model and the trainer of one kind of learning."""
+"""The interface of an objective: data, model and trainer of one kind of learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained model gives: labels or tags for texts, labels for images, or texts."""
+"""The kinds of output of a trained model: labels or tags for texts, labels for images, texts."""
 
 from __future__ import annotations
 

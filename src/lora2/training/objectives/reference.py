@@ -1,4 +1,4 @@
-"""The model that a training of preferences is compared with: what it was before."""
+"""The reference of a training of preferences: the model as it was before the training."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run writes into its folder, and what is read from there."""
+"""The files that a run writes into its folder, and their reading."""

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine and command."""
+"""The versions, machine and command that a run was made with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of a run must hold: keys and their types, by file."""
+"""The keys that the files of a run must have, and their types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NEEDED_TO_RESUME = (
 
 
 class _Labelled(NamedTuple):
-    """What the values in a task.json with labels must be, beyond the types of its keys.
+    """The limits on values in a task.json with labels, beyond the types of its keys.
 
     Attributes:
         task: the class of the task, which has the types.

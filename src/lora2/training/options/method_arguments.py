@@ -20,7 +20,7 @@ from lora2.tuners.sora import SoraConfig
 
 @dataclass
 class StartArguments:
-    """Where an adapter of LoRA² starts."""
+    """The options of where an adapter of LoRA² starts."""
 
     start_from: str | None = field(
         default=None,

@@ -1,4 +1,4 @@
-"""How many prompts a language model answers exactly right, before and after training."""
+"""The share of prompts that a language model answers exactly right, before and after training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a trainer can make its optimizer and schedule of its arguments, and shard its model."""
+"""Checks that a trainer can make its optimizer and schedule, and shard its model."""
 
 from __future__ import annotations
 

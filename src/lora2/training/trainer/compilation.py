@@ -1,4 +1,4 @@
-"""Whether torch.compile can do here what is asked of it."""
+"""Checks that torch.compile can do here what the options ask of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What refuses an option of the trainer, and how it is said."""
+"""The errors with which other packages refuse an option of the trainer, as sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What transformers, accelerate and the packages that they load raise for an option."""
+"""transformers, accelerate and the packages that they load raise these for an option."""
 
 
 def sentence_of(error: Exception) -> str:
