@@ -24,9 +24,8 @@ from lora2.support.files import (
     check_may_be_folder,
     write_json_atomically,
 )
-from lora2.training.base_models.models import load_tokenizer
-from lora2_cli.main import INTERRUPTED, USER_MISTAKE, hide_warnings_for_developers
 from lora2.training.base_models.preprocessors import load_tokenizer
+from lora2_cli.main import INTERRUPTED, USER_MISTAKE, hide_warnings_for_developers
 from peft_comparison.experiment import Experiment, read_experiment
 from peft_comparison.memory import Memory
 from peft_comparison.model import build_model

@@ -9,9 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lora2.reports.numbers_in_words import epoch_in_words, size_in_words, steps_in_words
 from lora2.data.tasks.task import rows_in_words
-from lora2.reports.words import epoch_in_words, size_in_words, steps_in_words
+from lora2.reports.numbers_in_words import epoch_in_words, size_in_words, steps_in_words
 from lora2.training.budgets import final_size
 from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.summary import RunSummary

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora2.data.named_tasks import DRAWN, IN_FILES, task_names
-from lora2.data.tasks.task import Kind
-from lora2.support.option_need import Need
 from lora2.data.named_tasks import AGREEMENT_SENTENCES, DRAWN, IN_FILES, task_names
 from lora2.data.tasks.labelled_task import Kind
-from lora2.support.needs import Need
+from lora2.support.option_need import Need
 from lora2.support.ranges import SEED, SIZE
 
 _OWN_DATA = Need(

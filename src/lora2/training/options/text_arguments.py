@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lora2.data.named_tasks import task_names
-from lora2.support.option_need import Need
 from lora2.data.named_tasks import WRITTEN_ROWS, task_names
-from lora2.support.needs import Need
+from lora2.support.option_need import Need
 from lora2.support.ranges import COUNT, COUNT_OR_NONE, POSITIVE, SIZE
 
 _TASKS = (*task_names("sft"), *task_names("dpo"))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.signal_directions import signal_directions
-from lora2.support.shown_values import as_shown
 from lora2.support.evaluation_mode import in_evaluation
+from lora2.support.shown_values import as_shown
 from lora2.tuners.base.distributed.gathering import is_plain, local_part
 from lora2.tuners.base.distributed.ranks import from_first_process
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
