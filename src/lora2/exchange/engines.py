@@ -91,8 +91,12 @@ def _objections_to_tensors(
     strange = [n for n, shape in parts.items() if not n.endswith(_ENDINGS) or len(shape) != 2]
     if strange:
         found.append(f"a layer that is not linear ({strange[0]})")
+    in_pattern = set((config.get("rank_pattern") or {}).values())
     ranks = {shape[0] for name, shape in parts.items() if name.endswith(_ENDINGS[0])}
-    if 0 in ranks or 0 in (config.get("rank_pattern") or {}).values():
+    if config.get("target_parameters"):
+        # Of a parameter, lora_A has the rows of all experts, so its size is no rank.
+        ranks = {config.get("r") or 1, *in_pattern}
+    if 0 in ranks | in_pattern:
         found.append("rank 0")
     if engine.largest_rank is not None and max(ranks, default=0) > engine.largest_rank:
         found.append(f"rank {max(ranks)}, above {engine.largest_rank}")

@@ -7,14 +7,13 @@ another; in B the columns of all experts for one rank follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lora2.tuners.base.layers.experts import ExpertsLayer
+from lora2.tuners.base.layers.experts import ExpertsLayer, matrix_name
 
 
 def stacked_lora(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -28,15 +27,28 @@ def stacked_lora(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def factors_of_experts(lora: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return (B [d_out, r], A [r, d_in]) of each expert in float64, scaling in B.
+def factors_by_matrix(name: str, wrapper: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return (B [d_out, r], A [r, d_in]) of each matrix of a parameter in float64, scaling in B.
 
-    lora: PEFT's module around the experts for one parameter: undoes `stacked_lora`.
+    They are what the LoRA has; PEFT's own functions round them to the parameter's dtype.
+
+    name, wrapper: of PEFT's module around the one that has the parameter.
+
+    Returns:
+        The factors by the name that the adapted layer of the matrix has; undoes `stacked_lora`.
     """
-    first, second, scaling = lora.get_delta_factors("default")
-    if getattr(lora.get_base_layer(), "is_transposed", False):
-        first, second = second.mT, first.mT
-    return list(zip(scaling * first.double(), second.double(), strict=True))
+    adapter, number = "default", wrapper.num_experts
+    # [experts, r, d_in] and [experts, d_out, r]
+    A = wrapper.lora_A[adapter].weight.double().unflatten(0, (number, -1))
+    B = wrapper.lora_B[adapter].weight.double().unflatten(1, (-1, number)).movedim(-1, 0)
+    pairs = zip(wrapper.scaling[adapter] * B, A, strict=True)
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    own, base = wrapper.parameter_name, wrapper.get_base_layer()
+    if type(base).forward is nn.Linear.forward and own == "weight":
+        # A dense layer, which a LoRA for a mixture of experts may name by its weight.
+        return {name: next(pairs)}
+    return {matrix_name(f"{name}.{own}", index): pair for index, pair in enumerate(pairs)}
 
 
 def wrapper_name(parameter: str, model: nn.Module, written: Collection[str]) -> str:
@@ -51,19 +63,3 @@ def wrapper_name(parameter: str, model: nn.Module, written: Collection[str]) -> 
     later = names[names.index(own) + 1 :]
     steps = sum(f"{module_name}.{name}" in written for name in later)
     return module_name + steps * ".base_layer"
-
-
-def change_of_experts(parameter: str, modules: Mapping[str, Any]) -> Tensor | None:
-    """Return the change of a parameter by PEFT's LoRA, in the parameter's layout.
-
-    modules: of the model with the LoRA, by name.
-    """
-    module_name, _, own = parameter.rpartition(".")
-    wrapper: Any = modules[module_name]
-    while isinstance(wrapper, LoraLayer):
-        around: Any = wrapper
-        if getattr(around, "parameter_name", None) == own:
-            change: Tensor = around.get_delta_weight("default")
-            return change
-        wrapper = around.base_layer
-    return None

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.exchange.expert_form import factors_of_experts
+from lora2.exchange.expert_form import factors_by_matrix
 from lora2.exchange.lora_units import target_of
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
@@ -26,7 +26,7 @@ from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
-from lora2.tuners.base.layers.experts import matrix_name, split_targets
+from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_adapter_name
@@ -191,23 +191,9 @@ def _check_ties(taught: PeftModel, path: Path | str) -> None:
 
 def _pairs(name: str, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the factors of one layer of PEFT's, by name of the adapted layer that gets them."""
-    own = getattr(layer, "parameter_name", None)
-    if own is None:
-        return {name: _factors(name, layer)}
-    module_name = name
-    while module_name.endswith(".base_layer"):
-        module_name = module_name.removesuffix(".base_layer")
-    base = layer.get_base_layer()
-    if type(base).forward is nn.Linear.forward and own == "weight":
-        # A dense layer, which a LoRA for a mixture of experts may name by its weight.
-        return {module_name: _plain_factors(layer)}
-    pairs = factors_of_experts(layer) if layer.num_experts > 1 else [_plain_factors(layer)]
-    return {matrix_name(f"{module_name}.{own}", index): pair for index, pair in enumerate(pairs)}
-
-
-def _plain_factors(layer: Any) -> tuple[Tensor, Tensor]:
-    scaling, B = layer.scaling["default"], layer.lora_B["default"].weight
-    return scaling * B.double(), layer.lora_A["default"].weight.double()
+    if isinstance(layer, ParamWrapper):
+        return factors_by_matrix(name, layer)
+    return {name: _factors(name, layer)}
 
 
 def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:

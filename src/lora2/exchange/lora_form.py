@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lora2.errors import UserError
 from lora2.exchange.expert_form import stacked_lora, wrapper_name
 from lora2.exchange.lora_units import units_of
-from lora2.mathematics.low_rank import of_rank, rank, singular_value_form
+from lora2.exchange.own_factors import own_factors
+from lora2.mathematics.low_rank import of_rank
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.finite_checks import check_finite_factors
@@ -73,10 +74,12 @@ def lora_form(
     config = _config_of(model, adapter_name)
     base = model.get_base_model()
     layers = adapted_layers(base, adapter_name)
-    # The forward pass's own factors, rounding and all: the change is what was trained with.
-    factors = {name: layer.factors(adapter_name) for name, layer in layers.items()}
-    check_finite_factors(factors.items(), f"adapter {adapter_name!r}")
-    ranks = {name: _rank_of(layer, adapter_name) for name, layer in layers.items()}
+    check_finite_factors(
+        ((name, layer.factors(adapter_name)) for name, layer in layers.items()),
+        f"adapter {adapter_name!r}",
+    )
+    factors = {name: own_factors(layer, adapter_name) for name, layer in layers.items()}
+    ranks = {name: len(A) for name, (_, A) in factors.items()}
     units = units_of(layers)
     sizes = _own_ranks(layers, ranks, units) if compact else _one_rank(layers, ranks, units)
     if not sizes:
@@ -87,7 +90,7 @@ def lora_form(
     tensors: dict[str, Tensor] = {}
     for unit, size in sizes.items():
         pairs = {
-            name: of_rank(*_in_float64(factors[name]), size // layers[name].lora_groups())
+            name: of_rank(*factors[name], size // layers[name].lora_groups())
             for name in units[unit]
         }
         if unit in layers:
@@ -98,11 +101,6 @@ def lora_form(
     tensors |= whole_modules(model, adapter_name)
     left_out = frozenset(name for unit in units.keys() - sizes for name in units[unit])
     return LoraForm(_lora_config(config, sizes, layers, model), tensors, ranks, left_out)
-
-
-def _in_float64(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    B, A = pair
-    return B.double(), A.double()
 
 
 def _by_names_in_file(
@@ -186,11 +184,6 @@ def check_is_peft_model(model: object) -> None:
     if inside:
         advice = f"pass the one inside it, {' or '.join(f'model.{name}' for name in inside)}."
     raise UserError(f"model: a {type(model).__name__} is no PeftModel; {advice}")
-
-
-def _rank_of(layer: AdaptedLayer, adapter_name: str) -> int:
-    # In float64, which separates what was pruned from what is small.
-    return rank(singular_value_form(*layer.factors(adapter_name, torch.float64))[1])
 
 
 def _one_rank(

@@ -14,6 +14,7 @@ import torch
 from peft.tuners.lora import conversion
 from torch import Tensor
 
+from lora2.exchange.own_factors import own_factors
 from lora2.mathematics.low_rank import of_rank, singular_value_form
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 
@@ -47,7 +48,7 @@ def as_lora_of_rank(
     Raises:
         ValueError: a rank above the smaller side of the weight, or that its groups do not divide.
     """
-    B, A = (factor.double() for factor in layer.factors(adapter_name))
+    B, A = own_factors(layer, adapter_name)
     groups = layer.lora_groups()
     if isinstance(rank, int):
         size = rank

@@ -10,21 +10,20 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.exchange.expert_form import change_of_experts
+from lora2.exchange.expert_form import factors_by_matrix
 from lora2.exchange.sample_batch import sample_batches
 from lora2.support.error_text import first_line_of
 from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
-from lora2.tuners.base.layers.experts import parameter_of
 from lora2.tuners.base.layers.finding import adapted_layers, modules_of_type
 from lora2.tuners.base.layers.quantized import plain_dtypes
 
@@ -209,27 +208,26 @@ def check_changes(
     Raises:
         UserError: one differs.
     """
-    modules = dict(exported.get_base_model().named_modules())
-    of_experts: dict[str, Tensor | None] = {}
+    modules: dict[str, Any] = dict(exported.get_base_model().named_modules())
+    of_parameters: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, module in modules.items():
+        if isinstance(module, ParamWrapper):
+            of_parameters |= factors_by_matrix(name, module)
     for name, layer in adapted_layers(model.get_base_model(), adapter_name).items():
         # PEFT cannot compute the change of grouped convolutions; their logits are compared.
         if layer.lora_groups() > 1:
             continue
         expected = layer.get_delta_weight(adapter_name).cpu()
         found: Tensor = torch.zeros(())
-        parameter = parameter_of(name)
-        if parameter is not None:
-            if parameter not in of_experts:
-                of_experts[parameter] = change_of_experts(parameter, modules)
-            whole, base = of_experts[parameter], cast(Any, layer.get_base_layer())
-            if whole is not None:
-                matrix = whole if base.index is None else whole[base.index]
-                found = matrix.to("cpu", expected.dtype)
-        elif isinstance(modules[name], LoraLayer):
-            lora: Any = modules[name]
-            found = lora.get_delta_weight("default").to("cpu", expected.dtype)
+        if name in of_parameters:
+            B, A = of_parameters[name]
+            found = layer.in_weight_layout(B @ A).to("cpu", expected.dtype)
+        elif isinstance(modules.get(name), LoraLayer):
+            found = modules[name].get_delta_weight("default").to("cpu", expected.dtype)
         if not (found - expected).norm() <= _CHANGE_TOLERANCES[dtype] * expected.norm():
+            is_half = dtype.itemsize < torch.float32.itemsize
+            advice = "write it in float32" if is_half else "export the merged model instead"
             raise UserError(
                 f"What was written changes {name} otherwise than the adapter does, so it was not "
-                "kept; write it in float32."
+                f"kept; {advice}."
             )

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from lora2 import Lora2Config, export_lora
 from lora2.exchange.engines import ENGINES, objections
+from unit.mixtures import MIXTRAL
 from unit.models import disturb, prune_half
 from unit.tiny_transformers import tiny_llama, tiny_llama_classifier
 
@@ -89,6 +90,19 @@ def test_padded_language_model_adapter_is_served_by_all(
     assert padded.objections == {VLLM: [], SGLANG: [], LLAMA_CPP: []}
     export_lora(model, tmp_path / "compact", compact=True)
     assert refusing(*exported(tmp_path / "compact")) == ({SGLANG, LLAMA_CPP} if mixed else set())
+
+
+@pytest.mark.parametrize("compact", [False, True], ids=["padded", "compact"])
+def test_sizes_of_experts_are_not_taken_for_ranks(compact: bool, tmp_path: Path) -> None:
+    model = MIXTRAL.adapted()
+    model.peft_config["default"].base_model_name_or_path = "base"
+    done = export_lora(model, tmp_path / "lora", compact=compact)
+    config, shapes = exported(tmp_path / "lora")
+    assert len({shape[0] for name, shape in shapes.items() if "lora_A" in name}) > 1
+    only = ["target_parameters, weights of experts"]
+    assert done.objections == {VLLM: only, SGLANG: only, LLAMA_CPP: only}
+    large = {name: (600, *shape[1:]) for name, shape in shapes.items() if "experts" in name}
+    assert all(objections(engine, config, shapes | large) == only for engine in ENGINES)
 
 
 def test_head_of_a_classifier_is_served_by_vllm_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from lora2 import UserError, export_lora, export_merged, import_lora, truncate_adapter
+from lora2.exchange.expert_form import factors_by_matrix
 from unit.mixtures import DEEPSEEK, GPT_OSS, MIXTRAL, MIXTURES, PARAMETERS, Mixture, logits
 from unit.models import difference, layers_of
 
@@ -46,6 +47,37 @@ def test_one_parameter_of_a_module_is_exported(tmp_path: Path):
     export_lora(model, tmp_path / "lora")
     loaded = PeftModel.from_pretrained(MIXTRAL.model(), tmp_path / "lora").eval()
     assert difference(logits(loaded), logits(model)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: mixture.name)
+def test_experts_of_a_model_in_half_precision_are_exported_and_imported(
+    mixture, dtype: torch.dtype, tmp_path: Path
+):
+    model = mixture.adapted(lora_alpha=1.0, **fields_of(mixture))
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    # torch's own kernels do not take experts as small as these in half precision.
+    model.get_base_model().set_experts_implementation("eager")
+    export_lora(model, tmp_path / "lora")
+    again = layers_of(import_lora(mixture.model().to(dtype), tmp_path / "lora"))
+    for name, layer in layers_of(model).items():
+        expected = layer.get_delta_weight("default")
+        assert difference(again[name].get_delta_weight("default"), expected) < 1e-5
+
+
+def test_a_lora_whose_change_is_another_is_refused_with_what_to_do(tmp_path: Path, monkeypatch):
+    def halved(name, wrapper):
+        return {name: (B / 2, A) for name, (B, A) in factors_by_matrix(name, wrapper).items()}
+
+    monkeypatch.setattr("lora2.exchange.verification.factors_by_matrix", halved)
+    for dtype, advice in {
+        torch.float32: "export the merged model instead",
+        torch.bfloat16: "write it in float32",
+    }.items():
+        with pytest.raises(UserError, match=f"otherwise than the adapter does, .*; {advice}"):
+            export_lora(MIXTRAL.adapted(), tmp_path / "lora", dtype=dtype)
 
 
 def test_dense_layers_beside_experts_are_written_as_weights(tmp_path: Path):

@@ -9,8 +9,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
-from lora2 import Lora2Config, SoraConfig, UserError, export_lora
+from lora2 import Lora2Config, SoraConfig, UserError, export_lora, import_lora
 from lora2.exchange.lora_form import lora_form, shortest_names
+from lora2.tuners.base.names.peft_names import PREFIX
 from unit.kind_case import adapted
 from unit.models import (
     ADAPTER_FORMS,
@@ -97,6 +98,26 @@ def test_padded_form_has_one_rank_and_no_patterns(tmp_path: Path) -> None:
     assert sorted(config["target_modules"]) == ["lin0", "lin1"]
     assert tensors["base_model.model.lin0.lora_A.weight"].shape == (2, 6)
     assert not tensors["base_model.model.lin0.lora_B.weight"].any()
+
+
+def test_padded_form_has_zeros_where_values_were_pruned(tmp_path: Path) -> None:
+    model = get_peft_model(DeepMlp(), Lora2Config(target_modules=["lin0", "lin1"], k=6, init_r=6))
+    disturb(model)
+    kept = {}
+    for number, (name, layer) in enumerate(layers_of(model).items()):
+        layer.parameters_of("default")["lam"].data[number:] = 0
+        kept[name.removeprefix(PREFIX)] = number
+    assert export_lora(model, tmp_path / "lora", batch=rows()).ranks == kept
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    for name, rank in kept.items():
+        A, B = (tensors[f"{PREFIX}{name}.lora_{part}.weight"] for part in "AB")
+        assert A.shape == (5, 6)
+        assert A[:rank].any(dim=1).all()
+        assert not A[rank:].any()
+        assert not B[:, rank:].any()
+    again = import_lora(DeepMlp(), tmp_path / "lora").get_base_model()
+    sizes = {name: layer.sizes_of("default") for name, layer in layers_of(again).items()}
+    assert sizes == {name: (max(1, rank), max(1, rank)) for name, rank in kept.items()}
 
 
 def test_compact_form_leaves_out_what_changes_nothing(tmp_path: Path) -> None:

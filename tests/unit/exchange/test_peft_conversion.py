@@ -57,6 +57,17 @@ def test_peft_converts_to_the_nearest_lora_of_a_lower_rank(rank: float, expected
     torch.testing.assert_close(B @ A, best, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rank", "expected"), [(3, 3), (1.0, 1)])
+def test_peft_converts_pruned_values_to_zeros(rank: float, expected: int) -> None:
+    model = adapted(WIDE)
+    model.get_base_model().lin0.lora2_lambda["default"].data[1:] = 0
+    _, tensors = convert_to_lora(model, rank=rank)
+    A, B = (tensors[f"base_model.model.lin0.lora_{part}.weight"] for part in "AB")
+    assert A.shape == (expected, 6)
+    assert not A[1:].any()
+    assert not B[:, 1:].any()
+
+
 def test_peft_refuses_a_rank_beyond_the_weight() -> None:
     with pytest.raises(ValueError, match="choose a lower rank"):
         convert_to_lora(adapted(WIDE), rank=7)

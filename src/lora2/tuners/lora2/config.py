@@ -286,7 +286,9 @@ class Lora2Config(TargetConfig):
                 for matrix in matrices
                 if matrix.is_narrow
             )
-        return max(min(costs), min(whole, round(self.target_r * sum(costs) - impossible)))
+        # One value is left, which a matrix that has none cannot have.
+        least = min((cost for cost, m in zip(costs, matrices, strict=True) if m.r), default=0)
+        return max(least, min(whole, round(self.target_r * sum(costs) - impossible)))
 
     @property
     def start(self) -> Start | Literal[False]:

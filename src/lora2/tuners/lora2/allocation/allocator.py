@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
 from lora2.tuners.lora2.allocation.allocator_state import check_fits, check_is_state
 from lora2.tuners.lora2.allocation.budget import checked_total, plan_budget
-from lora2.tuners.lora2.allocation.frozen_matrices import are_frozen
+from lora2.tuners.lora2.allocation.frozen_matrices import FrozenValues
 from lora2.tuners.lora2.allocation.kept_set import KeptSet
 from lora2.tuners.lora2.allocation.model_importance import ModelImportance
 from lora2.tuners.lora2.allocation.shared_budget import layers_and_config
@@ -204,7 +203,7 @@ class RankAllocator:
         reached = max(kept, self.plan.target)
         ceiling = reached if is_older or is_new_schedule else int(state["most"])
         budget = min(self.plan.at(step), ceiling)
-        is_overdue = kept > budget or (self._kept.is_exact and kept < budget)
+        is_overdue = kept > budget or self._kept.leaves_room(mask, budget)
         if is_overdue and step >= self.plan.total_steps:
             raise self._no_step_left(step, kept)
         self.completed_steps, self._has_scored = step, step > 0
@@ -230,27 +229,22 @@ class RankAllocator:
                 "was made; make a new one for what is left."
             )
 
-    def _frozen_first(self, importance: Tensor) -> Tensor:
-        """Return the importance with that of frozen values infinite.
-
-        A change that is not trained is to stay as it is, and no gradient says what it is worth.
+    def _check_frozen(self, frozen: FrozenValues) -> None:
+        """Check that frozen matrices leave a part of the target to those that are trained.
 
         Raises:
-            UserError: it leaves nothing of the target to what is trained.
+            UserError: they do not.
         """
-        frozen = are_frozen(self._layers.values(), self.adapter_name)
-        if not any(frozen):
-            return importance
-        spent = self.config.initial_budget(list(compress(self._kept.matrices, frozen)))
+        spent = self._kept.spent_on(frozen.fixed)
         if spent >= self.plan.target:
-            name = list(self._layers)[frozen.index(True)]
+            fixed = self._kept.by_module(frozen.fixed)
             raise UserError(
                 f"target_r={self.config.target_r}: matrices of adapter {self.adapter_name!r} that "
-                f"are frozen, such as {name}, have {spent} {self.plan.unit_in_words}, and "
-                f"{self.plan.target} are to be left: set requires_grad of lora2_lambda, raise "
-                "target_r, or name frozen modules in exclude_modules."
+                f"are frozen, such as {max(fixed, key=fixed.__getitem__)}, have {spent} "
+                f"{self.plan.unit_in_words}, and {self.plan.target} are to be left: set "
+                "requires_grad of lora2_lambda, raise target_r, or name frozen modules in "
+                "exclude_modules."
             )
-        return importance.masked_fill(self._kept.by_value(frozen).to(importance.device), torch.inf)
 
     def _allocate(self, step: int) -> None:
         plan, budget = self.plan, self._budget_at(step)
@@ -262,8 +256,10 @@ class RankAllocator:
         if step <= plan.warmup_steps or not is_due:
             return
         self._is_overdue = False
-        importance = self._frozen_first(self._importance.of_all(self._kept.device))
-        self._kept.choose(importance, budget)
+        frozen = self._kept.frozen()
+        if frozen is not None:
+            self._check_frozen(frozen)
+        self._kept.choose(self._importance.of_all(self._kept.device), budget, frozen)
         if not agree_on(self._kept.mask):
             raise UserError(
                 f"The processes of this training do not keep the same singular values of adapter "

@@ -10,6 +10,7 @@ from torch import Tensor
 from lora2.mathematics.allocation import keep_most_important
 from lora2.tuners.base.distributed.gathering import multiply, whole
 from lora2.tuners.base.distributed.zero import is_any_trained_by_zero
+from lora2.tuners.lora2.allocation.frozen_matrices import FrozenValues, are_frozen
 from lora2.tuners.lora2.allocation.parameter_budget import keep_within_parameters
 from lora2.tuners.lora2.config import BudgetUnit
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -44,11 +45,6 @@ class KeptSet:
         return self.singular_values()[0].device
 
     @property
-    def is_exact(self) -> bool:
-        """Whether a budget is spent whole; of parameters, less than a value costs is left."""
-        return self._costs is None
-
-    @property
     def count(self) -> int:
         """Singular values kept, over all matrices."""
         return int(self.mask.sum())
@@ -65,18 +61,35 @@ class KeptSet:
         kept = torch.stack([part.sum() for part in mask.split(self._ranks)]).tolist()
         return sum(map(MatrixSize.parameters, self.matrices, kept))
 
-    def by_module(self) -> dict[str, int]:
-        """Singular values kept, by module name."""
-        return {
-            name: int(part.sum()) for name, part in zip(self._layers, self._parts(), strict=True)
-        }
+    def leaves_room(self, mask: Tensor, budget: int) -> bool:
+        """Whether another mask keeps less than it could; only a budget of values is spent whole."""
+        if self._costs is not None:
+            return False
+        frozen = self.frozen()
+        return int((mask if frozen is None else mask | frozen.gone).sum()) < budget
 
-    def choose(self, importance: Tensor, budget: int) -> None:
+    def by_module(self, mask: Tensor | None = None) -> dict[str, int]:
+        """Singular values kept, or those of another mask, by module name."""
+        parts = (self.mask if mask is None else mask).split(self._ranks)
+        return {name: int(part.sum()) for name, part in zip(self._layers, parts, strict=True)}
+
+    def frozen(self) -> FrozenValues | None:
+        """Return the singular values of the matrices that are frozen; None if none is."""
+        are = are_frozen(self._layers.values(), self._adapter_name)
+        if not any(are):
+            return None
+        frozen, nonzero = self.by_value(are), self._nonzero()
+        return FrozenValues(fixed=frozen & nonzero, gone=frozen & ~nonzero)
+
+    def choose(self, importance: Tensor, budget: int, frozen: FrozenValues | None) -> None:
         """Keep the most important values [all] that the budget has room for."""
+        if frozen is not None:
+            importance = frozen.ranked(importance)
         if self._costs is None:
-            self.mask = keep_most_important(importance, budget)
+            mask = keep_most_important(importance, budget)
         else:
-            self.mask = keep_within_parameters(importance, budget, self._costs, self.matrices)
+            mask = keep_within_parameters(importance, budget, self._costs, self.matrices)
+        self.mask = mask if frozen is None else mask & ~frozen.gone
 
     def apply(self) -> None:
         """Set the values to zero that are not kept."""
@@ -86,7 +99,7 @@ class KeptSet:
 
     def hold(self) -> None:
         """Let values that are not kept count as zero, whatever an optimizer makes of them."""
-        for layer, part in zip(self._layers.values(), self._parts(), strict=True):
+        for layer, part in zip(self._layers.values(), self.mask.split(self._ranks), strict=True):
             values = layer.parameters_of(self._adapter_name)["lam"]
             # ZeRO has neither the values nor a place to put them outside a forward pass.
             if not is_any_trained_by_zero([values]) and not part.all():
@@ -94,8 +107,7 @@ class KeptSet:
 
     def read(self) -> None:
         """Take as kept what is not zero in the model."""
-        values = whole(self.singular_values())
-        self.mask = torch.cat([value.to(self.device) for value in values]) != 0
+        self.mask = self._nonzero()
 
     def by_value(self, by_matrix: Sequence[int] | Sequence[bool]) -> Tensor:
         """Return numbers of the matrices, one for each of their singular values."""
@@ -107,5 +119,6 @@ class KeptSet:
         name = self._adapter_name
         return [layer.parameters_of(name)["lam"] for layer in self._layers.values()]
 
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.mask.split(self._ranks)
+    def _nonzero(self) -> Tensor:
+        values = whole(self.singular_values())
+        return torch.cat([value.to(self.device) for value in values]) != 0

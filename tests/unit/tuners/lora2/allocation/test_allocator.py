@@ -205,40 +205,6 @@ def test_matrices_of_different_shapes_share_one_budget(make: Callable[[], Lora2C
     assert allocator.kept == 4
 
 
-def test_frozen_matrices_stay_as_they_are() -> None:
-    model = pruned_model(init_weights=False)
-    first, layer = next(iter(layers_of(model).items()))
-    for parameter in layer.parameters_of("default").values():
-        parameter.requires_grad_(False)
-    before = layer.get_delta_weight("default")
-    allocator = RankAllocator(model, TOTAL)
-    list(Loop(model, allocator).run(0, TOTAL))
-    assert torch.equal(layer.get_delta_weight("default"), before)
-    assert allocator.kept_by_module()[first] == 4
-    assert allocator.kept == allocator.budget == 9
-
-
-def test_frozen_matrices_that_change_nothing_are_pruned_first() -> None:
-    model = pruned_model()
-    frozen = list(layers_of(model).items())[:3]
-    for _, layer in frozen:
-        for parameter in layer.parameters_of("default").values():
-            parameter.requires_grad_(False)
-    allocator = RankAllocator(model, TOTAL)
-    list(Loop(model, allocator).run(0, TOTAL))
-    assert allocator.kept == 9
-    assert not any(allocator.kept_by_module()[name] for name, _ in frozen)
-
-
-def test_frozen_matrices_that_are_the_whole_target_are_named() -> None:
-    model = pruned_model(init_weights=False)
-    for layer in list(layers_of(model).values())[:3]:
-        layer.parameters_of("default")["lam"].requires_grad_(False)
-    allocator = RankAllocator(model, TOTAL)
-    with pytest.raises(UserError, match=r"frozen, such as .*, have 12 singular values, and 9 are"):
-        list(Loop(model, allocator).run(0, TOTAL))
-
-
 @pytest.mark.parametrize(
     "change", [compact_adapter, partial(truncate_adapter, rank=1)], ids=["compacted", "cut"]
 )

@@ -11,6 +11,7 @@ from lora2 import Lora2Config, RankAllocator, compact_adapter
 from lora2.errors import UserError
 from lora2.training.budgets import budget_in_words
 from lora2.tuners.lora2.allocation.budget import plan_budget
+from lora2.tuners.lora2.allocation.final_sizes import final_sizes
 from lora2.tuners.lora2.matrix_size import MatrixSize
 from unit.models import layers_of
 from unit.pruning import FIELDS, TOTAL, Loop, kept_values, pruned_model
@@ -177,3 +178,21 @@ def test_a_budget_in_parameters_needs_a_value_for_each_rank() -> None:
 def test_an_unknown_unit_is_one_sentence() -> None:
     with pytest.raises(UserError, match="budget_unit='bytes' is not known: choose one of 'values'"):
         Lora2Config(budget_unit="bytes")
+
+
+@pytest.mark.parametrize("unit", ["values", "parameters"])
+def test_a_matrix_of_rank_0_is_not_the_one_value_that_is_left(unit: str) -> None:
+    """It is the cheapest matrix, and has no value that could be left."""
+    model = uneven_model(budget_unit=unit, target_r=0.01, rank_pattern={"lin0": 0})
+    allocator = RankAllocator(model, TOTAL)
+    list(Loop(model, allocator).run(0, TOTAL))
+    assert allocator.kept == 1
+    RankAllocator(model, TOTAL).load_state_dict(allocator.state_dict())
+
+
+@pytest.mark.parametrize("unit", ["values", "parameters"])
+def test_nothing_is_left_where_no_matrix_has_a_value(unit: str) -> None:
+    config = Lora2Config(k=4, init_r=4, target_r=1, budget_unit=unit)
+    empty = [MatrixSize(cost=12, k=0, r=0)]
+    assert config.initial_budget(empty) == config.target_budget(empty) == 0
+    assert final_sizes(config, empty) == (0, 0)
