@@ -11,7 +11,7 @@ import pytest
 
 from command_line import lora2, refused
 from language_model import train_texts
-from lora2.training import saved_run
+from lora2.training import run_loading
 
 pytestmark = pytest.mark.slow
 
@@ -225,13 +225,13 @@ def test_columns_of_objects_are_kept_in_csv(finished_run, tmp_path):
 
 
 def test_standard_output_has_results_alone(finished_run, monkeypatch, capsys):
-    original = saved_run.load_adapter
+    original = run_loading.load_adapter
 
     def talkative(*arguments, **named):
         print("a remark of a library")
         return original(*arguments, **named)
 
-    monkeypatch.setattr(saved_run, "load_adapter", talkative)
+    monkeypatch.setattr(run_loading, "load_adapter", talkative)
     assert lora2("predict", finished_run, "--text", "a") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["text"] == "a"
