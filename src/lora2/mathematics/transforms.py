@@ -39,6 +39,11 @@ def is_in_backward_pass() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def is_dispatched() -> bool:
+    """Whether a `TorchDispatchMode` sees each operation; selective checkpointing keeps results."""
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
+
+
 def is_differentiated_again() -> bool:
     """Whether the backward pass that asks is to be differentiated (`create_graph`)."""
     # A compiler looks at a backward pass with gradients enabled, and differentiates it once.
