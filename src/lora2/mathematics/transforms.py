@@ -1,7 +1,11 @@
 """How torch runs an operation: once forward and once backward, or otherwise."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import saved_tensors_hooks
 
 
 def is_transformed() -> bool:
@@ -37,6 +41,22 @@ def must_stay_plain() -> bool:
 def is_in_backward_pass() -> bool:
     """Whether autograd runs a backward pass in this thread, as where checkpointing recomputes."""
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def is_dispatched() -> bool:
+    """Whether a `TorchDispatchMode` sees each operation; selective checkpointing keeps results."""
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
+
+
+def keeping_what_is_saved() -> AbstractContextManager[object]:
+    """Within, autograd keeps what it saves, where checkpointing would count it and drop it."""
+    if must_stay_plain() or torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+        return nullcontext()
+    return saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def _as_it_is(saved: Tensor) -> Tensor:
+    return saved
 
 
 def is_differentiated_again() -> bool:

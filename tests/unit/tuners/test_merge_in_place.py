@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import (
+    parametrizations,
+    prune,
+    remove_spectral_norm,
+    remove_weight_norm,
+    spectral_norm,
+    weight_norm,
+)
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from lora2 import Lora2Config, SoraConfig, UserError
 from unit.models import KINDS, LINEAR, Kind, base_weights, disturb, layers_of
@@ -211,16 +220,38 @@ def test_layers_merge_without_the_tuner(kind: Kind) -> None:
     assert all(a is b for a, b in zip(weights_of(model), before, strict=True))
 
 
-@pytest.mark.parametrize("computed", [parametrizations.weight_norm, weight_norm])
+# What computes a weight from others, and what undoes it, by the name that the refusal gives it.
+COMPUTED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "parametrize.remove_parametrizations": (
+        parametrizations.weight_norm,
+        lambda layer: remove_parametrizations(layer, "weight"),
+    ),
+    "remove_weight_norm": (weight_norm, remove_weight_norm),
+    "remove_spectral_norm": (spectral_norm, remove_spectral_norm),
+    "prune.remove": (
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.remove(layer, "weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize("undone_by", COMPUTED)
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-def test_merging_into_a_weight_that_is_computed_is_refused(computed: Callable[..., Any]) -> None:
+def test_merging_into_a_weight_that_is_computed_is_refused(undone_by: str) -> None:
+    computed, undo = COMPUTED[undone_by]
     base = nn.Sequential()
-    base.add_module("layer", computed(nn.Linear(6, 4)))
+    base.add_module("layer", computed(nn.Linear(6, 4)).eval())
     model = get_peft_model(base, Lora2Config(target_modules=["layer"], k=2, init_r=2))
     disturb(model)
     x = torch.randn(3, 6)
     expected = model(x).detach()
     for merge in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(UserError, match="which is computed from other parameters"):
+        with pytest.raises(UserError, match=rf"computed from other parameters.*\b{undone_by}\b"):
             merge()
         torch.testing.assert_close(model(x), expected)
+    layer = computed(nn.Linear(6, 4))
+    undo(layer)
+    model = get_peft_model(nn.Sequential(OrderedDict(layer=layer)), model.peft_config["default"])
+    disturb(model)
+    expected = model(x).detach()
+    torch.testing.assert_close(model.merge_and_unload()(x), expected)

@@ -70,13 +70,16 @@ class ForwardHook:
             for name, config in trained_among(layers, model):
                 self._forgotten.warn(layers, name, config)
 
+    def end_forward(self, model: nn.Module, args: Any, outputs: Any) -> None:
+        """Note that the forward pass has ended, or has failed; `outputs` may be anything."""
+        if not torch.compiler.is_compiling():
+            for layer in self._layers(model):
+                layer.lora2_prepared.end_forward()
+
     def after_forward(
         self, model: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any
     ) -> Any:
         """Return the outputs; in training, with the penalty in their loss."""
-        if not torch.compiler.is_compiling():
-            for layer in self._layers(model):
-                layer.lora2_prepared.end_forward()
         return self._with_penalty(model, model, kwargs, outputs)
 
     def join_loss_of(self, outer: nn.Module, model: nn.Module) -> list[RemovableHandle]:
@@ -152,6 +155,7 @@ def install(model: nn.Module) -> None:
         hook = ForwardHook()
         hook.handles = [
             model.register_forward_pre_hook(hook.before_forward),
+            model.register_forward_hook(hook.end_forward, always_call=True),
             model.register_forward_hook(hook.after_forward, with_kwargs=True),
             model.register_load_state_dict_pre_hook(before_loading),
         ]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora2.mathematics.transforms import is_differentiated_again
+from lora2.mathematics.transforms import is_differentiated_again, is_dispatched
 from lora2.support.half_precision import SLOW_ON_CPU
 
 # Numbers in a row from which on x Aᵀ gains by being split too.
@@ -33,7 +33,7 @@ class _JointProduct(torch.autograd.Function):
         ctx.parts = _parts(rows)
         thin = _thin(rows, A, ctx.parts)
         ctx.save_for_backward(x, weight, A, V, thin)
-        y = F.linear(rows, weight, bias).addmm_(_first_factor(thin), V)
+        y = _with_product(F.linear(rows, weight, bias), thin, V)
         # As torch's own matmul does: autograd refuses in-place operations on a view made here.
         reshaped: Tensor = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
         return reshaped
@@ -49,7 +49,7 @@ class _JointProduct(torch.autograd.Function):
         thin_g = _thin(g, V, ctx.parts)
         gx = None
         if wants_x:
-            gx = (_first_factor(g) @ weight).addmm_(_first_factor(thin_g), A).view(shape)
+            gx = _with_product(_first_factor(g) @ weight, thin_g, A).view(shape)
         return (
             gx,
             None,
@@ -91,6 +91,12 @@ def _parts(rows: Tensor) -> int:
         return 1
     threads = torch.get_num_threads()
     return threads if rows.shape[0] % threads == 0 else 1
+
+
+def _with_product(wide: Tensor, thin: Tensor, factor: Tensor) -> Tensor:
+    """Return wide + thin factor, [N, d], in place unless somebody else may keep wide."""
+    thin = _first_factor(thin)
+    return torch.addmm(wide, thin, factor) if is_dispatched() else wide.addmm_(thin, factor)
 
 
 def _first_factor(rows: Tensor) -> Tensor:

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
 from lora2.mathematics.precision import in_full_precision
-from lora2.mathematics.transforms import must_stay_plain
+from lora2.mathematics.transforms import (
+    is_in_backward_pass,
+    keeping_what_is_saved,
+    must_stay_plain,
+)
 from lora2.tuners.base.distributed.gathering import in_layout_of, whole
 from lora2.tuners.base.distributed.zero import is_partitioned
 from lora2.tuners.base.layers.finding import layers_of_type
@@ -160,12 +164,7 @@ class Lora2Layer(StoredFactors):
 
     def product_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return (A [k, d_in], 𝒱 [k, d_out]) for a forward pass, made ready before it or now."""
-        parameters = self.parameters_of(adapter_name)
-        prepared = self._prepared_factors(adapter_name, parameters)
-        A, V = prepared or (
-            self.factors(adapter_name)[1],
-            self._loaded_tensors(adapter_name)["V"],
-        )
+        A, V = self._prepared_factors(adapter_name) or self._own_factors(adapter_name)
         # Without gradients, a view of a parameter that needs one has no backward pass to watch.
         watch = self.lora2_states[adapter_name].watch
         if watch is not None and V.requires_grad and torch.is_grad_enabled():
@@ -174,18 +173,28 @@ class Lora2Layer(StoredFactors):
             V.register_hook(watch)
         return A, V
 
-    def _prepared_factors(
-        self, adapter_name: str, parameters: dict[str, nn.Parameter]
-    ) -> tuple[Tensor, Tensor] | None:
+    def _own_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        # Checkpointing compares what a call and its repetition save, and one of them may have
+        # prepared factors, which are computed outside of the calls.
+        with keeping_what_is_saved():
+            return self.factors(adapter_name)[1], self._loaded_tensors(adapter_name)["V"]
+
+    def _prepared_factors(self, adapter_name: str) -> tuple[Tensor, Tensor] | None:
         prepared = self.lora2_prepared.get(adapter_name)
         if prepared is None or must_stay_plain():
+            return None
+        if prepared.is_over and not is_in_backward_pass():
+            # A part of the model is called by itself. Its parameters may have changed, and what
+            # its backward pass repeats must not find these factors.
+            self.lora2_prepared.pop(adapter_name, None)
             return None
         if prepared.with_gradients and not torch.is_grad_enabled():
             # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
             # shared graph would give every layer's parameters a gradient, once for each block.
-            del self.lora2_prepared[adapter_name]
+            self.lora2_prepared.pop(adapter_name, None)
             self.lora2_recomputes = True
             return None
+        parameters = self.parameters_of(adapter_name)
         holds = prepared.holds_for(parameters, self.scaling[adapter_name])
         return (prepared.A, prepared.V) if holds else None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2.mathematics.transforms import is_differentiated_again, is_in_backward_pass
+from lora2.mathematics.transforms import is_differentiated_again
 
 
 class PreparedFactors:
@@ -41,11 +41,10 @@ class PreparedFactors:
     def holds_for(self, parameters: Mapping[str, nn.Parameter], scaling: float) -> bool:
         """Whether a layer with these parameters and this scaling may use them.
 
-        It may while the forward pass runs, or is repeated by the backward pass, if nobody has
-        replaced or changed a parameter. A model may scale its adapters within its forward pass, as
-        those of diffusers do.
+        It may if nobody has replaced or changed a parameter. A model may scale its adapters within
+        its forward pass, as those of diffusers do.
         """
-        if scaling != self._scaling or (self.is_over and not is_in_backward_pass()):
+        if scaling != self._scaling:
             return False
         for (made_from, version, trained), parameter in zip(
             self._made_from, parameters.values(), strict=True

@@ -13,7 +13,7 @@ from transformers.models.bart.modeling_bart import (
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from lora2 import Lora2Config
-from unit.models import disturb
+from unit.models import disturb, layers_of
 
 X = torch.tensor([[1, 2, 5], [5, 0, 3]])
 SIZES = (8, 6)
@@ -69,6 +69,24 @@ def test_an_adapted_embedding_computes_what_it_does_merged(name: str) -> None:
         torch.testing.assert_close(mixed[0], model(X)[0], atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         check_merges(model, name)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gradient_of_a_token_is_divided_by_its_count_where_the_embedding_says_so(
+    sparse: bool,
+) -> None:
+    """The adapter's gradient is dense also where that of the embedding's weight would be sparse."""
+    gradients = []
+    for scaled in (True, False):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Embedding(*SIZES, scale_grad_by_freq=scaled, sparse=sparse))
+        model = get_peft_model(base, Lora2Config(target_modules=["0"]))
+        disturb(model)
+        model(X).sum().backward()
+        (layer,) = layers_of(model).values()
+        gradients.append(layer.lora2_V["default"].grad)
+    counts = torch.bincount(X.flatten(), minlength=SIZES[0]).clamp(min=1)
+    torch.testing.assert_close(gradients[0], gradients[1] / counts)
 
 
 @torch.no_grad()

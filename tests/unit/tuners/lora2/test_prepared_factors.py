@@ -2,6 +2,7 @@
 
 import copy
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -101,14 +102,25 @@ def test_prepared_factors_are_not_used_once_a_factor_has_changed() -> None:
     torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ (B @ A).T)
 
 
+def stop(*arguments: object) -> None:
+    raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_a_part_of_the_model_follows_a_fused_optimizer(with_gradients: bool) -> None:
+def test_a_part_of_the_model_follows_a_fused_optimizer(with_gradients: bool, fails: bool) -> None:
     """Fused optimizers, and what writes into `data`, leave the versions of tensors as they are."""
     model = adapted(PATHS[0], "exact")
     x = torch.randn(2, 6, dtype=torch.float64)
-    with torch.set_grad_enabled(with_gradients):
+    layer, *_, last = layers_of(model).values()
+    handle = last.register_forward_pre_hook(stop) if fails else None
+    with (
+        torch.set_grad_enabled(with_gradients),
+        pytest.raises(RuntimeError, match="stopped") if fails else nullcontext(),
+    ):
         model(x)
-    layer = next(iter(layers_of(model).values()))
+    if handle is not None:
+        handle.remove()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1, fused=True)
     for _ in range(3):

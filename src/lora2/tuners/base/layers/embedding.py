@@ -41,7 +41,11 @@ class EmbeddingLayer(AdaptedLayer):
         base: Any = self.get_base_layer()
         if self.has_own_forward:
             return self.difference_by_weight(x, B, A)
-        output = F.embedding(x, B, padding_idx=base.padding_idx) @ A
+        # Not `sparse`, which says how the weight's gradient is stored: few optimizers take such.
+        rows = F.embedding(
+            x, B, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
+        )
+        output = rows @ A
         # Some models multiply the embedding by a constant in its forward pass.
         scale: Any = self._get_embed_scale()
         return output if scale is None else output * scale.to(output.dtype)

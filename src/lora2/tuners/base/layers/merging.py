@@ -163,9 +163,10 @@ class MergingLayer(LayerContract):
             if held is not None and name not in held and name not in base._buffers:
                 raise UserError(
                     f"Adapter {adapter_name!r} cannot be merged into the {name} of a "
-                    f"{type(base).__name__}, which is computed from other parameters: call "
-                    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) "
-                    "on the layer before the adapter is added, or leave the adapter unmerged."
+                    f"{type(base).__name__}, which is computed from other parameters: before the "
+                    "adapter is added, call on the layer what undoes that in torch.nn.utils "
+                    "(parametrize.remove_parametrizations, remove_weight_norm, "
+                    "remove_spectral_norm or prune.remove), or leave the adapter unmerged."
                 )
 
     def _sum(self, adapter_name: str, weight_name: str, change: Tensor) -> Tensor:
