@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from lora2.errors import UserError
+from lora2.support.shown_values import shown_path
 
 _LESS_MEMORY = {
     "train": "lower --per_device_train_batch_size or --max_length",
@@ -56,7 +57,7 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
     if isinstance(error, OSError):
         # If a file was to be renamed, its second name is the one that a user knows.
         name = error.filename2 or error.filename
-        place = f"{name}: " if name else ""
+        place = f"{shown_path(name)}: " if name else ""
         return f"{place}{error.strerror or text}."
     return None
 

@@ -6,12 +6,14 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from lora2.errors import UserError
 
 _NOT_GIVEN = object()
+# Below, difflib finds names that have only some letters in common.
+_LIKENESS = 0.65
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
@@ -44,11 +46,20 @@ class OptionParser(argparse.ArgumentParser):
 
     def _unknown(self, word: str) -> str:
         name = word.partition("=")[0]
-        known = list(self._option_string_actions)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; `{self.prog} --help` lists all."
-        kind = "option" if word.startswith("-") else "argument"
+        is_option = word.startswith("-")
+        known = {option.lstrip("-") for option in self._option_string_actions} - {"h", "help"}
+        near = nearest(name.lstrip("-"), known) if is_option else None
+        hint = f"; did you mean --{near}?" if near else f"; `{self.prog} --help` lists all."
+        kind = "option" if is_option else "argument"
         return f"{name} is not an {kind} of `{self.prog}`{hint}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that one may stand for: by its letters, or by its initials."""
+    known = sorted(known)
+    by_initials = [each for each in known if "".join(w[:1] for w in each.split("_")) == name != ""]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_LIKENESS) or by_initials
+    return near[0] if near else None
 
 
 def _check_texts(words: Sequence[str]) -> None:

@@ -14,11 +14,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from lora2.commands.option_parser import OptionParser
+from lora2.commands.option_parser import OptionParser, nearest
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.error_text import clause_of
-from lora2.support.field_types import allows_none, in_words, shortened
+from lora2.support.field_types import allows_none, fits, in_words, shortened
+from lora2.support.shown_values import cut_off
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES
 from lora2.training.options.recipes import GENERAL
@@ -62,6 +63,11 @@ class TrainParser(OptionParser, HfArgumentParser):
                 # `--fsdp` without a value is True, which a run's file has as true.
                 is_switch = action.const is True and reader is str
                 action.type = _read_switch_or_text if is_switch else reader
+        self._texts = {
+            action.dest
+            for action in self._actions
+            if action.dest in self._hints and _holds_text(action, self._hints[action.dest])
+        }
         self.set_defaults(**GENERAL)
 
     @staticmethod
@@ -90,13 +96,18 @@ class TrainParser(OptionParser, HfArgumentParser):
                 sentence names file and option.
         """
         content = read_yaml(
-            path, "write one line `option: value` for each option", may_be_empty=True
+            path,
+            "write one line `option: value` for each option",
+            may_be_empty=True,
+            holds_text=lambda key: key.replace("-", "_") in self._texts,
         )
         given: dict[str, Any] = {}
         for name, value in content.items():
             option = name.replace("-", "_")
             if option in given:
                 raise UserError(f"{path} has the option {option} twice; leave one out.")
+            if option not in self._hints and option.lower() != "config":
+                raise UserError(f"{path} has the key {self._unknown_key(name)}")
             given[option] = self._value_of_file(option, value, path)
         return given
 
@@ -106,8 +117,6 @@ class TrainParser(OptionParser, HfArgumentParser):
                 f"{path} has the key config, but a file cannot name another; write all options "
                 "into one file."
             )
-        if option not in self._hints:
-            raise UserError(f"in {path}, {self._unknown('--' + option)}")
         hint = self._hints[option]
         if value is None:
             if not allows_none(hint):
@@ -116,6 +125,8 @@ class TrainParser(OptionParser, HfArgumentParser):
                     "leave the line out."
                 )
             return None
+        if option in self._texts and not (isinstance(value, str) or fits(value, hint)):
+            raise _unreadable(option, value, hint, path)
         try:
             given = self.typed(_as_arguments(option, value))
         except (UserError, TypeError, ValueError, RecursionError) as error:
@@ -129,6 +140,22 @@ class TrainParser(OptionParser, HfArgumentParser):
         if given.keys() != {option}:
             raise _unreadable(option, value, hint, path)
         return given[option]
+
+    def _unknown_key(self, key: str) -> str:
+        option = key.replace("-", "_")
+        switch = option.removeprefix("no_")
+        if switch != option and self._hints.get(switch) is bool:
+            return f"{cut_off(repr(key))}, which is no option; write `{switch}: false`."
+        near = nearest(option, self._hints)
+        advice = f"did you mean {near}?" if near else f"`{self.prog} --help` lists all."
+        return f"{cut_off(repr(key))}, which is no option of `{self.prog}`; {advice}"
+
+
+def _holds_text(action: argparse.Action, hint: Any) -> bool:
+    """Whether an option is a text, a word of some, or a list of texts, and no truth value."""
+    others = (True, 1, 0.5, [1])
+    takes_text = fits("", hint) or fits([""], hint) or action.choices is not None
+    return takes_text and action.const is not True and not any(fits(x, hint) for x in others)
 
 
 def _as_arguments(option: str, value: Any) -> list[str]:
@@ -178,7 +205,7 @@ def _reader(hint: Any, present: Any) -> Any:
         # transformers' parser takes true and false alone.
         return _read_truth_or_text
     if type(None) in choices and str not in choices and present in (int, float):
-        return _or_none(present)
+        return or_none(present)
     return present
 
 
@@ -219,7 +246,9 @@ def _read_switch_or_text(text: str) -> str | bool | None:
     return {"true": True, "false": None}.get(text.lower(), text)
 
 
-def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of what `read` reads, and of none and null."""
+
     def read_or_none(text: str) -> Any:
         return None if text.lower() in ("none", "null") else read(text)
 

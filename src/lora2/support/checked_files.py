@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -13,10 +14,12 @@ from lora2.support.byte_order_marks import marked_encoding
 from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.support.field_types import fits, in_words, kind_of, shortened
+from lora2.support.shown_values import shown_path
 from lora2.support.strict_json import JsonError, parse
 
 # These are the names that YAML has for its types.
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_TEXT, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)$")
 _REAL_NUMBER = re.compile(
     r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
@@ -70,17 +73,28 @@ def read_json_lines(path: Path, advice: str) -> list[dict[str, Any]]:
     return _checked(path, advice, _parse_lines, may_be_empty=True)
 
 
-def read_yaml(path: Path, advice: str, *, may_be_empty: bool = False) -> dict[str, Any]:
+def read_yaml(
+    path: Path,
+    advice: str,
+    *,
+    may_be_empty: bool = False,
+    holds_text: Callable[[str], bool] = lambda key: False,
+) -> dict[str, Any]:
     """Return the mapping in a YAML file, whose keys are texts.
 
-    may_be_empty: whether a file without any key is an empty mapping.
+    Args:
+        advice: as for `read_json`.
+        may_be_empty: whether a file without any key is an empty mapping.
+        holds_text: whether the value of a key is a text, or a list of texts. Such a value is read
+            as it is written: `no`, `0x10` and `1.10` are no truth value and no numbers then.
 
     Raises:
         UserError: as for `read_json`.
     """
     # A missing package is found before the file is read.
     require("yaml", extra="train")
-    content = _checked(path, advice, _parse_yaml, may_be_empty=may_be_empty)
+    parse_texts = partial(_parse_yaml, holds_text=holds_text)
+    content = _checked(path, advice, parse_texts, may_be_empty=may_be_empty)
     if content is None and may_be_empty:
         return {}
     return _checked_mapping(path, advice, content)
@@ -119,12 +133,12 @@ def _checked(
     path: Path, advice: str, parse: Callable[[str], Any], *, may_be_empty: bool = False
 ) -> Any:
     try:
-        text = _text(path)
+        text = _text_of(path)
         if not text.strip() and not may_be_empty:
             raise _FaultError("is empty")
         return parse(text)
     except _FaultError as fault:
-        raise UserError(f"{path} {fault}; {advice}.") from fault
+        raise UserError(f"{shown_path(path)} {fault}; {advice}.") from fault
 
 
 def _checked_mapping(path: Path, advice: str, content: Any) -> dict[str, Any]:
@@ -136,6 +150,13 @@ def _checked_mapping(path: Path, advice: str, content: Any) -> dict[str, Any]:
         found = shortened(strange[0])
         raise UserError(f"{path} has the key {found}, which is not a name; {advice}.")
     return content
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return _text(path)
+    except OSError as error:
+        raise _FaultError(f"cannot be read ({error.strerror})") from error
 
 
 def _text(path: Path) -> str:
@@ -188,12 +209,17 @@ def _json_value(text: str, not_finite: _NotFinite) -> Any:
         raise _FaultError(sentences[error.fault]) from error
 
 
-def _parse_yaml(text: str) -> Any:
+def _parse_yaml(text: str, holds_text: Callable[[str], bool]) -> Any:
     yaml = require("yaml", extra="train")
     try:
         loader = _plain_loader()(text)
         node = loader.get_single_node()
         _refuse_repeated_keys(node, set())
+        if isinstance(node, yaml.MappingNode):
+            node.value = [
+                (key, _as_texts(each) if key.id == "scalar" and holds_text(key.value) else each)
+                for key, each in node.value
+            ]
         return None if node is None else loader.construct_document(node)
     except _FaultError:
         raise
@@ -204,6 +230,26 @@ def _parse_yaml(text: str) -> Any:
     # SafeLoader raises these for `!!int x`, a thirteenth month, or a number of too many digits.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _FaultError(f"holds a value that YAML cannot read ({one_line(error)})") from error
+
+
+def _as_texts(node: Any) -> Any:
+    """Return a node whose value, or whose entries, are texts if YAML would read another type."""
+    if node.id == "mapping":
+        return node
+    # A copy: an alias may name the same node where a number is wanted.
+    node = copy.copy(node)
+    if node.id == "sequence":
+        node.value = [_as_texts(each) if each.id == "scalar" else each for each in node.value]
+    elif node.tag in _implicit_tags():
+        node.tag = _TEXT
+    return node
+
+
+@cache
+def _implicit_tags() -> frozenset[str]:
+    """Return the types that the loader reads from a value without a tag, except null."""
+    known = _plain_loader().yaml_implicit_resolvers.values()
+    return frozenset(tag for each in known for tag, _ in each) - {_NULL}
 
 
 @cache

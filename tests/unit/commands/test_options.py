@@ -64,6 +64,19 @@ def test_unknown_option_names_the_nearest(capsys):
     assert "did you mean --learning_rate?" in refused(capsys, "train", "--lerning_rate=1")
 
 
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [
+        ("--lr", "did you mean --learning_rate?"),
+        ("--evaluation_strategy", "did you mean --eval_strategy?"),
+        ("--hlp", "`lora2 train --help` lists all"),
+        ("--greater_is_better", "`lora2 train --help` lists all"),
+    ],
+)
+def test_the_nearest_option_is_one_that_could_be_meant(option, near, capsys):
+    assert near in refused(capsys, "train", f"{option}=1")
+
+
 def test_an_abbreviated_option_is_unknown(capsys):
     assert "--learning_r" in refused(capsys, "train", "--learning_r=1")
 
@@ -132,7 +145,7 @@ def test_mapping_on_the_command_line_is_json(capsys):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("kk: 4\n", "--kk"),
+        ("kk: 4\n", "'kk'"),
         ("k: many\n", "k is 'many'"),
         ("- k\n", "option: value"),
         ("k: [\n", "YAML"),

@@ -57,6 +57,11 @@ def test_params_says_how_small_pruning_makes_an_adapter(arguments, at_the_end, k
     assert second == f"at the end: {at_the_end}, as a LoRA (about {kilobytes} kB)"
 
 
+def test_none_prunes_none(capsys):
+    assert lora2("params", "--arch=deberta-v3-base", "--target_r=none") == 0
+    assert capsys.readouterr().out == "1,336,896\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

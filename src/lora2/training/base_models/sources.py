@@ -10,7 +10,9 @@ from peft.utils import CONFIG_NAME
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
 from lora2.errors import UserError
+from lora2.support.error_text import clause_of
 from lora2.support.extras import require
+from lora2.support.shown_values import shown_path
 from lora2.training.options.model_arguments import PACKAGED_LANGUAGE_MODEL, PACKAGED_MODEL
 
 GGUF = ".gguf"
@@ -51,7 +53,7 @@ def find_model(name: str) -> ModelSource:
         return _gguf(_packaged_smollm2())
     if not name.strip():
         raise UserError("model: the name is empty; give an existing folder or a hub name.")
-    path = Path(name).expanduser()
+    path = _path_of(name)
     if path.is_file():
         if path.suffix != GGUF:
             raise UserError(
@@ -71,6 +73,20 @@ def find_model(name: str) -> ModelSource:
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"model: {name} does not exist; give an existing folder or a hub name.")
     return ModelSource(str(path) if path.is_dir() else name)
+
+
+def _path_of(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    # A name that is too long, or ~user of a user who is not known.
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else clause_of(error)
+        raise UserError(
+            f"model: {shown_path(name)} cannot be a path ({reason}); give an existing folder or a "
+            "hub name."
+        ) from error
+    return path
 
 
 def check_is_whole_model(source: ModelSource) -> None:
