@@ -194,7 +194,7 @@ BAD: Mapping[str, tuple[str, Any, dict[str, Any], str]] = {
     "strange_field": ("miss", {"zzz": 4}, {}, "MissConfig of PEFT has no field 'zzz'; leave it"),
     "text_for_a_number": ("miss", {"r": "8"}, {}, "r is '8', and must be a whole number"),
     "share_of_a_rank": ("dora", {"r": 8.5}, {}, "r is 8.5, and must be a whole number"),
-    "text_for_a_list": ("vera", {"modules_to_save": "pooler"}, {}, "must be a list, or null"),
+    "text_for_a_list": ("vera", {"modules_to_save": "pooler"}, {}, "must be a list in which"),
     "against_the_variant": ("dora", {"use_dora": False}, {}, "leave use_dora out"),
     "start_of_another": ("pissa", {"init_lora_weights": "olora"}, {}, "is init_lora_weights=pissa"),
     "start_of_data": ("dora", {"init_lora_weights": "eva"}, {}, "is computed from data before"),

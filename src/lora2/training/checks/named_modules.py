@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peft import LoraConfig
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lora2.errors import UserError
 from lora2.training.methods.method import Method, Options
+from lora2.training.methods.peft_options import OPTION
 from lora2.training.methods.whole_modules import HEADS
 from lora2.training.methods.wrapping import (
     ALL_LAYER_KINDS,
@@ -44,13 +46,18 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
         for name in options.get("modules_to_save") or ():
             if not name or not any(each.endswith(name) for each in names):
                 raise _chooses_nothing("modules_to_save", name, model)
-    if "target_modules" in method.options and _chooses_here(method, options):
+    if "target_modules" in method.options:
         kinds = (nn.Module,) if method.from_peft else ALL_LAYER_KINDS
         fields = place(model, options)
+        if method.from_peft and not options.get("target_modules"):
+            # PEFT alone knows its defaults, which are among these.
+            fields["target_modules"] = _inner_names(model)
         # It raises for fields that contradict each other, in better words than PEFT's.
         TargetConfig(**fields)
         _check_place(model, options, fields, kinds)
     parameters: dict[str, tuple[int, ...]] = {}
+    if method.from_peft:
+        _check_peft_config(model, options.get(OPTION) or {})
     if "target_parameters" in method.options:
         parameters = _checked_parameters(model, options)
     for pattern in ("k_pattern", "rank_pattern", "alpha_pattern"):
@@ -58,9 +65,10 @@ def check_named_modules(model: PreTrainedModel, method: Method, options: Options
             _check_pattern(model, options, pattern, parameters)
 
 
-def _chooses_here(method: Method, options: Options) -> bool:
-    """Whether modules are chosen by names that are given, or by defaults that are known here."""
-    return not method.from_peft or bool(options.get("target_modules"))
+def _inner_names(model: PreTrainedModel) -> set[str]:
+    """Return the last parts of the names of modules within others."""
+    outer = {name for name, _ in model.named_children()}
+    return {name.rpartition(".")[2] for name, _ in model.named_modules() if "." in name} - outer
 
 
 def _check_place(
@@ -93,14 +101,27 @@ def _check_place(
             )
 
 
-def _checked_parameters(model: PreTrainedModel, options: Options) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters that are adapted, by name."""
-    for value in options.get("target_parameters") or ():
+def _check_peft_config(model: PreTrainedModel, content: Mapping[str, Any]) -> None:
+    """Check the names that only PEFT's config has, of which PEFT does not say all."""
+    _check_parameters(model, content.get("target_parameters") or ())
+    names = [name for name, _ in model.named_modules()]
+    for field in ("block_size_pattern", "lambda_pattern", "n_frequency_pattern"):
+        for key in unmatched(content.get(field) or (), names):
+            raise _chooses_nothing(field, {key: content[field][key]}, model)
+
+
+def _check_parameters(model: PreTrainedModel, names: Iterable[str]) -> None:
+    for value in names:
         if not any(n == value or n.endswith(f".{value}") for n, _ in model.named_parameters()):
             raise UserError(
                 f"target_parameters={value} chooses no parameter of this model "
                 f"({model.config.model_type}); correct it, or leave it out."
             )
+
+
+def _checked_parameters(model: PreTrainedModel, options: Options) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters that are adapted, by name."""
+    _check_parameters(model, options.get("target_parameters") or ())
     fields = {**place(model, options), "target_parameters": options.get("target_parameters")}
     return adapted_parameters(model, Lora2Config(**fields))
 

@@ -61,8 +61,9 @@ def _wrapped(kind: PeftKind, base: BaseModel, options: Options) -> nn.Module:
         ),
         warnings.catch_warnings(),
     ):
-        # PEFT ignores a key of a pattern that names no module, with a warning.
-        warnings.filterwarnings("error", "The following .* keys did not match", RuntimeWarning)
+        # PEFT ignores a name of no module or parameter, with a warning.
+        for text in ("The following .* keys did not match", "target_.* were set but no"):
+            warnings.filterwarnings("error", text, RuntimeWarning)
         try:
             return wrap_with_head(base, adapter, effective_options(kind, options))
         except ConfigRefusedError as error:

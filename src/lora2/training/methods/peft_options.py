@@ -40,7 +40,14 @@ _BOOKKEEPING = field_names(PeftConfig)
 # Options of lora2 that are fields of PEFT's configs, too.
 _SHARED = (*PLACE, *AS_THEY_ARE)
 STARTS_OF_DATA = ("corda", "eva", "lora_ga")
-_PATTERNS = {"rank_pattern": dict[str, int] | None, "alpha_pattern": dict[str, float] | None}
+# PEFT declares them as mappings of anything.
+_PATTERNS = {
+    "rank_pattern": dict[str, int] | None,
+    "n_frequency_pattern": dict[str, int] | None,
+    "block_size_pattern": dict[str, int] | None,
+    "alpha_pattern": dict[str, float] | None,
+    "lambda_pattern": dict[str, float] | None,
+}
 _RANDOM_START = "pissa_niter"
 _OF_JSON = (str, int, float, bool, dict, list, type(None))
 # With 0, an adapter changes nothing.
@@ -257,15 +264,16 @@ def _unknown(name: str, known: frozenset[str], kind: PeftKind) -> str:
 
 
 def _types_of(config_type: type) -> dict[str, Any]:
-    """Return the types that fields may have in JSON, looser than PEFT declares them."""
+    """Return the types that fields may have in JSON."""
     try:
         declared = get_type_hints(config_type)
     except (NameError, TypeError):
         # A name that PEFT imports for type checkers alone.
         declared = {}
     of_json = {name: _of_json(hint) for name, hint in declared.items()}
-    loose = FIELDS_OF_PEFT | _PATTERNS if issubclass(config_type, LoraConfig) else {}
-    return {**of_json, **{name: hint for name, hint in loose.items() if name in of_json}}
+    loose = FIELDS_OF_PEFT if issubclass(config_type, LoraConfig) else {}
+    patterns = {name: hint for name, hint in _PATTERNS.items() if of_json.get(name) == dict | None}
+    return {**of_json, **{name: loose[name] for name in loose if name in of_json}, **patterns}
 
 
 def _any_of(hints: Iterable[Any]) -> Any:
@@ -278,12 +286,14 @@ def _of_json(hint: Any) -> Any:
     if kind in (Union, types.UnionType):
         return _any_of(_of_json(part) for part in parts)
     if kind is Literal:
-        # PEFT declares patterns among them, such as pissa_niter_[number of iters].
-        return _any_of(type(part) for part in parts)
+        # PEFT declares patterns among some, such as pissa_niter_[number of iters].
+        has_pattern = any(isinstance(part, str) and "[" in part for part in parts)
+        return _any_of(map(type, parts)) if has_pattern else hint
     if kind in (list, tuple, set):
-        return list
+        return types.GenericAlias(list, (_any_of(map(_of_json, parts)),)) if parts else list
     if kind is dict:
-        return dict
+        # JSON has no other names.
+        return types.GenericAlias(dict, (str, _of_json(parts[1]))) if parts else dict
     if isinstance(kind, type) and issubclass(kind, Enum):
         return str
     return kind if kind in _OF_JSON else Any
