@@ -53,6 +53,8 @@ class Range:
 
 
 POSITIVE = Range(0, _FLOAT32, open=True)
+# float32 has fewer digits of what is smaller, and processors may take it for 0.
+NORMAL = Range(1.2e-38, _FLOAT32)
 NOT_NEGATIVE = Range(0, _FLOAT32)
 COUNT = Range(1, 2**63, whole_from=1)
 COUNT_OR_NONE = Range(0, 2**63, whole_from=0)

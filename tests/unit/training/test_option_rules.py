@@ -48,6 +48,8 @@ WITHOUT_EFFECT = [
     "--baseline_epochs=2 --baseline=none", "--baseline=head --method=head",
     "--save_steps=5", "--eval_steps=5", "--eval_delay=1 --eval_strategy=no",
     "--logging_steps=5 --logging_strategy=epoch", "--save_total_limit=2 --save_strategy=no",
+    "--lr_scheduler_kwargs={\"a\":1} --lr_scheduler_type=constant",
+    "--lr_scheduler_kwargs={\"a\":1} --lr_scheduler_type=constant_with_warmup",
     "--warmup_steps=5 --lr_scheduler_type=constant", "--adam_beta1=0.8 --optim=sgd",
     "--optim_args=a=1", "--optim_target_modules=query", "--dataloader_prefetch_factor=2",
     "--dataloader_persistent_workers=True", "--length_column_name=x", "--fsdp_config={\"a\":1}",
@@ -172,8 +174,17 @@ BAD_VALUES = [
     "--layers_pattern=( --layers_to_transform=0", '--k_pattern={"(":4}', '--rank_pattern={"[":4}',
     '--alpha_pattern={"(":4}', '--alpha_pattern={"query":0}', '--alpha_pattern={"query":1e40}',
     '--rank_pattern={"query":99999999999}', "--save_strategy=best", "--torch_compile_mode=x",
+    "--torch_compile_mode=", "--include_num_input_tokens_seen=", "--adam_epsilon=0",
+    "--adam_epsilon=1e-40", "--target_modules=[[",
     "--use_liger_kernel=True", '--deepspeed={"a":1}', "--virtual_tokens=0 --method=prompt",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["torch_compile_mode", "include_num_input_tokens_seen"])
+@pytest.mark.parametrize("text", [" ", "default all"])
+def test_a_choice_is_one_word(option, text, parser):
+    with pytest.raises(UserError, match=f"^{option}=.* must be "):
+        check_values(resolve(parser, [f"--{option}={text}"]))
 
 
 @pytest.mark.parametrize("words", BAD_VALUES)
@@ -188,6 +199,7 @@ LATE = [
     "--optim=lomo", "--optim=galore_adamw --optim_target_modules=query", "--optim=adamw_8bit",
     "--optim=schedule_free_adamw", "--optim_args=x --optim=sgd", "--optim_args=foo=1 --optim=sgd",
     "--optim_args=momentum=nan --optim=sgd", "--optim=sgd --optim_args=momentum=-1",
+    "--optim_args=eps=0 --optim=adagrad",
     "--fsdp=full_shard", "--torch_compile_backend=nonsense", '--accelerator_config={"a":1}',
     '--lr_scheduler_kwargs={"num_cycles":"x"} --lr_scheduler_type=cosine', "--report_to=nowhere",
     "--modules_to_save=nothing", "--exclude_modules=nothing", "--layers_to_transform=9",

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import get_peft_model
@@ -29,6 +30,13 @@ def test_the_batch_of_one_process_is_that_of_one_gpu_however_many_there_are(tmp_
     arguments = training_arguments(settings, RunFolder(tmp_path), _OnTwoGpus)
     assert arguments.train_batch_size == 8
     assert optimizer_steps(arguments, rows=80) == 30
+
+
+@pytest.mark.parametrize("names", [None, ["no"], ["tensorboard", "x"]], ids=str)
+def test_a_reporter_that_is_none_is_refused_by_naming_none(names: Any, tmp_path: Path) -> None:
+    settings = RunSettings.from_options({"report_to": names})
+    with pytest.raises(UserError, match=r"^report_to=.*; write none to report"):
+        training_arguments(settings, RunFolder(tmp_path))
 
 
 def test_a_training_without_a_whole_batch_is_refused(tmp_path: Path) -> None:

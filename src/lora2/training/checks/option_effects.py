@@ -112,6 +112,13 @@ EFFECTS: dict[tuple[str, ...], Need] = {
             not in ("constant", "reduce_lr_on_plateau", "greedy")
         ),
     ),
+    ("lr_scheduler_kwargs",): Need(
+        "with an --lr_scheduler_type that takes none",
+        lambda settings: (
+            _of_training(settings, "lr_scheduler_type", "linear")
+            not in ("constant", "constant_with_warmup")
+        ),
+    ),
     ("adam_beta1", "adam_beta2", "adam_epsilon"): Need(
         "without an --optim of Adam's kind", _not(_optimizer_in(*_WITHOUT_ADAM))
     ),

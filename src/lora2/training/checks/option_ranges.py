@@ -16,6 +16,7 @@ from lora2.support.ranges import (
     COUNT_OR_NONE,
     EPOCHS,
     INTERVAL,
+    NORMAL,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
@@ -24,6 +25,7 @@ from lora2.support.ranges import (
     Range,
     check_number,
 )
+from lora2.training.checks.mapping_options import check_mappings
 from lora2.training.methods.wrapping import one_word
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed
 from lora2.tuners.base.config.field_checks import check_regular_expression
@@ -40,7 +42,8 @@ _OF_OTHERS: Mapping[str, Range] = {
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": SHARE,
     "adam_beta2": SHARE,
-    "adam_epsilon": NOT_NEGATIVE,
+    # With less, the step of a parameter without a gradient is 0 / 0.
+    "adam_epsilon": NORMAL,
     "max_grad_norm": NOT_NEGATIVE,
     "label_smoothing_factor": SHARE,
     "neftune_noise_alpha": POSITIVE,
@@ -96,7 +99,8 @@ def check_values(settings: RunSettings) -> None:
     """Check the numbers and names of a run's options.
 
     Raises:
-        UserError: a number out of its range, a name that is none, or no regular expression.
+        UserError: a number out of its range, a name that is none, no regular expression, or a
+            mapping that holds something else than what is read of it.
     """
     for name, value in settings.to_options().items():
         if name in RANGES and value is not None:
@@ -105,6 +109,7 @@ def check_values(settings: RunSettings) -> None:
             _check_choices(name, value, CHOICES[name])
         if name in PACKAGES and value:
             _check_installed(name, value, PACKAGES[name])
+    check_mappings(settings.training)
     _check_patterns(settings)
 
 
@@ -132,9 +137,9 @@ def _check_patterns(settings: RunSettings) -> None:
 
 def _check_choices(name: str, value: Any, allowed: Collection[str]) -> None:
     given = as_typed(value)
-    unknown = [word for word in given.split() if word not in allowed]
-    if unknown:
-        raise UserError(f"{name}={given} must be {' or '.join(allowed)}.")
+    if given not in allowed:
+        shown = given if given.strip() else repr(given)
+        raise UserError(f"{name}={shown} must be {' or '.join(allowed)}.")
 
 
 def _check_installed(name: str, value: Any, package: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from lora2.errors import UserError
+from lora2.support.ranges import NORMAL, check_number
 from lora2.training.options.arguments import as_typed
 from lora2.training.trainer.refusals import REFUSALS, sentence_of
 from lora2.tuners.base.names.peft_names import ROWS
@@ -76,8 +78,18 @@ def _check_optimizer_arguments(arguments: TrainingArguments) -> None:
                 f"optim_args={arguments.optim_args}: {as_typed(arguments.optim)} does not read "
                 f"{name}, only {', '.join(known)}; leave {name} out."
             )
-        if value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        number = _number(value)
+        if number is not None and not math.isfinite(number):
             raise UserError(f"optim_args={arguments.optim_args}: {name} must be a finite number.")
+        if number is not None and name == "eps":
+            check_number("optim_args: eps", number, NORMAL)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def check_learning_rate_schedule(arguments: TrainingArguments, steps: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import IntervalStrategy
 
 from lora2.errors import UserError
@@ -71,6 +72,7 @@ def training_arguments(
         return make(options)
 
     _check_launcher(settings)
+    _check_reporters(settings.training.get("report_to", ["none"]))
     with quiet_loading():
         arguments = _naming_refused_option(make_and_try, settings.training)
     # With more GPUs, transformers would take a batch as many times as large as the options say, and
@@ -89,6 +91,15 @@ def _check_launcher(settings: RunSettings) -> None:
         raise UserError(
             f"fsdp={as_typed(sharding)} shards over several processes, and this is one; start it "
             "with torchrun or accelerate launch, or leave fsdp out."
+        )
+
+
+def _check_reporters(names: list[str] | None) -> None:
+    known = ["none", "all", *INTEGRATION_TO_CALLBACK]
+    if names is None or not set(names) <= set(known):
+        raise UserError(
+            f"report_to={'null' if names is None else as_typed(names)} must be of "
+            f"{', '.join(known)}; write none to report to nothing."
         )
 
 
@@ -151,7 +162,7 @@ def _check_reporting(arguments: TrainingArguments) -> None:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()
     except REFUSALS as error:
-        # The package of an integration is not installed, or there is no integration of the name.
+        # The package of an integration is not installed.
         raise UserError(
             f"report_to={as_typed(arguments.report_to)}: {sentence_of(error)}"
         ) from error

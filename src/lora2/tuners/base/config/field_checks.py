@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,10 @@ def check_regular_expression(name: str, pattern: str) -> None:
         UserError: it is none.
     """
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings():
+            # Python warns of what may mean something else in a later version.
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
             f"{name}={pattern} is not a regular expression ({error}); write names of modules, or "
