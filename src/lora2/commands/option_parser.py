@@ -51,7 +51,8 @@ class OptionParser(argparse.ArgumentParser):
         near = nearest(name.lstrip("-"), known) if is_option else None
         hint = f"; did you mean --{near}?" if near else f"; `{self.prog} --help` lists all."
         kind = "option" if is_option else "argument"
-        return f"{name} is not an {kind} of `{self.prog}`{hint}"
+        shown = name if name.strip() else repr(name)
+        return f"{shown} is not an {kind} of `{self.prog}`{hint}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -184,12 +184,18 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def check_may_be_folder(option: str, path: Path) -> None:
-    """Check that no file is where a folder is, or is to be made.
+def check_may_be_folder(option: str, given: Path | str | None) -> None:
+    """Check that no file is where a folder is, or is to be made; None gives no folder.
 
     Raises:
-        UserError: there is one; `option` is what gave the path.
+        UserError: there is one, or the path is empty; `option` is what gave it.
     """
+    if given is None:
+        return
+    # A variable of a shell may be empty.
+    if given == "":
+        raise UserError(f"{option} is an empty text; write the path of a folder, or leave it out.")
+    path = Path(given)
     found = next((each for each in (path, *path.parents) if each.exists()), path)
     if found.exists() and not found.is_dir():
         raise UserError(f"{option}: {found} is a file; give a folder.")

@@ -321,6 +321,25 @@ def test_a_file_in_place_of_a_folder_is_refused(words, option, tmp_path, monkeyp
     assert refused(capsys, *words.split()) == f"lora2: {option}: file is a file; give a folder.\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("tune lora2", "records"),
+        ("reproduce table1", "work"),
+        ("reproduce table1", "output_dir"),
+        ("bench steps", "output_dir"),
+    ],
+)
+def test_an_empty_text_is_no_folder(command, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, *command.split(), f"--{option}=")
+    assert said.startswith(f"lora2: {option} is an empty text; write the path of a folder")
+
+
+def test_an_empty_argument_is_shown(capsys):
+    assert refused(capsys, "bench", "steps", "").startswith("lora2: '' is not an argument of")
+
+
 def test_a_bench_that_is_refused_makes_no_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     said = refused(capsys, "bench", "steps", "--models=minilm", "--length=100000")

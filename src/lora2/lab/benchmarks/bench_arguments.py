@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -99,7 +98,7 @@ class BenchArguments:
                 "device: there is no CUDA device here, or torch was built without CUDA; write "
                 "--device cpu."
             )
-        check_may_be_folder("output_dir", Path(self.output_dir))
+        check_may_be_folder("output_dir", self.output_dir)
 
     def workloads(self, usual: Collection[str]) -> list[Workload]:
         """Return the models asked for, or else the usual ones of a section.

@@ -83,7 +83,7 @@ class PlaceArguments:
                 f"gpus_per_run={self.gpus_per_run}: a run trains on one GPU; give at most 1."
             )
         for name in ("records", "work"):
-            check_may_be_folder(name, Path(getattr(self, name) or "."))
+            check_may_be_folder(name, getattr(self, name))
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UserError(
                 f"data_dir: {self.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."

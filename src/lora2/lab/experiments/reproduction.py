@@ -71,7 +71,7 @@ class ReproduceArguments:
         """
         if self.preset not in PRESETS:
             raise UserError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}.")
-        check_may_be_folder("output_dir", Path(self.output_dir or "."))
+        check_may_be_folder("output_dir", self.output_dir)
         for name, value in {"seeds": self.seeds, "rounds": self.rounds}.items():
             if value is not None:
                 check_number(name, value, _RUNS)
