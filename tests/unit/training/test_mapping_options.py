@@ -55,6 +55,7 @@ def test_what_is_not_read_is_refused(case: str, monkeypatch: pytest.MonkeyPatch)
         {ACCELERATOR: {"split_batches": True, "dispatch_batches": None}},
         {ACCELERATOR: {"gradient_accumulation_kwargs": {"sync_each_batch": True}}},
         {"fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}},
+        {"fsdp_config": {"version": 2, "min_num_params": 0, "xla": False, "xla_fsdp_v2": False}},
     ],
     ids=str,
 )

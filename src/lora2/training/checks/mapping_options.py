@@ -18,6 +18,7 @@ from lora2.support.field_types import fits, in_words, shortened
 from lora2.support.ranges import COUNT, check_number
 
 _CHECKPOINTING, _ACCELERATOR = "activation_checkpointing_kwargs", "accelerator_config"
+_FSDP = "fsdp_config"
 _ACCUMULATION = "gradient_accumulation_kwargs"
 
 # Arguments of torch.utils.checkpoint that JSON has values for. Those of the second mapping are
@@ -29,18 +30,23 @@ _NOT_REENTRANT = {
     "early_stop": bool,
 }
 _OF_TRANSFORMERS = {"every_n_layers": int, "offload": bool}
-# transformers reads switches as texts, too. Those from forward_prefetch on are of FSDP1.
+# transformers reads switches as texts, too, and takes each name with "fsdp_" before it.
 _OF_FSDP = (
     "version", "cpu_offload", "auto_wrap_policy", "min_num_params", "transformer_layer_cls_to_wrap",
     "cpu_ram_efficient_loading", "state_dict_type", "activation_checkpointing",
-    "reshard_after_forward", "forward_prefetch", "backward_prefetch", "use_orig_params",
-    "sync_module_states", "limit_all_gathers",
+    "reshard_after_forward",
 )  # fmt: skip
+_OF_FSDP1 = (
+    "forward_prefetch", "backward_prefetch", "use_orig_params", "sync_module_states",
+    "limit_all_gathers",
+)  # fmt: skip
+# transformers puts them into the mapping itself.
+_OF_XLA = ("xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings")
 
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     _CHECKPOINTING: {**_OF_BOTH_WAYS, **_NOT_REENTRANT, **_OF_TRANSFORMERS},
     _ACCELERATOR: get_type_hints(AcceleratorConfig),
-    "fsdp_config": dict.fromkeys([*_OF_FSDP, *(f"fsdp_{name}" for name in _OF_FSDP)], Any),
+    _FSDP: dict.fromkeys((*_OF_FSDP, *_OF_FSDP1, *_OF_XLA), Any),
 }
 
 
@@ -53,6 +59,8 @@ def check_mappings(training: Mapping[str, Any]) -> None:
     for option, fields in _FIELDS.items():
         content = training.get(option)
         if isinstance(content, dict):
+            if option == _FSDP:
+                content = {name.removeprefix("fsdp_"): content[name] for name in content}
             _check_fields(option, content, fields)
             if option == _CHECKPOINTING:
                 _check_checkpointing(content)
