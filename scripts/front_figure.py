@@ -31,7 +31,7 @@ STYLES = {
     "SoRA": ("#CC79A7", "D"),
 }
 FAINT = ("#9aa5b1", "x")
-# Of BERT's matrices, by the ends of their names.
+# The paper's names of BERT's matrices, by the ends of their names.
 PAPER_NAMES = {
     "query": "Q",
     "key": "K",

@@ -94,7 +94,7 @@ def _objections_to_tensors(
     in_pattern = set((config.get("rank_pattern") or {}).values())
     ranks = {shape[0] for name, shape in parts.items() if name.endswith(_ENDINGS[0])}
     if config.get("target_parameters"):
-        # Of a parameter, lora_A has the rows of all experts, so its size is no rank.
+        # lora_A of a parameter has the rows of all experts, so its size is no rank.
         ranks = {config.get("r") or 1, *in_pattern}
     if 0 in ranks | in_pattern:
         found.append("rank 0")

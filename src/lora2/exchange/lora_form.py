@@ -90,8 +90,8 @@ def lora_form(
     tensors: dict[str, Tensor] = {}
     for unit, size in sizes.items():
         pairs = {
-            name: of_rank(*factors[name], size // layers[name].lora_groups())
-            for name in units[unit]
+            name: of_rank(B.double(), A.double(), size // layers[name].lora_groups())
+            for name, (B, A) in ((name, factors[name]) for name in units[unit])
         }
         if unit in layers:
             parts = {name: layers[name].as_lora(*pair) for name, pair in pairs.items()}

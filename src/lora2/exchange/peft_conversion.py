@@ -48,7 +48,7 @@ def as_lora_of_rank(
     Raises:
         ValueError: a rank above the smaller side of the weight, or that its groups do not divide.
     """
-    B, A = own_factors(layer, adapter_name)
+    B, A = (factor.double() for factor in own_factors(layer, adapter_name))
     groups = layer.lora_groups()
     if isinstance(rank, int):
         size = rank

@@ -77,7 +77,7 @@ _SYLLABLES = (
 _BESIDE_A_PLACE = ("New NAME", "Port NAME", "NAME Bay", "NAME Falls")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _DATES = ("{day} {month}", "{day} {month} {year}", "{month} {day}", "{weekday} , {day} {month}")
-# Of so many names or dates, one is kept for validation.
+# One name or date in this many is kept for validation.
 _HELD_OUT = 4
 _WORD = re.compile(r"PERSON|PLACE|DATE|\S+")
 

@@ -51,7 +51,7 @@ _UNITS = {
     "kilometer": "km", "centimetre": "cm", "litre": "l", "liter": "l", "millilitre": "ml",
     "minute": "min", "second": "s",
 }  # fmt: skip
-# Of so many answers, one is kept for validation.
+# One answer in this many is kept for validation.
 _HELD_OUT = 5
 
 

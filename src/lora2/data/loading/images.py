@@ -17,7 +17,7 @@ from lora2.data.own.source import OwnSource, own_tables
 from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.image_task import IMAGE_COLUMN, ImageTask, build_images
-from lora2.data.tasks.metric_names import OF_CLASSES
+from lora2.data.tasks.metric_names import CLASS_METRICS
 from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.errors import UserError
 
@@ -126,8 +126,8 @@ def _task(
         name=name,
         train=train,
         validation={"validation": validation},
-        metrics=OF_CLASSES,
-        main_metric=OF_CLASSES[0],
+        metrics=CLASS_METRICS,
+        main_metric=CLASS_METRICS[0],
         image_column=columns[0],
         label_column=columns[1],
         label_names=label_names,

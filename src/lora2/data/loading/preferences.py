@@ -11,7 +11,7 @@ from lora2.data.loading.texts import load_text_task, rewrite_sizes, rows_as_data
 from lora2.data.named_tasks import WRITTEN_ROWS, task_names
 from lora2.data.own.named_or_own import is_named
 from lora2.data.own.source import OwnSource
-from lora2.data.tasks.metric_names import OF_PREFERENCES
+from lora2.data.tasks.metric_names import PREFERENCE_METRICS
 from lora2.data.tasks.writing_task import FORMS, PREFERENCES, WritingTask
 
 
@@ -46,7 +46,7 @@ def load_preference_task(
     loaded = load_text_task(
         text_columns=text_columns, data_seed=data_seed, forms=PREFERENCES, **source
     )
-    return replace(loaded, metrics=OF_PREFERENCES, main_metric=OF_PREFERENCES[0])
+    return replace(loaded, metrics=PREFERENCE_METRICS, main_metric=PREFERENCE_METRICS[0])
 
 
 def _generated(train_rows: int, validation_rows: int, data_seed: int) -> WritingTask:
@@ -61,8 +61,8 @@ def _generated(train_rows: int, validation_rows: int, data_seed: int) -> Writing
         name="preferences",
         train=sets["train"],
         validation={"validation": sets["validation"]},
-        metrics=OF_PREFERENCES,
-        main_metric=OF_PREFERENCES[0],
+        metrics=PREFERENCE_METRICS,
+        main_metric=PREFERENCE_METRICS[0],
         form="preference",
         conversational=True,
         system=SYSTEM,

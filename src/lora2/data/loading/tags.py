@@ -23,7 +23,7 @@ from lora2.data.own.tagged_rows import (
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable, listed
 from lora2.data.tasks.bio import is_tag, tag_names, type_of
-from lora2.data.tasks.metric_names import OF_TAGS
+from lora2.data.tasks.metric_names import TAG_METRICS
 from lora2.data.tasks.tagged_task import RowsOf, TaggedTask, build_tagged
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
@@ -162,8 +162,8 @@ def _task(
         name=name,
         train=train,
         validation={"validation": validation},
-        metrics=OF_TAGS,
-        main_metric=OF_TAGS[0],
+        metrics=TAG_METRICS,
+        main_metric=TAG_METRICS[0],
         rows_of=rows_of,
         text_column=columns[0],
         label_column=columns[1],

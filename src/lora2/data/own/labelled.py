@@ -17,14 +17,17 @@ from lora2.data.own.splitting import split_off_validation
 from lora2.data.tables.files import read_table
 from lora2.data.tables.table import DataTable
 from lora2.data.tasks.labelled_task import Kind, LabelledTextTask, build_dataset
-from lora2.data.tasks.metric_names import OF_CLASSES, OF_NUMBERS
+from lora2.data.tasks.metric_names import CLASS_METRICS, NUMBER_METRICS
 from lora2.errors import UserError
 from lora2.support.shown_values import as_shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_METRICS: dict[Kind, tuple[str, ...]] = {"classification": OF_CLASSES, "regression": OF_NUMBERS}
+_METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": CLASS_METRICS,
+    "regression": NUMBER_METRICS,
+}
 
 
 def task_from_tables(

@@ -11,7 +11,7 @@ from lora2.errors import UserError
 from lora2.support.byte_order_marks import marked_encoding
 
 _HEAD = 4096
-# As many NUL bytes are no chance if all are at even places, or all at odd ones.
+# This many NUL bytes, all at even places or all at odd ones, are no accident.
 _MANY = 8
 _OTHER_FILES = {
     b"\x1f\x8b": "a gzip archive; unpack it with `gunzip`",

@@ -1,11 +1,11 @@
-"""The names of the metrics of each kind of task; of several, the first is the main metric."""
+"""The names of the metrics of each kind of task; where there are several, the first is the main one."""
 
 from __future__ import annotations
 
-OF_CLASSES = ("accuracy", "f1")
-OF_NUMBERS = ("pearson", "spearman")
+CLASS_METRICS = ("accuracy", "f1")
+NUMBER_METRICS = ("pearson", "spearman")
 
-OF_TAGS = ("f1", "precision", "recall", "accuracy")
+TAG_METRICS = ("f1", "precision", "recall", "accuracy")
 """All are metrics of whole entities, except accuracy, which is one of words."""
 
 EXACT_MATCH = "exact_match"
@@ -17,4 +17,4 @@ REWARD_ACCURACY = "rewards/accuracies"
 """Share of rows in which the chosen answer has the higher reward; TRL's name."""
 REWARD_MARGIN = "rewards/margins"
 """Mean of how much higher it is; TRL's name."""
-OF_PREFERENCES = (REWARD_ACCURACY, REWARD_MARGIN)
+PREFERENCE_METRICS = (REWARD_ACCURACY, REWARD_MARGIN)

@@ -119,16 +119,15 @@ class WritingObjective(Objective):
         """
         length = run.settings.data.max_length
         # A trainer makes its folder.
-        with quiet_tokenizing(), TemporaryDirectory() as folder:
-            with naming_refused("data"):
-                arguments = kind(
-                    output_dir=folder,
-                    per_device_eval_batch_size=batch_size,
-                    max_length=length,
-                    **_SCORING,
-                    **fields,
-                )
-                trainer = make_trainer(arguments)
+        with quiet_tokenizing(), naming_refused("data"), TemporaryDirectory() as folder:
+            arguments = kind(
+                output_dir=folder,
+                per_device_eval_batch_size=batch_size,
+                max_length=length,
+                **_SCORING,
+                **fields,
+            )
+            trainer = make_trainer(arguments)
             check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)
             found = trainer.evaluate()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from lora2.data.tasks.image_task import ImageTask
 from lora2.data.tasks.labelled_task import Kind, LabelledTextTask
-from lora2.data.tasks.metric_names import OF_TAGS
+from lora2.data.tasks.metric_names import TAG_METRICS
 from lora2.data.tasks.tagged_task import TaggedTask
 from lora2.data.tasks.task import Task
 from lora2.data.tasks.writing_task import WritingTask
@@ -51,7 +51,7 @@ class _Labelled(NamedTuple):
 
 _LABELLED = {
     **dict.fromkeys(get_args(Kind), _Labelled(LabelledTextTask, METRICS, columns=2)),
-    TaggedTask.kind: _Labelled(TaggedTask, OF_TAGS, columns=1),
+    TaggedTask.kind: _Labelled(TaggedTask, TAG_METRICS, columns=1),
     ImageTask.kind: _Labelled(ImageTask, METRICS),
 }
 

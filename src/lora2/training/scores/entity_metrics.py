@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora2.data.tasks.metric_names import OF_TAGS
+from lora2.data.tasks.metric_names import TAG_METRICS
 from lora2.support.extras import require
 from lora2.support.ignored_label import IGNORED
 
@@ -51,7 +51,7 @@ def entity_metrics(
         name: float(
             getattr(metrics, f"{name}_score")(*rows, **options.get(name, {"zero_division": 0}))
         )
-        for name in OF_TAGS
+        for name in TAG_METRICS
     }
 
 
@@ -75,7 +75,7 @@ def compute_entity_metrics(
         labels = np.asarray(prediction.label_ids)
         counted = labels != IGNORED
         if (found[counted] == _NOT_FINITE).any():
-            return dict.fromkeys(OF_TAGS, float("nan"))
+            return dict.fromkeys(TAG_METRICS, float("nan"))
         names = np.asarray(label_names, dtype=object)
         return entity_metrics(
             *(

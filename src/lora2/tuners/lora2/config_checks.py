@@ -1,4 +1,4 @@
-"""Checks of the config's fields that are of LoRA² alone."""
+"""Checks of the fields that only the config of LoRA² has."""
 
 from __future__ import annotations
 

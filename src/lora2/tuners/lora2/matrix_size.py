@@ -1,4 +1,4 @@
-"""The sizes of adapted matrices: those that decide on the change, and as fields of a config."""
+"""The sizes that an adapted matrix and its change have, and the fields of a config for them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ class PreparedFactors:
     """A and 𝒱 of one layer, for a forward pass of the model and for what its backward pass repeats.
 
     They are valid as long as all that they come from is unchanged. After the forward pass nothing
-    says so: fused optimizers, and code that writes into `data`, do not change a tensor's version.
+    says whether it is: fused optimizers, and code that writes into `data`, do not change a tensor's
+    version. So a later call of a part of the model drops them (`Lora2Layer`).
 
     Attributes:
         A: [k, d_in].

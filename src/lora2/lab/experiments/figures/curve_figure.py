@@ -83,19 +83,17 @@ def curve(row: Row, column: Column, find: Find) -> Curve | None:
         for run in row.runs.get(column.task, ())
         if (record := find(run)) is not None and record.finished
     ]  # fmt: skip
-    if not by_step:
-        return None
     # A step that only some seeds have would bend the mean without anything having been learnt.
-    steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
-    estimates = [
-        found for step in steps if (found := estimate([values[step] for values in by_step]))
-    ]
+    steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
+    estimates = {
+        step: found for step in steps if (found := estimate([values[step] for values in by_step]))
+    }
     if not estimates:
         return None
     return Curve(
-        tuple(steps),
-        tuple(found.mean for found in estimates),
-        tuple(0.0 if found.deviation is None else found.deviation for found in estimates),
+        tuple(estimates),
+        tuple(found.mean for found in estimates.values()),
+        tuple(found.deviation or 0.0 for found in estimates.values()),
     )
 
 

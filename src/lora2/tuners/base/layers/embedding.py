@@ -41,7 +41,7 @@ class EmbeddingLayer(AdaptedLayer):
         base: Any = self.get_base_layer()
         if self.has_own_forward:
             return self.difference_by_weight(x, B, A)
-        # Not `sparse`, which says how the weight's gradient is stored: few optimizers take such.
+        # `sparse` is not passed on: few optimizers take a gradient that is stored so.
         rows = F.embedding(
             x, B, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
         )

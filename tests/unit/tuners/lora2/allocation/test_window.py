@@ -1,6 +1,7 @@
 """When pruning begins and ends by default: the later, the more is pruned."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_default_window_follows_a_later_change_of_the_target() -> None:
 
     assert config == Lora2Config(k=8, init_r=8, target_r=1)
     assert config.window == (0.5, 0.2)
+
+
+def test_a_config_that_was_saved_loads_as_an_equal_one(tmp_path: Path) -> None:
+    config = Lora2Config(k=4, init_r=4, target_r=1)
+    config.save_pretrained(str(tmp_path))
+
+    assert Lora2Config.from_pretrained(str(tmp_path)) == config
+    assert config != Lora2Config(k=4, init_r=4, target_r=1, tfinal=0.3)
 
 
 @pytest.mark.parametrize(
