@@ -15,7 +15,7 @@ from lora2.training.base_models.new_tokens import rows_to_add
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.tuners.base.layers.finding import adapted_layers
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _lora(
     said = [f"LoRA of {len(ranks)} modules, ranks {ranks[0]} to {ranks[-1]}, written to {output}"]
     if export.left_out:
         said.append(f"Left out: {len(export.left_out)} modules that change nothing")
-    if getattr(run.model.peft_config["default"], ROWS_FIELD, None):
+    if getattr(run.model.peft_config["default"], ROWS, None):
         needed = rows_to_add(run.model.get_base_model(), run.base_model)
         said += [] if needed is None else [needed]
     for engine, objections in export.objections.items():

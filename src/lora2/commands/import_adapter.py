@@ -28,7 +28,7 @@ from lora2.training.base_models.new_tokens import grow_vocabulary, rows_to_add, 
 from lora2.training.methods.whole_modules import HEADS
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, saved_tensors
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 
 _HEADS = tuple(f"{head}{last}.weight" for head in HEADS for last in ("", ".out_proj"))
 _LABELLED = {kind.task_type: kind for kind in (TEXT_LABELS, WORD_LABELS)}
@@ -46,7 +46,7 @@ def execute(arguments: Sequence[str]) -> int:
         name = options.model or config.base_model_name_or_path
         base = _base_model(config, folder, name)
         # Otherwise the rows of added tokens would have no place, and no tokens.
-        tokenizer = tokenizer_of(folder) if getattr(config, ROWS_FIELD, None) else None
+        tokenizer = tokenizer_of(folder) if getattr(config, ROWS, None) else None
         if tokenizer is not None:
             grow_vocabulary(base, len(tokenizer))
         source = load_source(base, folder)

@@ -27,7 +27,7 @@ from lora2.exchange.verification import (
 )
 from lora2.support.extras import require
 from lora2.support.files import as_path, check_is_new, replacing
-from lora2.tuners.base.names.peft_names import PREFIX, ROWS_FIELD
+from lora2.tuners.base.names.peft_names import PREFIX, ROWS
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def export_gguf(
     form = lora_form(model, adapter_name)
     if form.config.trainable_token_indices:
         raise UserError(
-            f"to: the adapter trains rows of tokens ({ROWS_FIELD}), which llama.cpp has no place for in "
+            f"to: the adapter trains rows of tokens ({ROWS}), which llama.cpp has no place for in "
             "a LoRA; export to merged, and convert that to GGUF."
         )
     places = _places(model.get_base_model(), form.tensors)

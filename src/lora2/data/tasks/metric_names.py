@@ -1,4 +1,4 @@
-"""The names of the metrics of each kind of task; where there are several, the first is the main one."""
+"""The names of the metrics of each kind of task; the first of several is the main metric."""
 
 from __future__ import annotations
 

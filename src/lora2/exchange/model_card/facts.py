@@ -15,7 +15,7 @@ from lora2.exchange.merge_support import reason_against_merging
 from lora2.exchange.model_card.base_model import BaseModelName, base_model_name
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.layers.finding import adapted_layers
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     task_type = None if config.task_type is None else _word(config.task_type)
     is_transformers = isinstance(base, PreTrainedModel)
     loads_with = _TASKS.get(task_type or "", (type(base).__name__, None))[0]
-    trains_rows = is_transformers and bool(getattr(config, ROWS_FIELD, None))
+    trains_rows = is_transformers and bool(getattr(config, ROWS, None))
     has_labels = is_transformers and task_type in ("SEQ_CLS", "TOKEN_CLS")
     return AdapterFacts(
         method=_word(config.peft_type) if ours is None else ours.label,

@@ -14,7 +14,7 @@ from lora2.training.base_models.models import load_config
 from lora2.training.options.arguments import RunSettings
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.loading import find_adapter, read_adapter_config
-from lora2.tuners.base.names.peft_names import ROWS_FIELD, Indices
+from lora2.tuners.base.names.peft_names import ROWS, Indices
 from lora2.tuners.base.token_rows.finding import by_module
 
 _TOKENIZER = "tokenizer_config.json"
@@ -45,7 +45,7 @@ def with_new_tokens(
     grow_vocabulary(model, len(tokenizer))
     # All new rows are trained and saved, because loading draws others in their place.
     added = sorted({*tokenizer.convert_tokens_to_ids(tokens), *range(had, len(tokenizer))})
-    return settings.adapter | {ROWS_FIELD: _with_rows(model, settings.adapter[ROWS_FIELD], added)}
+    return settings.adapter | {ROWS: _with_rows(model, settings.adapter[ROWS], added)}
 
 
 def tokenizer_of(adapter: Path) -> PreTrainedTokenizerBase | None:
@@ -94,7 +94,7 @@ def _check_brings_rows(adapter: Path, model: PreTrainedModel, tokens: set[int]) 
     """Check that an adapter has what new rows of a model will hold."""
     config: Any = read_adapter_config(adapter)
     whole = tuple(getattr(config, "modules_to_save", None) or ())
-    rows = by_module(model, getattr(config, ROWS_FIELD, None))
+    rows = by_module(model, getattr(config, ROWS, None))
     for name in _with_vocabulary(model):
         lacking = tokens - set(rows.get(name, ()))
         if lacking and not (whole and name.endswith(whole)):
@@ -160,6 +160,6 @@ def _check(tokens: list[str], tokenizer: PreTrainedTokenizerBase, model: str) ->
         if token in vocabulary:
             raise UserError(
                 f"new_tokens: {token} is in the vocabulary of {model} already (token "
-                f"{vocabulary[token]}); leave it out, or write --{ROWS_FIELD} {vocabulary[token]} to "
+                f"{vocabulary[token]}); leave it out, or write --{ROWS} {vocabulary[token]} to "
                 "train its row."
             )

@@ -27,7 +27,7 @@ from lora2.training.methods.wrapping import (
     wrap_with_head,
     wrapped_without_memory,
 )
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.lora2.allocation.budget import steps_of
 
 
@@ -117,7 +117,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
     adapter = AdaLoraConfig(
         init_r=options["init_r"],
         total_step=1,
-        trainable_token_indices=options.get(ROWS_FIELD),
+        trainable_token_indices=options.get(ROWS),
         **place(model, options),
     )
     adapted = wrapped_without_memory(model, adapter)

@@ -11,7 +11,7 @@ from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wr
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import BottleneckArguments
 from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.base.token_rows.finding import count_numbers
 from lora2.tuners.bottleneck import BottleneckConfig
 
@@ -25,7 +25,7 @@ def config(model: PreTrainedModel, options: Options) -> BottleneckConfig:
     return BottleneckConfig(
         bottleneck_size=options["bottleneck_size"],
         activation=options["activation"],
-        trainable_token_indices=options.get(ROWS_FIELD),
+        trainable_token_indices=options.get(ROWS),
         **place(model, options, SUBLAYER_OUTPUTS),
     )
 
@@ -52,7 +52,7 @@ def _count(model: PreTrainedModel, options: Options) -> int:
     adapters = sum(2 * m * d + m + d for _, d in matrix_shapes(model, config(model, options)))
     return (
         adapters
-        + count_numbers(model, options.get(ROWS_FIELD))
+        + count_numbers(model, options.get(ROWS))
         + sum(
             parameter.numel()
             for name in normalisations(model)

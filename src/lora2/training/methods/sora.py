@@ -10,7 +10,7 @@ from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import built_with, matrix_shapes, place
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import SoraArguments
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.base.token_rows.finding import count_numbers
 from lora2.tuners.sora import SoraConfig
 
@@ -37,7 +37,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
 def _count(model: PreTrainedModel, options: Options) -> int:
     k = options["k"]
     shapes = matrix_shapes(model, config(model, options))
-    rows = count_numbers(model, options.get(ROWS_FIELD))
+    rows = count_numbers(model, options.get(ROWS))
     return sum(k * (d_in + d_out) + k for d_in, d_out in shapes) + rows
 
 

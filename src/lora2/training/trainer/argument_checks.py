@@ -14,7 +14,7 @@ from lora2.errors import UserError
 from lora2.support.ranges import NORMAL, check_number
 from lora2.training.options.arguments import as_typed
 from lora2.training.trainer.refusals import REFUSALS, sentence_of
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 from lora2.tuners.base.token_rows.finding import has_tied_rows
 
 # transformers reads these arguments of these optimizers, and ignores all others in silence.
@@ -56,7 +56,7 @@ def check_sharding(arguments: TrainingArguments, model: nn.Module) -> None:
     """
     if arguments.fsdp and has_tied_rows(model):
         raise UserError(
-            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {ROWS_FIELD}), "
+            f"fsdp={as_typed(arguments.fsdp)}: rows of tokens are trained (new_tokens or {ROWS}), "
             "and the head of this model shares the weight of its embedding, which accelerate "
             "cannot shard then; leave fsdp out."
         )

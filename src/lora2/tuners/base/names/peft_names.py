@@ -3,8 +3,8 @@
 PREFIX = "base_model.model."
 """What tuners such as LoRA put before a name of the base model; prompts put `base_model.`."""
 
-ROWS_FIELD = "trainable_token_indices"
-"""The field of a config that names the tokens whose rows are trained."""
+ROWS = "trainable_token_indices"
+"""The field of a config with the tokens whose rows are trained."""
 ROWS_TENSOR = "token_adapter.trainable_tokens_delta"
 """The name of the trained rows in a file, after that of the embedding."""
 Indices = list[int] | dict[str, list[int]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.support.field_types import shortened
-from lora2.tuners.base.names.peft_names import ROWS_FIELD, Indices
+from lora2.tuners.base.names.peft_names import ROWS, Indices
 from lora2.tuners.base.token_rows.finding import by_module
 
 _EXAMPLE = "write a list of token ids, such as [49152, 49153], or lists by name of an embedding"
@@ -25,10 +25,8 @@ def checked_indices(indices: Any) -> Indices | None:
         UserError: it is no list of different token ids, or lists of them by name.
     """
     if isinstance(indices, dict):
-        return {
-            name: _checked(ids, f"{ROWS_FIELD}[{name!r}]") for name, ids in indices.items()
-        } or None
-    return _checked(indices, ROWS_FIELD) if indices not in (None, []) else None
+        return {name: _checked(ids, f"{ROWS}[{name!r}]") for name, ids in indices.items()} or None
+    return _checked(indices, ROWS) if indices not in (None, []) else None
 
 
 def _checked(ids: Any, place: str) -> list[int]:
@@ -46,7 +44,7 @@ def check_rows(model: nn.Module, config: Any) -> None:
     Raises:
         UserError: an embedding or a row that is not there, or one that is adapted or trained whole.
     """
-    for name, ids in by_module(model, getattr(config, ROWS_FIELD, None)).items():
+    for name, ids in by_module(model, getattr(config, ROWS, None)).items():
         base = _base_of(model.get_submodule(name))
         if isinstance(base, nn.Embedding):
             rows = base.num_embeddings
@@ -55,12 +53,12 @@ def check_rows(model: nn.Module, config: Any) -> None:
         else:
             bias = " with a bias" if isinstance(base, nn.Linear) else ""
             raise UserError(
-                f"{ROWS_FIELD}: {name} is a {type(base).__name__}{bias}, and PEFT trains rows of "
+                f"{ROWS}: {name} is a {type(base).__name__}{bias}, and PEFT trains rows of "
                 "embeddings and of linear heads without a bias alone; name another module."
             )
         if max(ids) >= rows:
             raise UserError(
-                f"{ROWS_FIELD}: there is no token {max(ids)} among the {rows} of {name}; give a model "
+                f"{ROWS}: there is no token {max(ids)} among the {rows} of {name}; give a model "
                 "with a row for each token, as model.resize_token_embeddings(len(tokenizer)) makes "
                 "it once the tokens are added (of `lora2 train`, --new_tokens adds them)."
             )
@@ -81,7 +79,7 @@ def check_rows_apart(model: nn.Module, adapter_names: list[str]) -> None:
                 if token in owners:
                     raise UserError(
                         f"adapter_names: {owners[token]} and {name} each have a row for token "
-                        f"{token} ({ROWS_FIELD}), of which only one can be merged; merge one of them."
+                        f"{token} ({ROWS}), of which only one can be merged; merge one of them."
                     )
                 owners[token] = name
 
@@ -106,7 +104,7 @@ def check_rows_merge(model: nn.Module) -> None:
         ]
         if others:
             raise UserError(
-                f"{ROWS_FIELD}: an embedding and its head have one weight and other rows each, so that "
+                f"{ROWS}: an embedding and its head have one weight and other rows each, so that "
                 "they cannot be merged; train the same tokens of both, or load the adapter on its "
                 "base model."
             )
@@ -131,13 +129,11 @@ def _sharing(model: nn.Module, weight: Tensor, name: str) -> list[str]:
 def _check_is_free(model: nn.Module, name: str, config: Any) -> None:
     whole = getattr(config, "modules_to_save", None) or ()
     if any(name.endswith(each) for each in whole):
-        raise UserError(
-            f"{ROWS_FIELD}: modules_to_save trains all of {name}; leave one of the two out."
-        )
+        raise UserError(f"{ROWS}: modules_to_save trains all of {name}; leave one of the two out.")
     targets = config.target_modules
     is_named = targets not in (None, ALL_LINEAR) and check_target_module_exists(config, name)
     if is_named or isinstance(model.get_submodule(name), BaseTunerLayer):
         raise UserError(
-            f"{ROWS_FIELD}: {name} is adapted as well (target_modules), and PEFT trains rows of a plain "
+            f"{ROWS}: {name} is adapted as well (target_modules), and PEFT trains rows of a plain "
             "embedding alone; leave one of the two out."
         )

@@ -10,7 +10,7 @@ from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.tuners.base.names.peft_names import ROWS_FIELD, Indices
+from lora2.tuners.base.names.peft_names import ROWS, Indices
 
 _USUAL_NAME = "embed_tokens"
 
@@ -32,7 +32,7 @@ def by_module(model: nn.Module, indices: Indices | None) -> dict[str, list[int]]
         chosen = [name for name in names if name.endswith(end)]
         if not chosen:
             raise UserError(
-                f"{ROWS_FIELD}: no module of this model has the name {end!r}; write the name of its "
+                f"{ROWS}: no module of this model has the name {end!r}; write the name of its "
                 "embedding."
             )
         found |= dict.fromkeys(chosen, ids)
@@ -78,7 +78,7 @@ def _embedding_name(model: nn.Module, names: list[str]) -> str:
     found = next((name for name in names if name.endswith(_USUAL_NAME)), None)
     if found is None:
         raise UserError(
-            f"{ROWS_FIELD}: which module of a {type(model).__name__} is the embedding is not known; "
+            f"{ROWS}: which module of a {type(model).__name__} is the embedding is not known; "
             'write {"its name": [token ids]}.'
         )
     return found

@@ -17,7 +17,7 @@ from lora2.errors import UserError
 from lora2.tuners.base.distributed.gathering import is_sharded, whole, whole_in_graph
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layers.embedding import looks_up_more_than_rows
-from lora2.tuners.base.names.peft_names import ROWS_FIELD
+from lora2.tuners.base.names.peft_names import ROWS
 
 _SHARED_WITH_EMBEDDING = "trainable_tokens_delta", "trainable_tokens_original"
 
@@ -44,7 +44,7 @@ class TokenRows(TrainableTokensWrapper):
         if sum(map(self._has, names)) > 1:
             raise UserError(
                 f"adapters: {', '.join(filter(self._has, names))} each have rows of tokens "
-                f"({ROWS_FIELD}), and one adapter with rows can be active at a time; name one of them."
+                f"({ROWS}), and one adapter with rows can be active at a time; name one of them."
             )
         found: str | None = super().check_set_adapter(adapter_name)
         return found
