@@ -48,6 +48,8 @@ def pareto_figure(grid: Grid, find: Find) -> bytes | None:
             axes.errorbar(point.cost, point.score, point.deviation, capsize=2, elinewidth=1,
                           ecolor=look["color"], alpha=look["alpha"], fmt="none")  # fmt: skip
             (drawn[name],) = axes.plot([point.cost], [point.score], "o", markersize=5, **look)
+        # More numbers of parameters would overlap.
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(title)
         axes.set_ylabel("average, last evaluation")
         axes.spines[["top", "right"]].set_visible(False)
