@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lora2.errors import UserError
+from lora2.support.nearest_name import nearest
 
 _NOT_GIVEN = object()
-# Below, difflib finds names that have only some letters in common.
-_LIKENESS = 0.65
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
@@ -53,14 +51,6 @@ class OptionParser(argparse.ArgumentParser):
         kind = "option" if is_option else "argument"
         shown = name if name.strip() else repr(name)
         return f"{shown} is not an {kind} of `{self.prog}`{hint}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that one may stand for: by its letters, or by its initials."""
-    known = sorted(known)
-    by_initials = [each for each in known if "".join(w[:1] for w in each.split("_")) == name != ""]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=_LIKENESS) or by_initials
-    return near[0] if near else None
 
 
 def _check_texts(words: Sequence[str]) -> None:

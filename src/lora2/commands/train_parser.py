@@ -14,11 +14,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from lora2.commands.option_parser import OptionParser, nearest
+from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.error_text import clause_of
 from lora2.support.field_types import allows_none, fits, in_words, shortened
+from lora2.support.nearest_name import nearest
 from lora2.support.shown_values import cut_off
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES

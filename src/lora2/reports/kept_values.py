@@ -141,7 +141,7 @@ def _places(modules: Iterable[str]) -> dict[str, tuple[str, str]]:
     places = {module: (number, matrix) for module, (_, number, matrix) in split.items()}
     if len(set(places.values())) == len(places):
         return places
-    # Stacks are told apart by the parts before their numbers that not all of them have.
+    # The name of a stack is what it has before the number, without the parts that all stacks have.
     stacks = {before for before, number, _ in split.values() if number}
     common = set.intersection(*map(set, stacks))
     return {

@@ -1,4 +1,4 @@
-"""Byte-order marks, by which text of two or four bytes a character is told from UTF-8."""
+"""Byte-order marks, which show that a text is UTF-16 or UTF-32 and not UTF-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """The label of a place that is not learnt."""
 
 IGNORED = -100
-"""As in torch and transformers, neither of which names it."""
+"""torch and transformers use this value, and neither has a name for it."""

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from lora2.support.repeated import first_repeated
 
 DEEPEST = 100
-"""Lists and objects in each other. Python's own limit differs by version, and text at that limit is
-read but cannot be written again."""
+"""How many lists and objects may be in each other. Python's own limit differs by version, and it
+reads text at that limit which it cannot write again."""
 
 Fault = Literal["syntax", "repeated key", "not a number", "too many digits", "too deep"]
 

@@ -32,8 +32,8 @@ def positions_of(model: nn.Module) -> int | None:
 def longest_text(model: PreTrainedModel) -> int | None:
     """Return the number of tokens of a text that a model was made for; None if nothing says it.
 
-    It is that of its table of positions, and of its configuration, which has one of positions that
-    are rotated, too.
+    It is the size of its table of positions, or `max_position_embeddings` of its configuration if
+    that is smaller; models with rotary positions have no table, and state it there.
     """
     stated = getattr(model.config, "max_position_embeddings", None)
     known = [each for each in (stated, positions_of(model)) if each is not None]

@@ -5,7 +5,6 @@ transformers hands them on: some faults would be raised in the first step, other
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_type_hints
 
@@ -15,14 +14,15 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from lora2.errors import UserError
 from lora2.support.field_types import fits, in_words, shortened
+from lora2.support.nearest_name import nearest
 from lora2.support.ranges import COUNT, check_number
 
 _CHECKPOINTING, _ACCELERATOR = "activation_checkpointing_kwargs", "accelerator_config"
 _FSDP = "fsdp_config"
 _ACCUMULATION = "gradient_accumulation_kwargs"
 
-# Arguments of torch.utils.checkpoint that JSON has values for. Those of the second mapping are
-# read by one of its two ways alone.
+# Arguments of torch.utils.checkpoint that JSON has values for. It reads those of the second mapping
+# only where `use_reentrant` is false.
 _OF_BOTH_WAYS = {"use_reentrant": bool, "preserve_rng_state": bool}
 _NOT_REENTRANT = {
     "determinism_check": Literal["default", "none"],
@@ -71,11 +71,8 @@ def check_mappings(training: Mapping[str, Any]) -> None:
 def _check_fields(name: str, content: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     for key, value in content.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            raise UserError(
-                f"{name}: {key!r} is not known; write "
-                f"{near[0] if near else 'one of ' + ', '.join(fields)}."
-            )
+            near = nearest(key, fields) or f"one of {', '.join(fields)}"
+            raise UserError(f"{name}: {key!r} is not known; write {near}.")
         if not fits(value, fields[key]):
             raise UserError(
                 f"{name}: {key} is {shortened(value)}, and must be {in_words(fields[key])}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import types
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from lora2.errors import UserError
 from lora2.support.error_text import in_one_sentence
 from lora2.support.field_types import fits, in_words, shortened
+from lora2.support.nearest_name import nearest
 from lora2.support.ranges import POSITIVE, SHARE, SIZE, check_number
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Options
 from lora2.training.methods.whole_modules import HEADS
@@ -258,8 +258,8 @@ def _name_of(peft_type: Any) -> str:
 
 
 def _unknown(name: str, known: frozenset[str], kind: PeftKind) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    advice = f"write {close[0]}" if close else "leave it out"
+    close = nearest(name, known)
+    advice = f"write {close}" if close else "leave it out"
     return f"{kind.config_type.__name__} of PEFT has no field {name!r}; {advice}."
 
 

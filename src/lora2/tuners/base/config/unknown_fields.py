@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from peft import AdaLoraConfig, LoraConfig
 
 from lora2.errors import UnknownFieldError
+from lora2.support.nearest_name import nearest
 
 _OWN_START = "the adapter has starts of its own, so leave it out"
 _NO_SUCH_FORM = "this form of LoRA does not exist here, so leave it out"
@@ -78,7 +78,7 @@ def _clause(name: str, known: Collection[str], advice: Mapping[str, str]) -> str
         return _LORA_FIELDS[name]
     if name in _FIELDS_OF_PEFT:
         return "it is a field of another method, so leave it out"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    close = nearest(name, known)
     if close:
-        return f"there is no such field, but there is {close[0]}"
+        return f"there is no such field, but there is {close}"
     return "there is no such field, so leave it out"
