@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lora2.errors import UserError
 from lora2.support.byte_order_marks import marked_encoding
-from lora2.support.error_text import one_line
 from lora2.support.extras import require
 from lora2.support.field_types import fits, in_words, kind_of, shortened
 from lora2.support.shown_values import shown_path
 from lora2.support.strict_json import JsonError, parse
+from lora2.support.strict_yaml import YamlError, parse_yaml
 
-# These are the names that YAML has for its types.
-_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_TEXT, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
-_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)$")
-_REAL_NUMBER = re.compile(
-    r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
-)
-
-_TOO_DEEP = "is nested too deeply"
 # What becomes of NaN and Infinity.
 _NotFinite = Literal["refused", "null"]
 
@@ -93,8 +82,8 @@ def read_yaml(
     """
     # A missing package is found before the file is read.
     require("yaml", extra="train")
-    parse_texts = partial(_parse_yaml, holds_text=holds_text)
-    content = _checked(path, advice, parse_texts, may_be_empty=may_be_empty)
+    parse_text = partial(parse_yaml, holds_text=holds_text)
+    content = _checked(path, advice, parse_text, may_be_empty=may_be_empty)
     if content is None and may_be_empty:
         return {}
     return _checked_mapping(path, advice, content)
@@ -137,7 +126,7 @@ def _checked(
         if not text.strip() and not may_be_empty:
             raise _FaultError("is empty")
         return parse(text)
-    except _FaultError as fault:
+    except (_FaultError, YamlError) as fault:
         raise UserError(f"{shown_path(path)} {fault}; {advice}.") from fault
 
 
@@ -204,86 +193,6 @@ def _json_value(text: str, not_finite: _NotFinite) -> Any:
             "repeated key": f"has the key {error.name!r} twice",
             "not a number": f"holds {error.name}, which is not a number of JSON",
             "too many digits": "holds a number of too many digits",
-            "too deep": _TOO_DEEP,
+            "too deep": "is nested too deeply",
         }
         raise _FaultError(sentences[error.fault]) from error
-
-
-def _parse_yaml(text: str, holds_text: Callable[[str], bool]) -> Any:
-    yaml = require("yaml", extra="train")
-    try:
-        loader = _plain_loader()(text)
-        node = loader.get_single_node()
-        _refuse_repeated_keys(node, set())
-        if isinstance(node, yaml.MappingNode):
-            node.value = [
-                (key, _as_texts(each) if key.id == "scalar" and holds_text(key.value) else each)
-                for key, each in node.value
-            ]
-        return None if node is None else loader.construct_document(node)
-    except _FaultError:
-        raise
-    except RecursionError as error:
-        raise _FaultError(_TOO_DEEP) from error
-    except yaml.YAMLError as error:
-        raise _FaultError(f"is not valid YAML ({one_line(error)})") from error
-    # SafeLoader raises these for `!!int x`, a thirteenth month, or a number of too many digits.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _FaultError(f"holds a value that YAML cannot read ({one_line(error)})") from error
-
-
-def _as_texts(node: Any) -> Any:
-    """Return a node whose value, or whose entries, are texts if YAML would read another type."""
-    if node.id == "mapping":
-        return node
-    # A copy: an alias may name the same node where a number is wanted.
-    node = copy.copy(node)
-    if node.id == "sequence":
-        node.value = [_as_texts(each) if each.id == "scalar" else each for each in node.value]
-    elif node.tag in _implicit_tags():
-        node.tag = _TEXT
-    return node
-
-
-@cache
-def _implicit_tags() -> frozenset[str]:
-    """Return the types that the loader reads from a value without a tag, except null."""
-    known = _plain_loader().yaml_implicit_resolvers.values()
-    return frozenset(tag for each in known for tag, _ in each) - {_NULL}
-
-
-@cache
-def _plain_loader() -> type[Any]:
-    """Return a loader to which 010, 1:30 and 1_000 are texts, as to everything but YAML 1.1.
-
-    That reads them as 8, 90 and 1000.
-    """
-    yaml = require("yaml", extra="train")
-
-    class PlainLoader(yaml.SafeLoader):  # type: ignore[name-defined]
-        """A SafeLoader whose numbers are JSON's, with .inf, .nan and 0x10."""
-
-    PlainLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    PlainLoader.add_implicit_resolver(_INT, _WHOLE_NUMBER, [*"-+0123456789"])
-    PlainLoader.add_implicit_resolver(_FLOAT, _REAL_NUMBER, [*"-+.0123456789"])
-    return PlainLoader
-
-
-def _refuse_repeated_keys(node: Any, seen: set[int]) -> None:
-    """Visit every node once: an alias may lead back to one that contains it."""
-    if node is None or id(node) in seen or isinstance(node.value, str):
-        return
-    seen.add(id(node))
-    names: set[str] = set()
-    for part in node.value:
-        key, value = part if isinstance(part, tuple) else (None, part)
-        if key is not None and isinstance(key.value, str):
-            if key.value in names:
-                raise _FaultError(
-                    f"has the key {key.value!r} twice (line {key.start_mark.line + 1})"
-                )
-            names.add(key.value)
-        _refuse_repeated_keys(value, seen)

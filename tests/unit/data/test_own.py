@@ -193,7 +193,7 @@ def test_unusable_data_is_refused_in_one_sentence(tmp_path, content, options, wo
         ("data.jsonl", '{"text": "a", "label": 0}\n{"label": 1}\n', "1 of 2 rows"),
         ("data.jsonl", '{"text": 5, "label": 0}\n{"text": 6, "label": 1}\n', "holds 5 in row 1"),
         ("data.jsonl", '{"text": "a", "label": [0]}\n', r"holds [0] in row 1"),
-        ("data.tsv", "text\tlabel\na\n", "1 fields in line 2"),
+        ("data.tsv", "text\tlabel\na\n", "1 field in line 2"),
         ("data.parquet", "PAR1 and then nothing", "not a complete Parquet file"),
         ("data.csv", "text,label\ncaf\u00e9,1\n".encode("latin-1"), "not UTF-8"),
         ("data.xlsx", "x", "'.xlsx'"),

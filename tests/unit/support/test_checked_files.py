@@ -34,6 +34,11 @@ OF_JSON = OF_ANY | {
 }
 OF_YAML = OF_ANY | {
     "half": (b"k: 1\nmodel: 'x", "is not valid YAML"),
+    "a line without a colon": (
+        b"k: 1\nr\nx: 2\n",
+        r"is not valid YAML \(while scanning a simple key in line 2, column 1: could not find "
+        r"expected ':' in line 3, column 1\)",
+    ),
     "a text": (b"nonsense", "a text in place of lines"),
     "twice": (b"k: 1\nr: 2\nk: 3\n", r"has the key 'k' twice \(line 3\)"),
     "twice within": (b"a:\n  k: 1\n  k: 3\n", "has the key 'k' twice"),

@@ -1,5 +1,6 @@
 """Where models lie: folders, files, packages, and what is none of them."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_a_damaged_folder_is_one_sentence(damage, tiny_model, tmp_path, capsys):
     assert words in said
     assert str(folder) in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_without_words_is_refused(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] = {each["content"]: each["id"] for each in content["added_tokens"]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="an empty one, which reads every word as unknown"):
+        load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,9 @@ def _columns_of_rows(rows: Iterator[tuple[int, list[str]]], advice: str) -> dict
     columns: dict[str, list[object]] = {name: [] for name in header}
     for line_number, row in rows:
         if len(row) != len(header):
+            found = f"{len(row)} field{'' if len(row) == 1 else 's'}"
             raise MalformedError(
-                f"has {len(row)} fields in line {line_number} but {len(header)} in its header; "
+                f"has {found} in line {line_number} but {len(header)} in its header; "
                 f"correct that line ({advice})"
             )
         for name, value in zip(header, row, strict=True):

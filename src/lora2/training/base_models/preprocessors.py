@@ -45,9 +45,11 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
             source.location, **OWN_CODE, **source.file_option, **options
         )
         if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers makes an empty tokenizer where it finds no file, and reads all as
-            # unknown.
-            raise UserError(f"model: {name} has no tokenizer; add its tokenizer.json.")
+            # transformers makes an empty tokenizer where it finds no file.
+            raise UserError(
+                f"model: {name} has no tokenizer, or an empty one, which reads every word as "
+                "unknown; add its tokenizer.json."
+            )
     if not fits(tokenizer.model_max_length, float):
         raise UserError(
             f"model: model_max_length in the tokenizer_config.json of {name} is "
