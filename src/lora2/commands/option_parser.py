@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from lora2.commands.meant_option import advice_on
 from lora2.errors import UserError
-from lora2.support.nearest_name import nearest
 
 _NOT_GIVEN = object()
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
@@ -46,11 +46,13 @@ class OptionParser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         is_option = word.startswith("-")
         known = {option.lstrip("-") for option in self._option_string_actions} - {"h", "help"}
-        near = nearest(name.lstrip("-"), known) if is_option else None
-        hint = f"; did you mean --{near}?" if near else f"; `{self.prog} --help` lists all."
+        advice = advice_on(name.lstrip("-"), known, prefix="--") if is_option else None
         kind = "option" if is_option else "argument"
         shown = name if name.strip() else repr(name)
-        return f"{shown} is not an {kind} of `{self.prog}`{hint}"
+        return (
+            f"{shown} is not an {kind} of `{self.prog}`; "
+            f"{advice or f'`{self.prog} --help` lists all.'}"
+        )
 
 
 def _check_texts(words: Sequence[str]) -> None:

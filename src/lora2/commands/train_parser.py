@@ -14,12 +14,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from lora2.commands.meant_option import advice_on
 from lora2.commands.option_parser import OptionParser
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json, read_json_text, read_yaml
 from lora2.support.error_text import clause_of
 from lora2.support.field_types import allows_none, fits, in_words, shortened
-from lora2.support.nearest_name import nearest
 from lora2.support.shown_values import cut_off
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES
@@ -147,8 +147,7 @@ class TrainParser(OptionParser, HfArgumentParser):
         switch = option.removeprefix("no_")
         if switch != option and self._hints.get(switch) is bool:
             return f"{cut_off(repr(key))}, which is no option; write `{switch}: false`."
-        near = nearest(option, self._hints)
-        advice = f"did you mean {near}?" if near else f"`{self.prog} --help` lists all."
+        advice = advice_on(option, self._hints) or f"`{self.prog} --help` lists all."
         return f"{cut_off(repr(key))}, which is no option of `{self.prog}`; {advice}"
 
 

@@ -6,6 +6,7 @@ from peft.config import PeftConfig
 
 from command_line import lora2, refused
 from lora2 import Lora2Config, UserError
+from lora2.commands import meant_option
 from lora2.commands.train import resolve
 from lora2.commands.train_parser import TrainParser
 from lora2.training.options.arguments import RunSettings
@@ -70,11 +71,26 @@ def test_unknown_option_names_the_nearest(capsys):
         ("--lr", "did you mean --learning_rate?"),
         ("--evaluation_strategy", "did you mean --eval_strategy?"),
         ("--hlp", "`lora2 train --help` lists all"),
-        ("--greater_is_better", "`lora2 train --help` lists all"),
+        ("--r", "did you mean --k?"),
+        ("--lora-rank", "did you mean --k?"),
+        ("--epochs", "did you mean --num_train_epochs?"),
+        ("--model_name_or_path", "did you mean --model?"),
+        ("--resume_from_checkpoint", "did you mean --resume?"),
+        ("--overwrite_output_dir", "did you mean --overwrite?"),
+        ("--load_best_model_at_end", "; a run keeps its last adapter, because"),
+        ("--load_in_4bit", "; quantized base models are trained from Python"),
     ],
 )
 def test_the_nearest_option_is_one_that_could_be_meant(option, near, capsys):
     assert near in refused(capsys, "train", f"{option}=1")
+
+
+def test_names_from_elsewhere_lead_to_options_and_are_none():
+    options = TrainParser().parse_args([]).__dict__.keys()
+    of_other_commands = {"output", "rank"}
+    meant = {name for names in meant_option._ELSEWHERE.values() for name in names}
+    assert meant <= options | of_other_commands
+    assert not (meant_option._ELSEWHERE.keys() | meant_option._DECIDED.keys()) & options
 
 
 def test_an_abbreviated_option_is_unknown(capsys):

@@ -24,6 +24,7 @@ REFUSED = {
     "an option in two spellings": ("init_r: 1\ninit-r: 2", "the option init_r twice"),
     "another file": ("config: other.yaml", "a file cannot name another"),
     "an unknown option": ("ranks: 2", "has the key 'ranks', which is no option"),
+    "a name of other scripts": ("model_name_or_path: x", "; did you mean model?"),
     "an option of the command line": ("help: 1", "has the key 'help', which is no option"),
     "an option with a blank": ("'seed ': 1", "the key 'seed ', which is no option"),
     "an option and a value": ("'seed=3': 1", "the key 'seed=3', which is no option"),

@@ -68,7 +68,7 @@ class Lora2Config(TargetConfig):
     fields_of_others: ClassVar[Mapping[str, str]] = {
         "r": "the rank of the change is called k here, and init_r is the number of singular values "
         "that a matrix starts with",
-        "rank": "the rank of the change is called k here",
+        **dict.fromkeys(("rank", "lora_r", "lora_rank"), "the rank of the change is called k here"),
         "alpha": "it is called lora_alpha here",
         "dropout": "it is called lora_dropout here",
         "use_rslora": "the scaling is lora_alpha / k, so multiply lora_alpha by the square root of "

@@ -33,6 +33,7 @@ def test_every_field_of_lora_and_adalora_gets_a_sentence(config: type, field: st
 @pytest.mark.parametrize(
     ("config", "given", "sentence"),
     [
+        (Lora2Config, {"lora_r": 8}, "lora_r=8: the rank of the change is called k here"),
         (Lora2Config, {"r": 8}, "r=8: the rank of the change is called k here, and init_r is"),
         (Lora2Config, {"bias": "none"}, "bias='none': no bias is trained"),
         (Lora2Config, {"use_dora": True}, "use_dora=True: there is no form of it with DoRA"),
