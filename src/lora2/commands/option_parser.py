@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lora2.commands.meant_option import advice_on
+from lora2.commands.option_values import READERS
 from lora2.errors import UserError
 
 _NOT_GIVEN = object()
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
+_TWO_NAMES = re.compile(r"^(argument --\w+)/--[\w-]+(?=:)")
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -21,10 +23,14 @@ class OptionParser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        for kind, reader in READERS.items():
+            self.register("type", kind, reader)
         self._negative_number_matcher = _NEGATIVE_NUMBER
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as one sentence."""
+        # An option of several words has two names.
+        message = _TWO_NAMES.sub(r"\1", message)
         raise UserError(f"{message}; `{self.prog} --help` lists the options.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

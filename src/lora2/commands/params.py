@@ -19,7 +19,7 @@ from transformers import (
 
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.run_options import add_model
-from lora2.commands.train_parser import or_none, read_mapping_or_file
+from lora2.commands.option_values import or_none, read_mapping_or_file, read_number
 from lora2.errors import UserError
 from lora2.reports.numbers_in_words import size_in_words
 from lora2.support.ranges import check_number
@@ -172,7 +172,7 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--target_r",
         "--target-r",
-        type=or_none(float),
+        type=or_none(read_number),
         help="singular values that a matrix keeps on average: the size at the end, as a LoRA, is "
         "counted too",
     )

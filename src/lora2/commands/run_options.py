@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from lora2.commands.option_parser import OptionParser
-from lora2.support.field_types import shortened
-from lora2.support.ranges import SIZE
+from lora2.commands.option_values import at_least_one
 
 
 def add_run_options(parser: OptionParser) -> None:
@@ -45,15 +44,3 @@ def _named(text: str) -> str:
             "an empty text names nothing; write a name or a path, or leave it out"
         )
     return text
-
-
-def at_least_one(text: str) -> int:
-    """Return the number that a text is, for argparse.
-
-    Raises:
-        ArgumentTypeError: it is not a whole number of at least 1, or too large.
-    """
-    # Python reads no number of more than 4,300 digits.
-    if not text.isdecimal() or len(text) > 4300 or not SIZE.holds(int(text)):
-        raise argparse.ArgumentTypeError(f"{shortened(text)} is not {SIZE}")
-    return int(text)

@@ -7,17 +7,23 @@ import copy
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from lora2.commands.meant_option import advice_on
 from lora2.commands.option_parser import OptionParser
+from lora2.commands.option_values import (
+    NUMBERS,
+    or_none,
+    read_mapping,
+    read_mapping_or_file,
+    read_truth,
+)
 from lora2.errors import UserError
-from lora2.support.checked_files import read_json, read_json_text, read_yaml
+from lora2.support.checked_files import read_yaml
 from lora2.support.error_text import clause_of
 from lora2.support.field_types import allows_none, fits, in_words, shortened
 from lora2.support.shown_values import cut_off
@@ -200,43 +206,18 @@ def _reader(hint: Any, present: Any) -> Any:
     mappings = [choice for choice in choices if choice is dict or get_origin(choice) is dict]
     if mappings:
         # Where transformers takes a text too, it is the path of a JSON file.
-        return read_mapping_or_file if str in choices else _read_mapping
+        return read_mapping_or_file if str in choices else read_mapping
     if {str, bool} <= set(choices):
         # transformers' parser takes true and false alone.
         return _read_truth_or_text
-    if type(None) in choices and str not in choices and present in (int, float):
-        return or_none(present)
+    if type(None) in choices and str not in choices and present in NUMBERS:
+        return or_none(NUMBERS[present])
     return present
-
-
-def _read_mapping(text: str) -> Any:
-    if text.startswith("{"):
-        try:
-            return read_json_text(text, shortened(text))
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
-    raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"query": 4}}')
-
-
-def read_mapping_or_file(text: str) -> Any:
-    """Return the object that a text is, or that is in the JSON file which it names.
-
-    Raises:
-        ArgumentTypeError: there is none.
-    """
-    if text.lstrip()[:1] in ("{", "["):
-        return _read_mapping(text.lstrip())
-    if not text:
-        raise argparse.ArgumentTypeError("an empty text is neither JSON nor a file of it")
-    try:
-        return read_json(Path(text), "give a file of JSON, or an object such as {}")
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 def _read_truth_or_text(text: str) -> str | bool:
     try:
-        return bool(string_to_bool(text))
+        return read_truth(text)
     except argparse.ArgumentTypeError:
         return text
 
@@ -244,14 +225,3 @@ def _read_truth_or_text(text: str) -> str | bool:
 def _read_switch_or_text(text: str) -> str | bool | None:
     """Return True or None for what a switch is set to, and any other text as it is."""
     return {"true": True, "false": None}.get(text.lower(), text)
-
-
-def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a reader of what `read` reads, and of none and null."""
-
-    def read_or_none(text: str) -> Any:
-        return None if text.lower() in ("none", "null") else read(text)
-
-    # argparse names the type in its message.
-    read_or_none.__name__ = read.__name__
-    return read_or_none

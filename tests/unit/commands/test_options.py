@@ -97,8 +97,21 @@ def test_an_abbreviated_option_is_unknown(capsys):
     assert "--learning_r" in refused(capsys, "train", "--learning_r=1")
 
 
-def test_value_of_the_wrong_kind_is_one_sentence(capsys):
-    assert "--k" in refused(capsys, "train", "--k=many")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--k=many", "argument --k: 'many' is not a whole number, such as 8;"),
+        ("--max-length=1.5", "argument --max_length: '1.5' is not a whole number, such as 8;"),
+        ("--learning_rate=fast", "argument --learning_rate: 'fast' is not a number, such as 0.5;"),
+        ("--bf16=2", "argument --bf16: '2' is neither true nor false;"),
+        ("--head_learning_rate=x", "argument --head_learning_rate: 'x' is not a number, such"),
+    ],
+)
+def test_value_of_the_wrong_kind_is_one_sentence(option, said, capsys):
+    assert said in refused(capsys, "train", option)
+
+
+def test_word_that_is_no_choice_is_one_sentence(capsys):
     assert "penalti" in refused(capsys, "train", "--orthogonality=penalti")
 
 
