@@ -15,7 +15,7 @@ from lora2.errors import UserError
 _NOT_GIVEN = object()
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
-_TWO_NAMES = re.compile(r"^(argument --\w+)/--[\w-]+(?=:)")
+_MORE_NAMES = re.compile(r"^(argument --\w+)(/--[\w-]+)+(?=:)")
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -29,8 +29,9 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as one sentence."""
-        # An option of several words has two names.
-        message = _TWO_NAMES.sub(r"\1", message)
+        # An option of several words has more than one name.
+        message = _MORE_NAMES.sub(r"\1", message)
+        message = message.replace("ignored explicit argument", "takes no value, and was given")
         raise UserError(f"{message}; `{self.prog} --help` lists the options.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -111,6 +111,11 @@ def test_value_of_the_wrong_kind_is_one_sentence(option, said, capsys):
     assert said in refused(capsys, "train", option)
 
 
+def test_value_of_a_switch_without_one_is_one_sentence(capsys):
+    said = refused(capsys, "export", "run", "--output=x", "--compact=yes")
+    assert "argument --compact: takes no value, and was given 'yes';" in said
+
+
 def test_word_that_is_no_choice_is_one_sentence(capsys):
     assert "penalti" in refused(capsys, "train", "--orthogonality=penalti")
 
