@@ -52,19 +52,24 @@ _BEST = (
     "a run keeps its last adapter, because pruning reaches its budget at the end, and summary.json "
     "has the best evaluation, too"
 )
+_EVALUATION = "a run is evaluated in the precision that it is trained in, which --bf16 sets"
 _HUB = "a run stays on this machine, so upload the folder that `lora2 export` writes"
 _IN_PYTHON = "quantized base models are trained from Python (docs/how-to/quantized.md)"
 # Of fields of TrainingArguments that `lora2 train` does not have, and of others like them.
 _DECIDED: Mapping[str, str] = {
     "auto_find_batch_size": "a run has the batch size that it is given by "
     "--per_device_train_batch_size",
+    "bf16_full_eval": _EVALUATION,
+    "dataloader_in_order": "rows always come in the order that the seed gives",
     "do_eval": "`lora2 train` evaluates a run, and `lora2 evaluate` a finished one",
     "do_predict": "`lora2 predict` does that with a finished run",
     "do_train": "`lora2 train` always trains",
     "early_stopping_patience": _BEST,
+    "fp16_full_eval": _EVALUATION,
     "greater_is_better": _BEST,
     "hub_model_id": _HUB,
     "hub_token": _HUB,
+    "length_column_name": "the lengths of rows are counted when they are encoded",
     "load_best_model_at_end": _BEST,
     "load_in_4bit": _IN_PYTHON,
     "load_in_8bit": _IN_PYTHON,

@@ -24,6 +24,7 @@ from lora2.training.checks.label_smoothing import check_has_classes, check_has_n
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import check_values
 from lora2.training.checks.positions import check_positions
+from lora2.training.checks.sampling import check_sampling
 from lora2.training.checks.sharding import check_may_shard
 from lora2.training.checks.starting_point import check_start_from
 from lora2.training.checks.token_ids import check_token_ids
@@ -121,6 +122,7 @@ def _check_options(
     check_values(settings)
     method.check(settings.adapter)
     objective.check(settings)
+    check_sampling(settings, objective)
     check_may_shard(settings, method)
     check_start_from(settings.adapter["start_from"], method, folder)
 

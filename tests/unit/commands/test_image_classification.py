@@ -252,6 +252,7 @@ REFUSED = {
     "columns of texts": (["--text_columns=a"], "--image_column names their column"),
     "prompts": (["--method=prompt"], "method: prompt tuning"),
     "groups by length": (["--train_sampling_strategy=group_by_length"], "images have no length"),
+    "balances lengths": (["--train_sampling_strategy=batch_rebalance"], "images have no length"),
     "numbers": (["--kind=regression"], "kind=regression has no effect"),
     "the model of digits": (["--model=digits-vit"], "add --model with the folder"),
     "a model of texts": (["--model=TEXTS"], "nothing says how it reads images"),

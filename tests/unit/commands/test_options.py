@@ -78,6 +78,7 @@ def test_unknown_option_names_the_nearest(capsys):
         ("--resume_from_checkpoint", "did you mean --resume?"),
         ("--overwrite_output_dir", "did you mean --overwrite?"),
         ("--load_best_model_at_end", "; a run keeps its last adapter, because"),
+        ("--bf16_full_eval", "; a run is evaluated in the precision that it is trained in"),
         ("--load_in_4bit", "; quantized base models are trained from Python"),
     ],
 )
@@ -156,14 +157,14 @@ def test_file_takes_lists_mappings_null_and_truth_values(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
         "target_modules: [query, value]\nk_pattern: {query: 4}\ntarget_r: null\n"
-        "bf16_full_eval: true\ninit_weights: lora\nlogging_nan_inf_filter: false\n"
+        "eval_on_start: true\ninit_weights: lora\nlogging_nan_inf_filter: false\n"
     )
     resolved = settings(f"--config={file}")
     assert resolved.adapter["target_modules"] == ["query", "value"]
     assert resolved.adapter["k_pattern"] == {"query": 4}
     assert resolved.adapter["target_r"] is None
     assert resolved.adapter["init_weights"] == "lora"
-    assert resolved.training["bf16_full_eval"] is True
+    assert resolved.training["eval_on_start"] is True
     assert resolved.training["logging_nan_inf_filter"] is False
 
 

@@ -238,6 +238,7 @@ def test_defaults_are_those_of_trl() -> None:
         ({"max_length": 10}, "max_length=10 cuts off all"),
         ({"train_rows": 9000}, "train_rows: got 9000"),
         ({"method": "head"}, "trains nothing of"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "has two texts and no length of its own"),
         ({"fsdp": "full_shard"}, "fsdp=full_shard: --objective dpo has a reference"),
         ({"init_weights": "gradient"}, "init_weights=gradient: --objective dpo compares a model"),
         ({"k": 0}, "k=0"),

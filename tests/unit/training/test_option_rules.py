@@ -52,7 +52,7 @@ WITHOUT_EFFECT = [
     "--lr_scheduler_kwargs={\"a\":1} --lr_scheduler_type=constant_with_warmup",
     "--warmup_steps=5 --lr_scheduler_type=constant", "--adam_beta1=0.8 --optim=sgd",
     "--optim_args=a=1", "--optim_target_modules=query", "--dataloader_prefetch_factor=2",
-    "--dataloader_persistent_workers=True", "--length_column_name=x", "--fsdp_config={\"a\":1}",
+    "--dataloader_persistent_workers=True", "--fsdp_config={\"a\":1}",
     "--liger_kernel_config={\"rope\":true}", "--run_name=x",
     "--neftune_noise_alpha=5 --method=prompt", "--label_smoothing_factor=0.1 --method=prompt",
 ]  # fmt: skip

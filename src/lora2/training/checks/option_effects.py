@@ -137,10 +137,6 @@ EFFECTS: dict[tuple[str, ...], Need] = {
         "dataloader_persistent_workers",
         "dataloader_multiprocessing_context",
     ): Need("without --dataloader_num_workers of at least 1", _is_on("dataloader_num_workers")),
-    ("length_column_name",): Need(
-        "without --train_sampling_strategy group_by_length",
-        lambda settings: settings.training.get("train_sampling_strategy") == "group_by_length",
-    ),
     ("fsdp_config",): Need("without --fsdp", _is_on("fsdp")),
     ("liger_kernel_config",): Need("without --use_liger_kernel True", _is_on("use_liger_kernel")),
     ("activation_checkpointing_kwargs",): Need(

@@ -56,6 +56,7 @@ class PreferenceOptimization(WritingObjective):
     options = PREFERENCE_OPTIONS | {"train_rows", "validation_rows", "max_new_tokens", "loss_type"}
     forms = PREFERENCES
     losses = get_args(PreferenceLoss)
+    no_length = "a row of --objective dpo has two texts and no length of its own"
     unread: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("lora_dropout", "label_smoothing_factor"),
         "of which TRL leaves all dropout out and takes losses of its own",

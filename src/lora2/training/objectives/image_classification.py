@@ -56,7 +56,7 @@ class ImageClassification(RowLabelling):
     head_kind = IMAGE_LABELS
     preprocessor = "image processor"
     preprocessor_file = "preprocessor_config.json"
-    has_lengths = False
+    no_length = "images have no length"
     options = HEAD_OPTIONS | {"image_column"}
     unread: ClassVar[Mapping[str, str]] = {
         "max_length": "which reads images",
@@ -68,10 +68,6 @@ class ImageClassification(RowLabelling):
         """Need Pillow, a model that reads images, and a method that is not of texts."""
         require("PIL.Image", extra=EXTRA)
         self.refuse_prompts(settings)
-        if settings.training.get("train_sampling_strategy") == "group_by_length":
-            raise UserError(
-                "train_sampling_strategy=group_by_length: images have no length; leave it out."
-            )
         if settings.model.model == DIGITS_MODEL and settings.task not in task_names(self.name):
             raise UserError(
                 f"model: {DIGITS_MODEL} reads digits of 8 × 8 pixels alone; add --model with the "

@@ -68,12 +68,10 @@ class Labelling(Objective):
 
     Attributes:
         head_kind: the kind of head that its models have.
-        has_lengths: whether a row of it may be longer than another.
         trainer_class: the class of its trainer.
     """
 
     head_kind: ClassVar[HeadKind] = TEXT_LABELS
-    has_lengths: ClassVar[bool] = True
     trainer_class: ClassVar[type[RunTrainer]] = RunTrainer
 
     def check(self, settings: RunSettings) -> None:
@@ -139,7 +137,7 @@ class Labelling(Objective):
     ) -> RunTrainer:
         """Return the trainer of a model that is ready to train."""
         validation = {name: inputs.sets[name] for name in inputs.task.validation}
-        if self.has_lengths:
+        if self.no_length is None:
             # Metrics do not depend on the order, and a batch of equal lengths has no padding.
             validation = {name: by_length(rows) for name, rows in validation.items()}
         return self.trainer_class(

@@ -61,6 +61,7 @@ class Objective(ABC):
         recipe: options in which it differs from `lora2.training.options.recipes.GENERAL`, by name.
         preprocessor: what makes inputs of rows.
         preprocessor_file: the file that says so in the folder of a model.
+        no_length: why its rows cannot be sorted by length, None if they can.
         unread: options that all other objectives read and this one does not, and why.
     """
 
@@ -70,6 +71,7 @@ class Objective(ABC):
     recipe: ClassVar[Mapping[str, Any]]
     preprocessor: ClassVar[str] = TOKENIZER
     preprocessor_file: ClassVar[str] = "tokenizer_config.json"
+    no_length: ClassVar[str | None] = None
     unread: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod

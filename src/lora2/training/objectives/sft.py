@@ -63,6 +63,16 @@ class SupervisedFineTuning(WritingObjective):
     forms = TO_WRITE
     losses = ("nll", "dft")
 
+    def check(self, settings: RunSettings) -> None:
+        """Need TRL, and validation rows that are packed only if those of the training are."""
+        super().check(settings)
+        if settings.text.eval_packing and not settings.text.packing:
+            # TRL tells rows that are packed apart only where it packs those of the training.
+            raise UserError(
+                "eval_packing=True: packed validation rows would read each other unless the rows "
+                "of the training are packed, too; add --packing true, or leave it out."
+            )
+
     def load_data(self, settings: RunSettings) -> WritingTask:
         """Return the task that the data options name."""
         task = load_text_task(

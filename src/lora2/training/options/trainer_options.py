@@ -43,6 +43,13 @@ TRAINING_LEFT_OUT = frozenset(
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
         "use_cache",
+        # transformers evaluates in the precision of the training while it trains.
+        "bf16_full_eval",
+        "fp16_full_eval",
+        # Rows that are encoded have no columns but those that the model reads.
+        "length_column_name",
+        # The order of the rows is part of what a run is.
+        "dataloader_in_order",
         # One of its two kinds is of TPUs, the other stops at the first mask of truth values.
         "debug",
     }
