@@ -1,13 +1,14 @@
-"""Checks of what is given to an export besides the model and its path."""
+"""Checks of what is given to an export besides its path."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.offloading import has_offloaded
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -33,4 +34,18 @@ def check_batch(batch: Any) -> None:
         raise UserError(
             f"batch: a {type(batch).__name__} is no input of a model; give a tensor, or a "
             "dictionary of the model's inputs."
+        )
+
+
+def check_is_in_memory(model: nn.Module) -> None:
+    """Check that no weight of a model is offloaded by accelerate.
+
+    Raises:
+        UserError: one is.
+    """
+    if has_offloaded(model):
+        raise UserError(
+            "model: some of its weights are offloaded, and an export is read back on weights in "
+            "memory; save the adapter with save_pretrained, load it on a base model that was "
+            "loaded without device_map, and export that."
         )

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from lora2.errors import UserError
-from lora2.exchange.export_arguments import check_batch
+from lora2.exchange.export_arguments import check_batch, check_is_in_memory
 from lora2.exchange.lora_form import lora_form
 from lora2.exchange.verification import (
     Batch,
@@ -97,6 +97,7 @@ def export_gguf(
     check_batch(batch)
     path = path.resolve()
     form = lora_form(model, adapter_name)
+    check_is_in_memory(model)
     if form.config.trainable_token_indices:
         raise UserError(
             f"to: the adapter trains rows of tokens ({ROWS}), which llama.cpp has no place for in "

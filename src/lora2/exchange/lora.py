@@ -18,7 +18,7 @@ from torch import OutOfMemoryError, Tensor
 
 from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
-from lora2.exchange.export_arguments import check_batch, check_tokenizer
+from lora2.exchange.export_arguments import check_batch, check_is_in_memory, check_tokenizer
 from lora2.exchange.lora_form import LoraForm, lora_form
 from lora2.exchange.lora_units import target_of
 from lora2.exchange.model_card.file import write_lora_card
@@ -89,6 +89,7 @@ def export_lora(
     if dtype not in TOLERANCES:
         raise UserError(f"dtype={dtype!r}: write one of {', '.join(map(str, TOLERANCES))}.")
     form = lora_form(model, adapter_name, compact=compact, dtype=dtype)
+    check_is_in_memory(model)
     expected, batch, base = adapter_logits(model, adapter_name, batch)
     with new_folder(path, name="path") as temporary:
         write_lora(form, temporary)

@@ -17,7 +17,7 @@ from torch import OutOfMemoryError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from lora2.errors import NumericalError, UserError
-from lora2.exchange.export_arguments import check_batch, check_tokenizer
+from lora2.exchange.export_arguments import check_batch, check_is_in_memory, check_tokenizer
 from lora2.exchange.lora_form import check_is_peft_model
 from lora2.exchange.verification import (
     Batch,
@@ -79,6 +79,7 @@ def export_merged(
             f"model: a {type(model.get_base_model()).__name__} is no model of transformers; merge "
             "it with merge_and_unload, and save it as it is saved."
         )
+    check_is_in_memory(model)
     _check_can_be_saved(model)
     check_tokenizer(tokenizer)
     check_batch(batch)

@@ -20,6 +20,14 @@ def execution_device(module: nn.Module) -> torch.device | None:
     return None if hook is None else torch.device(hook.execution_device)
 
 
+def has_offloaded(model: nn.Module) -> bool:
+    """Whether any tensor of a model is offloaded."""
+    return any(
+        _offloading_hook(module) is not None and any(each.is_meta for each in module.parameters())
+        for module in model.modules()
+    )
+
+
 def loaded(held: Any, adapter_name: str) -> Tensor:
     """Return the tensor of one adapter, read from where it is offloaded to, if it is.
 

@@ -9,6 +9,7 @@ from accelerate import cpu_offload, disk_offload
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+import lora2
 from lora2 import BottleneckConfig, Lora2Config, SoraConfig
 from lora2.errors import UserError
 from unit.models import tokens
@@ -95,3 +96,21 @@ def test_an_adapter_added_to_an_offloaded_model_stays_in_memory_and_trains(
     assert found
     for name, parameter in found.items():
         torch.testing.assert_close(parameter.grad, trained[name].grad, **TOLERANCE)
+
+
+@pytest.mark.parametrize("export", [lora2.export_lora, lora2.export_gguf, lora2.export_merged])
+@pytest.mark.parametrize("order", ["before the adapter", "after the adapter"])
+def test_an_offloaded_model_is_not_exported_and_keeps_its_adapter(
+    export: Callable[..., object], order: str, tmp_path: Path
+) -> None:
+    first = order == "before the adapter"
+    model = adapted(
+        CONFIGS["lora2"](), lambda base: offload(base, "cpu", tmp_path) if first else None
+    )
+    if not first:
+        offload(model, "cpu", tmp_path)
+    expected = logits(model)
+    with pytest.raises(UserError, match="weights are offloaded, and an export is read back on"):
+        export(model, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+    torch.testing.assert_close(logits(model), expected)
