@@ -27,6 +27,7 @@ from lora2.training.base_models.architectures import ARCHITECTURES, target_patte
 from lora2.training.base_models.models import load_config
 from lora2.training.checks.named_modules import check_named_modules
 from lora2.training.checks.option_ranges import RANGES
+from lora2.training.methods.rank_options import with_rank_option
 from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import one_word
 from lora2.training.options.arguments import RunSettings
@@ -80,7 +81,7 @@ def _check(method: str, typed: Mapping[str, Any]) -> None:
         if name in RANGES and typed.get(name) is not None:
             check_number(name, typed[name], RANGES[name])
         if name not in METHODS[method].options:
-            refuse_idle(typed, [name], f"with --method {method}")
+            refuse_idle(typed, [name], with_rank_option(METHODS[method], name))
     if METHODS[method].final is None:
         refuse_idle(typed, _BUDGET, f"with --method {method}")
     if typed.get("target_r") is None:

@@ -21,9 +21,12 @@ from transformers import (
 )
 
 from command_line import interrupt_at, lora2, refused, saved_weights
+from lora2.commands.train import resolve
+from lora2.commands.train_parser import TrainParser
 from lora2.training.base_models import digits_model
 from lora2.training.base_models.digits_model import digits_processor
 from lora2.training.objectives import image_inputs
+from lora2.training.objectives.image_classification import ImageClassification
 from vision_model import save_images, save_vision_model
 
 IMAGES = "--objective=image-classification"
@@ -278,6 +281,14 @@ def test_options_that_do_not_go_with_images(case, tiny_model, tmp_path, capsys):
         command.append(f"--model={save_vision_model(tmp_path / 'vit')}")
     assert said in refused(capsys, "train", *command, *more)
     assert not run.exists()
+
+
+def test_the_model_of_digits_is_announced_for_rows_that_it_reads():
+    def announced(*words):
+        return ImageClassification().announcement(resolve(TrainParser(), [IMAGES, *words]))
+
+    assert announced("--train_file=photos") is None
+    assert "No pretrained vision weights are at hand" in announced("--output_dir=nowhere")
 
 
 def test_an_option_of_images_is_not_of_texts(tmp_path, capsys):

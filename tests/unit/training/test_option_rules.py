@@ -298,6 +298,19 @@ def test_other_commands_follow_the_same_rule(words, name, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("params --arch=roberta-large --r=4 --method=lora", "--k"),
+        ("params --arch=roberta-large --k=4 --method=adalora", "--init_r"),
+        ("params --arch=roberta-large --k=4 --method=dora", "r in --peft_config"),
+        ("train --method=dora --k=4", "r in --peft_config"),
+    ],
+)
+def test_a_rank_without_effect_names_the_option_of_the_rank(words, option, capsys):
+    assert f", whose rank is {option}" in refused(capsys, *words.split())
+
+
 @pytest.mark.parametrize("command", ["train", "bench", "tune x", "evaluate", "predict", "inspect"])
 @pytest.mark.parametrize("text", ["a\0b", "a\udcffb"], ids=["NUL", "not UTF-8"])
 def test_words_that_no_file_could_hold_are_refused(command, text, capsys):

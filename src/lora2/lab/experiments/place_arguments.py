@@ -74,7 +74,7 @@ class PlaceArguments:
         """Check all that can be checked before anything is read.
 
         Raises:
-            UserError: a number out of range, or a data folder that is none.
+            UserError: a number out of range, or a folder that cannot be one.
         """
         for name, allowed in _RANGES.items():
             check_number(name, getattr(self, name), allowed)
@@ -84,10 +84,6 @@ class PlaceArguments:
             )
         for name in ("records", "work"):
             check_may_be_folder(name, getattr(self, name))
-        if self.data_dir is not None and not Path(self.data_dir).is_dir():
-            raise UserError(
-                f"data_dir: {self.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."
-            )
 
     def check_effects(self, typed: Mapping[str, Any]) -> None:
         """Check that the options have an effect that the command line names.

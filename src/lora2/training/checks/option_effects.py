@@ -15,6 +15,7 @@ from typing import Any
 
 from lora2.support.option_need import Need
 from lora2.training.methods.method import PLACE
+from lora2.training.methods.rank_options import with_rank_option
 from lora2.training.methods.registry import METHODS, method_of
 from lora2.training.objectives.registry import OBJECTIVES, objective_of
 from lora2.training.options.arguments import OPTION_GROUPS, RunSettings, as_typed, option_names
@@ -185,7 +186,8 @@ def check_effects(settings: RunSettings, given: Mapping[str, Any], place: str = 
 def reason_against(settings: RunSettings, name: str) -> str | None:
     """Return why an option has no effect; None if it has one."""
     if name in _OF_METHODS and name not in method_of(settings).options:
-        return f"with --method {settings.run.method}, only with {_readers_of(name)}"
+        chosen = with_rank_option(method_of(settings), name)
+        return f"{chosen}, only with {_readers_of(name)}"
     objective = objective_of(settings)
     if name in objective.unread:
         return f"with --objective {objective.name}, {objective.unread[name]}"

@@ -85,7 +85,8 @@ class ImageClassification(RowLabelling):
 
     def announcement(self, settings: RunSettings) -> str | None:
         """Say that the model of digits is made first, which takes its time."""
-        if settings.model.model != DIGITS_MODEL or _has_base(settings):
+        makes_base = settings.model.model == DIGITS_MODEL and not _has_base(settings)
+        if not makes_base or settings.task not in task_names(self.name):
             return None
         return (
             "No pretrained vision weights are at hand: a small vision transformer is first trained "

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +34,12 @@ def check_feasible(descriptions: Iterable[RunDescription], place: Place) -> None
     """Check data, options, schedule and budget of every run, on models without weights.
 
     Raises:
-        UserError: naming the first run that could not be made, and why.
+        UserError: the data folder is none, or naming the first run that could not be made.
     """
+    if place.data_dir is not None and not Path(place.data_dir).is_dir():
+        raise UserError(
+            f"data_dir: {place.data_dir} is no folder; give the one that holds CoLA, STS-B, ..."
+        )
     first: dict[RunDescription, RunDescription] = {}
     for description in descriptions:
         # No seed makes a run impossible.
