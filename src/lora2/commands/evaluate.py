@@ -24,10 +24,16 @@ def execute(arguments: Sequence[str]) -> int:
     run = load_saved_run(options.run, options.model)
     console = new_console()
     for name, dataset in _datasets(run, options).items():
-        metrics = objective_of(run.settings).measure(run, dataset, options.batch_size)
-        title = f"{options.run}: {name}, {len(dataset):,} rows"
+        measured = objective_of(run.settings).measure(run, dataset, options.batch_size)
+        title = f"{options.run}: {name}, {len(dataset) - measured.left_out:,} rows"
+        if measured.left_out:
+            length = run.settings.data.max_length
+            title += (
+                f" (left out: {measured.left_out:,}, because max_length={length} cuts off all "
+                "that is scored)"
+            )
         console.print(title, soft_wrap=True)
-        print_table(console, metrics_table(metrics))
+        print_table(console, metrics_table(measured.metrics))
     return 0
 
 

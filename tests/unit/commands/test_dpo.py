@@ -28,7 +28,7 @@ def trained(model: Path, folder: Path, **options: object) -> int:
 def measured(folder: Path) -> dict[str, float]:
     run = load_saved_run(folder)
     rows = load_validation(run, None).validation["validation"]
-    return objective_of(run.settings).measure(run, rows, 4)
+    return objective_of(run.settings).measure(run, rows, 4).metrics
 
 
 def test_a_run_is_trained_resumed_evaluated_and_used(
@@ -78,10 +78,18 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
               "rejected": [{"role": "assistant", "content": "c"}]}] * 4  # fmt: skip
     capsys.readouterr()
     assert lora2("evaluate", whole, "--file", write_rows(tmp_path / "mine.jsonl", *pairs)) == 0
-    assert "rewards/accuracies" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rewards/accuracies" in said
+    assert "mine.jsonl, 4 rows\n" in said
     long = [pairs[0] | {"prompt": [{"role": "user", "content": "a" * 99}]}] * 4
     said = refused(capsys, "evaluate", whole, "--file", write_rows(tmp_path / "long.jsonl", *long))
     assert "max_length=96 cuts off all" in said
+    some = write_rows(tmp_path / "some.jsonl", *long[:3], *pairs)
+    assert lora2("evaluate", whole, "--file", some) == 0
+    assert (
+        "some.jsonl, 4 rows (left out: 3, because max_length=96 cuts off all that is scored)\n"
+        in capsys.readouterr().out
+    )
 
 
 PAIRS = {

@@ -22,6 +22,8 @@ _TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
+# An answer that no template writes of its own accord.
+_ANSWER = "An answer to be found again"
 # The option and the owner, with which a sentence about a template begins.
 _OF_MODEL = "model: its chat template"
 
@@ -46,6 +48,26 @@ def before_answer(
     except _TEMPLATE_ERRORS as error:
         raise UserError(refused_by_template(error, source, template)) from error
     return str(written)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special token that a template writes right after an answer; empty without one."""
+    messages = [
+        {"role": "user", "content": "A question"},
+        {"role": "assistant", "content": _ANSWER},
+    ]
+    try:
+        written = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except _TEMPLATE_ERRORS:
+        return []
+    _, found, behind = written.rpartition(_ANSWER)
+    special = {
+        token.content: number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special
+    }
+    written_behind = [each for each in special if found and behind.lstrip().startswith(each)]
+    return [special[max(written_behind, key=len)]] if written_behind else []
 
 
 def is_of_template(error: BaseException) -> bool:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+)
 
 from lora2.data.tasks.writing_task import Prompt
 from lora2.errors import UserError
-from lora2.training.base_models.chat_templates import before_answer
+from lora2.training.base_models.chat_templates import before_answer, end_of_turn
 from lora2.training.base_models.positions import positions_of
 from lora2.training.base_models.router_logits import without_router_logits
 from lora2.training.quiet import printing_on_standard_error, quiet_loading
@@ -32,7 +39,8 @@ def generate(
 ) -> Iterator[str]:
     """Yield what the model writes after each prompt, without special tokens.
 
-    The prompts have been checked by `check_fits`.
+    The prompts have been checked by `check_fits`. Of what the checkpoint says of generation, such
+    as penalties and beams, only its tokens are used.
 
     temperature: 0 always takes the likeliest token; above, tokens are drawn.
 
@@ -53,29 +61,50 @@ def generate(
                     temperature=temperature,
                 )  # fmt: skip
             continue
-        # transformers would warn that a checkpoint's temperature is not used, and PEFT that prompt
-        # tuning does not use the positions that transformers passes to it.
+        ends = end_tokens(model, tokenizer)
+        if not isinstance(asked[0], str):
+            ends += end_of_turn(tokenizer)
+        options = GenerationConfig(
+            max_new_tokens=min(max_new_tokens, left),
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_k=None if temperature == 0 else 0,
+            bos_token_id=model.generation_config.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends,
+        )
+        # PEFT would warn that prompt tuning does not use the positions that transformers passes.
         with (
             quiet_loading(),
             printing_on_standard_error(),
             without_router_logits(model),
+            _generating_by(options, model),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(
                 **batch,
-                max_new_tokens=min(max_new_tokens, left),
-                do_sample=temperature > 0,
-                temperature=temperature or None,
-                top_p=None,
-                top_k=None if temperature == 0 else 0,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=end_tokens(model, tokenizer),
+                generation_config=options,
                 logits_processor=LogitsProcessorList([_ScoreCheck(model)]),
             )
         # Prompt tuning puts vectors in front, and returns new tokens after the same prompt.
         written = tokens[:, batch["input_ids"].shape[1] :]
         yield from tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+@contextmanager
+def _generating_by(options: GenerationConfig, model: Any) -> Iterator[None]:
+    """Let a model have no options of generation but these, as long as the context lasts.
+
+    transformers takes from the model's own what the options of a call leave open.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = base.generation_config
+    base.generation_config = options
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 class _ScoreCheck(LogitsProcessor):

@@ -22,7 +22,7 @@ from lora2.errors import UserError
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.training.base_models.models import BaseModel
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.objectives.objective import RunInputs, Sets
+from lora2.training.objectives.objective import Measured, RunInputs, Sets
 from lora2.training.objectives.reference import (
     needs_base,
     reference_at_start,
@@ -135,7 +135,7 @@ class PreferenceOptimization(WritingObjective):
         return made
 
     @printing_on_standard_error()
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
         reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
@@ -148,7 +148,7 @@ class PreferenceOptimization(WritingObjective):
             return trainer
 
         return self.evaluated(
-            run, batch_size, trl().DPOConfig, make, **_preference_loss(run.settings)
+            run, rows, batch_size, trl().DPOConfig, make, **_preference_loss(run.settings)
         )
 
     def _base_of(self, run: LoadedRun) -> BaseModel:

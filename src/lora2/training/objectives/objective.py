@@ -51,6 +51,20 @@ class RunInputs:
     steps: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a finished run reaches on rows.
+
+    Attributes:
+        metrics: by their names.
+        left_out: number of rows that are not scored, because `max_length` leaves nothing of them;
+            0 where rows are packed, which are no longer counted.
+    """
+
+    metrics: dict[str, float]
+    left_out: int = 0
+
+
 class Objective(ABC):
     """One kind of learning; everything else of a run is the same for all of them.
 
@@ -187,7 +201,7 @@ class Objective(ABC):
         return rows
 
     @abstractmethod
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return the metrics of a finished run on rows with labels or answers."""
 
     def sample_batch(self, run: LoadedRun) -> Any:

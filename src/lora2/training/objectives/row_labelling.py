@@ -12,17 +12,18 @@ from transformers import EvalPrediction
 from lora2.data.tasks.task import LABEL_COLUMN
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.objectives.labelling import Labelling, ToLabel
+from lora2.training.objectives.objective import Measured
 from lora2.training.scores.metrics import compute_metrics
 
 
 class RowLabelling(Labelling):
     """A class, or a value, for each row."""
 
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return the metrics of the task."""
         labels = rows.with_format("numpy")[LABEL_COLUMN][:]
         prediction = EvalPrediction(self.logits(run, rows, batch_size).numpy(), labels)
-        return compute_metrics(run.task["metrics"])(prediction)
+        return Measured(compute_metrics(run.task["metrics"])(prediction))
 
     def logits(self, run: LoadedRun, rows: Any, batch_size: int) -> Tensor:
         """Return what the model computes of rows, [rows, classes]."""

@@ -23,7 +23,7 @@ from lora2.errors import UserError
 from lora2.training.base_models.generation import check_fits
 from lora2.training.base_models.models import BaseModel
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.objectives.objective import RunInputs, Sets
+from lora2.training.objectives.objective import Measured, RunInputs, Sets
 from lora2.training.objectives.reference import without_peft_model
 from lora2.training.objectives.writing import (
     WritingObjective,
@@ -190,7 +190,7 @@ class SupervisedFineTuning(WritingObjective):
             return rows
         return _with_answers(rows, f"file: the rows of {path} hold no answers")
 
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return the share of rows whose prompt is answered exactly right, or of tokens found.
 
         Raises:
@@ -207,9 +207,9 @@ class SupervisedFineTuning(WritingObjective):
             max_new_tokens=run.settings.text.max_new_tokens,
             batch_size=batch_size,
         )
-        return {EXACT_MATCH: share}
+        return Measured({EXACT_MATCH: share})
 
-    def _token_metrics(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def _token_metrics(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         # Imported here, because TRL is an extra.
         from lora2.training.trainer.sft_trainer import RunSftTrainer
 
@@ -228,7 +228,7 @@ class SupervisedFineTuning(WritingObjective):
             )
             return trainer
 
-        return self.evaluated(run, batch_size, trl().SFTConfig, make, **fields)
+        return self.evaluated(run, rows, batch_size, trl().SFTConfig, make, **fields)
 
     def shown(self, task: Task) -> tuple[tuple[str, ...], ...]:
         """Return the metrics of the validation loss, and the one of generated answers."""

@@ -31,7 +31,7 @@ from lora2.training.objectives.labelling import (
     ToLabel,
     padded,
 )
-from lora2.training.objectives.objective import Sets
+from lora2.training.objectives.objective import Measured, Sets
 from lora2.training.objectives.output import TAGS
 from lora2.training.options.arguments import RunSettings
 from lora2.training.scores.entity_metrics import (
@@ -114,7 +114,7 @@ class TokenClassification(Labelling):
         """Return the rows of a file, with tags of the run's task."""
         return load_tagged_rows(path, task)
 
-    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> dict[str, float]:
+    def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return the metrics of whole entities, and the accuracy of words."""
         names = run.task["label_names"]
         expected, found = [], []
@@ -123,7 +123,7 @@ class TokenClassification(Labelling):
             kept = [place for place, tag in enumerate(read) if tag is not None]
             expected.append([names[tags[place]] for place in kept])
             found.append([str(read[place]) for place in kept])
-        return entity_metrics(expected, found)
+        return Measured(entity_metrics(expected, found))
 
     def batches(self, run: LoadedRun, rows: Any, batch_size: int) -> Iterator[BatchEncoding]:
         """Yield words as inputs of the model."""

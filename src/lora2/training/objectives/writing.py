@@ -21,7 +21,7 @@ from lora2.training.base_models.chat_templates import is_of_template, refused_by
 from lora2.training.base_models.models import BaseModel, load_language_model
 from lora2.training.base_models.new_tokens import grow_as_saved
 from lora2.training.finished_run.loaded_run import LoadedRun
-from lora2.training.objectives.objective import Objective, Sets
+from lora2.training.objectives.objective import Measured, Objective, Sets
 from lora2.training.objectives.output import TEXTS
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
@@ -103,15 +103,16 @@ class WritingObjective(Objective):
     def evaluated(
         self,
         run: LoadedRun,
+        rows: Any,
         batch_size: int,
         kind: type[TrainingArguments],
         make_trainer: Callable[[TrainingArguments], Trainer],
         **fields: Any,
-    ) -> dict[str, float]:
-        """Return the metrics of a finished run, as a trainer of TRL computes them.
+    ) -> Measured:
+        """Return the metrics of a finished run on rows, as a trainer of TRL computes them.
 
         kind: the class of the trainer's arguments; fields: those of them that the objective has.
-        make_trainer: makes a trainer whose `eval_dataset` are the rows to score.
+        make_trainer: makes a trainer whose `eval_dataset` are the rows that can be scored.
 
         Raises:
             UserError: TRL refuses the rows, or `max_length` leaves nothing of them.
@@ -131,7 +132,9 @@ class WritingObjective(Objective):
             check_has_rows(run.settings, {"validation": trainer.eval_dataset})
             trainer.remove_callback(PrinterCallback)
             found = trainer.evaluate()
-        return _scores_in(found, run)
+        packs = run.settings.text.packs_validation
+        left_out = 0 if packs else len(rows) - len(trainer.eval_dataset)
+        return Measured(_scores_in(found, run), left_out)
 
 
 def _scores_in(found: Mapping[str, float], run: LoadedRun) -> dict[str, float]:

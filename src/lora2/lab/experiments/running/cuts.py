@@ -31,6 +31,7 @@ def score_cuts(
         for name, rows in validation.items():
             scored = objective.measure(cut, objective.scored_rows(cut, rows), batch_size)
             metrics |= {
-                recorded_name(name, metric, validation): value for metric, value in scored.items()
+                recorded_name(name, metric, validation): value
+                for metric, value in scored.metrics.items()
             }
         yield {"size": size, "parameters": done.parameters, "error": done.error, **metrics}
