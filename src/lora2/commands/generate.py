@@ -10,6 +10,7 @@ from typing import Any
 
 from lora2.commands.added_columns import result_names
 from lora2.commands.option_parser import OptionParser
+from lora2.commands.option_values import at_least_one
 from lora2.commands.output_option import (
     add_output,
     check_output_option,
@@ -17,7 +18,6 @@ from lora2.commands.output_option import (
     print_records,
     write_records,
 )
-from lora2.commands.option_values import at_least_one
 from lora2.commands.run_options import add_batch_size, add_run_options
 from lora2.data.own.messages import are_messages, check_has_messages_alone
 from lora2.data.own.text_rows import column_of

@@ -10,8 +10,8 @@ from peft import TaskType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.run_options import add_model, add_new_path
 from lora2.commands.option_values import or_none, read_number
+from lora2.commands.run_options import add_model, add_new_path
 from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora, importable_config, load_source
 from lora2.exchange.verification import checked_difference, logits, sample_batch, tolerance_of

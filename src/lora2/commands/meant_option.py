@@ -84,7 +84,7 @@ _DECIDED: Mapping[str, str] = {
 
 
 def advice_on(name: str, known: Collection[str], *, prefix: str = "") -> str | None:
-    """Return what to do about an unknown option: another one, or why there is none; None if unclear.
+    """Return what to do about an unknown option, or why there is none like it; None if unclear.
 
     known: the options of the command. prefix: what an option is written with.
     """

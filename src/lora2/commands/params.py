@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.run_options import add_model
 from lora2.commands.option_values import or_none, read_mapping_or_file, read_number
+from lora2.commands.run_options import add_model
 from lora2.errors import UserError
 from lora2.reports.numbers_in_words import size_in_words
 from lora2.support.ranges import check_number
