@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lora2.errors import UserError
+from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.offloading import has_offloaded
 
 
@@ -38,14 +39,19 @@ def check_batch(batch: Any) -> None:
 
 
 def check_is_in_memory(model: nn.Module) -> None:
-    """Check that no weight of a model is offloaded by accelerate.
+    """Check that this process has all weights of a model in memory.
 
     Raises:
-        UserError: one is.
+        UserError: accelerate has offloaded some, or several processes hold a part of one each.
     """
     if has_offloaded(model):
         raise UserError(
             "model: some of its weights are offloaded, and an export is read back on weights in "
             "memory; save the adapter with save_pretrained, load it on a base model that was "
             "loaded without device_map, and export that."
+        )
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise UserError(
+            "model: some of its weights are split over several processes; call save_pretrained in "
+            "all of them, load the adapter on a base model in one process, and export that."
         )

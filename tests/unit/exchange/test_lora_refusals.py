@@ -191,3 +191,14 @@ def test_another_adapter_that_is_merged_is_named_and_the_weights_stay(tmp_path: 
     with pytest.raises(UserError, match="adapter 'first' is merged: unmerge it before the export"):
         export_lora(model, tmp_path / "lora", adapter_name="second")
     assert all(torch.equal(before[n], tensor) for n, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("export", [lora2.export_lora, lora2.export_gguf, lora2.export_merged])
+def test_a_model_that_is_split_over_processes_is_not_exported(
+    export: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora2.exchange.export_arguments.is_sharded", lambda tensor: True)
+    model = get_peft_model(tiny_llama(), Lora2Config(task_type="CAUSAL_LM", k=3))
+    with pytest.raises(UserError, match="are split over several processes; call save_pretrained"):
+        export(model, tmp_path / "exported")
+    assert not any(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from lora2.errors import UserError
 from lora2.mathematics.low_rank import rank as rank_of
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.ranges import SIZE, Range, check_number
+from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.finite_checks import check_factors
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 
@@ -62,8 +63,8 @@ def truncate_adapter(
         size: parameters to keep at most, counted as a LoRA's; below 1, a share of those it has.
 
     Raises:
-        UserError: no such adapter, one that changes nothing, not one of the two numbers, or one out
-            of its range.
+        UserError: no such adapter, one that changes nothing or is split over processes, not one of
+            the two numbers, or one out of its range.
         NumericalError: NaN or infinity in the adapter.
     """
     layers = lora2_layers(model, adapter_name)
@@ -72,6 +73,14 @@ def truncate_adapter(
             f"adapter_name={adapter_name!r}: the model has no LoRA² adapter of that name to cut."
         )
     _check(rank, size)
+    factors = [
+        each for layer in layers.values() for each in layer.parameters_of(adapter_name).values()
+    ]
+    if any(map(is_sharded, factors)):
+        raise UserError(
+            f"adapter_name={adapter_name!r}: the adapter is split over several processes; call "
+            "save_pretrained in all of them, load it in one process, and cut it there."
+        )
     check_factors(model, adapter_name, f"adapter {adapter_name!r}")
     forms = {
         name: singular_value_form(*layer.factors(adapter_name, torch.float64))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from lora2 import UserError, import_lora, truncate_adapter
+from lora2 import Lora2Config, UserError, import_lora, truncate_adapter
 from lora2.tuners.lora2.truncation import kept_ranks
 from unit.models import CONV1D, LINEAR, disturb, layers_of, rows
 from unit.tiny_transformers import tiny_llama
@@ -125,3 +125,10 @@ def test_a_size_that_no_value_fits_is_refused(size: float) -> None:
     disturb(model)
     with pytest.raises(UserError, match="the most important singular value alone, one of"):
         truncate_adapter(model, size=size)
+
+
+def test_an_adapter_that_is_split_over_processes_is_not_cut(monkeypatch) -> None:
+    monkeypatch.setattr("lora2.tuners.lora2.truncation.is_sharded", lambda tensor: True)
+    model = get_peft_model(tiny_llama(), Lora2Config(task_type="CAUSAL_LM", k=3))
+    with pytest.raises(UserError, match="is split over several processes; call save_pretrained"):
+        truncate_adapter(model, rank=1)
