@@ -20,14 +20,14 @@ def count_weight_owners(model: nn.Module) -> None:
     It stays 0, which means unknown, for a weight that is not in memory (offloaded or not loaded).
     """
     owners = Counter(
-        _memory(tensor) for module in model.modules() for tensor in _tensors_of(module)
+        memory_of(tensor) for module in model.modules() for tensor in _tensors_of(module)
     )
     for layer in model.modules():
         if isinstance(layer, AdaptedLayer):
             base = layer.get_base_layer()
             weights = [getattr(base, name) for name in layer.weight_names()]
             is_unknown = any(weight.is_meta for weight in weights)
-            layer.weight_owners = 0 if is_unknown else max(owners[_memory(w)] for w in weights)
+            layer.weight_owners = 0 if is_unknown else max(owners[memory_of(w)] for w in weights)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -37,7 +37,7 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from module.shared_weights.values()
 
 
-def _memory(tensor: Tensor) -> Hashable:
+def memory_of(tensor: Tensor) -> Hashable:
     """What two tensors have in common if a write to one may change the other."""
     if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta:
         start = tensor.untyped_storage().data_ptr()
