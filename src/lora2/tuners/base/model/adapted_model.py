@@ -37,7 +37,10 @@ from lora2.tuners.base.model.mixed_batch import adapter_of_each_row, check_mixed
 from lora2.tuners.base.model.placing_tuner import PlacingTuner
 from lora2.tuners.base.model.removal import take_out
 from lora2.tuners.base.model.tied_weights import untying_broken_ties
-from lora2.tuners.base.model.weight_owners import count_weight_owners
+from lora2.tuners.base.model.weight_owners import (
+    check_layers_are_in_one_place,
+    count_weight_owners,
+)
 from lora2.tuners.base.names.compiled_names import check_is_not_compiled
 from lora2.tuners.base.token_rows.checks import check_rows_apart
 
@@ -234,6 +237,7 @@ class AdaptedModel(PlacingTuner):
         return merged
 
     def _check_merge(self, adapter_names: list[str]) -> None:
+        check_layers_are_in_one_place(self.model)
         check_rows_apart(self.model, adapter_names)
         warn_of_own_forwards(self.model, adapter_names)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 
 
@@ -45,3 +47,25 @@ def memory_of(tensor: Tensor) -> Hashable:
             return tensor.device, start
     # An empty tensor, or one that has its values elsewhere, is identified by the object itself.
     return id(tensor)
+
+
+def check_layers_are_in_one_place(model: nn.Module) -> None:
+    """Check that no adapted layer is in the model under another name, too, without its adapter.
+
+    Raises:
+        UserError: one is, so that a merge would change what the model computes there.
+    """
+    elsewhere = {
+        child: f"{name}.{own}".removeprefix(".")
+        for name, module in model.named_modules()
+        if not isinstance(module, BaseTunerLayer)
+        for own, child in module.named_children()
+    }
+    for name, layer in model.named_modules():
+        if isinstance(layer, AdaptedLayer) and layer.get_base_layer() in elsewhere:
+            other = elsewhere[layer.get_base_layer()]
+            raise UserError(
+                f"{name} and {other} are one layer with an adapter in the first place only, so a "
+                f"merge would change the second as well: set {other} to a copy.deepcopy of the "
+                "layer before the adapter is added, or leave the adapter unmerged."
+            )
