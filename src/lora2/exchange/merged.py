@@ -30,6 +30,7 @@ from lora2.support.error_text import clause_of, reason_of
 from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.base.finite_checks import naming_merged_layer
+from lora2.tuners.base.model.tied_weights import untying_broken_ties
 from lora2.tuners.base.modules_to_save import modules_trained_whole
 
 # A shard is held twice while it is written: a twentieth of the model, but no more files than that.
@@ -97,7 +98,8 @@ def export_merged(
                 layer.unmerge()
         _raise_in_one_sentence(model, error)
         raise
-    with warnings.catch_warnings():
+    # Methods of PEFT too.
+    with warnings.catch_warnings(), untying_broken_ties(model.get_base_model()):
         # PEFT warns that all is merged already.
         warnings.simplefilter("ignore")
         _put_in_whole_modules(model)
@@ -119,14 +121,14 @@ def export_merged(
 
 @contextmanager
 def _saying_what_is_lost(path: Path) -> Iterator[None]:
-    """Say of an error of the disk that the model has been merged for nothing."""
+    """Say of an error that the model has been merged for nothing."""
+    lost = "The model in memory was merged for it and has no adapter any longer: load both again."
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"output: {path} cannot be written ({reason_of(error)}). The model in memory was "
-            "merged for it and has no adapter any longer: load both again."
-        ) from error
+        raise UserError(f"output: {path} cannot be written ({reason_of(error)}). {lost}") from error
+    except (UserError, NumericalError) as error:
+        raise type(error)(f"{error} {lost}") from error
 
 
 def _put_in_whole_modules(model: PeftModel) -> None:

@@ -255,3 +255,25 @@ def test_merging_into_a_weight_that_is_computed_is_refused(undone_by: str) -> No
     disturb(model)
     expected = model(x).detach()
     torch.testing.assert_close(model.merge_and_unload()(x), expected)
+
+
+class TwoPlaces(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = self.first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_a_layer_that_is_in_two_places_is_not_merged() -> None:
+    config = Lora2Config(k=2, init_r=2, target_modules=["first"], init_weights=False)
+    model = get_peft_model(TwoPlaces(), config).eval()
+    weight = model.base_model.model.second.weight.clone()
+
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(UserError, match=r"first and second are one layer .* copy\.deepcopy"):
+            merge()
+
+    assert torch.equal(model.base_model.model.second.weight, weight)

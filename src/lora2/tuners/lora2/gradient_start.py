@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.mathematics.signal_directions import signal_directions
 from lora2.support.evaluation_mode import in_evaluation
-from lora2.support.shown_values import as_shown
+from lora2.support.shown_values import as_shown, cut_off
 from lora2.tuners.base.distributed.gathering import is_plain, local_part
 from lora2.tuners.base.distributed.ranks import from_first_process
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
@@ -38,6 +38,8 @@ _RIDGE = 1.0
 # Random mixtures of a gradient's rows that are kept, at least.
 _ROWS = 64
 _SEED = 0
+# Characters of the layers' names in a message.
+_MOST_NAMES = 200
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -63,8 +65,8 @@ def start_from_gradients(
 
     Raises:
         UserError: there is no such adapter, it is trained already or split over processes, the
-            model returns no loss, `loss` cannot be called, or `batches` are fewer than two, or
-            cannot be iterated over.
+            model returns no loss, `loss` cannot be called, `batches` are fewer than two or cannot
+            be iterated over, or the gradients of fewer than two of them reach a linear layer.
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
@@ -75,13 +77,8 @@ def start_from_gradients(
         )
     layers = _layers(model, adapter_name)
     first = _first(batches)
-    seen = _gradients(model, first, layers, adapter_name, _own_loss if loss is None else loss)
-    counts = [len(each) for each in seen.values()]
-    if max(counts) < 2:
-        raise UserError(
-            f"batches: got {max(counts)}; give two at least, since the start is what the gradients "
-            "of several have in common."
-        )
+    seen, read = _gradients(model, first, layers, adapter_name, _own_loss if loss is None else loss)
+    _check_counts(seen, read)
     found = []
     for name, layer in layers.items():
         if len(seen[name]) > 1 and _start(layer, adapter_name, torch.stack(seen[name])):
@@ -93,7 +90,7 @@ def start_from_gradients(
         layer.lora2_states[adapter_name].is_started = True
     logger.info(
         "v of %d of %d matrices started from the gradients of %d batches, in %.1f seconds.",
-        len(found), len(layers), max(counts), time.perf_counter() - started,
+        len(found), len(layers), read, time.perf_counter() - started,
     )  # fmt: skip
     return found
 
@@ -125,14 +122,21 @@ def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:
 
 
 def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
+    found = lora2_layers(model, adapter_name)
+    # Such as out_proj of an nn.MultiheadAttention, of which the weight alone is read.
+    uncalled = [
+        getattr(parent, own) for layer in found.values() for parent, own in layer.layers_inside()
+    ]
     layers: dict[str, Lora2Layer] = {
         name: layer
-        for name, layer in lora2_layers(model, adapter_name).items()
-        if isinstance(layer, Lora2Linear) and layer.has_effect(adapter_name)
+        for name, layer in found.items()
+        if isinstance(layer, Lora2Linear)
+        and layer.has_effect(adapter_name)
+        and layer not in uncalled
     }
     if not layers:
         raise UserError(
-            f"The model has no linear layer with a LoRA² adapter {adapter_name!r}, so there is "
+            f"The model calls no linear layer with a LoRA² adapter {adapter_name!r}, so there is "
             "nothing to start from gradients; leave init_weights at its default."
         )
     if not any(layer.trains(adapter_name) for layer in layers.values()):
@@ -176,13 +180,18 @@ def _gradients(
     layers: dict[str, Lora2Layer],
     adapter_name: str,
     loss_of: Loss,
-) -> dict[str, list[Tensor]]:
-    """Return mixtures of the rows of each layer's gradient, [rows, d_in], one a batch."""
+) -> tuple[dict[str, list[Tensor]], int]:
+    """Return mixtures of the rows of each layer's gradient, [rows, d_in], one a batch.
+
+    Also how many batches were read: of some, no gradient may come to a layer.
+    """
     device = next(iter(layers.values())).parameters_of(adapter_name)["v"].device
     mixtures = {name: _mixture(layer, adapter_name) for name, layer in layers.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    read = 0
     with in_evaluation(model), torch.enable_grad():
         for batch in batches:
+            read += 1
             sums: dict[str, Tensor] = {}
             with _seeing(layers, mixtures, sums):
                 # As a dictionary: other mappings may take more than their items.
@@ -203,7 +212,23 @@ def _gradients(
                         "start: look for it in the data or the base model."
                     )
                 found[name].append(each)
-    return found
+    return found, read
+
+
+def _check_counts(seen: dict[str, list[Tensor]], read: int) -> None:
+    """Check that there were several batches, and that a layer has gradients of several."""
+    if read < 2:
+        raise UserError(
+            f"batches: got {read}; give two at least, since the start is what the gradients of "
+            "several have in common."
+        )
+    if max(len(each) for each in seen.values()) < 2:
+        raise UserError(
+            f"target_modules: the gradients of fewer than two of the {read} batches reached the "
+            f"linear layers ({cut_off(', '.join(seen), _MOST_NAMES)}), because the model does not "
+            "call them or the loss does not depend on them; adapt other linear layers, or leave "
+            "init_weights at its default."
+        )
 
 
 def _check_loss(loss: object) -> None:
@@ -234,8 +259,8 @@ def _seeing(
 ) -> Iterator[None]:
     """Within, add up each layer's mixtures of the gradient's rows as the gradients arise."""
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def after(module: nn.Module, args: Any, output: Tensor) -> None:
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def after(module: nn.Module, args: Any, output: Any) -> None:
             x = args[0].detach()
 
             def take(gradient: Tensor) -> None:
@@ -244,8 +269,9 @@ def _seeing(
                 part = mixed.mT @ x.reshape(-1, x.shape[-1]).float()
                 sums[name] = sums[name] + part if name in sums else part
 
-            if output.requires_grad:
-                output.register_hook(take)
+            computed = _rows_in(output, x.shape[:-1].numel(), layers[name].matrix_shape()[0])
+            if computed is not None:
+                computed.register_hook(take)
 
         return after
 
@@ -255,6 +281,17 @@ def _seeing(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _rows_in(output: Any, rows: int, width: int) -> Tensor | None:
+    """Return what has a gradient for each row of a layer's input: a router returns more than that.
+
+    None if there is nothing of this shape.
+    """
+    parts = output if isinstance(output, tuple | list) else (output,)
+    tensors = (part for part in parts if isinstance(part, Tensor) and part.requires_grad)
+    shaped = (each for each in tensors if each.shape[-1:] == (width,))
+    return next((each for each in shaped if each.shape[:-1].numel() == rows), None)
 
 
 @torch.no_grad()

@@ -325,3 +325,76 @@ def test_a_loop_that_starts_nothing_is_told_so_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         started.train()(**BATCHES[0])
+
+
+class Router(nn.Linear):
+    """Returns the choice before the logits, as no plain linear layer does."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = nn.functional.linear(x, self.weight, self.bias)
+        return logits.argmax(-1), logits.flatten(0, -2)
+
+
+class Routed(nn.Module):
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.router = kind(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.router(x)
+        return result[1] if isinstance(result, tuple) else result
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attention(x, x, x)[0])
+
+
+class Uncalled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(12)
+        self.read_only = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.norm(x), self.read_only.weight)
+
+
+def started(base: nn.Module, targets: list[str], **fields: Any) -> tuple[list[str], PeftModel]:
+    torch.manual_seed(0)
+    config = Lora2Config(k=2, init_r=2, target_modules=targets, init_weights="gradient", **fields)
+    model = get_peft_model(base, config)
+    batches = list(torch.randn(3, 2, 5, 12))
+    return start_from_gradients(model, batches, loss=lambda model, x: model(x).pow(2).mean()), model
+
+
+# Of a forward of its own, which is called with the sum as its weight.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_layer_that_returns_several_tensors_starts_as_a_plain_one():
+    plain, router = Routed(nn.Linear), Routed(Router)
+    router.load_state_dict(plain.state_dict())
+
+    found, model = started(router, ["router"])
+
+    assert found == ["base_model.model.router"]
+    (v,), (expected,) = vs(model).values(), vs(started(plain, ["router"])[1]).values()
+    torch.testing.assert_close(v, expected)
+
+
+def test_a_projection_that_attention_does_not_call_is_left_out():
+    found, _ = started(Attending(), ["attention", "head"])
+    assert found == ["base_model.model.head"]
+    with pytest.raises(UserError, match="calls no linear layer with a LoRA² adapter 'default'"):
+        started(Attending(), ["attention"])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_linear_layers_that_no_gradient_reaches_are_named():
+    said = r"fewer than two of the 3 batches reached the linear layers \(base_model.*\.read_only\)"
+    with pytest.raises(UserError, match=said):
+        started(Uncalled(), ["read_only"], modules_to_save=["norm"])

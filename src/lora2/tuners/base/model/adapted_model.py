@@ -36,7 +36,11 @@ from lora2.tuners.base.layers.quantized import activation_dtype_of, dequantize_m
 from lora2.tuners.base.model.mixed_batch import adapter_of_each_row, check_mixed_batch
 from lora2.tuners.base.model.placing_tuner import PlacingTuner
 from lora2.tuners.base.model.removal import take_out
-from lora2.tuners.base.model.weight_owners import count_weight_owners
+from lora2.tuners.base.model.tied_weights import untying_broken_ties
+from lora2.tuners.base.model.weight_owners import (
+    check_layers_are_in_one_place,
+    count_weight_owners,
+)
 from lora2.tuners.base.names.compiled_names import check_is_not_compiled
 from lora2.tuners.base.token_rows.checks import check_rows_apart
 
@@ -219,18 +223,21 @@ class AdaptedModel(PlacingTuner):
         """Return the base model with the adapters' change in its weights.
 
         Where layers were quantized, the model is a plain one in the dtype that it computes in, as
-        if it had been loaded without quantization: see `AdaptedLayer.merge`.
+        if it had been loaded without quantization: see `AdaptedLayer.merge`. Tied modules of which
+        one is changed are untied, each with a weight of its own, also in the config.
         """
         self._check_merge(adapter_names or self.active_adapters)
         layers = modules_of_type(self.model, AdaptedLayer)
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
         count_weight_owners(self.model)
-        merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
-        if dtype is not None:
-            dequantize_model(merged, dtype)
+        with untying_broken_ties(self.model):
+            merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+            if dtype is not None:
+                dequantize_model(merged, dtype)
         return merged
 
     def _check_merge(self, adapter_names: list[str]) -> None:
+        check_layers_are_in_one_place(self.model)
         check_rows_apart(self.model, adapter_names)
         warn_of_own_forwards(self.model, adapter_names)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 
 
@@ -20,14 +22,14 @@ def count_weight_owners(model: nn.Module) -> None:
     It stays 0, which means unknown, for a weight that is not in memory (offloaded or not loaded).
     """
     owners = Counter(
-        _memory(tensor) for module in model.modules() for tensor in _tensors_of(module)
+        memory_of(tensor) for module in model.modules() for tensor in _tensors_of(module)
     )
     for layer in model.modules():
         if isinstance(layer, AdaptedLayer):
             base = layer.get_base_layer()
             weights = [getattr(base, name) for name in layer.weight_names()]
             is_unknown = any(weight.is_meta for weight in weights)
-            layer.weight_owners = 0 if is_unknown else max(owners[_memory(w)] for w in weights)
+            layer.weight_owners = 0 if is_unknown else max(owners[memory_of(w)] for w in weights)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -37,7 +39,7 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from module.shared_weights.values()
 
 
-def _memory(tensor: Tensor) -> Hashable:
+def memory_of(tensor: Tensor) -> Hashable:
     """What two tensors have in common if a write to one may change the other."""
     if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta:
         start = tensor.untyped_storage().data_ptr()
@@ -45,3 +47,25 @@ def _memory(tensor: Tensor) -> Hashable:
             return tensor.device, start
     # An empty tensor, or one that has its values elsewhere, is identified by the object itself.
     return id(tensor)
+
+
+def check_layers_are_in_one_place(model: nn.Module) -> None:
+    """Check that no adapted layer is in the model under another name, too, without its adapter.
+
+    Raises:
+        UserError: one is, so that a merge would change what the model computes there.
+    """
+    elsewhere = {
+        child: f"{name}.{own}".removeprefix(".")
+        for name, module in model.named_modules()
+        if not isinstance(module, BaseTunerLayer)
+        for own, child in module.named_children()
+    }
+    for name, layer in model.named_modules():
+        if isinstance(layer, AdaptedLayer) and layer.get_base_layer() in elsewhere:
+            other = elsewhere[layer.get_base_layer()]
+            raise UserError(
+                f"{name} and {other} are one layer with an adapter in the first place only, so a "
+                f"merge would change the second as well: set {other} to a copy.deepcopy of the "
+                "layer before the adapter is added, or leave the adapter unmerged."
+            )
