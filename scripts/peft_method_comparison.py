@@ -109,7 +109,7 @@ def _check_outputs(options: argparse.Namespace, name: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     check_output(path, overwrite=options.overwrite)
     if options.keep_adapter is not None:
-        check_is_new(options.keep_adapter)
+        check_is_new(options.keep_adapter, name="keep_adapter")
 
 
 def _prepared(experiment: Experiment, data: TaskData, speaks: bool) -> Training:

@@ -15,7 +15,7 @@ from lora2.data.named_tasks import IN_FILES
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.place_arguments import PlaceArguments
 from lora2.lab.experiments.presets.task_suite import TUNING_SEED
-from lora2.lab.experiments.rates import FILE_NAME, add_choice
+from lora2.lab.experiments.rates import FILE_NAME, add_choice, read_choices
 from lora2.lab.experiments.record import RecordFolder, RunRecord
 from lora2.lab.experiments.rendering.choices import choices_table
 from lora2.lab.experiments.running.display import display
@@ -40,10 +40,12 @@ def execute(arguments: Sequence[str]) -> int:
     )
     console = new_console()
     folder = where.records_of(tuning.preset)
-    choices = _tune_all(chosen, tuning.trials, where, folder, console)
+    # A damaged file is found before anything is trained.
+    read_choices(folder)
+    choices, kept = _tune_all(chosen, tuning.trials, where, folder, console)
     print_table(console, choices_table(choices))
     unsettled = [choice.experiment for choice in choices if choice.learning_rate is None]
-    if len(unsettled) < len(choices):
+    if len(unsettled) + len(kept) < len(choices):
         path = folder / FILE_NAME
         console.print(f"Written: {path}", soft_wrap=True)
     if unsettled:
@@ -55,7 +57,8 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _tune_all(
     chosen: list[Experiment], trials: int, where: PlaceArguments, folder: Path, console: Console
-) -> list[Choice]:
+) -> tuple[list[Choice], list[str]]:
+    """Return all choices, and the experiments whose stored choice of more trials was kept."""
     # Trials have a folder of their own, so that nobody takes one for a reported record.
     records = RecordFolder(folder / "tuning")
     done: list[Choice] = []
@@ -83,7 +86,7 @@ def _tune_all(
             f"{', '.join(sorted(kept))}. Remove them there to choose again.",
             soft_wrap=True,
         )
-    return sorted(done, key=lambda choice: choice.experiment)
+    return sorted(done, key=lambda choice: choice.experiment), kept
 
 
 class _TuneParser(OptionParser, HfArgumentParser):

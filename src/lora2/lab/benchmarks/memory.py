@@ -11,6 +11,7 @@ from typing import Any
 
 from lora2.errors import UserError
 from lora2.lab.benchmarks.bench_arguments import BenchArguments
+from lora2.lab.benchmarks.methods import names_for
 from lora2.lab.benchmarks.progress import Watch
 from lora2.lab.benchmarks.steps import describe
 from lora2.lab.benchmarks.workloads import Workload
@@ -26,8 +27,9 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     """Return bytes by method: the peak of three steps, and how much they add to what was there."""
     size = asdict(options.size(workload))
     probed = {}
-    with watch(f"{workload.label}, memory", len(options.method_names)) as tick:
-        for name in options.method_names:
+    names = names_for(workload, options.method_names)
+    with watch(f"{workload.label}, memory", len(names)) as tick:
+        for name in names:
             probed[name] = _probe(
                 workload=asdict(workload),
                 method=name,

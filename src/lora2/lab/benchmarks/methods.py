@@ -34,15 +34,12 @@ from lora2.tuners.lora2.saving import compact_adapter
 _SEED = 0
 
 
-def prepare_all(
-    base: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int, names: Iterable[str]
-) -> dict[str, TrainedModel]:
-    """Return every named method on a copy of the model; all copies share the frozen weights.
+def names_for(workload: Workload, names: Iterable[str]) -> list[str]:
+    """Return the named methods but, of a model with experts, those that do not adapt them.
 
     Raises:
-        UserError: the model has experts, and no method adapts their weights.
+        UserError: none is left.
     """
-    prepared = {}
     chosen = [
         name for name in names if ALL_METHODS[name].adapts_parameters or not workload.parameters
     ]
@@ -52,7 +49,19 @@ def prepare_all(
             f"methods: none of them adapts the weights of {workload.name}'s experts; write some of "
             f"{', '.join(known)}."
         )
-    for name in chosen:
+    return chosen
+
+
+def prepare_all(
+    base: PreTrainedModel, workload: Workload, size: AdapterSize, steps: int, names: Iterable[str]
+) -> dict[str, TrainedModel]:
+    """Return every named method on a copy of the model; all copies share the frozen weights.
+
+    Raises:
+        UserError: the model has experts, and no method adapts their weights.
+    """
+    prepared = {}
+    for name in names_for(workload, names):
         # Each method starts with the same random numbers.
         torch.manual_seed(_SEED)
         prepared[name] = ALL_METHODS[name].prepare(

@@ -30,10 +30,10 @@ def measure(options: BenchArguments, workload: Workload, watch: Watch) -> dict[s
     base = workload.build(options.dtype, options.device)
     prepared = prepare_all(base, workload, options.adapter, 1, _METHODS)
     seconds: dict[str, dict[str, list[float]]] = {
-        name: {"save": [], "load": [], "merge": []} for name in _METHODS
+        name: {"save": [], "load": [], "merge": []} for name in prepared
     }
     sizes: dict[str, int] = {}
-    ticks = options.steps * len(_METHODS)
+    ticks = options.steps * len(prepared)
     with watch(f"{workload.label}, storage", ticks) as tick, without_garbage_collection():
         for number in range(options.steps):
             for name, method in prepared.items():

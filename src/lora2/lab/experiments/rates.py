@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from lora2.errors import UserError
 from lora2.lab.experiments.tuning import Choice
-from lora2.support.checked_files import read_json
+from lora2.support.checked_files import check_fields, read_json
+from lora2.support.field_types import fits
 from lora2.support.files import write_json_atomically
+from lora2.support.ranges import POSITIVE, check_number
 
 FILE_NAME = "learning_rates.json"
+_ADVICE = "it holds no chosen learning rates that can be read; remove it"
+_Entry = dict[str, Any]
+_FIELDS = {"learning_rate": float, "trials": list[list[Any]]}
 
 
 def read_choices(folder: Path) -> dict[str, Choice]:
@@ -25,14 +31,23 @@ def read_choices(folder: Path) -> dict[str, Choice]:
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
-    content = read_json(path, "it holds no chosen learning rates that can be read; remove it")
-    try:
-        return {
-            name: Choice(name, entry["learning_rate"], tuple(map(tuple, entry["trials"])))
-            for name, entry in content.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} holds no chosen learning rates ({error}); remove it.") from error
+    content = read_json(path, _ADVICE)
+    check_fields(content, dict.fromkeys(content, _Entry), path, _ADVICE)
+    for name, entry in content.items():
+        check_fields(entry, _FIELDS, f"{path}: {name}", _ADVICE)
+        check_number(f"{path}: learning_rate of {name}", entry["learning_rate"], POSITIVE)
+        if not all(_is_trial(trial) for trial in entry["trials"]):
+            raise UserError(
+                f"{path}: trials of {name} must be pairs of a learning rate and a score; {_ADVICE}."
+            )
+    return {
+        name: Choice(name, entry["learning_rate"], tuple(map(tuple, entry["trials"])))
+        for name, entry in content.items()
+    }
+
+
+def _is_trial(trial: list[Any]) -> bool:
+    return len(trial) == 2 and fits(trial[0], float) and fits(trial[1], float | None)
 
 
 def add_choice(folder: Path, choice: Choice) -> bool:

@@ -87,6 +87,14 @@ def test_times_of_something_else_are_not_taken_for_these(changed, rounds, tmp_pa
     assert read_iteration_times(tmp_path, dataclasses.replace(TIMED, **changed), rounds) is None
 
 
+@pytest.mark.parametrize("seconds", [["a", "b"], [0, 1], [1.0], [None, 1], [-1, 1], {"a": 1}])
+def test_times_that_are_no_times_are_named(tmp_path, seconds):
+    damaged = TIMES.seconds | {next(iter(TIMES.seconds)): seconds}
+    dataclasses.replace(TIMES, seconds=damaged).write(tmp_path)
+    with pytest.raises(UserError, match="seconds must be as many numbers above 0 of each method"):
+        read_iteration_times(tmp_path, TIMED)
+
+
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_a_damaged_file_of_times_is_named(tmp_path, text):
     file_of(tmp_path, "tiny", "cola", ITERATIONS).write_text(text, encoding="utf-8")

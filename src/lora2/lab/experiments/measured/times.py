@@ -12,6 +12,7 @@ from lora2.errors import UserError
 from lora2.lab.benchmarks.record import device_name
 from lora2.lab.experiments.description import RunDescription
 from lora2.support.checked_files import read_json
+from lora2.support.field_types import fits
 from lora2.support.files import write_json_atomically
 from lora2.training.on_disk.environment import versions
 
@@ -114,5 +115,11 @@ def read_times(
         found = min(map(len, times.seconds.values()))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no measured times ({error}); remove it.") from error
+    columns = list(times.seconds.values())
+    numbers = [value for column in columns for value in column]
+    if not all(fits(each, float) and each > 0 for each in numbers) or len({*map(len, columns)}) > 1:
+        raise UserError(
+            f"{path}: seconds must be as many numbers above 0 of each method; remove the file."
+        )
     is_whole = found >= rounds and times.seconds.keys() >= set(methods)
     return times if times.model == description.model and is_whole else None
