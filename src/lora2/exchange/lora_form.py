@@ -25,6 +25,7 @@ from lora2.exchange.own_factors import own_factors
 from lora2.mathematics.low_rank import of_rank
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
+from lora2.tuners.base.config.targets import is_named
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.finding import adapted_layers
@@ -279,4 +280,4 @@ def shortest_names(chosen: set[str], names: set[str]) -> list[str]:
 
 
 def _chosen_by(ending: str, names: set[str]) -> set[str]:
-    return {name for name in names if name == ending or name.endswith("." + ending)}
+    return {name for name in names if is_named(name, [ending])}

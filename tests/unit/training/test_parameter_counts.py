@@ -16,6 +16,8 @@ from lora2.training.methods.registry import METHODS
 from lora2.training.methods.wrapping import HEADS, head_names
 from lora2.training.options.arguments import RunSettings
 from lora2.training.parameter_counts import count_final_parameters, count_parameters, trained_parts
+from lora2.tuners.lora2.allocation.final_sizes import final_sizes
+from lora2.tuners.lora2.layer import lora2_layers
 from unit.models import tokens
 from unit.tiny_transformers import tiny_llama
 
@@ -78,6 +80,32 @@ def test_what_every_method_trains_is_the_head_whatever_the_checkpoint_has(method
     pretrained = tiny_distilbert().base_model
     assert counted["head"] == HEAD_OF_DISTILBERT
     assert counted["adapter"] == METHODS[method].count(pretrained, options)
+
+
+PATTERNS = [
+    {"k_pattern": {"q_lin": 1}},
+    {"rank_pattern": {"q_lin": 3, "lin1": 0}},
+    {"k_pattern": {"layer.0.attention.k_lin": 1}, "rank_pattern": {"k_lin": 1}},
+    {"k_pattern": {"q_lin": 100}},
+    {"exclude_modules": ["q_lin"]},
+]
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=str)
+def test_the_sizes_that_are_counted_are_those_that_are_trained(
+    patterns: dict[str, object],
+) -> None:
+    placed = PLACED | {"target_modules": ["all-linear"]}
+    options = RunSettings.from_options(placed | patterns).adapter
+    base = BaseModel(tiny_distilbert(), new_modules=())
+    model = METHODS["lora2"].build(base, options, 10)
+    pretrained = tiny_distilbert().base_model
+    trained = count_parameters(model, head_names(base))["adapter"]
+    assert METHODS["lora2"].count(pretrained, options) == trained
+    sizes = [layer.matrix_size("default") for layer in lora2_layers(model, "default").values()]
+    final = METHODS["lora2"].final
+    assert final is not None
+    assert final(pretrained, options) == final_sizes(model.peft_config["default"], sizes)
 
 
 def test_a_module_trained_whole_is_of_the_adapter_and_not_of_the_head() -> None:

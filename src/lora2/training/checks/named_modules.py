@@ -7,25 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.errors import UserError
+from lora2.training.methods.adapted_parts import (
+    ALL_LAYER_KINDS,
+    adapted_modules,
+    adapted_parameters,
+    expert_names,
+)
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.peft_options import OPTION
-from lora2.training.methods.whole_modules import HEADS
-from lora2.training.methods.wrapping import (
-    ALL_LAYER_KINDS,
-    LINEAR,
-    adapted_parameters,
-    place,
-)
+from lora2.training.methods.wrapping import place
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import unmatched
 from lora2.tuners.base.config.target_config import TargetConfig
-from lora2.tuners.base.layers.experts import matrix_name
+from lora2.tuners.base.config.targets import is_named
 from lora2.tuners.lora2.config import Lora2Config
 
 _Kinds = tuple[type[nn.Module], ...]
@@ -112,7 +110,7 @@ def _check_peft_config(model: PreTrainedModel, content: Mapping[str, Any]) -> No
 
 def _check_parameters(model: PreTrainedModel, names: Iterable[str]) -> None:
     for value in names:
-        if not any(n == value or n.endswith(f".{value}") for n, _ in model.named_parameters()):
+        if not any(is_named(name, [value]) for name, _ in model.named_parameters()):
             raise UserError(
                 f"target_parameters={value} chooses no parameter of this model "
                 f"({model.config.model_type}); correct it, or leave it out."
@@ -134,7 +132,7 @@ def _check_pattern(
     modules = set() if fields["target_modules"] is None else _adapted(model, options, fields)
     adapted = modules | parameters.keys()
     for parameter, shape in parameters.items():
-        adapted |= {matrix_name(parameter, index) for index in range(shape[0])}
+        adapted |= {*expert_names(parameter, shape)}
     for pattern in unmatched(options.get(name) or (), adapted):
         raise _chooses_nothing(name, {pattern: options[name][pattern]}, model)
 
@@ -146,16 +144,8 @@ def _adapted(
     kinds: _Kinds = ALL_LAYER_KINDS,
 ) -> set[str]:
     """Return the names of the modules of these kinds that a config of these fields adapts."""
-    whole = [*HEADS, *(options.get("modules_to_save") or ())]
-    everywhere = fields["target_modules"] == ALL_LINEAR
-    targets = ".*" if everywhere else fields["target_modules"]
-    config = LoraConfig(**fields | {"target_modules": targets, "modules_to_save": whole})
-    return {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, LINEAR if everywhere else kinds)
-        and check_target_module_exists(config, name)
-    }
+    config = LoraConfig(**fields, modules_to_save=options.get("modules_to_save"))
+    return {*adapted_modules(model, config, kinds)}
 
 
 def _each(value: Any) -> list[Any]:

@@ -6,8 +6,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.base_models.models import BaseModel
+from lora2.training.methods.adapted_parts import module_shapes
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
-from lora2.training.methods.wrapping import is_of_head, matrix_shapes, place, wrap_with_head
+from lora2.training.methods.wrapping import is_of_head, place, wrap_with_head
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import BottleneckArguments
 from lora2.tuners.base.config.targets import SUBLAYER_OUTPUTS
@@ -49,7 +50,8 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     m = options["bottleneck_size"]
-    adapters = sum(2 * m * d + m + d for _, d in matrix_shapes(model, config(model, options)))
+    shapes = module_shapes(model, config(model, options)).values()
+    adapters = sum(2 * m * d + m + d for d, _ in shapes)
     return (
         adapters
         + count_numbers(model, options.get(ROWS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -10,17 +11,11 @@ from transformers import PreTrainedModel
 
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.base_models.models import BaseModel
+from lora2.training.methods.adapted_parts import matrix_shapes
 from lora2.training.methods.checked_options import lora2_config
 from lora2.training.methods.method import Method, Options
 from lora2.training.methods.starting import continue_from
-from lora2.training.methods.wrapping import (
-    ALL_LAYER_KINDS,
-    matrix_shapes,
-    parameter_shapes,
-    place,
-    with_head,
-    wrap,
-)
+from lora2.training.methods.wrapping import place, with_head, wrap
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import AdapterArguments
 from lora2.tuners.base.token_rows.finding import count_numbers
@@ -40,30 +35,26 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 def _count(model: PreTrainedModel, options: Options) -> int:
     adapter = lora2_config(options, **place(model, options))
     return sum(
-        math.prod(
-            factor.shape(d_in=d_in, d_out=d_out, k=min(adapter.k, d_in, d_out), r=adapter.init_r)
-        )
-        for d_in, d_out in _shapes(model, adapter)
+        math.prod(factor.shape(d_in=d_in, d_out=d_out, k=size.k, r=size.r))
+        for (d_out, d_in), size in _matrices(model, adapter)
         for factor in FACTORS.values()
     ) + count_numbers(model, adapter.trainable_token_indices)
-
-
-def _shapes(model: PreTrainedModel, adapter: Lora2Config) -> list[tuple[int, int]]:
-    return matrix_shapes(model, adapter, ALL_LAYER_KINDS, parameter_shapes(model, adapter))
 
 
 def _final(model: PreTrainedModel, options: Options) -> tuple[int, int]:
     adapter = lora2_config(options, **place(model, options))
     rows = count_numbers(model, adapter.trainable_token_indices)
-    fewest, most = final_sizes(adapter, _matrices(model, adapter))
+    fewest, most = final_sizes(adapter, [size for _, size in _matrices(model, adapter)])
     return fewest + rows, most + rows
 
 
-def _matrices(model: PreTrainedModel, adapter: Lora2Config) -> list[MatrixSize]:
-    return [
-        MatrixSize(d_in + d_out, min(adapter.k, d_in, d_out), adapter.init_r)
-        for d_in, d_out in _shapes(model, adapter)
-    ]
+def _matrices(
+    model: PreTrainedModel, adapter: Lora2Config
+) -> Iterator[tuple[tuple[int, int], MatrixSize]]:
+    """Yield the shape of each matrix and the sizes that its change will have."""
+    for name, shape in matrix_shapes(model, adapter).items():
+        k, r, _ = adapter.asked_for(name)
+        yield shape, MatrixSize.of(shape, k, r)
 
 
 def _prunes(options: Options) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from lora2.trainers.sora_callback import SoraCallback
+from lora2.training.methods.adapted_parts import module_shapes
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
-from lora2.training.methods.wrapping import built_with, matrix_shapes, place
+from lora2.training.methods.wrapping import built_with, place
 from lora2.training.options.arguments import option_names
 from lora2.training.options.method_arguments import SoraArguments
 from lora2.tuners.base.names.peft_names import ROWS
@@ -36,9 +37,9 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     k = options["k"]
-    shapes = matrix_shapes(model, config(model, options))
+    shapes = module_shapes(model, config(model, options)).values()
     rows = count_numbers(model, options.get(ROWS))
-    return sum(k * (d_in + d_out) + k for d_in, d_out in shapes) + rows
+    return sum(k * (d_in + d_out) + k for d_out, d_in in shapes) + rows
 
 
 METHOD = Method(

@@ -9,12 +9,10 @@ from typing import Any
 
 from peft import get_peft_model
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND as ALL_LINEAR
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
@@ -26,19 +24,9 @@ from lora2.training.methods.whole_modules import (
     is_trained_whole,
     keep_precise,
 )
-from lora2.tuners.base.config.expert_targets import choose_parameters, is_chosen, names_parameter
 from lora2.tuners.base.config.targets import DEFAULT_TARGET_MODULES
-from lora2.tuners.base.layers.dispatch import layer_type_of
 from lora2.tuners.base.token_rows.checks import check_rows
 from lora2.tuners.base.token_rows.wrappers import complete_wrappers
-from lora2.tuners.lora2.config import Lora2Config
-from lora2.tuners.lora2.layer_types import LAYER_TYPES
-
-LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
-"""The kinds of layers that every method can adapt."""
-
-ALL_LAYER_KINDS = tuple(LAYER_TYPES)
-"""The kinds that LoRA and LoRA² can adapt."""
 
 
 class ConfigRefusedError(UserError):
@@ -61,7 +49,7 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     except UserError:
         raise
     except NoMatchingPeftModuleError as error:
-        raise _nothing_chosen(model, config) from error
+        raise nothing_chosen(model, config) from error
     except (ValueError, TypeError) as error:
         if "specify `target_modules`" in str(error):
             raise UserError(
@@ -72,7 +60,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
         raise ConfigRefusedError(f"adapter: {one_line(error)}") from error
 
 
-def _nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:
+def nothing_chosen(model: PreTrainedModel, config: PeftConfig) -> UserError:
+    """Return the error that a config chooses no module of a model."""
     targets = getattr(config, "target_modules", None)
     shown = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
     return UserError(
@@ -199,58 +188,3 @@ def one_word(options: Options) -> dict[str, Any]:
         and (value[0] == ALL_LINEAR or not value[0].replace("_", "").replace(".", "").isalnum())
     }
     return {**options, **names}
-
-
-def parameter_shapes(model: PreTrainedModel, config: Lora2Config) -> list[tuple[int, int]]:
-    """Return the two sizes of each expert's matrix that a config chooses, in any order."""
-    return [
-        (shape[-2], shape[-1])
-        for shape in adapted_parameters(model, config).values()
-        for _ in range(shape[0] if len(shape) == 3 else 1)
-    ]
-
-
-def adapted_parameters(model: PreTrainedModel, config: Lora2Config) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters that a config chooses, by their names."""
-    config = copy.copy(config)
-    with warnings.catch_warnings():
-        # The same warnings come when the adapter is made.
-        warnings.simplefilter("ignore")
-        choose_parameters(config, model, ALL_LAYER_KINDS)
-    return {
-        name: tuple(parameter.shape)
-        for name, parameter in model.named_parameters()
-        if names_parameter(config, name) and is_chosen(config, name)
-    }
-
-
-def matrix_shapes(
-    model: PreTrainedModel,
-    config: PeftConfig,
-    kinds: tuple[type[nn.Module], ...] = LINEAR,
-    others: Sequence[tuple[int, int]] = (),
-) -> list[tuple[int, int]]:
-    """Return (d_in, d_out) of every layer of these kinds that a config chooses, heads left out.
-
-    others: sizes of what is chosen besides.
-
-    Raises:
-        UserError: there is none.
-    """
-    all_linear = config.target_modules == ALL_LINEAR
-    shapes = [
-        _shape(module, name)
-        for name, module in model.named_modules()
-        if isinstance(module, LINEAR if all_linear else kinds)
-        and not is_of_head(name)
-        and config.target_modules is not None
-        and (all_linear or check_target_module_exists(config, name))
-    ]
-    if not shapes and not others:
-        raise _nothing_chosen(model, config)
-    return [*shapes, *others]
-
-
-def _shape(module: nn.Module, name: str) -> tuple[int, int]:
-    d_out, d_in = layer_type_of(module, name, LAYER_TYPES).shape_of(module)
-    return d_in, d_out

@@ -18,6 +18,7 @@ from lora2.tuners.base.config.field_checks import (
     check_whole,
     checked_pattern,
 )
+from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.config.target_config import TargetConfig
 from lora2.tuners.lora2.config_checks import (
     check_scales,
@@ -269,6 +270,14 @@ class Lora2Config(TargetConfig):
         return (
             _WINDOW[0] if self.tinit is None else self.tinit,
             _WINDOW[1] if self.tfinal is None else self.tfinal,
+        )
+
+    def asked_for(self, module_name: str) -> tuple[int, int, float]:
+        """Return the k, init_r and lora_alpha of the module of this name, by the patterns."""
+        return (
+            looked_up(self.k_pattern, module_name, self.k),
+            looked_up(self.rank_pattern, module_name, self.init_r),
+            looked_up(self.alpha_pattern, module_name, self.lora_alpha),
         )
 
     def initial_budget(self, matrices: Iterable[MatrixSize]) -> int:

@@ -22,6 +22,7 @@ from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
+from lora2.tuners.lora2.matrix_size import MatrixSize, largest_rank
 from lora2.tuners.lora2.prepared_factors import PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 from lora2.tuners.lora2.stored_factors import StoredFactors
@@ -43,10 +44,10 @@ class Lora2Layer(StoredFactors):
 
         With r = 0 they are empty: nothing is computed, and nothing can be trained.
         """
-        d_out, d_in = self.matrix_shape()
-        k = min(k, d_in, d_out)
-        scaling = config.scaling(k, config.init_r, alpha)
-        first_k, k = k, k if r else 0
+        d_out, d_in = shape = self.matrix_shape()
+        first_k = largest_rank(shape, k)
+        scaling = config.scaling(first_k, config.init_r, alpha)
+        k = MatrixSize.of(shape, k, r).k
         start = initial_factors(config.start, d_in, k, r, d_out, std=config.init_std)
         self.lora2_states[adapter_name] = AdapterState(
             config_scaling=scaling,

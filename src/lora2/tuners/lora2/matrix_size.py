@@ -23,6 +23,14 @@ class MatrixSize:
     k: int
     r: int
 
+    @classmethod
+    def of(cls, shape: tuple[int, int], k: int, r: int) -> MatrixSize:
+        """Return the sizes in a matrix of this shape, for the k and r that are asked for.
+
+        Without singular values the change is empty.
+        """
+        return cls(sum(shape), largest_rank(shape, k) if r else 0, r)
+
     def parameters(self, kept: int) -> int:
         """Return the parameters of a LoRA that holds this many of the singular values."""
         return self.cost * min(kept, self.k)
@@ -35,6 +43,11 @@ class MatrixSize:
         none.
         """
         return self.r > self.k
+
+
+def largest_rank(shape: tuple[int, int], k: int) -> int:
+    """Return k cut to the smaller side of a matrix, above which no change of it has a rank."""
+    return min(k, *shape)
 
 
 def size_fields(sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lora2.tuners.base.config.patterns import looked_up
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import check_number_of_experts
 from lora2.tuners.base.model.adapted_model import AdaptedModel
@@ -45,13 +44,8 @@ class Lora2Model(AdaptedModel):
     ) -> None:
         """Create the factors of one layer, with the sizes that its name's patterns give."""
         assert isinstance(layer, Lora2Layer)
-        layer.add_adapter(
-            adapter_name,
-            config,
-            k=looked_up(config.k_pattern, module_name, config.k),
-            r=looked_up(config.rank_pattern, module_name, config.init_r),
-            alpha=looked_up(config.alpha_pattern, module_name, config.lora_alpha),
-        )
+        k, r, alpha = config.asked_for(module_name)
+        layer.add_adapter(adapter_name, config, k=k, r=r, alpha=alpha)
 
     # Training
 

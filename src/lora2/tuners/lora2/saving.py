@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError, UserError
-from lora2.tuners.base.config.patterns import looked_up, pattern_for
+from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.distributed.gathering import is_plain
 from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR, prefix_of
@@ -19,6 +19,7 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
+from lora2.tuners.lora2.matrix_size import largest_rank
 from lora2.tuners.lora2.stored_factors import SCALING
 
 _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
@@ -60,11 +61,10 @@ def remember_sizes(
             continue
         short_name = _short(name)
         ranks[short_name] = u.shape[1]
-        asked = looked_up(config.k_pattern, short_name, config.k)
+        asked, _, alpha = config.asked_for(short_name)
         # An empty module has no width, and none is needed.
-        as_asked = not len(u) or min(asked, *layer.matrix_shape()) == len(u)
+        as_asked = not len(u) or largest_rank(layer.matrix_shape(), asked) == len(u)
         widths[short_name] = asked if as_asked else len(u)
-        alpha = looked_up(config.alpha_pattern, short_name, config.lora_alpha)
         alphas[short_name] = _alpha_for(layer.initial_scaling(adapter_name), len(u), alpha, config)
     config.save_next_with(
         {

@@ -16,6 +16,7 @@ from torch import nn
 
 from lora2.errors import UserError
 from lora2.support.error_text import one_line
+from lora2.tuners.base.config.targets import is_named
 
 
 def choose_parameters(config: Any, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
@@ -71,7 +72,7 @@ def is_chosen(config: Any, parameter: str) -> bool:
 
 def names_parameter(config: Any, parameter: str) -> bool:
     """Whether target_parameters has this parameter, of a full name, as PEFT matches it."""
-    return _is_named(parameter, config.target_parameters or ())
+    return is_named(parameter, config.target_parameters or ())
 
 
 def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
@@ -81,7 +82,7 @@ def warn_of_unknown_parameters(config: Any, model: nn.Module) -> None:
     """
     targets = config.target_parameters or ()
     names = [name.replace(".base_layer.", ".") for name, _ in model.named_parameters()]
-    unknown = [each for each in targets if not any(_is_named(name, [each]) for name in names)]
+    unknown = [each for each in targets if not any(is_named(name, [each]) for name in names)]
     if unknown and len(unknown) < len(targets):
         warnings.warn(
             # PEFT has a sentence of its own for it.
@@ -107,7 +108,7 @@ def _that_name_modules(
     return {
         target
         for target in targets
-        if target not in gone or any(_is_named(name, [target]) for name in adaptable)
+        if target not in gone or any(is_named(name, [target]) for name in adaptable)
     }
 
 
@@ -118,8 +119,8 @@ def _warn_of_parameters_left_out(
     if targets != ALL_LINEAR:
         modules = [name for name, _ in model.named_modules()]
         named = set() if isinstance(targets, str) else set(targets)
-        named = {target for target in named if not any(_is_named(n, [target]) for n in modules)}
-        left = [name for name in left if _is_named(name, named)]
+        named = {target for target in named if not any(is_named(n, [target]) for n in modules)}
+        left = [name for name in left if is_named(name, named)]
     if left:
         short = sorted({".".join(name.split(".")[-2:]) for name in left})
         shown = ALL_LINEAR if targets == ALL_LINEAR else sorted(named)
@@ -139,7 +140,3 @@ def _expert_parameters(model: nn.Module) -> Iterator[str]:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() == 3:
                     yield f"{module_name}.{name}"
-
-
-def _is_named(name: str, targets: Collection[str]) -> bool:
-    return any(name == target or name.endswith(f".{target}") for target in targets)

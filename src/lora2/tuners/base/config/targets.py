@@ -102,6 +102,11 @@ SUBLAYER_OUTPUTS: dict[str, list[str]] = {
 }
 
 
+def is_named(name: str, targets: Collection[str]) -> bool:
+    """Whether PEFT takes the module or parameter of this full name for one of the targets."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
 def exact_targets(chosen: Collection[str], names: Collection[str]) -> list[str] | str:
     """Return target modules that choose just these full names of a model's `names`.
 
