@@ -57,7 +57,7 @@ class Lora2Callback(PruningCallback[Lora2Config], ExportableState):
     def __init__(self) -> None:
         super().__init__()
         self.allocators: dict[str, RankAllocator] = {}
-        self._watches: list[GradientWatch] = []
+        self._watch: GradientWatch | None = None
         self._penalty: PenaltyWatch | None = None
         self._has_prepared = False
         # What transformers restores of `state`.
@@ -117,11 +117,8 @@ class Lora2Callback(PruningCallback[Lora2Config], ExportableState):
             self._start_from_gradients(args, kwargs.get("train_dataloader"))
         self._penalty = PenaltyWatch(model, self._adapters.values())
         # float16's loss scaler expects overflows and skips those steps by itself.
-        self._watches = (
-            []
-            if args.mixed_precision == "fp16"
-            else [GradientWatch(each.module, each.name) for each in self._adapters.values()]
-        )
+        scales = args.mixed_precision == "fp16"
+        self._watch = None if scales else GradientWatch(self._adapters.values())
 
     def on_pre_optimizer_step(
         self,
@@ -133,11 +130,8 @@ class Lora2Callback(PruningCallback[Lora2Config], ExportableState):
     ) -> None:
         """Stop before a gradient that is NaN or infinite can reach the weights."""
         super().on_pre_optimizer_step(args, state, control, model, **kwargs)
-        if model is not None:
-            for watch in self._watches:
-                watch.check()
-            for watch in self._watches:
-                watch.check_factors_and_gradients()
+        if model is not None and self._watch is not None:
+            self._watch.check()
 
     def _end_step(self, optimizer: Any) -> None:
         """Allocate; the gradients of the step just taken are still there."""
@@ -192,8 +186,8 @@ class Lora2Callback(PruningCallback[Lora2Config], ExportableState):
         **kwargs: Any,
     ) -> None:
         """Drop what was pruned, once the schedule is over; warn if the target is not reached."""
-        for watch in self._watches:
-            watch.remove()
+        if self._watch is not None:
+            self._watch.remove()
         if self._penalty is not None:
             self._penalty.remove()
         if model is None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import NumericalError
-from lora2.trainers.divergence import ADVICE, first_not_finite_here, first_not_finite_of_all
+from lora2.trainers.divergence import ADVICE
 from lora2.tuners.base.distributed.ranks import are_several, first_of_all
-from lora2.tuners.base.finite_checks import first_not_finite_module
+from lora2.tuners.base.finite_checks import first_bad_module
+from lora2.tuners.base.finite_tensors import first_bad_local_tensor, first_bad_of_all
 
 
 def check_step(
@@ -41,7 +42,7 @@ def check_step(
     # A backward pass runs from the last layer to the first, and most models have them in order.
     names = [*reversed(trained)]
     gradients = {name: gradient for name in names if (gradient := trained[name].grad) is not None}
-    found = first_not_finite_here([*(loss.detach() for loss in losses), *gradients.values()])
+    found = first_bad_local_tensor([*(loss.detach() for loss in losses), *gradients.values()])
     if found is not None and found >= len(losses):
         # Other processes may have other gradients.
         found = len(losses) + names.index([*gradients][found - len(losses)])
@@ -71,7 +72,7 @@ def check_trained_weights(model: nn.Module, step: int) -> None:
         NumericalError: naming the first that holds NaN or infinity.
     """
     trained = _trained(model)
-    first = first_not_finite_of_all([each.detach() for each in trained.values()])
+    first = first_bad_of_all([each.detach() for each in trained.values()])
     if first is not None:
         named = [*trained][first]
         raise NumericalError(f"NaN or infinity in {named} of the model at step {step}: {ADVICE}")
@@ -86,5 +87,5 @@ def _first_module(
 ) -> str | None:
     # An error of the search must not hide the error that it is to explain.
     with suppress(Exception), torch.no_grad():
-        return first_not_finite_module(model, lambda: compute(micro_batch))
+        return first_bad_module(model, lambda: compute(micro_batch))
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lora2.errors import MergedWeightError, NumericalError, UserError
 from lora2.mathematics.precision import FLOATING
+from lora2.tuners.base.finite_tensors import first_bad_number
 from lora2.tuners.base.layers.finding import adapted_layers
 
 
@@ -34,7 +35,7 @@ def check_weights(tensors: Mapping[str, Tensor], where: str, advice: str) -> Non
     }
     # torch has no norms of an empty list.
     norms = torch._foreach_norm(list(plain.values()), float("inf")) if plain else []
-    first = first_not_finite(norms)
+    first = first_bad_number(norms)
     if first is not None:
         raise NumericalError(f"NaN or infinity in {list(plain)[first]} of {where}: {advice}")
 
@@ -102,13 +103,13 @@ def check_finite_output(output: Tensor, model: nn.Module, compute: Callable[[], 
         return
     raise NumericalError(
         "NaN or infinity in the output of "
-        f"{first_not_finite_module(model, compute) or f'the {type(model).__name__}'}: a weight, an "
+        f"{first_bad_module(model, compute) or f'the {type(model).__name__}'}: a weight, an "
         "adapter's factor or its lora_alpha is too large or damaged; train it again, or load the "
         "model in float32."
     )
 
 
-def first_not_finite_module(model: nn.Module, compute: Callable[[], object]) -> str | None:
+def first_bad_module(model: nn.Module, compute: Callable[[], object]) -> str | None:
     """Return the first module, inner ones before outer ones, whose output is not finite.
 
     compute: calls the model.
@@ -133,13 +134,3 @@ def first_not_finite_module(model: nn.Module, compute: Callable[[], object]) -> 
         for handle in handles:
             handle.remove()
     return found[0] if found else None
-
-
-def first_not_finite(numbers: Sequence[Tensor]) -> int | None:
-    """Return the position of the first scalar that is not finite; waits for the device once."""
-    if not numbers:
-        return None
-    device = numbers[0].device
-    together = torch.stack([number.to(device, torch.float32) for number in numbers])
-    finite = torch.isfinite(together).tolist()
-    return finite.index(False) if False in finite else None
