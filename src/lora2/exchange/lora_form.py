@@ -26,7 +26,7 @@ from lora2.mathematics.low_rank import of_rank
 from lora2.tuners.base.config.expert_targets import means_parameters
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.config.targets import is_named
-from lora2.tuners.base.finite_checks import check_finite_factors
+from lora2.tuners.base.finite_checks import check_factors
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.finding import adapted_layers
 from lora2.tuners.base.modules_to_save import modules_trained_whole
@@ -75,10 +75,7 @@ def lora_form(
     config = _config_of(model, adapter_name)
     base = model.get_base_model()
     layers = adapted_layers(base, adapter_name)
-    check_finite_factors(
-        ((name, layer.factors(adapter_name)) for name, layer in layers.items()),
-        f"adapter {adapter_name!r}",
-    )
+    check_factors(base, adapter_name, f"adapter {adapter_name!r}")
     factors = {name: own_factors(layer, adapter_name) for name, layer in layers.items()}
     ranks = {name: len(A) for name, (_, A) in factors.items()}
     units = units_of(layers)
