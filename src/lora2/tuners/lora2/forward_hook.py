@@ -52,7 +52,7 @@ class ForwardHook:
 
     def before_forward(self, model: nn.Module, args: Any) -> None:
         """Prepare the factors of the active adapters, and warn if nobody prunes one of them."""
-        layers = self._layers(model)
+        layers = self.layers_of(model)
         trains = model.training and torch.is_grad_enabled()
         if must_stay_plain():
             is_compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
@@ -73,7 +73,7 @@ class ForwardHook:
     def end_forward(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """Note that the forward pass has ended, or has failed; `outputs` may be anything."""
         if not torch.compiler.is_compiling():
-            for layer in self._layers(model):
+            for layer in self.layers_of(model):
                 layer.lora2_prepared.end_forward()
 
     def after_forward(
@@ -103,7 +103,7 @@ class ForwardHook:
     ) -> Any:
         if not (returned_by.training and torch.is_grad_enabled() and has_loss(outputs)):
             return outputs
-        layers = self._layers(model)
+        layers = self.layers_of(model)
         penalty = penalty_of_model(model, layers)
         if penalty is None:
             return outputs
@@ -121,7 +121,8 @@ class ForwardHook:
         """Know nothing of an adapter that has gone; another may get its name."""
         self._forgotten.forget(adapter_name)
 
-    def _layers(self, model: nn.Module) -> list[Lora2Layer]:
+    def layers_of(self, model: nn.Module) -> list[Lora2Layer]:
+        """Return the adapted layers of the base model, or of a replica of it."""
         known = self.known_layers
         # A replica of torch's DataParallel has layers of its own, and a thread of its own.
         if known is None or known[0] is not model:
@@ -201,7 +202,7 @@ def weighted_penalty(model: nn.Module) -> Tensor | None:
     penalties = []
     for hook, base in hooks_in(model).items():
         hook.was_asked = True
-        penalty = penalty_of_model(base, modules_of_type(base, Lora2Layer))
+        penalty = penalty_of_model(base, hook.layers_of(base))
         if penalty is not None:
             penalties.append(penalty)
     # The base models may be on different devices.

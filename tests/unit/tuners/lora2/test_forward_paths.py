@@ -249,6 +249,18 @@ def test_replicas_of_data_parallel_compute_the_same_and_reach_the_parameters() -
     assert forward_hook.installed(model).known_layers is known
 
 
+def test_the_penalty_is_computed_of_the_layers_that_the_hook_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = adapted(PATHS[0], "exact").train()
+
+    def look(*arguments: object) -> None:
+        raise AssertionError("looked through all modules")
+
+    monkeypatch.setattr(forward_hook, "modules_of_type", look)
+    assert forward_hook.weighted_penalty(model) is None
+
+
 def test_frozen_base_that_thaws_gets_its_gradient() -> None:
     model = adapted(PATHS[0], "exact")
     layer = next(iter(layers_of(model).values()))
