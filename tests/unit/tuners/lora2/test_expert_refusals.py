@@ -28,7 +28,7 @@ def test_a_pattern_that_no_layer_has_is_reported():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"lora_dropout": 0.1}, r"lora_dropout=0\.1 drops inputs .* write lora_dropout=0"),
+        ({"lora_dropout": 0.1}, r"lora_dropout=0\.1 drops inputs .* write lora_dropout=0, or"),
         ({"target_parameters": "experts"}, "target_parameters='experts' must be a list"),
         ({"target_parameters": ["norm.weight"]}, "has 1 dimensions; name a matrix"),
         ({"layers_to_transform": [9]}, "leave none of them"),
@@ -63,7 +63,9 @@ def test_a_weight_of_several_modules_is_not_merged():
 
 def test_inputs_of_an_experts_matrix_cannot_be_dropped_later():
     layer = next(iter(of_experts(MIXTRAL.adapted()).values()))
-    with pytest.raises(UserError, match=r"lora_dropout=0\.5 .* gate_up_proj is added"):
+    with pytest.raises(
+        UserError, match=r"lora_dropout=0\.5 .* gate_up_proj is added .* or target_para"
+    ):
         layer.add_dropout("default", 0.5)
 
 

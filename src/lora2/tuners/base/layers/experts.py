@@ -99,7 +99,8 @@ class ExpertMatrix(AdaptedLayer):
             base: Any = self.get_base_layer()
             raise UserError(
                 f"lora_dropout={probability} drops inputs of the adapter, and the change of the "
-                f"parameter {base.parameter_name} is added to the weight: write lora_dropout=0."
+                f"parameter {base.parameter_name} is added to the weight: write lora_dropout=0, or "
+                "target_parameters=[] to adapt modules alone."
             )
         super().add_dropout(adapter_name, probability)
 

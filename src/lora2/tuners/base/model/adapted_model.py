@@ -170,7 +170,6 @@ class AdaptedModel(PlacingTuner):
         config: Any = self.peft_config[adapter_name]
         if config.adapts_parameters:
             choose_parameters(config, model, tuple(self.layer_types))
-            _check_drops_nothing(config)
             warn_of_unknown_parameters(config, model)
         # Names are those of the plan before layers are around the weights.
         group = group_of(model)
@@ -255,16 +254,6 @@ class AdaptedModel(PlacingTuner):
 
 def _has_parameters(config: Any) -> bool:
     return config.adapts_parameters and bool(config.target_parameters)
-
-
-def _check_drops_nothing(config: Any) -> None:
-    dropout = getattr(config, "lora_dropout", 0.0)
-    if dropout and config.target_parameters:
-        raise UserError(
-            f"lora_dropout={dropout} drops inputs of the adapter, and the change of a parameter is "
-            f"added to the weight (target_parameters={config.target_parameters}): write "
-            "lora_dropout=0, or target_parameters=[] to adapt modules alone."
-        )
 
 
 def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
