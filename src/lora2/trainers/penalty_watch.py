@@ -11,7 +11,6 @@ from transformers import TrainingArguments
 from lora2.tuners.base.model.placement import PlacedAdapter
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.forward_hook import hooks_in
-from lora2.tuners.lora2.penalty import has_penalty
 
 
 class PenaltyWatch:
@@ -19,7 +18,7 @@ class PenaltyWatch:
 
     def __init__(self, model: nn.Module, adapters: Iterable[PlacedAdapter[Lora2Config]]) -> None:
         self._hooks = hooks_in(model)
-        self._has_penalty = any(has_penalty(adapter.config) for adapter in adapters)
+        self._has_penalty = any(adapter.config.has_penalty for adapter in adapters)
         self._was_checked = False
         self._outer_handles = [
             handle

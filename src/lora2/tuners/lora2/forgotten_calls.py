@@ -10,7 +10,7 @@ from torch import Tensor
 from lora2.tuners.base.distributed.gathering import local_part
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
-from lora2.tuners.lora2.trained_adapters import trains
+from lora2.tuners.lora2.trained_adapters import trains_in_pass
 
 
 class ForgottenCalls:
@@ -32,7 +32,7 @@ class ForgottenCalls:
     def _warn_if_never_allocated(
         self, layers: list[Lora2Layer], name: str, config: Lora2Config
     ) -> None:
-        first = next(layer for layer in layers if trains(layer, name))
+        first = next(layer for layer in layers if trains_in_pass(layer, name))
         if self._has_warned or first.lora2_states[name].is_allocated or not config.prunes:
             return
         adapted = [layer for layer in layers if layer.has_adapter(name)]
@@ -55,7 +55,7 @@ class ForgottenCalls:
         """Once: an adapter that nobody has started from gradients learns from the default start."""
         if config.init_weights != "gradient":
             return
-        first = next(layer for layer in layers if trains(layer, name))
+        first = next(layer for layer in layers if trains_in_pass(layer, name))
         state = first.lora2_states[name]
         if state.is_started:
             return

@@ -17,19 +17,12 @@ from lora2.tuners.lora2.trained_adapters import trained_among
 _CONSTRAINED = ("v", "u", "U", "V")
 
 
-def has_penalty(config: object) -> bool:
-    """Return whether an adapter with this config puts a penalty on the loss."""
-    return isinstance(config, Lora2Config) and config.has_penalty
-
-
 def penalty_of_model(model: nn.Module, layers: list[Lora2Layer]) -> Tensor | None:
     """Return the weighted penalty of a base model with these layers; None where there is none."""
-    if not any(map(has_penalty, getattr(model, "peft_config", {}).values())):
-        return None
     terms = [
         config.orth_reg_weight * penalty_of_layers(layers, name, config)
         for name, config in trained_among(layers, model)
-        if has_penalty(config)
+        if config.has_penalty
     ]
     return torch.stack(terms).sum() if terms else None
 

@@ -42,11 +42,11 @@ def trained_parameters(layers: list[Lora2Layer]) -> list[nn.Parameter]:
 def _is_trained_in_any(layers: list[Lora2Layer], adapter_name: str) -> bool:
     # torch 2.8 compiles no generator here.
     for layer in layers:  # noqa: SIM110
-        if trains(layer, adapter_name):
+        if trains_in_pass(layer, adapter_name):
             return True
     return False
 
 
-def trains(layer: Lora2Layer, adapter_name: str) -> bool:
+def trains_in_pass(layer: Lora2Layer, adapter_name: str) -> bool:
     """Whether a forward pass trains the adapter in this layer, which has something left of it."""
     return layer.has_effect(adapter_name) and layer.trains(adapter_name)
