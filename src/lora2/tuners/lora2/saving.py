@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.config.patterns import looked_up, pattern_for
 from lora2.tuners.base.distributed.gathering import is_plain
-from lora2.tuners.base.names.compiled_names import name_before_compiling
+from lora2.tuners.base.names.compiled_names import name_before_wrapping
 from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR, prefix_of
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
@@ -169,7 +169,7 @@ def _check_finite(name: str, factors: Mapping[str, Tensor]) -> None:
 
 def _short(module_name: str) -> str:
     """Return the name that the patterns of a config are matched against."""
-    return name_before_compiling(module_name.removeprefix(PREFIX))
+    return name_before_wrapping(module_name.removeprefix(PREFIX))
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:
