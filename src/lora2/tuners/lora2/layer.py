@@ -22,7 +22,7 @@ from lora2.tuners.base.offloading import loaded
 from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
-from lora2.tuners.lora2.prepared_factors import PreparedByAdapter
+from lora2.tuners.lora2.prepared_factors import ForwardPass, PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 from lora2.tuners.lora2.stored_factors import StoredFactors
 
@@ -33,8 +33,7 @@ class Lora2Layer(StoredFactors):
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
         self.lora2_prepared = PreparedByAdapter()
-        # Whether reentrant checkpointing has been seen.
-        self.lora2_recomputes = False
+        self.lora2_pass = ForwardPass()
 
     def add_adapter(
         self, adapter_name: str, config: Lora2Config, k: int, r: int, alpha: float
@@ -180,8 +179,12 @@ class Lora2Layer(StoredFactors):
             return self.factors(adapter_name)[1], self._loaded_tensors(adapter_name)["V"]
 
     def _prepared_factors(self, adapter_name: str) -> tuple[Tensor, Tensor] | None:
+        if must_stay_plain():
+            return None
+        if self.lora2_pass.with_gradients and not torch.is_grad_enabled():
+            self.lora2_pass.recomputes = True
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None or must_stay_plain():
+        if prepared is None:
             return None
         if prepared.is_over and not is_in_backward_pass():
             # A part of the model is called by itself. Its parameters may have changed, and what
@@ -192,7 +195,6 @@ class Lora2Layer(StoredFactors):
             # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
             # shared graph would give every layer's parameters a gradient, once for each block.
             self.lora2_prepared.pop(adapter_name, None)
-            self.lora2_recomputes = True
             return None
         parameters = self.parameters_of(adapter_name)
         holds = prepared.holds_for(parameters, self.scaling[adapter_name])
