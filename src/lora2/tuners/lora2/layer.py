@@ -76,7 +76,7 @@ class Lora2Layer(StoredFactors):
         for symbol, tensor in small.items():
             self.parameters_of(adapter_name)[symbol].copy_(tensor)
         if len(small["u"]) < old_k:
-            self.mark_narrowed(adapter_name)
+            self.lora2_states[adapter_name].is_narrowed = True
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:

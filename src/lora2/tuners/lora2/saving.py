@@ -19,7 +19,6 @@ from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
-from lora2.tuners.lora2.stored_factors import SCALING
 
 _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
 
@@ -33,8 +32,7 @@ def compact_state_dict(
     model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the adapter's state dict with finished layers as small as what they have kept."""
-    # The saved config has the scaling.
-    result = {key: tensor for key, tensor in state_dict.items() if f"{SCALING}." not in key}
+    result = dict(state_dict)
     for name, layer in lora2_layers(model, adapter_name).items():
         if not layer.lora2_states[adapter_name].is_finished:
             continue
