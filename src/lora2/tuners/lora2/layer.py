@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
-from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.precision import in_full_precision, without_autocast
 from lora2.mathematics.transforms import (
     is_in_backward_pass,
     keeping_what_is_saved,
@@ -154,7 +154,7 @@ class Lora2Layer(StoredFactors):
         five = self.five_factors(adapter_name, dtype)
         if not state.r:
             return five["V"].mT, five["v"].mT
-        with torch.autocast(five["v"].device.type, enabled=False):
+        with without_autocast(five["v"]):
             return factors(
                 **five,
                 scaling=self.scaling[adapter_name],
