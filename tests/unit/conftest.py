@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from command_line import interrupt_at, lora2, save_tiny_model, small_options, train
 from language_model import save_language_model
@@ -62,3 +63,12 @@ def interrupted_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
 def _the_heap_of_the_tests_stays_as_it_is(monkeypatch):
     """Commands tell the C library to keep memory; here other tests measure what is given back."""
     monkeypatch.setattr("lora2.support.heap._mallopt", lambda: None)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()

@@ -10,6 +10,8 @@ from transformers import TrainingArguments
 
 from lora2 import Lora2Config
 from lora2.errors import UserError
+from lora2.training.checks.sharding import check_may_shard
+from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.trainer.argument_checks import check_sharding
@@ -37,6 +39,21 @@ def test_a_reporter_that_is_none_is_refused_by_naming_none(names: Any, tmp_path:
     settings = RunSettings.from_options({"report_to": names})
     with pytest.raises(UserError, match=r"^report_to=.*; write none to report"):
         training_arguments(settings, RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize("option", ["fsdp=full_shard", "ddp_backend=nccl"])
+def test_what_is_for_several_processes_is_refused_in_one(option: str, tmp_path: Path) -> None:
+    settings = RunSettings.from_options(dict([option.split("=")]))
+    with pytest.raises(UserError, match=f"^{option} .* start it with torchrun .* or leave"):
+        training_arguments(settings, RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "fsdp_activation_checkpointing"])
+def test_blocks_that_fsdp_wraps_are_refused_where_nothing_would_be_saved(name: str) -> None:
+    settings = RunSettings.from_options({"fsdp": True, "fsdp_config": {name: True}})
+    check_may_shard(settings, METHODS["lora2"])
+    with pytest.raises(UserError, match=f"^fsdp_config: {name}=True: .* write --activation_check"):
+        check_may_shard(settings, METHODS["lora"])
 
 
 def test_a_training_without_a_whole_batch_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ METHOD = Method(
     prunes=_prunes,
     may_have_penalty=lambda options: options["orthogonality"] == "penalty",
     callbacks=lambda: [Lora2Callback()],
+    saves_wrapped=True,
     as_lora="written as one",
     as_lora2=lambda model, folder: model,
 )

@@ -66,6 +66,8 @@ class Method:
         resumes: takes options; whether a training that was cut short can resume from a checkpoint.
         shards: whether DeepSpeed and FSDP2, which split weights or optimizer over processes, may
             train it.
+        saves_wrapped: whether its adapter is saved from a model whose blocks FSDP has wrapped, to
+            checkpoint them.
         head_alone: whether it trains the task's head and nothing else.
         whole: whether a whole model is saved, rather than an adapter.
 
@@ -104,6 +106,7 @@ class Method:
     tokens_in_front: Callable[[Options], int] | None = None
     resumes: Callable[[Options], bool] = lambda options: True
     shards: bool = True
+    saves_wrapped: bool = False
     head_alone: bool = False
     whole: bool = False
 

@@ -1,4 +1,4 @@
-"""Which engine splits the tensors of a run over processes, and which option asks for it."""
+"""Which engine splits the tensors of a run over processes, and which options ask for what of it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def sharding_of(settings: RunSettings) -> dict[str, str]:
         elif (value := os.environ.get(variable, "")).lower() in _YES:
             asked[engine] = f"{variable}={value}"
     return asked
+
+
+def checkpointing_by_fsdp(settings: RunSettings) -> str | None:
+    """Return the option that lets FSDP wrap the blocks of the model to checkpoint them."""
+    # transformers takes each name with "fsdp_" before it, too.
+    content = settings.training.get("fsdp_config")
+    variable = "FSDP_ACTIVATION_CHECKPOINTING"
+    asked = {
+        f"fsdp_config: {name}": content.get(name)
+        for name in ("activation_checkpointing", "fsdp_activation_checkpointing")
+        if isinstance(content, dict)
+    } | {variable: os.environ.get(variable)}
+    found = (name for name, value in asked.items() if str(value).lower() in _YES)
+    return next((f"{name}={as_typed(asked[name])}" for name in found), None)

@@ -85,13 +85,16 @@ def training_arguments(
 
 
 def _check_launcher(settings: RunSettings) -> None:
-    sharding = settings.training.get("fsdp")
     # torchrun and accelerate set this variable.
-    if sharding and "LOCAL_RANK" not in os.environ:
-        raise UserError(
-            f"fsdp={as_typed(sharding)} shards over several processes, and this is one; start it "
-            "with torchrun or accelerate launch, or leave fsdp out."
-        )
+    if "LOCAL_RANK" in os.environ:
+        return
+    for option, needs in (("fsdp", "shards over"), ("ddp_backend", "is how to connect")):
+        value = settings.training.get(option)
+        if value:
+            raise UserError(
+                f"{option}={as_typed(value)} {needs} several processes, and this is one; start it "
+                f"with torchrun or accelerate launch, or leave {option} out."
+            )
 
 
 def _check_reporters(names: list[str] | None) -> None:

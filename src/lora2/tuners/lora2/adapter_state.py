@@ -18,6 +18,8 @@ class AdapterState:
         k: columns of v; a parameter that is sharded or partitioned need not tell them.
         r: singular values.
         first_k: k as the adapter was made, whatever pruning and cutting leave of it.
+        is_narrowed: k has become smaller, so that the scaling no longer follows from it, and a
+            state dict of the whole module needs it.
         is_started: v has been started from gradients.
         is_allocated: an allocator prunes it, as against a budget that nobody prunes to.
         is_finished: its schedule is over, and its zero singular values are not saved.
@@ -33,6 +35,7 @@ class AdapterState:
     k: int
     r: int
     first_k: int
+    is_narrowed: bool = False
     is_started: bool = False
     is_allocated: bool = False
     is_finished: bool = False

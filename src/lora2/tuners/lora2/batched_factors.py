@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.mathematics.factors import core
-from lora2.mathematics.precision import HALF_PRECISION, in_full_precision
+from lora2.mathematics.precision import HALF_PRECISION, in_full_precision, without_autocast
 from lora2.mathematics.stacks import stacks
 from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -43,7 +43,7 @@ def prepare_factors(layers: Iterable[Lora2Layer], adapter_name: str) -> None:
     for (_, _, orthonormalize, scaling, device, _), members in groups.items():
         if len(members) > 1:
             dtype = _computing_dtype(members[0][0], device)
-            with torch.autocast(device.type, enabled=False):
+            with without_autocast(members[0][1]["v"]):
                 _prepare_group(members, adapter_name, orthonormalize, scaling, dtype)
 
 

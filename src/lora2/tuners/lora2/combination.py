@@ -19,6 +19,7 @@ from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.adapter_names import check_adapter_name
+from lora2.tuners.base.names.compiled_names import name_in_state_dict
 from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
 from lora2.tuners.lora2.combined_heads import (
     Heads,
@@ -85,6 +86,7 @@ def _joint_config(
 ) -> Lora2Config:
     """Return the config of the sum, which names every module that it changes."""
     targets, parameters = split_targets(sizes)
+    names = [name_in_state_dict(name) for name, _ in tuner.model.named_modules()]
     config: Lora2Config = replace(
         tuner.peft_config[adapters[0]],
         **size_fields(sizes),
@@ -96,7 +98,7 @@ def _joint_config(
         modules_to_save=names_of_heads(tuner, adapters),
         trainable_token_indices=indices_of(tuner, rows_from),
         # Full names: fields such as layers_to_transform need no merging.
-        target_modules=exact_targets(targets, [n for n, _ in tuner.model.named_modules()]),
+        target_modules=exact_targets(targets, names),
         target_parameters=parameters,
         exclude_modules=None,
         layers_to_transform=None,

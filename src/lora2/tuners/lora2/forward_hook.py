@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lora2.mathematics.transforms import must_stay_plain
 from lora2.tuners.base.checked_model import check_is_module
-from lora2.tuners.base.distributed.dtensors import is_fully_sharding
+from lora2.tuners.base.distributed.dtensors import is_fully_sharded, is_fully_sharding
+from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.distributed.ranks import are_several
 from lora2.tuners.base.layers.finding import modules_of_type
 from lora2.tuners.lora2.batched_factors import prepare_factors
@@ -25,7 +26,8 @@ from lora2.tuners.lora2.model_loss import add_to_loss, has_loss, share_of_optimi
 from lora2.tuners.lora2.penalty import penalty_of_model
 from lora2.tuners.lora2.penalty_delivery import PenaltyDelivery
 from lora2.tuners.lora2.penalty_meter import PenaltyMeter
-from lora2.tuners.lora2.precise_parameters import are_rounded, make_precise
+from lora2.tuners.lora2.precise_parameters import are_rounded, check_is_precise, make_precise
+from lora2.tuners.lora2.prepared_factors import ForwardPass
 from lora2.tuners.lora2.trained_adapters import (
     active_among,
     trained_among,
@@ -42,7 +44,9 @@ class ForwardHook:
         self.handles: list[RemovableHandle] = []
         # The model and its adapted layers, so that not every step looks through all modules.
         self.known_layers: tuple[nn.Module, list[Lora2Layer]] | None = None
+        self.forward_pass = ForwardPass()
         self.meter = PenaltyMeter()
+        self._sharding = _Sharding()
         self._delivery = PenaltyDelivery()
         # Whether the loss of the present forward pass holds the penalty already.
         self._has_joined = False
@@ -56,14 +60,15 @@ class ForwardHook:
         trains = model.training and torch.is_grad_enabled()
         if must_stay_plain():
             is_compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-            if trains and is_compiled and not is_fully_sharding():
-                _make_trained_factors_precise(layers, model)
+            if trains and is_compiled:
+                _make_trained_factors_precise(layers, model, self._sharding)
             return
-        # FSDP2 reduces a module's gradients as soon as the backward pass has left it, and takes
-        # care of dtypes itself: each layer computes its own factors.
-        if not is_fully_sharding():
-            if trains:
-                _make_trained_factors_precise(layers, model)
+        self.forward_pass.with_gradients = torch.is_grad_enabled()
+        if trains:
+            _make_trained_factors_precise(layers, model, self._sharding)
+        # FSDP2 reduces a module's gradients as soon as the backward pass has left it: each layer
+        # computes its own factors.
+        if not self._sharding.is_of(model, layers):
             for name in active_among(layers):
                 prepare_factors(layers, name)
         if trains and not getattr(model, "_is_replica", False):
@@ -73,6 +78,7 @@ class ForwardHook:
     def end_forward(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """Note that the forward pass has ended, or has failed; `outputs` may be anything."""
         if not torch.compiler.is_compiling():
+            self.forward_pass.with_gradients = False
             for layer in self.layers_of(model):
                 layer.lora2_prepared.end_forward()
 
@@ -110,8 +116,11 @@ class ForwardHook:
         self._has_joined = True
         self.meter.losses_are_summed = kwargs.get("num_items_in_batch") is not None
         penalty = share_of_optimizer_batch(returned_by, kwargs) * penalty
-        if are_several() and any(layer.lora2_recomputes for layer in layers):
-            penalty = self._delivery.deliver(penalty, trained_parameters(layers))
+        if self.forward_pass.recomputes and are_several():
+            trained = trained_parameters(layers)
+            # Other engines than DistributedDataParallel take several gradients of a parameter.
+            if not (self._sharding.is_found or any(map(is_sharded, trained))):
+                penalty = self._delivery.deliver(penalty, trained)
         # Replicas of torch's DataParallel would add up numbers of several devices and threads.
         if not getattr(model, "_is_replica", False):
             self.meter.add(penalty)
@@ -130,13 +139,34 @@ class ForwardHook:
         return known[1]
 
 
-def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) -> None:
+class _Sharding:
+    """Whether FSDP2 shards a model, without a look through its modules in each forward pass."""
+
+    is_found = False
+
+    def __init__(self) -> None:
+        self._unsharded: nn.Parameter | None = None
+
+    def is_of(self, model: nn.Module, layers: list[Lora2Layer]) -> bool:
+        """Look once more only where the first factor is another tensor than the last time."""
+        if self.is_found or not layers or not is_fully_sharding():
+            return self.is_found
+        # FSDP2 puts tensors of its own in the place of parameters, for good.
+        first = next(iter(layers[0].tensors_by_adapter().values()), None)
+        if first is None or first is not self._unsharded:
+            self.is_found, self._unsharded = is_fully_sharded(model), first
+        return self.is_found
+
+
+def _make_trained_factors_precise(
+    layers: list[Lora2Layer], model: nn.Module, sharding: _Sharding
+) -> None:
     """Undo what casts u, Λ and 𝒰 to half precision, such as `autocast_adapter_dtype=False`."""
     for name, _ in trained_among(layers, model):
         holders = [layer for layer in layers if layer.has_effect(name)]
         # A cast reaches all layers: one is looked at, in each forward pass.
         if are_rounded(holders[0].parameters_of(name)):
-            _make_precise(holders, name)
+            _make_precise(holders, name, model, sharding)
 
 
 # A compiled graph cannot give a parameter another dtype; the model is compiled again after it.
@@ -144,7 +174,12 @@ def _make_trained_factors_precise(layers: list[Lora2Layer], model: nn.Module) ->
     reason="u, Λ and 𝒰 are in half precision, in which they cannot be trained: call the model once "
     "in training mode before it is compiled with fullgraph=True"
 )
-def _make_precise(layers: list[Lora2Layer], adapter_name: str) -> None:
+def _make_precise(
+    layers: list[Lora2Layer], adapter_name: str, model: nn.Module, sharding: _Sharding
+) -> None:
+    if sharding.is_of(model, layers):
+        check_is_precise(layers[0].parameters_of(adapter_name), adapter_name)
+        return
     for layer in layers:
         make_precise(layer.parameters_of(adapter_name))
 
@@ -163,6 +198,8 @@ def install(model: nn.Module) -> None:
         setattr(model, _ATTRIBUTE, hook)
     # It is set here, because a compiler would take a later change for a new model.
     hook.known_layers = (model, modules_of_type(model, Lora2Layer))
+    for layer in hook.known_layers[1]:
+        layer.lora2_pass = hook.forward_pass
 
 
 def remove(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2.mathematics.compaction import compacted, from_normal_form
 from lora2.mathematics.factors import factors
-from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.precision import in_full_precision, without_autocast
 from lora2.mathematics.transforms import (
     is_in_backward_pass,
     keeping_what_is_saved,
@@ -23,7 +23,7 @@ from lora2.tuners.lora2.adapter_state import AdapterState
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.matrix_size import MatrixSize, largest_rank
-from lora2.tuners.lora2.prepared_factors import PreparedByAdapter
+from lora2.tuners.lora2.prepared_factors import ForwardPass, PreparedByAdapter
 from lora2.tuners.lora2.start import RAW_LENGTH, initial_factors
 from lora2.tuners.lora2.stored_factors import StoredFactors
 
@@ -34,8 +34,7 @@ class Lora2Layer(StoredFactors):
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
         self.lora2_prepared = PreparedByAdapter()
-        # Whether reentrant checkpointing has been seen.
-        self.lora2_recomputes = False
+        self.lora2_pass = ForwardPass()
 
     def add_adapter(
         self, adapter_name: str, config: Lora2Config, k: int, r: int, alpha: float
@@ -78,7 +77,7 @@ class Lora2Layer(StoredFactors):
         for symbol, tensor in small.items():
             self.parameters_of(adapter_name)[symbol].copy_(tensor)
         if len(small["u"]) < old_k:
-            self.mark_narrowed(adapter_name)
+            self.lora2_states[adapter_name].is_narrowed = True
 
     @torch.no_grad()
     def set_change(self, adapter_name: str, X: Tensor, sigma: Tensor, Y: Tensor) -> None:
@@ -156,7 +155,7 @@ class Lora2Layer(StoredFactors):
         five = self.five_factors(adapter_name, dtype)
         if not state.r:
             return five["V"].mT, five["v"].mT
-        with torch.autocast(five["v"].device.type, enabled=False):
+        with without_autocast(five["v"]):
             return factors(
                 **five,
                 scaling=self.scaling[adapter_name],
@@ -181,8 +180,12 @@ class Lora2Layer(StoredFactors):
             return self.factors(adapter_name)[1], self._loaded_tensors(adapter_name)["V"]
 
     def _prepared_factors(self, adapter_name: str) -> tuple[Tensor, Tensor] | None:
+        if must_stay_plain():
+            return None
+        if self.lora2_pass.with_gradients and not torch.is_grad_enabled():
+            self.lora2_pass.recomputes = True
         prepared = self.lora2_prepared.get(adapter_name)
-        if prepared is None or must_stay_plain():
+        if prepared is None:
             return None
         if prepared.is_over and not is_in_backward_pass():
             # A part of the model is called by itself. Its parameters may have changed, and what
@@ -193,7 +196,6 @@ class Lora2Layer(StoredFactors):
             # Reentrant checkpointing repeats this call in a backward pass of its own, in which the
             # shared graph would give every layer's parameters a gradient, once for each block.
             self.lora2_prepared.pop(adapter_name, None)
-            self.lora2_recomputes = True
             return None
         parameters = self.parameters_of(adapter_name)
         holds = prepared.holds_for(parameters, self.scaling[adapter_name])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lora2.mathematics.precision import has_autocast
 from lora2.mathematics.transforms import is_traced, is_transformed
 from lora2.tuners.base.layers.linear import LinearLayer
 from lora2.tuners.lora2.joint_product import joint_product
@@ -45,7 +46,7 @@ class Lora2Linear(LinearLayer, Lora2Layer):
             and not _is_intercepted(base)
             and _has_frozen_weight(base)
             # The base layer reports a mismatch that autocast does not remove.
-            and (base.weight.dtype == dtype or torch.is_autocast_enabled(x.device.type))
+            and (base.weight.dtype == dtype or has_autocast(x))
             and not any(map(self.drops_inputs, adapter_names))
         )
 

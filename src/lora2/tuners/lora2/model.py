@@ -10,7 +10,6 @@ from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.experts import check_number_of_experts
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.model.placement import trained_adapters
-from lora2.tuners.base.names.compiled_names import name_before_compiling
 from lora2.tuners.lora2 import forward_hook
 from lora2.tuners.lora2.allocation.step_allocators import StepAllocators
 from lora2.tuners.lora2.combination import add_weighted_adapter
@@ -160,7 +159,7 @@ class Lora2Model(AdaptedModel):
         )
         compact = compact_state_dict(model, adapter_name, selected)
         remember_sizes(model, config, adapter_name, compact)
-        return {name_before_compiling(key): tensor for key, tensor in compact.items()}
+        return compact
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lora2.mathematics import orthogonality
 from lora2.mathematics.gram import gram_matrices
 from lora2.mathematics.orthogonality import OrthogonalityTerms
-from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.precision import in_full_precision, without_autocast
 from lora2.tuners.base.distributed.gathering import check_size, is_plain, whole_in_graph
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -64,7 +64,7 @@ def _whole_factors(
 
 def _total_of(members: Sequence[Mapping[str, Tensor]], terms: OrthogonalityTerms) -> Tensor:
     """The sum over layers that share k and r."""
-    with torch.autocast(members[0]["u"].device.type, enabled=False):
+    with without_autocast(members[0]["u"]):
         left_grams, right_grams = (
             gram_matrices([factors[symbol] for factors in members]) for symbol in "vV"
         )

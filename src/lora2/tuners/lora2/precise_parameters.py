@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora2.errors import UserError
 from lora2.mathematics.precision import HALF_PRECISION
+from lora2.tuners.base.distributed.dtensors import is_dtensor
 from lora2.tuners.lora2.factor_table import INNER
 
 
@@ -31,6 +33,22 @@ class PreciseParameters(nn.ParameterDict):
 def are_rounded(parameters: Mapping[str, Tensor]) -> bool:
     """Whether an inner factor, by symbol, is in half precision."""
     return parameters["lam"].dtype in HALF_PRECISION
+
+
+def check_is_precise(parameters: Mapping[str, Tensor], adapter_name: str) -> None:
+    """Check that the inner factors, if FSDP2 has sharded them, are not in half precision.
+
+    Raises:
+        UserError: they are, and FSDP2 would keep their values where nothing can make them wider.
+    """
+    # What FSDP2 has gathered may have been cast, by its mixed precision, from wider ones.
+    if is_dtensor(parameters["lam"]) and are_rounded(parameters):
+        dtype = str(parameters["lam"].dtype).removeprefix("torch.")
+        raise UserError(
+            f"autocast_adapter_dtype: λ of adapter {adapter_name!r} is in {dtype}, too coarse for "
+            "it to be trained, and fully_shard has been called: leave autocast_adapter_dtype=False "
+            "out, and cast no adapter before fully_shard."
+        )
 
 
 @torch.no_grad()

@@ -59,6 +59,20 @@ class PreparedFactors:
         return True
 
 
+@dataclass
+class ForwardPass:
+    """What the layers of a model know of its present forward pass.
+
+    Attributes:
+        with_gradients: whether the model was called with gradients; false after the pass.
+        recomputes: whether a layer was called without gradients in such a pass, as reentrant
+            checkpointing does, which repeats the call in a backward pass of its own.
+    """
+
+    with_gradients: bool = False
+    recomputes: bool = False
+
+
 class PreparedByAdapter(dict[str, PreparedFactors]):
     """Prepared factors by adapter name; a copy of the layer makes its own."""
 

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from lora2.errors import NumericalError, UserError
 from lora2.tuners.base.config.patterns import pattern_for
 from lora2.tuners.base.distributed.gathering import is_plain
-from lora2.tuners.base.names.compiled_names import name_before_compiling
+from lora2.tuners.base.names.compiled_names import name_before_wrapping
 from lora2.tuners.base.names.peft_names import PREFIX, ROWS_TENSOR, prefix_of
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.factor_table import FACTORS
 from lora2.tuners.lora2.frozen_empty import stay_frozen_with_others
 from lora2.tuners.lora2.layer import Lora2Layer, lora2_layers
 from lora2.tuners.lora2.matrix_size import largest_rank
-from lora2.tuners.lora2.stored_factors import SCALING
 
 _OWN_NAMES = frozenset(factor.attribute for factor in FACTORS.values())
 
@@ -34,8 +33,7 @@ def compact_state_dict(
     model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the adapter's state dict with finished layers as small as what they have kept."""
-    # The saved config has the scaling.
-    result = {key: tensor for key, tensor in state_dict.items() if f"{SCALING}." not in key}
+    result = dict(state_dict)
     for name, layer in lora2_layers(model, adapter_name).items():
         if not layer.lora2_states[adapter_name].is_finished:
             continue
@@ -169,7 +167,7 @@ def _check_finite(name: str, factors: Mapping[str, Tensor]) -> None:
 
 def _short(module_name: str) -> str:
     """Return the name that the patterns of a config are matched against."""
-    return name_before_compiling(module_name.removeprefix(PREFIX))
+    return name_before_wrapping(module_name.removeprefix(PREFIX))
 
 
 def _keys(module_name: str, adapter_name: str) -> dict[str, str]:

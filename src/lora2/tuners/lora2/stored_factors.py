@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from lora2.tuners.base.distributed.gathering import multiply, whole
@@ -24,7 +24,7 @@ class StoredFactors(AdaptedLayer):
     """The tensors of a layer's adapters, which are resized, frozen, saved and loaded with them."""
 
     adapter_layer_names = tuple(factor.attribute for factor in FACTORS.values())
-    other_param_names = ("adapter_dropout", "lora2_scaling", "lora2_states", "scaling")
+    other_param_names = ("adapter_dropout", "lora2_states", "scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
@@ -32,9 +32,6 @@ class StoredFactors(AdaptedLayer):
             kind = PreciseParameters if symbol in INNER else nn.ParameterDict
             setattr(self, factor.attribute, kind())
         self.lora2_states: dict[str, AdapterState] = {}
-        # It holds the adapters whose k has become smaller: their scaling no longer follows from k,
-        # and a state dict of the whole module needs it.
-        self.lora2_scaling = BufferDict(persistent=True)
 
     def has_adapter(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter."""
@@ -48,6 +45,21 @@ class StoredFactors(AdaptedLayer):
         """Whether this layer carries the adapter and any singular value of it."""
         state = self.lora2_states.get(adapter_name)
         return state is not None and state.r > 0
+
+    @property
+    def lora2_scaling(self) -> SimpleNamespace:
+        """The scaling of adapters whose k has become smaller, as state dicts have it.
+
+        No buffers: an average of a model's buffers would have other bits. torch's distributed
+        checkpoints look for what the names in a state dict name.
+        """
+        return SimpleNamespace(
+            **{
+                adapter_name: _as_bits(state.config_scaling)
+                for adapter_name, state in self.lora2_states.items()
+                if state.is_narrowed
+            }
+        )
 
     def initial_scaling(self, adapter_name: str) -> float:
         """Return the factor that the adapter's config gives."""
@@ -113,7 +125,7 @@ class StoredFactors(AdaptedLayer):
         Another k is one that a pruned or cut adapter has had: its first, or compact.
         """
         state = self.lora2_states[adapter_name]
-        was_larger = state.is_finished or adapter_name in self.lora2_scaling
+        was_larger = state.is_finished or state.is_narrowed
         return k == state.k or (was_larger and k <= state.first_k and k in (r, state.first_k))
 
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
@@ -150,13 +162,6 @@ class StoredFactors(AdaptedLayer):
         for parameter in parameters:
             parameter.requires_grad_(False)
 
-    def mark_narrowed(self, adapter_name: str) -> None:
-        """Note that k has become smaller, so that the scaling no longer follows from it."""
-        device = self.parameters_of(adapter_name)["lam"].device
-        # On the meta device it would have no value.
-        bits = _as_bits(self.initial_scaling(adapter_name))
-        self.lora2_scaling[adapter_name] = bits if device.type == "meta" else bits.to(device)
-
     def release_pruned(self, adapter_name: str) -> None:
         """Let values that were pruned be trained again; they start at zero."""
         self._clear_pruned(adapter_name)
@@ -174,6 +179,8 @@ class StoredFactors(AdaptedLayer):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        for adapter_name, bits in vars(self.lora2_scaling).items():
+            destination[f"{prefix}{SCALING}.{adapter_name}"] = bits
         # A state dict does not hold the mask.
         for adapter_name in self.lora2_states:
             self._clear_pruned(adapter_name)
@@ -185,24 +192,19 @@ class StoredFactors(AdaptedLayer):
         for adapter_name, state in self.lora2_states.items():
             own = self.parameters_of(adapter_name)["u"]
             saved = state_dict.get(f"{prefix}{FACTORS['u'].attribute}.{adapter_name}")
-            key = f"{prefix}{SCALING}.{adapter_name}"
-            scaling = state_dict.get(key)
             if saved is None:
                 continue
+            scaling = state_dict.pop(f"{prefix}{SCALING}.{adapter_name}", None)
             # What is loaded may have kept other values.
             lam = state_dict.get(f"{prefix}{FACTORS['lam'].attribute}.{adapter_name}")
             state.pruned = _still_pruned(state.pruned, lam)
             if scaling is not None:
                 state.config_scaling = self.scaling[adapter_name] = _from_bits(scaling)
-                state_dict[key] = _as_bits(state.config_scaling)
-                self.mark_narrowed(adapter_name)
+                state.is_narrowed = True
                 self.resize_adapter(adapter_name, *saved.shape)
             # A sharded or partitioned factor has another shape; a wrong k is an error of torch.
             elif own.dim() == saved.dim() == 2 and self.can_take(adapter_name, *saved.shape):
                 self.resize_adapter(adapter_name, *saved.shape)
-            if scaling is None and adapter_name in self.lora2_scaling:
-                # A state dict of a wider adapter, or of an older version, does not have it.
-                state_dict[key] = self.lora2_scaling[adapter_name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -147,7 +147,7 @@ def _cut(
     layer.resize_adapter(adapter_name, rank, rank)
     layer.set_change(adapter_name, X, sigma, Y)
     if rank < old_k:
-        layer.mark_narrowed(adapter_name)
+        layer.lora2_states[adapter_name].is_narrowed = True
 
 
 def _truncation(

@@ -1,6 +1,6 @@
 """Adapters inside other modules: of one's own, wrappers, SentenceTransformers, two PEFT models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,6 @@ def wrapped(*kinds: str) -> pytest.MarkDecorator:
             for kind in kinds
         ],
     )
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    """A process group of this process alone."""
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 def kept(model: nn.Module) -> int:

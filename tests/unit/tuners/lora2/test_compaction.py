@@ -17,6 +17,7 @@ from peft import (
 )
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lora2 import (
     Lora2Config,
@@ -357,6 +358,20 @@ def test_a_cut_adapter_is_in_distributed_checkpoints_and_loads_from_them() -> No
     exact = {name: state[name] for name in scalings}
     cast = copy.deepcopy(model).to(torch.bfloat16).state_dict()
     assert all(torch.equal(cast[name], scaling) for name, scaling in exact.items())
+
+
+def test_the_scaling_of_a_cut_adapter_survives_an_average_of_the_buffers() -> None:
+    config = LINEAR.config(k=7, init_r=7, lora_alpha=10.0, init_weights=False)
+    model = get_peft_model(LINEAR.model(), config).eval()
+    truncate_adapter(model, rank=1)
+    average = AveragedModel(model, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    for _ in range(20):
+        average.update_parameters(model)
+    expected = {name: layer.scaling["default"] for name, layer in layers_of(model).items()}
+    other = get_peft_model(LINEAR.model(), config).eval()
+    other.load_state_dict(average.module.state_dict())
+    found = {name: layer.scaling["default"] for name, layer in layers_of(other).items()}
+    assert found == expected
 
 
 def test_an_empty_matrix_is_never_trained_whoever_switches_it_on() -> None:

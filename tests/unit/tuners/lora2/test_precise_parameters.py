@@ -132,6 +132,7 @@ def test_a_compiled_model_that_fsdp2_shards_keeps_its_dtypes(monkeypatch) -> Non
     """FSDP2 reduces gradients of one dtype together, and takes care of dtypes itself."""
     torch._dynamo.reset()
     monkeypatch.setattr(forward_hook, "is_fully_sharding", lambda: True)
+    monkeypatch.setattr(forward_hook, "is_fully_sharded", lambda model: True)
     model = made_in_half_precision().train()
     torch.compile(model, backend="eager")(rows().to(torch.bfloat16))
     assert dtypes(model, INNER) == {torch.bfloat16}

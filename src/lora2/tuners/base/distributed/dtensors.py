@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 _MODULE = "torch.distributed.tensor"
 
@@ -20,14 +20,32 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 
 def is_fully_sharding() -> bool:
-    """Whether `fully_shard` has been called in this process.
+    """Whether `fully_shard` has been called in this process, on any module."""
+    # It gives modules a class derived from this.
+    kind = _sharded_class()
+    return kind is not None and bool(kind.__subclasses__())
+
+
+def is_fully_sharded(model: nn.Module) -> bool:
+    """Whether `fully_shard` has been called on a model, on a part of it or on a module around it.
 
     During a forward pass, parameters are plain tensors, which exist until the pass of their module
     ends.
     """
-    # It gives modules a class derived from this.
-    kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-    return kind is not None and bool(kind.__subclasses__())
+    kind = _sharded_class()
+    if kind is None or not kind.__subclasses__():
+        return False
+    if any(isinstance(module, kind) for module in model.modules()):
+        return True
+    # A model does not know what is around it; torch knows all that it has sharded.
+    from torch.distributed._composable_state import _module_state_mapping
+
+    around = [module for module in _module_state_mapping if isinstance(module, kind)]
+    return any(part is model for module in around for part in module.modules())
+
+
+def _sharded_class() -> Any:
+    return getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2.errors import UserError
-from lora2.mathematics.precision import in_full_precision
+from lora2.mathematics.precision import in_full_precision, without_autocast
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
 from lora2.tuners.base.layers.merging import MergingLayer
 from lora2.tuners.base.layers.quantized import is_quantized
@@ -70,7 +70,7 @@ class AdaptedLayer(MergingLayer):
         changed: dict[str, Tensor] = {}
         for adapter_name in adapter_names:
             B, A = self.forward_factors(adapter_name)
-            with torch.autocast(A.device.type, enabled=False):
+            with without_autocast(A):
                 # Prepared factors may have been rounded to the dtype of the activations.
                 change = self.in_weight_layout(in_full_precision(B) @ in_full_precision(A))
             for name, part in self.by_weight(change).items():
@@ -90,7 +90,7 @@ class AdaptedLayer(MergingLayer):
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         """What one adapter adds to the output. Factors are cast to the activations, not back."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             pair = self.forward_factors(adapter_name)
         B, A = (factor.to(self.activation_dtype(x)) for factor in pair)
         x = self.adapter_dropout[adapter_name](x) if x.is_floating_point() else x

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lora2.errors import OtherModelError, UserError
-from lora2.mathematics.precision import FLOATING
+from lora2.mathematics.precision import FLOATING, without_autocast
 from lora2.mathematics.transforms import is_traced
 from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
@@ -252,7 +252,7 @@ def _with_changes(weight: Tensor, matrices: list[ExpertMatrix]) -> Tensor | None
     base: Any = matrices[0].get_base_layer()
     first, second = (A.mT, V) if base.is_transposed else (V.mT, A)
     # In the weight's own dtype, as the sum must have it.
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight):
         return torch.baddbmm(stack, first, second).view(weight.shape)
 
 
@@ -261,7 +261,7 @@ def _joint_factors(matrix: ExpertMatrix) -> tuple[Tensor, Tensor] | None:
     names = matrix.effective_adapters()
     if not names:
         return None
-    with torch.autocast(matrix.weight.device.type, enabled=False):
+    with without_autocast(matrix.weight):
         pairs = [matrix.forward_factors(name) for name in names]
     if len(pairs) == 1:
         B, A = pairs[0]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora2.mathematics.precision import has_autocast
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.layers.base_attributes import BaseAttributes
 from lora2.tuners.base.layers.scaling import ScaledLayer
@@ -66,10 +67,9 @@ class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
 
     def activation_dtype(self, x: Tensor) -> torch.dtype:
         """Dtype in which products with x are taken: autocast lowers all but float64."""
-        device = x.device.type
-        if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        if x.dtype == torch.float64 or not has_autocast(x):
             return x.dtype
-        return torch.get_autocast_dtype(device)
+        return torch.get_autocast_dtype(x.device.type)
 
     def lora_groups(self) -> int:
         """A PEFT LoRA of rank r on this layer holds a change of rank r / groups."""

@@ -41,12 +41,8 @@ from lora2.tuners.base.model.weight_owners import (
     check_layers_are_in_one_place,
     count_weight_owners,
 )
-from lora2.tuners.base.names.compiled_names import check_is_not_compiled
+from lora2.tuners.base.names.compiled_names import check_is_not_compiled, name_in_state_dict
 from lora2.tuners.base.token_rows.checks import check_rows_apart
-
-_ONLY_LAYERS_INSIDE = (
-    r"The following \w+ keys did not match .*: \[('[^']*\.base_layer\.[^']*'(, )?)+\]"
-)
 
 
 class AdaptedModel(PlacingTuner):
@@ -86,6 +82,8 @@ class AdaptedModel(PlacingTuner):
         if isinstance(parent, self.tuner_layer_cls):
             # Another target is around it, and has adapted it.
             return
+        # The names that a config's patterns have.
+        current_key = name_in_state_dict(current_key)
         if isinstance(target, self.tuner_layer_cls):
             layer = target
             self._add_to_layer(layer, adapter_name, peft_config, current_key)
@@ -157,7 +155,9 @@ class AdaptedModel(PlacingTuner):
         matrices = experts.matrices_of(name, partial(self.expert_type, adapter_name=adapter_name))
         for index, matrix in enumerate(matrices):
             assert isinstance(matrix, ExpertMatrix)
-            self.add_to_layer(matrix, adapter_name, config, matrix_name(key, index))
+            self.add_to_layer(
+                matrix, adapter_name, config, matrix_name(name_in_state_dict(key), index)
+            )
             if adapter_name not in self.active_adapters:
                 matrix.requires_grad_(False)
         if around is None:
@@ -187,22 +187,18 @@ class AdaptedModel(PlacingTuner):
 
     def _put_in(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
-        has_parameters = _has_parameters(config)
         with warnings.catch_warnings():
-            # PEFT knows the target modules, not the layers inside them that have patterns too.
-            warnings.filterwarnings("ignore", _ONLY_LAYERS_INSIDE, RuntimeWarning)
-            if has_parameters:
-                # PEFT compares the patterns with names of modules alone.
-                warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
+            # PEFT compares the patterns with names of target modules alone: not with parameters,
+            # layers inside of a target, or the names that modules have without wrappers.
+            warnings.filterwarnings("ignore", r"The following \w+_pattern keys")
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-        if has_parameters:
-            if not adapted_layers(model, adapter_name):
-                raise UserError(
-                    f"target_parameters={config.target_parameters}: exclude_modules, "
-                    "modules_to_save and layers_to_transform leave none of them: change one of "
-                    "these."
-                )
-            _warn_of_unmatched_patterns(config, adapted_layers(model, adapter_name))
+        adapted = adapted_layers(model, adapter_name)
+        if _has_parameters(config) and not adapted:
+            raise UserError(
+                f"target_parameters={config.target_parameters}: exclude_modules, modules_to_save "
+                "and layers_to_transform leave none of them: change one of these."
+            )
+        _warn_of_unmatched_patterns(config, adapted)
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -259,7 +255,7 @@ def _has_parameters(config: Any) -> bool:
 def _warn_of_unmatched_patterns(config: Any, names: Iterable[str]) -> None:
     parameters = {parameter_of(name) or name for name in names}
     for field in ("rank_pattern", "alpha_pattern"):
-        found = unmatched(getattr(config, field), {*names, *parameters})
+        found = unmatched(getattr(config, field, None) or {}, {*names, *parameters})
         if found:
             # PEFT has a sentence of its own for it.
             warnings.warn(

@@ -18,6 +18,7 @@ from torch import nn
 from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.finding import adapted_layers
+from lora2.tuners.base.names.compiled_names import name_in_state_dict
 from lora2.tuners.base.names.peft_names import prefix_of
 
 ConfigT = TypeVar("ConfigT", bound=PeftConfig)
@@ -146,12 +147,13 @@ def _layers_of(
     model: nn.Module, host: _Host, adapter_name: str, hosts: Iterable[_Host]
 ) -> dict[str, AdaptedLayer]:
     """The layers of one PEFT model's adapter by their name in the whole module."""
-    inside = prefix_of(host.base)
+    inside = prefix_of(name_in_state_dict(host.base))
     # A PEFT model inside the base model has adapters of its own.
     nested = tuple(
-        prefix_of(other.base)
+        base
         for other in hosts
-        if other is not host and other.base.startswith(inside) and adapter_name in other.configs
+        if other is not host and adapter_name in other.configs
+        if (base := prefix_of(name_in_state_dict(other.base))).startswith(inside)
     )
     return {
         name: layer

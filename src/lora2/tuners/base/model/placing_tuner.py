@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -15,6 +16,11 @@ from lora2.tuners.base.distributed.zero import with_partitioned
 from lora2.tuners.base.layers.base_attributes import BaseAttributes, base_of
 from lora2.tuners.base.model.fast_path import leave_fast_path, restore
 from lora2.tuners.base.names.adapter_names import check_adapter_name, check_names_apart
+from lora2.tuners.base.names.compiled_names import (
+    NamedAsInStateDict,
+    name_before_wrapping,
+    name_in_state_dict,
+)
 from lora2.tuners.base.offloading import execution_device, loaded_by_name
 from lora2.tuners.base.token_rows.checks import check_rows, check_rows_merge
 from lora2.tuners.base.token_rows.wrappers import complete_wrappers
@@ -39,6 +45,10 @@ class PlacingTuner(BaseTuner):
         complete_wrappers(model)
         encoders: list[nn.TransformerEncoder] = self.__dict__.setdefault("_nested_encoders", [])
         encoders += leave_fast_path(model)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: Any, key: str) -> Any:
+        return BaseTuner._check_target_module_exists(peft_config, name_in_state_dict(key))
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
@@ -78,18 +88,71 @@ class PlacingTuner(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        # PEFT reads the modules that are trained whole from the same dictionary afterwards.
-        wrappers = tuple(
-            f"{name}."
-            for name, module in model.named_modules()
+        named: Any = NamedAsInStateDict(model)
+        # PEFT reads the modules that are trained whole from the same dictionary afterwards, by
+        # their names in the model.
+        wrappers = {
+            f"{in_state_dict}.": f"{name}."
+            for (in_state_dict, module), (name, _) in zip(
+                named.named_modules(), model.named_modules(), strict=True
+            )
             if isinstance(module, AuxiliaryTrainingWrapper)
-        )
-        extra = {key: value for key, value in state_dict.items() if key.startswith(wrappers)}
+        }
+        extra = {
+            name + key.removeprefix(in_state_dict): value
+            for in_state_dict, name in wrappers.items()
+            for key, value in state_dict.items()
+            if key.startswith(in_state_dict)
+        }
+        given = list(state_dict)
         state_dict.update(_here_as_wholes(model, extra))
         selected = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, unwanted_adapter_names
+            named, config, adapter_name, state_dict, unwanted_adapter_names
         )
+        if given:
+            _check_has_all(selected, cls._tensor_names(named, adapter_name), adapter_name)
         return _here_as_wholes(model, selected)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        named: Any = NamedAsInStateDict(model)
+        return super()._remap_adapter_state_dict_for_load(named, config, adapter_name, state_dict)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return super()._remove_adapter_name_from_key(name_before_wrapping(key), adapter_name)
+
+    @classmethod
+    def _tensor_names(cls, named: NamedAsInStateDict, adapter_name: str) -> Iterator[str]:
+        """Yield the names of the tensors of an adapter's layers."""
+        for name, layer in named.named_modules():
+            if not isinstance(layer, cls.tuner_layer_cls):
+                continue
+            for attribute in layer.adapter_layer_names:
+                held = getattr(layer, attribute)
+                if adapter_name in held:
+                    own = held[adapter_name]
+                    inside = own.state_dict() if isinstance(own, nn.Module) else [""]
+                    yield from (
+                        f"{name}.{attribute}.{adapter_name}.{each}".rstrip(".") for each in inside
+                    )
+
+
+def _check_has_all(selected: Any, names: Iterator[str], adapter_name: str) -> None:
+    missing = [name for name in names if name not in selected]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"Adapter {adapter_name!r} would be saved without {missing[0]}{more}, which the state "
+            "dict does not have by these names: give the state dict of the whole model, or take "
+            "the modules out of the wrappers around them."
+        )
 
 
 def check_is_not_split(target: nn.Module, module_name: str) -> None:

@@ -1,12 +1,20 @@
-"""Names of modules inside what torch.compile returns, which has a module of its own around them."""
+"""Names of modules that torch has put a module of its own around, as torch.compile does.
+
+Some wrappers leave themselves out of the names in a state dict, and not out of `named_modules`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from lora2.errors import UserError
 
 _INNER = "_orig_mod"
+# Those of `checkpoint_wrapper`, which FSDP's activation checkpointing uses, and of FSDP1.
+_NOT_IN_STATE_DICTS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 
 
 def check_is_not_compiled(module_name: str) -> None:
@@ -38,6 +46,27 @@ def check_has_own_names(model: nn.Module) -> None:
             )
 
 
-def name_before_compiling(name: str) -> str:
-    """Return the name that a module or tensor had before parts of the model were compiled."""
-    return name.replace(f"{_INNER}.", "")
+def name_in_state_dict(module_name: str) -> str:
+    """Return the name of a module as a state dict of the model has it."""
+    return ".".join(part for part in module_name.split(".") if part not in _NOT_IN_STATE_DICTS)
+
+
+def name_before_wrapping(name: str) -> str:
+    """Return the name that a module or tensor had before parts of the model were wrapped."""
+    return name_in_state_dict(name).replace(f"{_INNER}.", "")
+
+
+class NamedAsInStateDict:
+    """What PEFT reads of a model to find an adapter's tensors in its state dict."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the modules by their names in the state dict."""
+        for name, module in self._model.named_modules():
+            yield name_in_state_dict(name), module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state dict of the model."""
+        return self._model.state_dict()
