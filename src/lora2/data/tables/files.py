@@ -38,10 +38,9 @@ def read_table(path: Path | str, role: str = "file") -> DataTable:
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        found = f"ends in {path.suffix!r}, which is" if path.suffix else "has an ending of"
         raise UserError(
-            f"{role}: {path} {found} none of the known file types; give a file that ends in "
-            f"{', '.join(_READERS)}."
+            f"{role}: {path} ends in {path.suffix or 'nothing'!r}, which is none of the known "
+            f"file types; give a file that ends in {', '.join(_READERS)}."
         )
     try:
         if not path.exists():
