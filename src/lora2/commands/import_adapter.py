@@ -10,7 +10,7 @@ from peft import TaskType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.option_values import or_none, read_number
+from lora2.commands.option_values import NUMBERS, or_none
 from lora2.commands.run_options import add_model, add_new_path
 from lora2.errors import UserError
 from lora2.exchange.from_lora import import_lora, importable_config, load_source
@@ -106,7 +106,7 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--target_r",
         "--target-r",
-        type=or_none(read_number),
+        type=or_none(NUMBERS[float]),
         help="singular values a matrix is to keep when training continues",
     )
     return parser

@@ -15,30 +15,17 @@ from lora2.support.field_types import shortened
 from lora2.support.ranges import SIZE
 
 
-def read_whole_number(text: str) -> int:
-    """Return the whole number that a text is.
+def _reading(kind: type[int] | type[float], wanted: str) -> Callable[[str], Any]:
+    """Return a reader of numbers of a kind."""
 
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    try:
-        return int(text)
-    except ValueError as error:
-        message = f"{shortened(text)} is not a whole number, such as 8"
-        raise argparse.ArgumentTypeError(message) from error
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            message = f"{shortened(text)} is not {wanted}"
+            raise argparse.ArgumentTypeError(message) from error
 
-
-def read_number(text: str) -> float:
-    """Return the number that a text is.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError as error:
-        message = f"{shortened(text)} is not a number, such as 0.5"
-        raise argparse.ArgumentTypeError(message) from error
+    return read
 
 
 def read_truth(text: str | bool) -> bool:
@@ -54,7 +41,10 @@ def read_truth(text: str | bool) -> bool:
         raise argparse.ArgumentTypeError(message) from error
 
 
-NUMBERS: dict[Any, Callable[[str], Any]] = {int: read_whole_number, float: read_number}
+NUMBERS: dict[Any, Callable[[str], Any]] = {
+    int: _reading(int, "a whole number, such as 8"),
+    float: _reading(float, "a number, such as 0.5"),
+}
 """What reads numbers, by their type."""
 READERS: dict[Any, Callable[[Any], Any]] = NUMBERS | {string_to_bool: read_truth}
 """What reads the values of options, by what argparse or transformers would read them with."""

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lora2.commands.option_parser import OptionParser
-from lora2.commands.option_values import or_none, read_mapping_or_file, read_number
+from lora2.commands.option_values import NUMBERS, or_none, read_mapping_or_file
 from lora2.commands.run_options import add_model
 from lora2.errors import UserError
 from lora2.reports.numbers_in_words import size_in_words
@@ -173,7 +173,7 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--target_r",
         "--target-r",
-        type=or_none(read_number),
+        type=or_none(NUMBERS[float]),
         help="singular values that a matrix keeps on average: the size at the end, as a LoRA, is "
         "counted too",
     )
