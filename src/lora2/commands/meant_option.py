@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from lora2.support.nearest_name import nearest
 
-# Of each name, the options that it may stand for; a command has one of them at most.
+# Each name may stand for these options, of which a command has one at most.
 _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "adapter": ("method",),
     "adapter_path": ("start_from",),
@@ -55,7 +55,7 @@ _BEST = (
 _EVALUATION = "a run is evaluated in the precision that it is trained in, which --bf16 sets"
 _HUB = "a run stays on this machine, so upload the folder that `lora2 export` writes"
 _IN_PYTHON = "quantized base models are trained from Python (docs/how-to/quantized.md)"
-# Of fields of TrainingArguments that `lora2 train` does not have, and of others like them.
+# `lora2 train` does not have these fields of TrainingArguments, nor others like them, because:
 _DECIDED: Mapping[str, str] = {
     "auto_find_batch_size": "a run has the batch size that it is given by "
     "--per_device_train_batch_size",

@@ -98,7 +98,7 @@ def export_merged(
                 layer.unmerge()
         _raise_in_one_sentence(model, error)
         raise
-    # Methods of PEFT too.
+    # A merge by a method of PEFT breaks ties, too.
     with warnings.catch_warnings(), untying_broken_ties(model.get_base_model()):
         # PEFT warns that all is merged already.
         warnings.simplefilter("ignore")

@@ -22,7 +22,7 @@ _TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
-# An answer that no template writes of its own accord.
+# No template writes this of its own accord.
 _ANSWER = "An answer to be found again"
 # The option and the owner, with which a sentence about a template begins.
 _OF_MODEL = "model: its chat template"

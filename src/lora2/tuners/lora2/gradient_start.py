@@ -38,7 +38,7 @@ _RIDGE = 1.0
 # Random mixtures of a gradient's rows that are kept, at least.
 _ROWS = 64
 _SEED = 0
-# Characters of the layers' names in a message.
+# A message has at most so many characters of layers' names.
 _MOST_NAMES = 200
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -123,7 +123,7 @@ def has_changed(model: nn.Module, adapter_name: str = "default") -> bool:
 
 def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
     found = lora2_layers(model, adapter_name)
-    # Such as out_proj of an nn.MultiheadAttention, of which the weight alone is read.
+    # One is out_proj of an nn.MultiheadAttention, of which the weight alone is read.
     uncalled = [
         getattr(parent, own) for layer in found.values() for parent, own in layer.layers_inside()
     ]

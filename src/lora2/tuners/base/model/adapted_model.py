@@ -82,7 +82,7 @@ class AdaptedModel(PlacingTuner):
         if isinstance(parent, self.tuner_layer_cls):
             # Another target is around it, and has adapted it.
             return
-        # The names that a config's patterns have.
+        # A config's patterns have this name.
         current_key = name_in_state_dict(current_key)
         if isinstance(target, self.tuner_layer_cls):
             layer = target

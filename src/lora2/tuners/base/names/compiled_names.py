@@ -13,7 +13,7 @@ from torch import nn
 from lora2.errors import UserError
 
 _INNER = "_orig_mod"
-# Those of `checkpoint_wrapper`, which FSDP's activation checkpointing uses, and of FSDP1.
+# `checkpoint_wrapper`, which FSDP's activation checkpointing uses, and FSDP1 have these modules.
 _NOT_IN_STATE_DICTS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
 
 
