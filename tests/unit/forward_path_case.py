@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
+import oracle
 from lora2 import Lora2Config
 from lora2.tuners.lora2 import forward_hook
 from lora2.tuners.lora2.layer import Lora2Layer
@@ -117,3 +118,18 @@ def adapted(path: Path, orthogonality: str) -> nn.Module:
     if not path.hooked:
         forward_hook.remove(model.get_base_model())
     return model.double().train()
+
+
+def assert_same_gradients(
+    path: Path, step: Callable[[nn.Module], None], reference: Callable[[nn.Module], None]
+) -> None:
+    """Check that two ways of a forward and backward pass give each trained tensor one gradient."""
+    gradients = []
+    for run in (step, reference):
+        model = adapted(path, "exact")
+        run(model)
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for got, wanted in zip(*gradients, strict=True):
+        assert got is not None
+        assert wanted is not None
+        oracle.assert_agrees(got, wanted)

@@ -56,5 +56,5 @@ def _parser() -> OptionParser:
         type=Path,
         help="data with labels or answers, in place of the run's validation data",
     )
-    parser.add_argument("--data_dir", "--data-dir", help="where the task's data is now")
+    parser.add_argument("--data_dir", help="where the task's data is now")
     return parser

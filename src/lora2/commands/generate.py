@@ -202,7 +202,7 @@ def _parser() -> OptionParser:
         "--merged", action="store_true", help="put the adapter into the weights before"
     )
     parser.add_argument(
-        "--max_new_tokens", "--max-new-tokens", type=at_least_one,
+        "--max_new_tokens", type=at_least_one,
         help="tokens at which a text is cut off (default: the run's)",
     )  # fmt: skip
     parser.add_argument(

@@ -105,7 +105,6 @@ def _parser() -> OptionParser:
     add_model(parser, "its base model, if it has moved")
     parser.add_argument(
         "--target_r",
-        "--target-r",
         type=or_none(NUMBERS[float]),
         help="singular values a matrix is to keep when training continues",
     )

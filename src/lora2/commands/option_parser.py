@@ -27,6 +27,12 @@ class OptionParser(argparse.ArgumentParser):
             self.register("type", kind, reader)
         self._negative_number_matcher = _NEGATIVE_NUMBER
 
+    def add_argument(self, *names: Any, **kwargs: Any) -> argparse.Action:
+        """Add an option; one of several words may be written with hyphens too."""
+        with_hyphens = [name.replace("_", "-") for name in names if name.startswith("--")]
+        names += tuple(name for name in with_hyphens if name not in names)
+        return super().add_argument(*names, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         """Raise the message as one sentence."""
         # An option of several words has more than one name.

@@ -151,12 +151,9 @@ def _parser() -> OptionParser:
         default="all",
         help="matrices by the paper's names Q,K,V,O,F1,F2, with commas (default: all)",
     )
-    parser.add_argument(
-        "--target_modules", "--target-modules", nargs="+", help="or names of modules"
-    )
+    parser.add_argument("--target_modules", nargs="+", help="or names of modules")
     parser.add_argument(
         "--target_parameters",
-        "--target-parameters",
         nargs="*",
         help="names of parameters, such as experts.down_proj of a mixture of experts",
     )
@@ -165,34 +162,26 @@ def _parser() -> OptionParser:
     )
     parser.add_argument(
         "--init_r",
-        "--init-r",
         "--r",
         type=int,
         help="singular values a matrix, of LoRA² (default: 8) and AdaLoRA (default: 12)",
     )
     parser.add_argument(
         "--target_r",
-        "--target-r",
         type=or_none(NUMBERS[float]),
         help="singular values that a matrix keeps on average: the size at the end, as a LoRA, is "
         "counted too",
     )
     parser.add_argument(
         "--budget_unit",
-        "--budget-unit",
         choices=get_args(BudgetUnit),
         default="values",
         help="what target_r counts (default: values)",
     )
-    parser.add_argument(
-        "--bottleneck_size", "--bottleneck-size", type=int, help="of bottleneck (default: 8)"
-    )
-    parser.add_argument(
-        "--virtual_tokens", "--virtual-tokens", type=int, help="of prompt (default: 20)"
-    )
+    parser.add_argument("--bottleneck_size", type=int, help="of bottleneck (default: 8)")
+    parser.add_argument("--virtual_tokens", type=int, help="of prompt (default: 20)")
     parser.add_argument(
         "--peft_config",
-        "--peft-config",
         type=read_mapping_or_file,
         help="of peft and PEFT's other methods: a JSON file, or a JSON object",
     )

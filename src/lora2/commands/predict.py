@@ -85,7 +85,7 @@ def _parser() -> OptionParser:
     add_run_options(parser)
     add_batch_size(parser)
     parser.add_argument("--text", help="one text")
-    parser.add_argument("--text_pair", "--text-pair", help="its second text, for tasks on pairs")
+    parser.add_argument("--text_pair", help="its second text, for tasks on pairs")
     parser.add_argument(
         "--file",
         type=Path,

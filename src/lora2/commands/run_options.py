@@ -26,7 +26,6 @@ def add_batch_size(parser: OptionParser, default: int = 64, what: str = "rows") 
     """Add the option of commands that work through rows; `what` is their name in the help."""
     parser.add_argument(
         "--batch_size",
-        "--batch-size",
         type=at_least_one,
         default=default,
         help=f"{what} at once (default: {default})",

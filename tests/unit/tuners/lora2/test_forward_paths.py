@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 import oracle
 from lora2.tuners.lora2 import forward_hook, joint_product, linear
-from unit.forward_path_case import NAMES, PATHS, Masked, Path, adapted
+from unit.forward_path_case import NAMES, PATHS, Masked, Path, adapted, assert_same_gradients
 from unit.models import layers_of
 
 
@@ -110,19 +110,18 @@ def test_joint_product_is_the_oracles_however_its_rows_are_split(
 def test_a_part_of_the_model_trains_after_a_backward_pass_of_the_whole(path: Path) -> None:
     """As a second loss on one of CLIP's encoders; its gradients add up to those of the first."""
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
-    gradients = []
-    for in_one_pass in (True, False):
-        model = adapted(path, "exact")
-        part = next(iter(layers_of(model).values()))
-        whole = model(x).square().sum()
-        if in_one_pass:
-            (whole + part(x).square().sum()).backward()
-        else:
-            whole.backward()
-            part(x).square().sum().backward()
-        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    for got, wanted in zip(*reversed(gradients), strict=True):
-        oracle.assert_agrees(got, wanted)
+
+    def part_of(model: nn.Module) -> Tensor:
+        return next(iter(layers_of(model).values()))(x).square().sum()
+
+    def one_after_the_other(model: nn.Module) -> None:
+        model(x).square().sum().backward()
+        part_of(model).backward()
+
+    def in_one_pass(model: nn.Module) -> None:
+        (model(x).square().sum() + part_of(model)).backward()
+
+    assert_same_gradients(path, one_after_the_other, in_one_pass)
 
 
 @pytest.mark.parametrize("symbol", ["v", "u", "lam", "U", "V"])
@@ -156,70 +155,59 @@ def test_gradients_in_evaluation_mode_after_a_backward_pass_without_a_step() -> 
 def test_a_pass_without_gradients_between_forward_and_backward_changes_nothing(path: Path) -> None:
     """As the reference pass of DPO, on the same model in training mode."""
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
-    gradients = []
-    for between in (False, True):
-        model = adapted(path, "exact")
+
+    def with_a_pass_between(model: nn.Module) -> None:
         loss = model(x).square().sum()
-        if between:
-            with torch.no_grad():
-                model(2 * x)
-        factors = [p for p in model.parameters() if p.requires_grad]
+        with torch.no_grad():
+            model(2 * x)
         loss.backward()
-        gradients.append([p.grad for p in factors])
-    assert all(g is not None for g in gradients[0])
-    for got, wanted in zip(*reversed(gradients), strict=True):
-        oracle.assert_agrees(got, wanted)
+
+    assert_same_gradients(path, with_a_pass_between, lambda model: _train_on(model, x))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_two_forward_passes_before_one_backward_pass(path: Path) -> None:
     """As a loss that compares two texts; the gradients are those of one batch with both."""
     x, y = (torch.randn(2, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
-    gradients = []
-    for together in (False, True):
-        model = adapted(path, "exact")
-        outputs = model(torch.cat([x, y])) if together else torch.cat([model(x), model(y)])
-        outputs.square().sum().backward()
-        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    for got, wanted in zip(*gradients, strict=True):
-        oracle.assert_agrees(got, wanted)
+
+    def two_passes(model: nn.Module) -> None:
+        torch.cat([model(x), model(y)]).square().sum().backward()
+
+    assert_same_gradients(path, two_passes, lambda model: _train_on(model, torch.cat([x, y])))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_a_failed_pass_without_gradients_leaves_a_training_step_as_it_was(path: Path) -> None:
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
-    gradients = []
-    for fails in (False, True):
-        model = adapted(path, "exact")
+
+    def with_a_failed_pass(model: nn.Module) -> None:
         loss = model(x).square().sum()
-        if fails:
-            with torch.no_grad(), pytest.raises(RuntimeError):
-                model(torch.randn(2, 5, dtype=torch.float64))
+        with torch.no_grad(), pytest.raises(RuntimeError):
+            model(torch.randn(2, 5, dtype=torch.float64))
         loss.backward()
-        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    for got, wanted in zip(*reversed(gradients), strict=True):
-        oracle.assert_agrees(got, wanted)
+
+    assert_same_gradients(path, with_a_failed_pass, lambda model: _train_on(model, x))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_an_interrupted_pass_without_gradients_does_not_reach_the_next_step(path: Path) -> None:
     x = torch.randn(2, 6, dtype=torch.float64).requires_grad_()
-    gradients = []
-    for is_interrupted in (False, True):
-        model = adapted(path, "exact")
+
+    def after_an_interruption(model: nn.Module) -> None:
         model(x)
-        if is_interrupted:
-            handle = next(iter(layers_of(model).values())).register_forward_hook(_interrupt)
-            with torch.no_grad(), pytest.raises(KeyboardInterrupt):
-                model(x)
-            handle.remove()
-        model(x).square().sum().backward()
-        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    for got, wanted in zip(*reversed(gradients), strict=True):
-        assert wanted is not None
-        oracle.assert_agrees(got, wanted)
+        handle = next(iter(layers_of(model).values())).register_forward_hook(_interrupt)
+        with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+            model(x)
+        handle.remove()
+        _train_on(model, x)
+
+    assert_same_gradients(path, after_an_interruption, lambda model: _train_on(model, x))
+
+
+def _train_on(model: nn.Module, x: Tensor) -> None:
+    model(x).square().sum().backward()
 
 
 def _interrupt(*arguments: object) -> None:

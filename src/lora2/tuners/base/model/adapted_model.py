@@ -86,11 +86,11 @@ class AdaptedModel(PlacingTuner):
         current_key = name_in_state_dict(current_key)
         if isinstance(target, self.tuner_layer_cls):
             layer = target
-            self._add_to_layer(layer, adapter_name, peft_config, current_key)
+            self._add_to_module(layer, adapter_name, peft_config, current_key)
         else:
             layer = wrap_layer(target, adapter_name, current_key, self.layer_types)
             layer.plain_dtype = activation_dtype_of(self.model)
-            self._add_to_layer(layer, adapter_name, peft_config, current_key)
+            self._add_to_module(layer, adapter_name, peft_config, current_key)
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
@@ -113,9 +113,10 @@ class AdaptedModel(PlacingTuner):
                 f"too ({error}); name other modules, or add it to exclude_modules."
             ) from error
 
-    def _add_to_layer(
+    def _add_to_module(
         self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
     ) -> None:
+        """Add an adapter to a module's layer, whose weight tensor parallelism may have split."""
         layer.split = split_of(self.model, layer.get_base_layer(), module_name)
         if layer.split is not None and config.lora_dropout:
             raise UserError(
