@@ -7,7 +7,7 @@ for one module is wrapped, in memory, once.
 
 from __future__ import annotations
 
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,24 +17,21 @@ from torch import Tensor
 from lora2.exchange.own_factors import own_factors
 from lora2.mathematics.low_rank import of_rank, singular_value_form
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.registration import wrap_once
 
-_NAME = "_convert_module_to_lora"
+
+def make_conversion_exact() -> None:
+    """Have PEFT's conversion ask our layers for their factors."""
+    wrap_once(conversion, "_convert_module_to_lora", _asking_our_layers)
 
 
-def install() -> None:
-    """Make PEFT ask our layers; a second call, or a PEFT without that function, is no error."""
-    original = getattr(conversion, _NAME, None)
-    if original is None or getattr(original, "knows_lora2", False):
-        return
-
-    @wraps(original)
+def _asking_our_layers(original: Callable[..., Any]) -> Callable[..., Any]:
     def convert(module: Any, rank: float, adapter_name: str = "default") -> Any:
         if isinstance(module, AdaptedLayer):
             return as_lora_of_rank(module, rank, adapter_name)
         return original(module, rank, adapter_name)
 
-    convert.knows_lora2 = True  # type: ignore[attr-defined]
-    setattr(conversion, _NAME, convert)
+    return convert
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lora2.exchange import peft_conversion
-from lora2.exchange.model_card import file as model_card_file
+from lora2.exchange.model_card.file import make_cards_ours
+from lora2.exchange.peft_conversion import make_conversion_exact
 from lora2.tuners.base.registration import register
 from lora2.tuners.bottleneck import BottleneckConfig, BottleneckModel
 from lora2.tuners.lora2.config import Lora2Config
@@ -12,9 +12,9 @@ from lora2.tuners.sora import SoraConfig, SoraModel
 
 
 def make_known_to_peft() -> None:
-    """Register all methods with PEFT; a second call is no error."""
+    """Register all methods with PEFT, with conversion and cards; a second call is no error."""
     register("lora2", Lora2Config, Lora2Model)
     register("sora", SoraConfig, SoraModel)
     register("bottleneck", BottleneckConfig, BottleneckModel)
-    peft_conversion.install()
-    model_card_file.install()
+    make_conversion_exact()
+    make_cards_ours()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from functools import wraps
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ from peft import PeftModel
 from lora2.exchange.model_card.facts import AdapterFacts, facts_of, pipeline_of
 from lora2.exchange.model_card.words import RunFacts, adapter_card, lora_card
 from lora2.tuners.base.config.target_config import TargetConfig
+from lora2.tuners.base.registration import wrap_once
 
 NAME = "README.md"
 # Between these lines the text is replaced when the adapter is saved again; all else is the user's.
 _BEGIN, _END = "<!-- written by lora2 -->", "<!-- end of what lora2 writes -->"
-_METHOD = "create_or_update_model_card"
 
 
-def install() -> None:
-    """Make PEFT's model cards say what our methods need; a second call is no error."""
-    original: Any = getattr(PeftModel, _METHOD)
-    if getattr(original, "knows_lora2", False):
-        return
+def make_cards_ours() -> None:
+    """Have PEFT's model cards say what an adapter of our methods needs."""
+    wrap_once(PeftModel, "create_or_update_model_card", _writing_ours)
 
-    @wraps(original)
+
+def _writing_ours(original: Callable[[PeftModel, str], None]) -> Callable[[PeftModel, str], None]:
     def create_or_update(self: PeftModel, output_dir: str) -> None:
         if not isinstance(self.active_peft_config, TargetConfig):
             original(self, output_dir)
@@ -38,8 +36,7 @@ def install() -> None:
         original(self, output_dir)
         _correct(path, facts, ["lora2"])
 
-    create_or_update.knows_lora2 = True  # type: ignore[attr-defined]
-    setattr(PeftModel, _METHOD, create_or_update)
+    return create_or_update
 
 
 def write_run_card(model: PeftModel, folder: Path, run: RunFacts) -> None:

@@ -1,10 +1,12 @@
-"""PEFT methods of ours: everything that touches PEFT's registry, in memory and in one file.
+"""PEFT methods of ours: everything that changes PEFT itself, in memory and in one file.
 
 `PeftType` is a closed enumeration, and `register_peft_method` refuses a name that is not in it.
 So the member is added first, as the enum machinery itself would have made it. Nothing is written
 to disk; a PEFT that ships such a method itself one day is left as it is.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from peft import mapping
@@ -34,3 +36,17 @@ def register(name: str, config_cls: type, model_cls: type) -> None:
     add_peft_type(name)
     if PeftType[name.upper()] not in mapping.PEFT_TYPE_TO_TUNER_MAPPING:
         register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+
+
+def wrap_once(owner: Any, name: str, wrapped: Callable[[Callable[..., Any]], Any]) -> None:
+    """Replace a function of PEFT by what `wrapped` makes of it.
+
+    owner: the module or class that holds it.
+    A second call, or a PEFT that has no such function, is no error.
+    """
+    original = getattr(owner, name, None)
+    if original is None or getattr(original, "knows_lora2", False):
+        return
+    replacement: Any = wraps(original)(wrapped(original))
+    replacement.knows_lora2 = True
+    setattr(owner, name, replacement)
