@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from peft import optimizers
+from peft.optimizers import loraplus
 from torch import nn
 from torch.optim import Optimizer
 
@@ -12,6 +15,7 @@ from lora2.errors import UserError
 from lora2.support.field_types import is_finite_number
 from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.layers.finding import modules_of_type
+from lora2.tuners.base.registration import wrap_once
 from lora2.tuners.lora2.layer import Lora2Layer
 
 
@@ -20,8 +24,7 @@ def loraplus_groups(
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer: 𝒱 at lr · ratio, all other trained ones at lr.
 
-    𝒱 starts at zero and is LoRA's B, whose rate LoRA+ raises. PEFT's `create_loraplus_optimizer`
-    knows B by its name in LoRA, and would raise the rate of λ.
+    𝒱 starts at zero and is LoRA's B, whose rate LoRA+ raises.
 
     Args:
         model: a model with LoRA² adapters.
@@ -56,8 +59,37 @@ def loraplus_groups(
     ]
 
 
+def make_loraplus_know_roles() -> None:
+    """Have PEFT's `create_loraplus_optimizer` raise the rate of 𝒱, and not that of λ.
+
+    PEFT knows the factor whose rate is raised by LoRA's name of it, or by its one dimension, which
+    λ has.
+    """
+    for module in (optimizers, loraplus):
+        wrap_once(module, "create_loraplus_optimizer", _by_role)
+
+
+def _by_role(original: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    def create(model: nn.Module, *arguments: Any, **named: Any) -> Optimizer:
+        optimizer = original(model, *arguments, **named)
+        pairs = [
+            pair
+            for pair in _singular_values_and_v(model)
+            if all(each.requires_grad for each in pair)
+        ]
+        other = {id(lam): V for lam, V in pairs} | {id(V): lam for lam, V in pairs}
+        for group in optimizer.param_groups:
+            group["params"] = [other.get(id(each), each) for each in group["params"]]
+        return optimizer
+
+    return create
+
+
 def warn_of_raised_singular_values(model: nn.Module, optimizer: Optimizer | None) -> None:
-    """Warn if λ has a higher learning rate than 𝒱, as PEFT's helper for LoRA+ gives it."""
+    """Warn if λ has a higher learning rate than 𝒱.
+
+    PEFT's helper for LoRA+ gives it where it was imported before this package.
+    """
     groups = getattr(optimizer, "param_groups", [])
     rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
     factors = _trained(model)
@@ -68,19 +100,24 @@ def warn_of_raised_singular_values(model: nn.Module, optimizer: Optimizer | None
     if highest["V"] and highest["lam"] > highest["V"]:
         warnings.warn(
             f"The optimizer gives λ the learning rate {highest['lam']:g} and 𝒱 only "
-            f"{highest['V']:g}: PEFT's create_loraplus_optimizer knows LoRA's names alone. Use "
-            "torch.optim.AdamW(lora2.loraplus_groups(model, lr, ratio)) instead.",
+            f"{highest['V']:g}; if PEFT's create_loraplus_optimizer made it, import lora2 before "
+            "it, or use torch.optim.AdamW(lora2.loraplus_groups(model, lr, ratio)) instead.",
             stacklevel=3,
         )
 
 
 def _trained(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The trained factors of all LoRA² layers, by symbol."""
-    found: dict[str, list[nn.Parameter]] = {"lam": [], "V": []}
+    """Return the λ and the 𝒱 that are trained, by symbol."""
+    pairs = list(_singular_values_and_v(model))
+    return {
+        symbol: [pair[index] for pair in pairs if pair[index].requires_grad]
+        for index, symbol in enumerate(("lam", "V"))
+    }
+
+
+def _singular_values_and_v(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Yield λ and 𝒱 of each adapter in each LoRA² layer."""
     for layer in modules_of_type(model, Lora2Layer):
         for adapter_name in layer.lora2_states:
             parameters = layer.parameters_of(adapter_name)
-            for symbol, into in found.items():
-                if parameters[symbol].requires_grad:
-                    into.append(parameters[symbol])
-    return found
+            yield parameters["lam"], parameters["V"]

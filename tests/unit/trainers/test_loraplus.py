@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft.optimizers import create_loraplus_optimizer
+from peft import LoraConfig, get_peft_model, optimizers
+from peft.optimizers import create_loraplus_optimizer, loraplus
 from transformers import Trainer
 
 from lora2 import Lora2Callback, UserError, loraplus_groups
+from unit.models import layers_of
 from unit.tiny_transformers import Examples, bert_batch, tiny_bert
 from unit.training_case import arguments, bert_model
 
@@ -40,9 +42,42 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path
     ).train()  # fmt: skip
 
 
-def test_the_helper_of_peft_is_warned_of(tmp_path):
+@pytest.mark.parametrize("module", [optimizers, loraplus], ids=["package", "module"])
+def test_the_helper_of_peft_raises_the_rate_of_the_factor_that_starts_at_zero(module):
     model = bert_model()
+    create = module.create_loraplus_optimizer
+    optimizer = create(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    found = rates(optimizer, model)
+    assert found["lora2_V"] == {16e-3}
+    for name in ("lora2_v", "lora2_u", "lora2_lambda", "lora2_U"):
+        assert found[name] == {1e-3}
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_the_helper_of_peft_leaves_a_frozen_factor_out():
+    model = bert_model()
+    layer = next(iter(layers_of(model).values()))
+    frozen = layer.parameters_of("default")["V"].requires_grad_(False)
     optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert not any(p is frozen for p in held)
+    assert rates(optimizer, model)["lora2_V"] == {16e-3}
+
+
+def test_the_helper_of_peft_gives_the_rates_of_lora_as_before():
+    model = get_peft_model(tiny_bert(), LoraConfig(target_modules=["query", "value"]))
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["lr"] == (16e-3 if "lora_B" in names[id(parameter)] else 1e-3)
+
+
+def test_the_helper_of_peft_is_warned_of_where_it_was_imported_before(tmp_path):
+    model = bert_model()
+    create = create_loraplus_optimizer.__wrapped__
+    optimizer = create(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
     with pytest.warns(UserWarning, match=r"λ the learning rate 0.016 and 𝒱 only 0.001.*loraplus_"):
         train(model, optimizer, tmp_path)
 
