@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, set_seed
 
-from lora2.data.tasks.digests import digests_of
+from lora2.data.tasks.digests import DIGESTS, changed_set, digests_of
 from lora2.data.tasks.task import rows_in_words
 from lora2.errors import NumericalError, UserError
 from lora2.exchange.model_card.file import write_run_card
@@ -40,9 +40,6 @@ from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
 from lora2.training.trainer.whole_state import whole_state
 from lora2.tuners.base.names.peft_names import PREFIX
 from lora2.tuners.lora2.allocation.allocator import RankAllocator
-
-# The key of task.json that holds the digest of each set of rows, by the name of the set.
-_DIGESTS = "rows"
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -87,7 +84,7 @@ def start_folder(prepared: PreparedRun) -> None:
         prepared.folder,
         prepared.settings.to_options(),
         prepared.task.describe()
-        | {"main_metric": prepared.main_metric, _DIGESTS: digests_of(prepared.task)},
+        | {"main_metric": prepared.main_metric, DIGESTS: digests_of(prepared.task)},
     )
     objective_of(prepared.settings).write_base(prepared.folder, prepared.settings)
     write_environment(prepared)
@@ -100,17 +97,17 @@ def check_same_data(prepared: PreparedRun) -> None:
         UserError: naming the set that has changed.
     """
     try:
-        stored = prepared.folder.read_task().get(_DIGESTS, {})
+        stored = prepared.folder.read_task()
     except UserError:
         # A resumed run reads nothing else of this file, and commands that use the run report it.
         return
-    for name, digest in digests_of(prepared.task).items():
-        if stored.get(name, digest) != digest:
-            raise UserError(
-                f"resume: the {rows_in_words(name)} are not those that the run in "
-                f"{prepared.folder.path} was started with; bring them back, or start over with "
-                f"`{command_to_start_over(prepared.folder)}`."
-            )
+    changed = changed_set(prepared.task, stored, prepared.task.sets)
+    if changed is not None:
+        raise UserError(
+            f"resume: the {rows_in_words(changed)} are not those that the run in "
+            f"{prepared.folder.path} was started with; bring them back, or start over with "
+            f"`{command_to_start_over(prepared.folder)}`."
+        )
 
 
 def write_environment(prepared: PreparedRun, started_with: int | None = None) -> None:

@@ -10,7 +10,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG
 
-from lora2.data.tasks.task import Task
+from lora2.data.tasks.digests import changed_set
+from lora2.data.tasks.task import Task, rows_in_words
 from lora2.errors import UserError
 from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
@@ -123,11 +124,22 @@ def _saved_preprocessor(folder: RunFolder, objective: Objective) -> Preprocessor
 
 
 def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
-    """Load the data of a run again, from another folder if one is given."""
+    """Load the data of a run again, from another folder if one is given.
+
+    Raises:
+        UserError: it is no longer there, or its validation rows are others.
+    """
     settings = run.settings
     if data_dir is not None:
         settings = replace(settings, data=replace(settings.data, data_dir=data_dir))
     task: Task = objective_of(settings).load_data(settings)
+    changed = changed_set(task, run.task, task.validation)
+    if changed is not None:
+        # Some of the others may have been trained on, and classes may have other numbers.
+        raise UserError(
+            f"run: the {rows_in_words(changed)} are not those that {run.folder.path} was trained "
+            "with; bring them back, or write --file to score the rows of a file."
+        )
     return task
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from command_line import lora2, refused
+from command_line import lora2, refused, small_options
 
 
 def last_accuracy(run):
@@ -22,6 +22,32 @@ def test_evaluate_takes_another_labelled_file(finished_run, tmp_path, capsys):
     file.write_text("text,label\nthe table is here,acceptable\nthe table are here,unacceptable\n")
     assert lora2("evaluate", finished_run, "--file", file) == 0
     assert "more.csv, 2 rows" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_rows_that_the_run_was_not_trained_with(tiny_model, tmp_path, capsys):
+    def write(*more):
+        lines = [f"the cat {number},{'good' if number % 2 else 'bad'}" for number in range(32)]
+        file.write_text("\n".join(["text,label", *lines, *more]) + "\n")
+
+    file, folder = tmp_path / "mine.csv", tmp_path / "run"
+    write()
+    small = [option for option in small_options(save_strategy="no") if "sentences" not in option]
+    places = (f"--train_file={file}", f"--model={tiny_model}", f"--output_dir={folder}")
+    assert lora2("train", *places, *small) == 0
+    # A class of that name is the first one, so that all others would have other numbers.
+    write("the dog,awful", "the dogs,awful")
+    said = refused(capsys, "evaluate", folder)
+    assert "run: the rows of validation are not those that" in said
+    assert lora2("evaluate", folder, "--file", save_rows(tmp_path)) == 0
+    write()
+    assert lora2("evaluate", folder) == 0
+    assert f"{last_accuracy(folder):.4f}" in capsys.readouterr().out
+
+
+def save_rows(folder):
+    file = folder / "labelled.csv"
+    file.write_text("text,label\nthe cat,good\nthe dog,bad\n")
+    return file
 
 
 def test_evaluate_refuses_a_label_that_the_run_does_not_know(finished_run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Digests of the rows of a task, by which a resumed run notices that a file has changed."""
+"""Digests of the rows of a task, by which a run notices that a file has changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from datasets import Dataset
 
     from lora2.data.tasks.task import Task
 
+DIGESTS = "rows"
+"""The key of task.json that holds what `digests_of` returns."""
 _DIGITS = 16
 _IMAGE = {"bytes", "path"}
 
@@ -19,6 +23,18 @@ _IMAGE = {"bytes", "path"}
 def digests_of(task: Task) -> dict[str, str]:
     """Return hexadecimal digits by set: "train" and the names of the validation sets."""
     return {name: _digest(rows) for name, rows in task.sets.items()}
+
+
+def changed_set(task: Task, stored: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """Return which of these sets has other rows than a task.json is of; None if all are the same.
+
+    A file of an older version has no digests, and is taken for one of the same rows.
+    """
+    digests = stored.get(DIGESTS, {})
+    for name in names:
+        if name in digests and digests[name] != _digest(task.sets[name]):
+            return name
+    return None
 
 
 def _digest(rows: Dataset) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from lora2.data.tasks.digests import DIGESTS
 from lora2.data.tasks.image_task import ImageTask
 from lora2.data.tasks.labelled_task import Kind, LabelledTextTask
 from lora2.data.tasks.metric_names import TAG_METRICS
@@ -108,4 +109,7 @@ def check_task(task: dict[str, Any], path: Path) -> None:
 def _check_keys(task: Mapping[str, Any], kind: type[Task], path: Path) -> None:
     # The run adds its main metric, under the name that it has in the records.
     types = {**Task.described, "main_metric": str, **kind.described}
+    # Older versions wrote none.
+    if DIGESTS in task:
+        types[DIGESTS] = dict[str, str]
     check_fields(task, types, path, DAMAGED)
