@@ -44,11 +44,8 @@ def factors_by_matrix(name: str, wrapper: Any) -> dict[str, tuple[Tensor, Tensor
     pairs = zip(wrapper.scaling[adapter] * B, A, strict=True)
     while name.endswith(".base_layer"):
         name = name.removesuffix(".base_layer")
-    own, base = wrapper.parameter_name, wrapper.get_base_layer()
-    if type(base).forward is nn.Linear.forward and own == "weight":
-        # A dense layer, which a LoRA for a mixture of experts may name by its weight.
-        return {name: next(pairs)}
-    return {matrix_name(f"{name}.{own}", index): pair for index, pair in enumerate(pairs)}
+    parameter = f"{name}.{wrapper.parameter_name}"
+    return {matrix_name(parameter, index): pair for index, pair in enumerate(pairs)}
 
 
 def wrapper_name(parameter: str, model: nn.Module, written: Collection[str]) -> str:

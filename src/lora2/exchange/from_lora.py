@@ -26,7 +26,7 @@ from lora2.tuners.base.checked_model import check_is_module
 from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
-from lora2.tuners.base.layers.experts import split_targets
+from lora2.tuners.base.layers.experts import parameter_of, split_targets
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_adapter_name
@@ -191,9 +191,16 @@ def _check_ties(taught: PeftModel, path: Path | str) -> None:
 
 def _pairs(name: str, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the factors of one layer of PEFT's, by name of the adapted layer that gets them."""
-    if isinstance(layer, ParamWrapper):
-        return factors_by_matrix(name, layer)
-    return {name: _factors(name, layer)}
+    if not isinstance(layer, ParamWrapper):
+        return {name: _factors(name, layer)}
+    pairs = factors_by_matrix(name, layer)
+    is_linear = type(layer.get_base_layer()).forward is nn.Linear.forward
+    if is_linear and layer.parameter_name == "weight":
+        # A dense layer, which a LoRA for a mixture of experts may name by its weight.
+        return {
+            str(parameter_of(matrix)).removesuffix(".weight"): pairs[matrix] for matrix in pairs
+        }
+    return pairs
 
 
 def _factors(name: str, layer: Any) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from lora2.exchange.sample_batch import sample_batches
 from lora2.support.error_text import first_line_of
 from lora2.tuners.base.finite_checks import check_finite_output
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.experts import matrix_name
 from lora2.tuners.base.layers.finding import adapted_layers, modules_of_type
 from lora2.tuners.base.layers.quantized import plain_dtypes
 
@@ -222,8 +223,10 @@ def check_changes(
             continue
         expected = layer.get_delta_weight(adapter_name).cpu()
         found: Tensor = torch.zeros(())
-        if name in of_parameters:
-            B, A = of_parameters[name]
+        # A module beside experts may be written by the name of its weight.
+        pair = of_parameters.get(name, of_parameters.get(matrix_name(f"{name}.weight", 0)))
+        if pair is not None:
+            B, A = pair
             found = layer.in_weight_layout(B @ A).to("cpu", expected.dtype)
         elif isinstance(modules.get(name), LoraLayer):
             found = modules[name].get_delta_weight("default").to("cpu", expected.dtype)

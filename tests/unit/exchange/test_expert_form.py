@@ -49,6 +49,15 @@ def test_one_parameter_of_a_module_is_exported(tmp_path: Path):
     assert difference(logits(loaded), logits(model)) < 1e-5
 
 
+def test_a_linear_layer_that_is_named_by_its_weight_is_exported(tmp_path: Path):
+    model = MIXTRAL.adapted(target_modules=["v_proj"], target_parameters=["q_proj.weight"])
+    done = export_lora(model, tmp_path / "lora")
+    assert any("q_proj.matrices.weight.0" in name for name in done.ranks)
+    for load in (PeftModel.from_pretrained, import_lora):
+        loaded = load(MIXTRAL.model(), tmp_path / "lora").eval()
+        assert difference(logits(loaded), logits(model)) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: mixture.name)
 def test_experts_of_a_model_in_half_precision_are_exported_and_imported(

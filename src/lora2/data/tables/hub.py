@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lora2.data.tables.table import DataTable
@@ -16,19 +17,34 @@ _VALIDATION_SPLITS = ("validation", "valid", "dev")
 def load_from_hub(name: str, configuration: str | None = None) -> Any:
     """Return all splits of a hub dataset, as a `datasets.DatasetDict`.
 
+    name: of the hub, or a folder.
+
     Raises:
-        UserError: it does not exist, has no such configuration, or cannot be reached.
+        UserError: it does not exist, has no such configuration, cannot be reached, or has a file
+            that cannot be read.
     """
     datasets = require("datasets", extra="train")
     try:
         return datasets.load_dataset(name, configuration)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         of = f" (configuration {configuration})" if configuration else ""
-        reason = first_line_of(error)
+        where, advice = "from the hub", "check the name and the network, or give local files"
+        if Path(name).is_dir():
+            where, advice = "from that folder", "correct its files, or write --train_file"
+        reason = _reason(error, datasets)
         raise UserError(
-            f"dataset: {name}{of} could not be loaded from the hub ({reason}); check the name and "
-            f"the network, or give local files."
+            f"dataset: {name}{of} could not be loaded {where} ({reason}); {advice}."
         ) from error
+
+
+def _reason(error: Exception, datasets: Any) -> str:
+    """Return why a dataset cannot be loaded, on one line."""
+    if not isinstance(error, datasets.exceptions.DatasetGenerationError) or not error.__cause__:
+        return first_line_of(error)
+    # It says that a file cannot be read, and its cause why.
+    reason = first_line_of(error.__cause__)
+    last = str(error.__cause__).rstrip().rpartition("\n")[2]
+    return f"{reason} {last}" if last.startswith("because") else reason
 
 
 def hub_tables(name: str, configuration: str | None) -> tuple[DataTable, DataTable | None]:

@@ -137,7 +137,7 @@ def effective_options(kind: PeftKind, options: Options) -> dict[str, Any]:
     return {**options, **_shared_fields(kind, options)}
 
 
-def default_targets(kind: PeftKind, model_type: str) -> list[str] | None:
+def default_targets(kind: PeftKind, model_type: str) -> list[str] | str | None:
     """Return the modules that LoRA and LoRA² adapt, for a method that adapts the same; else None.
 
     None leaves the choice to PEFT: its methods for normalisations, or for outputs alone, have
@@ -148,7 +148,7 @@ def default_targets(kind: PeftKind, model_type: str) -> list[str] | None:
     if not adapts_the_same or own.get(model_type) not in (None, of_lora.get(model_type)):
         return None
     found = DEFAULT_TARGET_MODULES.get(model_type)
-    return None if found is None else list(found)
+    return list(found) if isinstance(found, list) else found
 
 
 def _own_fields(kind: PeftKind, options: Options) -> dict[str, Any]:

@@ -169,12 +169,13 @@ def modules_without_weights(new_modules: Sequence[str]) -> list[str]:
 def place(
     model: PreTrainedModel,
     options: Options,
-    defaults: Mapping[str, Sequence[str]] = DEFAULT_TARGET_MODULES,
+    defaults: Mapping[str, Sequence[str] | str] = DEFAULT_TARGET_MODULES,
 ) -> dict[str, Any]:
     """Return the fields that choose modules, with the architecture's default filled in."""
     chosen = one_word({name: options.get(name) for name in PLACE})
     if chosen["target_modules"] is None:
-        chosen["target_modules"] = set(defaults.get(model.config.model_type, ())) or None
+        default = defaults.get(model.config.model_type, ())
+        chosen["target_modules"] = default if isinstance(default, str) else set(default) or None
     return chosen
 
 

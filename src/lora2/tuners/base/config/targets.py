@@ -16,8 +16,11 @@ _GPT2_LIKE = ("c_attn", "c_proj", "c_fc")
 _T5_LIKE = ("q", "k", "v", "o")
 _LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 
-DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
-    model_type: list(names)
+# The vision encoder of Gemma 4 has layers of other kinds by the same names, hence a pattern.
+_GEMMA4 = r"(.*\.)?language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+
+DEFAULT_TARGET_MODULES: dict[str, list[str] | str] = {
+    model_type: names if isinstance(names, str) else list(names)
     for names, model_types in (
         (
             _BERT_LIKE,
@@ -78,7 +81,21 @@ DEFAULT_TARGET_MODULES: dict[str, list[str]] = {
         # Those with a dense output are the names of older versions of transformers.
         ((*_ATTENTION, "query", "key", "value", "output.dense", "mlp.fc1", "mlp.fc2"), ("dinov2",)),
         # These are the blocks of the vision encoder and of the language model.
-        ((*_LLAMA_LIKE, "out_proj", "fc1", "fc2"), ("llava", "idefics3", "smolvlm", "paligemma")),
+        (
+            (*_LLAMA_LIKE, "out_proj", "fc1", "fc2"),
+            ("llava", "idefics3", "smolvlm", "paligemma", "gemma3"),
+        ),
+        ((*_LLAMA_LIKE, "mlp.fc1", "mlp.fc2"), ("llama4",)),
+        (_GEMMA4, ("gemma4",)),
+        # The language model is OPT or T5.
+        (
+            (
+                *("qkv", "projection", "query", "key", "value", "output.dense"),
+                *("intermediate_query.dense", "output_query.dense"),
+                *_BART_LIKE, *_T5_LIKE, "wi", "wi_0", "wi_1", "wo",
+            ),
+            ("blip-2",),
+        ),
     )
     for model_type in model_types
 }  # fmt: skip

@@ -52,7 +52,8 @@ class AdaptedModel(PlacingTuner):
     layer_types: LayerTypes
     # None where the method adapts no parameters.
     expert_type: type[ExpertMatrix] | None = None
-    target_module_mapping = DEFAULT_TARGET_MODULES
+    # PEFT's own has a pattern among the lists of names, too, and another type.
+    target_module_mapping: Any = DEFAULT_TARGET_MODULES
 
     def add_to_layer(
         self, layer: AdaptedLayer, adapter_name: str, config: Any, module_name: str
