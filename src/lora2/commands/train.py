@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -164,16 +164,29 @@ def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
     method = method_of(settings)
     if newest_complete(folder.checkpoints)[0] is None:
         return
-    if settings.training.get(_SAMPLING) in _DRAWN_AGAIN:
+    option = _losing_order(settings.training)
+    if option is not None:
         raise UserError(
-            f"{_SAMPLING}={settings.training[_SAMPLING]}: the order of its rows cannot be drawn "
-            f"again, so the run cannot go on; start over with `{command_to_start_over(folder)}`."
+            f"{option}: the order of its rows cannot be drawn again, so the run cannot go on; "
+            f"start over with `{command_to_start_over(folder)}`."
         )
     if not method.resumes(settings.adapter):
         raise UserError(
             f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
             f"with `{command_to_start_over(folder)}`."
         )
+
+
+def _losing_order(training: Mapping[str, Any]) -> str | None:
+    """Return the option by which the order of rows is not known from the seed and the epoch."""
+    strategy = training.get(_SAMPLING)
+    if strategy in _DRAWN_AGAIN:
+        return f"{_SAMPLING}={strategy}"
+    of_accelerate = training.get("accelerator_config") or {}
+    if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):
+        # Each epoch goes on with a generator that is in no checkpoint.
+        return "accelerator_config: use_seedable_sampler=false"
+    return None
 
 
 def _check_keeps_what_is_read(settings: RunSettings, folder: RunFolder) -> None:

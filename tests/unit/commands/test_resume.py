@@ -254,7 +254,17 @@ def test_other_data_under_the_same_name_are_refused(
     assert lora2("train", "--output_dir", folder, "--resume") == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("train_sampling_strategy", "group_by_length", "train_sampling_strategy=group_by_length"),
+        ("accelerator_config", '{"use_seedable_sampler": false}', "use_seedable_sampler=false"),
+    ],
+)
 def test_an_order_that_cannot_be_drawn_again_is_refused(
+    option: str,
+    value: str,
+    named: str,
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -263,7 +273,6 @@ def test_an_order_that_cannot_be_drawn_again_is_refused(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)
-        by_length = {"train_sampling_strategy": "group_by_length"}
-        assert train(tiny_model, folder, **SAVES, **by_length) == 130
+        assert train(tiny_model, folder, **SAVES, **{option: value}) == 130
     said = refused(capsys, "train", "--output_dir", folder, "--resume")
-    assert "train_sampling_strategy=group_by_length: the order of its rows" in said
+    assert f"{named}: the order of its rows" in said
