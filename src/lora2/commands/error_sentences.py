@@ -14,6 +14,10 @@ _LESS_MEMORY = {
     "generate": "lower --batch_size or --max_new_tokens",
 }
 
+# What torch.save says of a file that ends early: in the middle of a tensor, at the end of one, and
+# where its own stream could not be closed.
+_WORDS_OF_TORCH_SAVE = ("PytorchStreamWriter failed", "unexpected pos", "iostream error")
+
 
 def as_sentence(error: Exception, command: str = "") -> str | None:
     """Return an error of user or machine in one sentence, None if it is a fault of ours.
@@ -28,7 +32,9 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, UserError | NumericalError):
         return text
-    again = "run the same with --resume" if command == "train" else "run the same again"
+    again = "run the same again"
+    if command == "train":
+        again = "run the same with --resume, or without it if the run's folder has no config.yaml"
     if _is_too_large(error, text):
         return (
             f"A file would be larger than this process may write ({text}): raise the limit with "
@@ -37,7 +43,7 @@ def as_sentence(error: Exception, command: str = "") -> str | None:
     if _is_disk_full(error, text):
         return f"The disk is full ({text}): free some space, then {again}."
     # torch.save does not say which of the two it is.
-    if "PytorchStreamWriter failed" in text:
+    if any(words in text for words in _WORDS_OF_TORCH_SAVE):
         return (
             f"A file could not be written to its end ({text}), because the disk is full or files "
             f"may not be larger (`ulimit -f`): free some space or raise the limit, then {again}."

@@ -189,8 +189,13 @@ def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
 SAVES = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch"}
 
 
-@pytest.mark.parametrize(("step", "more"), [(4, {}), (3, {"eval_on_start": True})], ids=str)
-def test_evaluations_of_a_resumed_run_are_those_of_the_whole_one(
+LOGS_EPOCHS = {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("step", "more"), [(4, {}), (3, {"eval_on_start": True}), (4, LOGS_EPOCHS)], ids=str
+)
+def test_evaluations_and_log_of_a_resumed_run_are_those_of_the_whole_one(
     step: int,
     more: dict[str, object],
     tiny_model: Path,
@@ -198,16 +203,18 @@ def test_evaluations_of_a_resumed_run_are_those_of_the_whole_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train(tiny_model, whole, **SAVES, **more) == 0
+    options = {**SAVES, **more}
+    assert train(tiny_model, whole, **options) == 0
     with monkeypatch.context() as patch:
-        # At an epoch's end, whose checkpoint must hold its evaluation.
+        # At an epoch's end, whose checkpoint must hold its evaluation and its log.
         interrupt_at(step, patch)
-        assert train(tiny_model, folder, **SAVES, **more) == 130
+        assert train(tiny_model, folder, **options) == 130
     assert lora2("train", "--output_dir", folder, "--resume") == 0
     ours, theirs = saved_weights(folder), saved_weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    steps = [[r["step"] for r in read_lines(run / "metrics.jsonl")] for run in (folder, whole)]
-    assert steps[0] == steps[1]
+    for file in ("metrics.jsonl", "log.jsonl"):
+        steps = [[line["step"] for line in read_lines(run / file)] for run in (folder, whole)]
+        assert steps[0] == steps[1]
 
 
 def test_an_interrupted_last_evaluation_is_made(

@@ -83,6 +83,13 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         (SafetensorError("I/O error: File too large (os error 27)"), "train", "ulimit", "damaged"),
         (SafetensorError("I/O error: No space left on device"), "export", "disk is full", "damage"),
         (RuntimeError("PytorchStreamWriter failed writing file"), "train", "ulimit", "damaged"),
+        (
+            RuntimeError("[enforce fail] . unexpected pos 38799 vs 38752"),
+            "train",
+            "disk",
+            "damaged",
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), "train", "config.yaml", "damaged"),
         (OSError(21, "Is a directory", ".log.tmp", None, "log"), "train", "log: Is a d", ".tmp"),
         (MemoryError(), "predict", "--batch_size", "per_device"),
         (MemoryError(), "train", "--per_device_train_batch_size", "--batch_size"),

@@ -195,6 +195,7 @@ def no_space(*arguments, **named):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"),
+        RuntimeError("basic_ios::clear: iostream error"),
     ],
 )
 def test_full_disk_in_a_checkpoint_is_one_sentence(

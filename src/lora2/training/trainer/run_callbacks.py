@@ -1,4 +1,4 @@
-"""Callbacks of every run: its records, and checkpoints that hold the evaluation of their step."""
+"""Callbacks of every run: its records, and checkpoints that hold all that is known of a step."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Recorder(TrainerCallback):
 
 
 class SaveAfterEvaluation(TrainerCallback):
-    """Puts off the checkpoint of an epoch's last step until the epoch has been evaluated.
+    """Puts off the checkpoint of an epoch's last step until the epoch is evaluated and logged.
 
-    transformers saves a step before it evaluates its epoch. A run that is resumed there would lack
-    the evaluation, and draw other random numbers from then on.
+    transformers saves a step before it evaluates its epoch, or logs it. A run that is resumed there
+    would lack the evaluation and the log, and draw other random numbers from then on.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,8 @@ class SaveAfterEvaluation(TrainerCallback):
         """Save nothing yet where the epoch, or the training, ends with this step."""
         epoch = state.epoch or 0.0
         is_last = float(epoch).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and is_last and args.eval_strategy == IntervalStrategy.EPOCH:
+        at_epoch_end = IntervalStrategy.EPOCH in (args.eval_strategy, args.logging_strategy)
+        if control.should_save and is_last and at_epoch_end:
             control.should_save, self._waits = False, True
 
     def on_epoch_end(
