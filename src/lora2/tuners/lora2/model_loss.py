@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import MutableMapping
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.loss.loss_utils import (
+    ForCausalLMLoss,
+    ForMaskedLMLoss,
+    ForSequenceClassificationLoss,
+)
 
 from lora2.support.ignored_label import IGNORED
+
+# The loss functions that divide a sum by the number of labels, if they are handed it.
+_DIVIDED = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss)
+# Liger's forward passes call the second one.
+_CALL_OF_LOSS = re.compile(r"(?:self\.loss_function|ForCausalLMLoss)\(((?:[^()]|\([^()]*\))*)\)")
 
 
 def has_loss(outputs: Any) -> bool:
@@ -40,21 +53,45 @@ def add_to_loss(outputs: Any, penalty: Tensor) -> Any:
 def share_of_optimizer_batch(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:
     """Return the part of the optimizer's batch that this micro-batch is, as its loss counts it.
 
-    transformers' Trainer hands a causal LM the number of labels of the whole optimizer batch and
-    sums the losses of its micro-batches. The penalty must enter that sum once, not once each. A
-    classifier gets the number too but returns a plain mean, and the penalty stays in proportion.
+    transformers' Trainer hands a model the number of labels of the whole optimizer batch and sums
+    the losses of its micro-batches. Where a loss is a sum divided by that number, the penalty must
+    enter once, not once each. Other models return a plain mean, although they get the number too,
+    and the penalty stays in proportion.
     """
     whole = kwargs.get("num_items_in_batch")
     labels = kwargs.get("shift_labels", kwargs.get("labels"))
-    if whole is None or labels is None or not _is_causal_lm(model):
+    if whole is None or labels is None or not _hands_number_on(type(model)):
         return 1.0
-    if "shift_labels" not in kwargs:
+    loss: Any = getattr(model, "loss_function", None)
+    if loss not in _DIVIDED or (loss is ForSequenceClassificationLoss and not _has_classes(model)):
+        return 1.0
+    if loss is ForCausalLMLoss and "shift_labels" not in kwargs:
         # The first token of a row is never predicted.
         labels = labels[..., 1:]
     return (labels != IGNORED).sum() / whole
 
 
-def _is_causal_lm(model: nn.Module) -> bool:
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return False
-    return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
+# A compiler must not look into the source, and would look into a cached function.
+@torch.compiler.assume_constant_result
+def _hands_number_on(model_type: Any) -> bool:
+    return _hands_keywords_to_loss(model_type)
+
+
+@cache
+def _hands_keywords_to_loss(model_type: Any) -> bool:
+    """Whether the forward pass of a class hands its own keyword arguments to its loss function.
+
+    transformers has no property that says so: `BartForCausalLM` takes such arguments, and computes
+    a mean all the same.
+    """
+    try:
+        source = inspect.getsource(inspect.unwrap(model_type.forward))
+    except (OSError, TypeError):
+        return True
+    return any("**" in arguments for arguments in _CALL_OF_LOSS.findall(source))
+
+
+def _has_classes(model: nn.Module) -> bool:
+    # The losses of numbers, and of several labels, are means.
+    config: Any = getattr(model, "config", None)
+    return getattr(config, "problem_type", None) == "single_label_classification"
