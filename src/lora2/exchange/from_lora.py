@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.expert_form import factors_by_matrix
-from lora2.exchange.lora_units import target_of
+from lora2.exchange.lora_units import check_none_is_in_a_module_of_parameters, target_of
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.support.files import as_path
@@ -114,6 +114,7 @@ def _forms_of(taught: PeftModel, path: Path | str) -> dict[str, tuple[Tensor, Te
     for name, module in taught.get_base_model().named_modules():
         if isinstance(module, LoraLayer) and module.r:
             pairs |= _pairs(name, module)
+    check_none_is_in_a_module_of_parameters(pairs, "train it on one of them alone")
     check_finite_factors(pairs.items(), f"the adapter in {path}")
     forms = {name: singular_value_form(B, A) for name, (B, A) in pairs.items()}
     if not any(len(sigma) for _, sigma, _ in forms.values()):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.expert_form import stacked_lora, wrapper_name
-from lora2.exchange.lora_units import units_of
+from lora2.exchange.lora_units import check_none_is_in_a_module_of_parameters, units_of
 from lora2.exchange.own_factors import own_factors
 from lora2.mathematics.low_rank import of_rank
 from lora2.tuners.base.config.expert_targets import means_parameters
@@ -75,6 +75,7 @@ def lora_form(
     config = _config_of(model, adapter_name)
     base = model.get_base_model()
     layers = adapted_layers(base, adapter_name)
+    check_none_is_in_a_module_of_parameters(layers, "export the merged model instead")
     check_factors(base, adapter_name, f"adapter {adapter_name!r}")
     factors = {name: own_factors(layer, adapter_name) for name, layer in layers.items()}
     ranks = {name: len(A) for name, (_, A) in factors.items()}

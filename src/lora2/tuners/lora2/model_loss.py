@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.loss.loss_utils import (
+    LOSS_MAPPING,
     ForCausalLMLoss,
     ForMaskedLMLoss,
     ForSequenceClassificationLoss,
@@ -65,8 +66,7 @@ def share_of_optimizer_batch(model: nn.Module, kwargs: dict[str, Any]) -> Tensor
     loss: Any = getattr(model, "loss_function", None)
     if loss not in _DIVIDED or (loss is ForSequenceClassificationLoss and not _has_classes(model)):
         return 1.0
-    if loss is ForCausalLMLoss and "shift_labels" not in kwargs:
-        # The first token of a row is never predicted.
+    if "shift_labels" not in kwargs and _leaves_first_out(model):
         labels = labels[..., 1:]
     return (labels != IGNORED).sum() / whole
 
@@ -89,6 +89,17 @@ def _hands_keywords_to_loss(model_type: Any) -> bool:
     except (OSError, TypeError):
         return True
     return any("**" in arguments for arguments in _CALL_OF_LOSS.findall(source))
+
+
+def _leaves_first_out(model: nn.Module) -> bool:
+    """Whether the Trainer leaves the first label of each row out of its number.
+
+    It does not where it does not know the loss, as of a `GPT2LMHeadModel`. The shares of all
+    micro-batches must add up to one, so they are counted as it counts.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
 
 
 def _has_classes(model: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """The share of the optimizer's batch that a loss counts is the one that the penalty gets."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from transformers import (
     ModernBertForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -23,6 +26,7 @@ from unit.tiny_transformers import bert_batch, tiny_bert, tiny_llama, tiny_llama
 
 TOKENS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [5, 7, 9, 11]])
 LABELS = torch.tensor([[5, 6, -100, 8], [-100, 10, -100, 12], [5, 7, 9, -100]])
+ONE, OTHER = slice(0, 1), slice(1, 3)
 OF_TEXTS = {"input_ids": TOKENS, "labels": LABELS}
 SHIFTED = {"input_ids": TOKENS, "labels": LABELS, "shift_labels": LABELS.flip(0)}
 OF_ROWS = {"input_ids": TOKENS, "labels": torch.tensor([0, 1, 1])}
@@ -95,17 +99,23 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, torch.Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_penalty_gets_the_share_that_the_loss_has(name: str) -> None:
-    """A loss that is handed the number is share · its mean; any other is the mean."""
+def test_the_penalty_enters_an_optimizer_step_once(name: str, tmp_path: Path) -> None:
+    """By the Trainer's own number; where the loss does not use it, each micro-batch has a mean."""
     torch.manual_seed(0)
     make, batch = CASES[name]
     model = make().eval()
-    whole = {"num_items_in_batch": torch.tensor(40)}
+    micro_batches = [{key: value[rows] for key, value in batch.items()} for rows in (ONE, OTHER)]
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Trainer(model, arguments)
+    whole = {"num_items_in_batch": trainer._get_num_items_in_batch(micro_batches, "cpu")}
     with torch.no_grad():
-        mean = model(**batch).loss
-        handed = model(**batch, **whole).loss
-    share = share_of_optimizer_batch(model, {**batch, **whole})
-    torch.testing.assert_close(torch.as_tensor(share) * mean, handed)
+        means = [model(**each).loss for each in micro_batches]
+        losses = [model(**each, **whole).loss for each in micro_batches]
+    shares = [share_of_optimizer_batch(model, {**each, **whole}) for each in micro_batches]
+    if torch.allclose(torch.stack(means), torch.stack(losses)):
+        assert shares == [1.0, 1.0]
+    else:
+        torch.testing.assert_close(sum(shares), torch.tensor(1.0))
 
 
 def test_a_loss_without_the_number_is_a_mean() -> None:

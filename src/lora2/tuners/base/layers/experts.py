@@ -114,13 +114,18 @@ class ExpertMatrix(AdaptedLayer):
         """False: PEFT's conversion knows modules alone; `lora2.export_lora` knows parameters."""
         return False
 
-    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
-        """Write the matrix, which must be of this module alone."""
+    def check_takes_changes(self, adapter_name: str) -> None:
+        """Check that the parameter is of this module alone, and as for other layers."""
         if self.weight_owners > 1:
+            base: Any = self.get_base_layer()
             raise UserError(
                 f"{base.parameter_name} of a {type(base.module).__name__} is the weight of several "
                 "modules, and a change of one of them cannot be merged: leave the adapter unmerged."
             )
+        super().check_takes_changes(adapter_name)
+
+    def write_weights(self, base: Any, values: dict[str, Tensor]) -> None:
+        """Write the matrix."""
         base.write(values["weight"])
 
 
@@ -176,9 +181,11 @@ class ExpertsLayer(nn.Module):
     ) -> nn.Module:
         """Return the module, by PEFT's name for it, with the adapters' change if `merge`."""
         if merge:
-            for matrix in self.modules():
+            for matrix in self.matrices.modules():
                 if isinstance(matrix, ExpertMatrix):
                     matrix.merge(safe_merge=safe_merge, adapter_names=adapter_names)
+        # PEFT does not find the layers inside any more, once this one has given way.
+        _unload_inside(self.base_layer, merge, safe_merge, adapter_names)
         return self.base_layer
 
     def __getattr__(self, name: str) -> Any:
@@ -235,6 +242,23 @@ def split_targets(names: Iterable[str]) -> tuple[list[str], list[str]]:
     parameters = {name: parameter_of(name) for name in names}
     modules = [name for name, parameter in parameters.items() if parameter is None]
     return modules, sorted({parameter for parameter in parameters.values() if parameter})
+
+
+def _unload_inside(
+    module: nn.Module, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+) -> None:
+    """Put the base layers back, merged if `merge`, in place of all adapted ones in a module."""
+    for name, child in list(module.named_children()):
+        layer: Any = child
+        if hasattr(layer, "unload_and_optionally_merge_module"):
+            unloaded = layer.unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
+            setattr(module, name, unloaded)
+        elif isinstance(layer, AdaptedLayer):
+            if merge:
+                layer.merge(safe_merge, adapter_names)
+            setattr(module, name, layer.get_base_layer())
+        else:
+            _unload_inside(child, merge, safe_merge, adapter_names)
 
 
 def _with_changes(weight: Tensor, matrices: list[ExpertMatrix]) -> Tensor | None:

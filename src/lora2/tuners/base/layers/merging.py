@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,23 @@ class MergingLayer(LayerContract):
                 self.merged_adapters.append(name)
                 self.merged_factors[name] = B, A
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def check_merge(self, adapter_names: Sequence[str], safe_merge: bool = False) -> None:
+        """Check that `merge` will not fail, before any layer of a model is changed.
+
+        Raises:
+            UserError: as `merge`.
+            ValueError: as `merge`.
+        """
+        for name in adapter_names:
+            if not self.has_adapter(name) or name in self.merged_adapters:
+                continue
+            self.check_takes_changes(name)
+            if safe_merge:
+                B, A = self.factors(name)
+                self._check_finite(name, self._merged_values(name, self.in_weight_layout(B @ A)))
+
     def unmerge(self) -> None:
         """Subtract what merging added; what a merge replaced is put back as it was.
 
@@ -99,11 +117,10 @@ class MergingLayer(LayerContract):
     @torch.no_grad()
     def _add_to_weight(self, name: str, B: Tensor, A: Tensor, *, check: bool) -> None:
         base: Any = self.get_base_layer()
+        self.check_takes_changes(name)
         merged = self._merged_values(name, self.in_weight_layout(B @ A))
-        if check and not all(torch.isfinite(values).all() for values in merged.values()):
-            raise ValueError(
-                f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-            )
+        if check:
+            self._check_finite(name, merged)
         if is_quantized(base):
             self.replaced, self.base_layer = (base,), plain_linear(base, merged["weight"])
         else:
@@ -128,12 +145,12 @@ class MergingLayer(LayerContract):
         self.merged_adapters.clear()
         self.merged_factors.clear()
 
-    def _merged_values(self, adapter_name: str, change: Tensor) -> dict[str, Tensor]:
-        """Return the base layer's weights by name, plus a change that is laid out as they are.
+    def check_takes_changes(self, adapter_name: str) -> None:
+        """Check that the weights are ones that a change can be added to.
 
         Raises:
-            UserError: a weight is split over several processes, quantized in a way that cannot be
-                undone, or computed from other parameters.
+            UserError: a weight is split over several processes, quantized below another method's
+                adapters, or computed from other parameters.
         """
         base: Any = self.get_base_layer()
         if self.split is None and any(
@@ -153,6 +170,21 @@ class MergingLayer(LayerContract):
                 f"method's adapters are on, too ({type(self.base_layer).__name__}): unload those "
                 "first."
             )
+
+    def _check_finite(self, adapter_name: str, merged: dict[str, Tensor]) -> None:
+        # PEFT's words.
+        if not all(torch.isfinite(values).all() for values in merged.values()):
+            raise ValueError(
+                f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be "
+                "broken"
+            )
+
+    def _merged_values(self, adapter_name: str, change: Tensor) -> dict[str, Tensor]:
+        """Return the base layer's weights by name, plus a change that is laid out as they are.
+
+        Raises:
+            UserError: a weight is quantized in a way that cannot be undone.
+        """
         changes = self.by_weight(change)
         return {name: self._sum(adapter_name, name, part) for name, part in changes.items()}
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from peft import LoraConfig
 from peft.config import PeftConfig
+from peft.tuners.tuners_utils import onload_layer
 from torch import nn
 
 from lora2.errors import UserError
@@ -206,9 +207,7 @@ class AdaptedModel(PlacingTuner):
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
         """Add the change of the named (or active) adapters to the base weights."""
-        self._check_merge(adapter_names or self.active_adapters)
-        # Weights may have been tied or loaded since the adapters were added.
-        count_weight_owners(self.model)
+        self._check_merge(adapter_names or self.active_adapters, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
     def merge_and_unload(
@@ -223,19 +222,25 @@ class AdaptedModel(PlacingTuner):
         if it had been loaded without quantization: see `AdaptedLayer.merge`. Tied modules of which
         one is changed are untied, each with a weight of its own, also in the config.
         """
-        self._check_merge(adapter_names or self.active_adapters)
+        self._check_merge(adapter_names or self.active_adapters, safe_merge)
         layers = modules_of_type(self.model, AdaptedLayer)
         dtype = next((layer.plain_dtype for layer in layers if layer.is_quantized), None)
-        count_weight_owners(self.model)
         with untying_broken_ties(self.model):
             merged = super().merge_and_unload(progressbar, safe_merge, adapter_names)
             if dtype is not None:
                 dequantize_model(merged, dtype)
         return merged
 
-    def _check_merge(self, adapter_names: list[str]) -> None:
+    def _check_merge(self, adapter_names: list[str], safe_merge: bool) -> None:
+        """Check all layers, so that none is merged if one is refused."""
         check_layers_are_in_one_place(self.model)
         check_rows_apart(self.model, adapter_names)
+        # Weights may have been tied or loaded since the adapters were added.
+        count_weight_owners(self.model)
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, AdaptedLayer):
+                with _naming(name), onload_layer(layer) if safe_merge else nullcontext():
+                    layer.check_merge(adapter_names, safe_merge)
         warn_of_own_forwards(self.model, adapter_names)
 
     @contextmanager
@@ -248,6 +253,15 @@ class AdaptedModel(PlacingTuner):
         check_mixed_batch(self, self.peft_config, adapter_names)
         with adapter_of_each_row(self, adapter_names, beams=kwargs.get("num_beams") or 1):
             yield
+
+
+@contextmanager
+def _naming(layer_name: str) -> Iterator[None]:
+    """Put the name of a layer before what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(f"{layer_name}: {error}") from error
 
 
 def _has_parameters(config: Any) -> bool:
