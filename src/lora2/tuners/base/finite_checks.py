@@ -71,14 +71,15 @@ def check_finite_factors(factors: Iterable[tuple[str, tuple[Tensor, Tensor]]], w
 
 @contextmanager
 def naming_merged_layer(model: nn.Module) -> Iterator[None]:
-    """Name the layer at which a merge with `safe_merge` stops; those before it have been merged.
+    """Name the layer at which PEFT's merge with `safe_merge` stops; those before it are merged.
 
     Raises:
         MergedWeightError: a merged weight would hold NaN or infinity.
     """
     try:
         yield
-    except UserError:
+    except (UserError, MergedWeightError):
+        # Our own methods have named it.
         raise
     except ValueError as error:
         layers = ((n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer))

@@ -13,7 +13,7 @@ from peft.config import PeftConfig
 from peft.tuners.tuners_utils import onload_layer
 from torch import nn
 
-from lora2.errors import UserError
+from lora2.errors import MergedWeightError, UserError
 from lora2.tuners.base.config.expert_targets import (
     choose_parameters,
     is_chosen,
@@ -257,11 +257,21 @@ class AdaptedModel(PlacingTuner):
 
 @contextmanager
 def _naming(layer_name: str) -> Iterator[None]:
-    """Put the name of a layer before what is wrong with it."""
+    """Name the layer that cannot be merged.
+
+    Raises:
+        UserError: with the layer's own reason.
+        MergedWeightError: its merged weight would hold NaN or infinity.
+    """
     try:
         yield
-    except ValueError as error:
+    except UserError as error:
         raise type(error)(f"{layer_name}: {error}") from error
+    except ValueError as error:
+        raise MergedWeightError(
+            f"NaN or infinity in the merged weight of {layer_name} ({error}): load the model in "
+            "float32 to merge, or train the adapter again."
+        ) from error
 
 
 def _has_parameters(config: Any) -> bool:
