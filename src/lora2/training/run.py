@@ -28,6 +28,7 @@ from lora2.training.on_disk.run_clearing import clear_unwritten
 from lora2.training.on_disk.run_commands import command_to_resume, command_to_start_over
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.run_start import write_start
+from lora2.training.on_disk.start_adapter import check_same_start, start_digest
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import HEAD_ALONE
@@ -60,10 +61,17 @@ def train_head_alone(settings: RunSettings, watch: Watch = no_watch) -> dict[str
     For fewer epochs than the run: with a few hundred parameters it is soon where it stays, and an
     epoch of it costs a third of one of the run.
     """
-    epochs = min(settings.run.baseline_epochs, settings.training["num_train_epochs"])
-    training = settings.training | {"save_strategy": "no", "num_train_epochs": epochs}
+    epochs, most = settings.run.baseline_epochs, settings.training.get("max_steps") or -1
+    if most <= 0:
+        epochs = min(epochs, settings.training["num_train_epochs"])
+    training = settings.training | {
+        "save_strategy": "no", "num_train_epochs": epochs, "max_steps": -1,
+    }  # fmt: skip
     prepared = prepare(dataclasses.replace(settings, training=training), method=HEAD_ALONE)
-    with watch("head alone", prepared.steps) as callback:
+    steps = min(prepared.steps, most) if most > 0 else prepared.steps
+    if steps < prepared.steps:
+        prepared.trainer.args.max_steps = steps
+    with watch("head alone", steps) as callback:
         if callback is not None:
             prepared.trainer.add_callback(callback)
         try:
@@ -84,30 +92,32 @@ def start_folder(prepared: PreparedRun) -> None:
         prepared.folder,
         prepared.settings.to_options(),
         prepared.task.describe()
-        | {"main_metric": prepared.main_metric, DIGESTS: digests_of(prepared.task)},
+        | {"main_metric": prepared.main_metric, DIGESTS: digests_of(prepared.task)}
+        | start_digest(prepared.settings),
     )
     objective_of(prepared.settings).write_base(prepared.folder, prepared.settings)
     write_environment(prepared)
 
 
 def check_same_data(prepared: PreparedRun) -> None:
-    """Check that a run that is resumed reads the rows that it was started with.
+    """Check that a run that is resumed reads the rows, and the adapter, that it started with.
 
     Raises:
-        UserError: naming the set that has changed.
+        UserError: naming the set, or the adapter, that has changed.
     """
     try:
         stored = prepared.folder.read_task()
     except UserError:
         # A resumed run reads nothing else of this file, and commands that use the run report it.
         return
+    start_over = f"start over with `{command_to_start_over(prepared.folder)}`"
     changed = changed_set(prepared.task, stored, prepared.task.sets)
     if changed is not None:
         raise UserError(
             f"resume: the {rows_in_words(changed)} are not those that the run in "
-            f"{prepared.folder.path} was started with; bring them back, or start over with "
-            f"`{command_to_start_over(prepared.folder)}`."
+            f"{prepared.folder.path} was started with; bring them back, or {start_over}."
         )
+    check_same_start(stored, prepared.settings, start_over)
 
 
 def write_environment(prepared: PreparedRun, started_with: int | None = None) -> None:

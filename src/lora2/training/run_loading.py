@@ -134,10 +134,13 @@ def load_validation(run: LoadedRun, data_dir: str | None) -> Task:
         settings = replace(settings, data=replace(settings.data, data_dir=data_dir))
     task: Task = objective_of(settings).load_data(settings)
     changed = changed_set(task, run.task, task.validation)
-    if changed is not None:
-        # Some of the others may have been trained on, and classes may have other numbers.
+    what = None if changed is None else rows_in_words(changed)
+    if what is None and [*getattr(task, "label_names", ())] != run.task.get("label_names", []):
+        what = "labels"
+    if what is not None:
+        # Some of the others may have been trained on, and labels may have other numbers.
         raise UserError(
-            f"run: the {rows_in_words(changed)} are not those that {run.folder.path} was trained "
+            f"run: the {what} are not those that {run.folder.path} was trained "
             "with; bring them back, or write --file to score the rows of a file."
         )
     return task

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from command_line import lora2, refused, saved_weights
 from language_model import train_texts, write_rows
@@ -35,7 +36,9 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
     language_model: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    whole, resumed, second = (tmp_path / name for name in ("whole", "resumed", "second"))
+    whole, resumed, second, fourth = (
+        tmp_path / name for name in ("whole", "resumed", "second", "fourth")
+    )
     step = RunDpoTrainer.training_step
 
     def interrupted(self, *arguments, **named):
@@ -49,6 +52,7 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
         assert trained(language_model, resumed) == 130
         # The reference of this one is the adapter that it starts from.
         assert trained(language_model, second, start_from=whole) == 130
+        assert trained(language_model, fourth, start_from=whole) == 130
     assert lora2("train", "--output_dir", resumed, "--resume") == 0
     assert all(
         torch.equal(saved_weights(resumed)[name], each)
@@ -73,6 +77,13 @@ def test_a_run_is_trained_resumed_evaluated_and_used(
     assert lora2("generate", whole, "--prompt=two kilos") == 0
     assert lora2("export", whole, "--to=merged", "--output", tmp_path / "merged") == 0
     assert lora2("export", whole, "--to=lora", "--output", tmp_path / "lora") == 0
+
+    # Another adapter in the place of the one that they start from.
+    doubled = {name: 2 * tensor for name, tensor in saved_weights(whole).items()}
+    save_file(doubled, whole / "adapter" / "adapter_model.safetensors")
+    for command in (("train", "--output_dir", fourth, "--resume"), ("evaluate", second)):
+        said = refused(capsys, *command)
+        assert f"start_from: the adapter in {whole} is not the one" in said
     pairs = [{"prompt": [{"role": "user", "content": "a"}],
               "chosen": [{"role": "assistant", "content": "b"}],
               "rejected": [{"role": "assistant", "content": "c"}]}] * 4  # fmt: skip

@@ -183,6 +183,17 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tmp_path):
         torch.testing.assert_close(accumulated[name], joint[name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("max_steps", "last"), [(6, 4), (3, 3)])
+def test_the_head_alone_is_trained_for_its_epochs_and_no_more_than_the_run(
+    max_steps, last, tiny_model, tmp_path
+):
+    """An epoch has four steps."""
+    options = {"baseline": "head", "baseline_epochs": 1, "max_steps": max_steps}
+    assert train(tiny_model, tmp_path / "run", tinit=0, tfinal=0, **options) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["baseline"]["last"]["step"], summary["last"]["step"]) == (last, max_steps)
+
+
 # The disk is full
 
 

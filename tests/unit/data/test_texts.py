@@ -83,8 +83,20 @@ def test_what_a_template_writes_beside_the_content_is_not_lost(name: str, tmp_pa
     assert load_text_task(train_file=file).train[0] == {"messages": [USER, ASSISTANT]}
 
 
+@pytest.mark.parametrize(("role", "learnt"), [("assistant", False), ("user", True)])
+def test_an_answer_of_weight_zero_is_not_learnt(role: str, learnt: bool, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
+    weighed = [m | {"weight": 0} if m["role"] == role else m for m in messages]
+    file = write(tmp_path / "mine.jsonl", *[{"messages": weighed}] * 3)
+    if learnt:
+        assert load_text_task(train_file=file)
+        return
+    with pytest.raises(UserError, match=r"a message in .* has weight 0, and would be learnt"):
+        load_text_task(train_file=file)
+
+
 BESIDE = [("tools", [{"type": "function"}]), ("tools", '[{"type": "function"}]'),
-          ("chat_template_kwargs", {"enable_thinking": False})]  # fmt: skip
+          ("chat_template_kwargs", {"enable_thinking": False}), ("images", ["a.png"])]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), BESIDE)

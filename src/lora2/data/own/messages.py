@@ -19,8 +19,9 @@ _WRITTEN_BESIDE_CONTENT = (
     "reasoning",
     "thinking",
 )
-# TRL passes these columns to chat templates beside the messages of a row.
-_WRITTEN_BESIDE_MESSAGES = ("tools", "chat_template_kwargs")
+# TRL passes these columns to chat templates beside the messages of a row; of pictures, to models
+# that see.
+_WRITTEN_BESIDE_MESSAGES = ("tools", "chat_template_kwargs", "images")
 # Messages of these roles are not answers.
 _OF_OTHERS = ("system", "developer", "user", "tool", "function")
 # Cells of CSV with these texts, some of which are JSON, hold nothing.
@@ -48,6 +49,11 @@ def check_has_words_alone(messages: object, place: str, role: str) -> None:
     lost = next(
         (name for name in _WRITTEN_BESIDE_CONTENT if any(m.get(name) for m in messages)), None
     )
+    if any(m.get("weight") == 0 and m["role"] not in _OF_OTHERS for m in messages):
+        raise UserError(
+            f"{role}: a message in {place} has weight 0, and would be learnt all the same; remove "
+            "the message, or the weight if it is to be learnt."
+        )
     if lost is not None:
         raise UserError(
             f"{role}: a message in {place} has {lost!r} beside its content, which would not be "

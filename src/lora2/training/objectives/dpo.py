@@ -38,6 +38,7 @@ from lora2.training.objectives.writing import (
     trl_arguments,
 )
 from lora2.training.on_disk.run_folder import RunFolder
+from lora2.training.on_disk.start_adapter import check_same_start
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.sharding import sharding_of
 from lora2.training.options.text_arguments import PREFERENCE_OPTIONS, PreferenceLoss
@@ -138,6 +139,7 @@ class PreferenceOptimization(WritingObjective):
     def measure(self, run: LoadedRun, rows: Any, batch_size: int) -> Measured:
         """Return reward accuracy and margin, against what the run started from."""
         complete_wrappers(run.model)
+        check_same_start(run.task, run.settings, "train the run again")
         reference = reference_of_run(run, self._base_of(run) if needs_base(run) else None)
         sets = {"train": rows, "validation": rows}
 

@@ -18,8 +18,11 @@ from lora2.data.tasks.task import Task
 from lora2.data.tasks.writing_task import WritingTask
 from lora2.errors import UserError
 from lora2.support.checked_files import check_fields
+from lora2.training.on_disk.start_adapter import START
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.scores.metrics import METRICS
+
+_DIGESTS = {DIGESTS: dict[str, str], START: str}
 
 DAMAGED = "restore it from a copy, or train the run again"
 """The advice for a file of a run that cannot be read."""
@@ -109,7 +112,6 @@ def check_task(task: dict[str, Any], path: Path) -> None:
 def _check_keys(task: Mapping[str, Any], kind: type[Task], path: Path) -> None:
     # The run adds its main metric, under the name that it has in the records.
     types = {**Task.described, "main_metric": str, **kind.described}
-    # Older versions wrote none.
-    if DIGESTS in task:
-        types[DIGESTS] = dict[str, str]
+    # Older versions wrote none of these.
+    types |= {key: kind for key, kind in _DIGESTS.items() if key in task}
     check_fields(task, types, path, DAMAGED)
