@@ -19,8 +19,7 @@ _WRITTEN_BESIDE_CONTENT = (
     "reasoning",
     "thinking",
 )
-# TRL passes these columns to chat templates beside the messages of a row; of pictures, to models
-# that see.
+# TRL passes these columns on beside the messages of a row, to chat templates and image processors.
 _WRITTEN_BESIDE_MESSAGES = ("tools", "chat_template_kwargs", "images")
 # Messages of these roles are not answers.
 _OF_OTHERS = ("system", "developer", "user", "tool", "function")

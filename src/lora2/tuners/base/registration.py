@@ -1,4 +1,4 @@
-"""PEFT methods of ours: everything that changes PEFT itself, in memory and in one file.
+"""How PEFT gets to know our methods, in memory: its registry, and functions without a hook.
 
 `PeftType` is a closed enumeration, and `register_peft_method` refuses a name that is not in it.
 So the member is added first, as the enum machinery itself would have made it. Nothing is written

@@ -172,7 +172,7 @@ class MergingLayer(LayerContract):
             )
 
     def _check_finite(self, adapter_name: str, merged: dict[str, Tensor]) -> None:
-        # PEFT's words.
+        # These are PEFT's words.
         if not all(torch.isfinite(values).all() for values in merged.values()):
             raise ValueError(
                 f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be "
