@@ -41,8 +41,13 @@ class RowLabelling(Labelling):
         """Return the label and all probabilities of each row, or its value."""
         logits, names = self.logits(run, given.rows, batch_size), run.task["label_names"]
         if not names:
-            return [[round(float(row[0]), 6)] for row in logits]
+            return [[_in_single_precision(float(row[0]))] for row in logits]
         return [_class_cells(row, names, flat) for row in logits]
+
+
+def _in_single_precision(value: float) -> float:
+    """Return a value with the significant digits that float32 has, however small it is."""
+    return float(f"{value:.7g}")
 
 
 def _class_cells(logits: Tensor, names: Sequence[str], flat: bool) -> list[Any]:
