@@ -9,7 +9,13 @@ from typing import Any
 from lora2.commands.option_parser import OptionParser
 from lora2.commands.output_file import check_output, is_regular, write_output
 from lora2.data.tables.table import DataTable
-from lora2.data.tables.writing import OutputRow, as_json, as_table_file, check_ending
+from lora2.data.tables.writing import (
+    OutputRow,
+    as_json,
+    as_table_file,
+    check_ending,
+    check_has_no_bytes,
+)
 from lora2.errors import UserError
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2_cli.standard_output import can_be_shown
@@ -46,15 +52,17 @@ def check_output_option(options: Any) -> None:
 
 
 def check_rows(table: DataTable, options: Any, records: Sequence[OutputRow] | None = None) -> None:
-    """Check, before any work, that the format of --output has a form for the rows of a file.
+    """Check, before any work, that what is written to has a form for the rows of a file.
 
     records: the rows, where some of their cells are written otherwise.
 
     Raises:
         UserError: it has none.
     """
-    if options.output is not None:
-        rows = table.records() if records is None else records
+    rows = table.records() if records is None else records
+    if options.output is None:
+        check_has_no_bytes(rows, "standard output")
+    else:
         as_table_file(rows, options.output, table.types)
 
 

@@ -79,3 +79,12 @@ def test_a_value_without_a_form_is_refused_by_its_place(case, tmp_path):
     name, records, words = REFUSED[case]
     with pytest.raises(UserError, match=words):
         as_table_file(records, tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".jsonl"])
+@pytest.mark.parametrize("value", [b"\xff", [{"a": b"\xff"}]])
+def test_bytes_are_for_parquet_alone(ending, value, tmp_path):
+    records = [{"id": 1, "x": None}, {"id": 2, "x": value}]
+    with pytest.raises(UserError, match=r"the column 'x', since row 2 has bytes"):
+        as_table_file(records, tmp_path / f"x{ending}")
+    assert read_back(records, tmp_path / "x.parquet").records() == records

@@ -54,7 +54,35 @@ def as_table_file(
         UserError: a value that the format has no place for.
     """
     writer = _WRITERS.get(path.suffix.lower(), _WRITERS[".jsonl"])
+    if writer is not _parquet:
+        check_has_no_bytes(records, str(path))
     return writer(records, path, types or {})
+
+
+def check_has_no_bytes(records: Sequence[OutputRow], where: str) -> None:
+    """Check that records have no bytes, which no format but Parquet has a form for.
+
+    where: what they are written to, as messages call it.
+
+    Raises:
+        UserError: naming the first column that has some.
+    """
+    for number, record in enumerate(records, start=1):
+        for name, value in record.items():
+            if _has_bytes(value):
+                raise UserError(
+                    f"output: {where} cannot hold the column {name!r}, since row {number} has "
+                    "bytes there, which only Parquet has a form for; give a file that ends in "
+                    ".parquet, or remove the column."
+                )
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_bytes(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return any(map(_has_bytes, value))
+    return isinstance(value, bytes)
 
 
 def as_json(value: Any, *, ascii_only: bool = False) -> str:
