@@ -20,7 +20,7 @@ from peft import (
 )
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, ViTConfig, ViTForImageClassification
 
 from command_line import lora2, train
 from lora2 import BottleneckConfig, Lora2Config, SoraConfig, export_lora
@@ -261,3 +261,16 @@ def test_error_without_lora2_is_the_one_that_the_card_names(
     with pytest.raises(KeyError) as error:
         PeftModel.from_pretrained(tiny_llama(), tmp_path / "adapter")
     assert f"KeyError: {error.value}" in card_of(tmp_path / "adapter").text
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_code_for_images_has_as_many_classes(labels: int, tmp_path: Path) -> None:
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, num_labels=labels,
+    )  # fmt: skip
+    base = ViTForImageClassification(config)
+    get_peft_model(base, Lora2Config(target_modules=["query"], k=2)).save_pretrained(tmp_path)
+    card = card_of(tmp_path)
+    assert f"num_labels={labels})" in card.text
+    assert card.data.pipeline_tag == "image-classification"

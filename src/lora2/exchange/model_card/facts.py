@@ -65,11 +65,16 @@ _TASKS = {
     "SEQ_2_SEQ_LM": ("AutoModelForSeq2SeqLM", None),
     "FEATURE_EXTRACTION": ("AutoModel", "feature-extraction"),
 }
+# The tasks without a name of PEFT's, by the end of the name of the class.
+_PIPELINES_OF_CLASSES = {"ForImageClassification": "image-classification"}
 
 
-def pipeline_of(task_type: str | None) -> str | None:
-    """Return the hub's name of the task, where PEFT's task has one."""
-    return _TASKS.get(task_type or "", (None, None))[1]
+def pipeline_of(facts: AdapterFacts) -> str | None:
+    """Return the hub's name of the task, where it has one."""
+    if facts.task_type is not None:
+        return _TASKS.get(facts.task_type, (None, None))[1]
+    names = _PIPELINES_OF_CLASSES.items()
+    return next((name for end, name in names if (facts.base_class or "").endswith(end)), None)
 
 
 def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
@@ -82,7 +87,8 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     is_transformers = isinstance(base, PreTrainedModel)
     loads_with = _TASKS.get(task_type or "", (type(base).__name__, None))[0]
     trains_rows = is_transformers and bool(getattr(config, ROWS, None))
-    has_labels = is_transformers and task_type in ("SEQ_CLS", "TOKEN_CLS")
+    # Without a task type, the class tells whether there is such a head.
+    has_labels = is_transformers and str(loads_with).endswith("Classification")
     return AdapterFacts(
         method=_word(config.peft_type) if ours is None else ours.label,
         needs_lora2=ours is not None,

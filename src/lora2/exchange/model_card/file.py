@@ -84,7 +84,7 @@ def _correct(path: Path, facts: AdapterFacts, tags: list[str]) -> None:
     else:
         data.base_model = None
     data["tags"] = sorted(kept | set(tags) | ({"transformers"} if facts.base_class else set()))
-    pipeline = pipeline_of(facts.task_type)
+    pipeline = pipeline_of(facts)
     if pipeline is not None and facts.base_class and not data.pipeline_tag:
         data["pipeline_tag"] = pipeline
     card.save(path)
