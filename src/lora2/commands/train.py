@@ -25,7 +25,7 @@ from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_commands import command_to_start_over
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.run_lock import held, left_as_found
-from lora2.training.on_disk.run_start import check_keeps, check_may_start
+from lora2.training.on_disk.run_start import check_is_outside, check_keeps, check_may_start
 from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun, prepare
@@ -67,7 +67,7 @@ def execute(arguments: Sequence[str]) -> int:
     else:
         # Every process looks, and nothing is written before all have.
         check_may_start(folder, settings.run.overwrite)
-        _check_keeps_what_is_read(settings, folder)
+        _check_place(settings, folder)
     keep_freed_memory()
     with left_as_found(folder) if is_first_process() else nullcontext():
         return _train(settings, folder)
@@ -189,10 +189,12 @@ def _losing_order(training: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_keeps_what_is_read(settings: RunSettings, folder: RunFolder) -> None:
+def _check_place(settings: RunSettings, folder: RunFolder) -> None:
     options = settings.to_options()
     for name in ("model", "train_file", "validation_file", "data_dir"):
         check_keeps(folder, name, options[name])
+    for name in ("train_file", "validation_file", "dataset"):
+        check_is_outside(folder, name, options[name])
 
 
 def _processes_at_start(settings: RunSettings, folder: RunFolder) -> int:

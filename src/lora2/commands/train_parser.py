@@ -27,6 +27,7 @@ from lora2.support.checked_files import read_yaml
 from lora2.support.error_text import clause_of
 from lora2.support.field_types import allows_none, fits, in_words, shortened
 from lora2.support.shown_values import cut_off
+from lora2.training.checks.option_ranges import CHOICES
 from lora2.training.options.arguments import OPTION_GROUPS
 from lora2.training.options.derived_options import FILE, RULES
 from lora2.training.options.recipes import GENERAL
@@ -63,6 +64,8 @@ class TrainParser(OptionParser, HfArgumentParser):
             if FILE in each.metadata
         }
         for action in self._actions:
+            if action.choices is not None and action.dest in CHOICES:
+                action.choices = list(CHOICES[action.dest])
             if action.dest in of_files:
                 action.type = read_mapping_or_file
             elif action.dest in self._hints:

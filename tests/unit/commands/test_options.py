@@ -205,3 +205,18 @@ def test_missing_file_is_refused(tmp_path):
 def test_an_option_that_is_a_switch_or_a_word_takes_both(text, value):
     read = settings(f"--include_num_input_tokens_seen={text}").training
     assert read["include_num_input_tokens_seen"] == value
+
+
+def test_help_lists_no_choice_that_is_refused(capsys):
+    lora2("train", "--help")
+    assert "{no,steps,epoch}" in capsys.readouterr().out
+    assert "--save_strategy: invalid choice" in refused(capsys, "train", "--save_strategy=best")
+
+
+@pytest.mark.parametrize("option", ["--objective=image-classification --train_file", "--dataset"])
+def test_a_run_in_the_folder_that_it_reads_is_refused(option, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    said = refused(capsys, "train", *option.split(), ".")
+    assert "output_dir: runs/photos is in the folder ." in said
+    assert settings(*option.split(), str(tmp_path / "photos")).folder.name == "photos"

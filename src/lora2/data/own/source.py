@@ -28,6 +28,20 @@ class OwnSource(TypedDict, total=False):
     dataset_config: str | None
 
 
+def file_name(path: Path | str) -> str:
+    """Return what the data of a file are called, or of a folder."""
+    path = Path(path)
+    if not path.name.strip("."):
+        # `.` and `..` are no names.
+        path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def dataset_name(dataset: str) -> str:
+    """Return what a dataset is called: its name on the hub, or that of its local folder."""
+    return file_name(dataset) if Path(dataset).is_dir() else dataset
+
+
 def own_tables(
     source: OwnSource, read: Callable[[Path | str, str], DataTable] = read_table
 ) -> tuple[str, DataTable, DataTable | None]:
@@ -46,7 +60,7 @@ def own_tables(
             raise UserError(
                 f"dataset: {dataset} does not go with the file {files[0]}; leave one of them out."
             )
-        return (dataset, *hub_tables(dataset, dataset_config))
+        return (dataset_name(dataset), *hub_tables(dataset, dataset_config))
     if train_file is None:
         raise UserError(
             "train_file: there is no training data; name a training file (CSV, TSV, JSON lines or "
@@ -57,4 +71,4 @@ def own_tables(
             f"dataset_config: {dataset_config!r} belongs to a hub dataset; leave it out for files."
         )
     validation = None if validation_file is None else read(validation_file, "validation_file")
-    return Path(train_file).stem, read(train_file, "train_file"), validation
+    return file_name(train_file), read(train_file, "train_file"), validation

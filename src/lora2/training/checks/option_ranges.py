@@ -77,7 +77,6 @@ RANGES: Mapping[str, Range] = {
 }
 """By option. A new option of `lora2 train` has its range in the metadata of its field."""
 
-# Choices of options whose parser does not know them.
 CHOICES: Mapping[str, Collection[str]] = {
     # `best` needs a metric of the trainer's, which `lora2 train` does not set.
     "save_strategy": ("no", "steps", "epoch"),
@@ -90,6 +89,7 @@ CHOICES: Mapping[str, Collection[str]] = {
         "max-autotune-no-cudagraphs",
     ),
 }
+"""By option: where transformers' own type names none, or has more than can be used."""
 
 PACKAGES: Mapping[str, str] = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
 """The packages that options of the trainer need."""

@@ -62,6 +62,19 @@ def check_keeps(folder: RunFolder, option: str, path: str | Path | None) -> None
         )
 
 
+def check_is_outside(folder: RunFolder, option: str, path: str | Path | None) -> None:
+    """Check that a run is in no folder that is read as data, where its files would be taken for it.
+
+    Raises:
+        UserError: `path`, which an option gave, is such a folder.
+    """
+    if path and Path(path).is_dir() and folder.path.resolve().is_relative_to(Path(path).resolve()):
+        raise UserError(
+            f"output_dir: {folder.path} is in the folder {path} of {option}, which is read as "
+            "data; give another --output_dir, outside of it."
+        )
+
+
 def write_start(folder: RunFolder, options: dict[str, Any], task: dict[str, Any]) -> None:
     """Clear the folder and write what is known before training.
 

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from lora2.data.own.source import dataset_name, file_name
 from lora2.training.options.data_arguments import DataArguments
 from lora2.training.options.method_arguments import (
     METHOD_GROUPS,
@@ -135,7 +136,11 @@ class RunSettings:
 
     def _default_folder(self) -> Path:
         """Return runs/<task, file or dataset>, with the method after it if it is not lora2."""
-        own = self.data.dataset or (Path(self.data.train_file or "").stem or None)
+        own = None
+        if self.data.dataset:
+            own = dataset_name(self.data.dataset)
+        elif self.data.train_file:
+            own = file_name(self.data.train_file)
         default = TASKS[self.objective].default or self.objective
         name = (self.data.task or own or default).replace("/", "--")
         return Path("runs") / (name if self.run.method == "lora2" else f"{name}-{self.run.method}")
