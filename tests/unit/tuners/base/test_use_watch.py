@@ -150,3 +150,28 @@ def test_what_pefts_lora_refuses_is_refused_with_its_reason(target: str) -> None
     )
     with pytest.raises(UserError, match=rf"'{target}' .* incompatible with Mamba-based"):
         get_peft_model(base, Lora2Config(target_modules=[target]))
+
+
+class WithParameter(nn.Module):
+    """`idle` is a layer, and a matrix of `inner`, that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.idle, self.inner = nn.Linear(6, 6), nn.Linear(6, 6), nn.Module()
+        self.inner.matrix = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: Tensor, step: int = 0) -> Tensor:
+        return self.first(x)
+
+
+def test_the_names_that_are_told_are_those_that_exclude_modules_takes() -> None:
+    fields: dict[str, Any] = {"target_parameters": ["inner.matrix"]}
+    model = lora2_model(WithParameter(), ["first", "idle"], **fields)
+    with pytest.warns(UserWarning, match=r"does nothing in 2 of its 3 layers") as caught:
+        train(model, RankAllocator(model, STEPS))
+    named = ["idle", "inner.matrix"]
+    assert f"Name them in exclude_modules, as in {named};" in str(caught[0].message)
+    model = lora2_model(WithParameter(), ["first", "idle"], exclude_modules=named)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, RankAllocator(model, STEPS))

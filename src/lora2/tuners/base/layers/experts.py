@@ -24,6 +24,8 @@ from lora2.mathematics.transforms import is_traced
 from lora2.tuners.base.distributed.gathering import is_sharded
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.base.layers.changed_weights import ChangedWeight, call_with
+from lora2.tuners.base.names.compiled_names import name_in_state_dict
+from lora2.tuners.base.names.peft_names import PREFIX
 from lora2.tuners.base.offloading import execution_device
 
 # mlp.experts.matrices.gate_up_proj.3 is the matrix of expert 3 in the parameter gate_up_proj.
@@ -209,6 +211,15 @@ def parameter_of(module_name: str) -> str | None:
     """Return the name of the parameter in which the module of this name is an expert's matrix."""
     found = _MATRIX.match(module_name)
     return None if found is None else ".".join(part for part in found.groups() if part)
+
+
+def name_in_config(layer_name: str) -> str:
+    """Return the name by which fields such as exclude_modules choose an adapted layer.
+
+    layer_name: in the model, or in a model around it, such as a PeftModel.
+    """
+    name = name_in_state_dict(layer_name).rpartition(PREFIX)[2]
+    return parameter_of(name) or name
 
 
 def check_number_of_experts(model: nn.Module, adapter_name: str, saved: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
+from lora2.tuners.base.layers.experts import name_in_config
 
 _STEPS = 10
 """Optimizer steps to wait: an expert that few batches choose is not unused."""
@@ -49,13 +50,14 @@ class UseWatch:
 
     def _warn(self, names: list[str]) -> None:
         named = ", ".join(names[:_NAMED])
+        excluded = list(dict.fromkeys(map(name_in_config, names)))
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         warnings.warn(
             f"Adapter {self._adapter_name!r} does nothing in {len(names)} of its "
             f"{len(self._layers)} layers, {named}{more}: they had no gradient in the first "
             f"{self._steps} optimizer steps, because the model does not call them or its loss does "
-            "not depend on them. Name them in exclude_modules; of an nn.MultiheadAttention, name "
-            "itself in target_modules, not its out_proj.",
+            f"not depend on them. Name them in exclude_modules, as in {excluded[:_NAMED]}; of an "
+            "nn.MultiheadAttention, name itself in target_modules, not its out_proj.",
             stacklevel=4,
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.tuners.base.distributed.ranks import agree_on
+from lora2.tuners.base.layers.experts import name_in_config
 from lora2.tuners.base.model.same_adapter import SameAdapter
 from lora2.tuners.base.model.use_watch import UseWatch
 from lora2.tuners.lora2.allocation.accumulation import AccumulationWatch
@@ -238,9 +239,10 @@ class RankAllocator:
         spent = self._kept.spent_on(frozen.fixed)
         if spent >= self.plan.target:
             fixed = self._kept.by_module(frozen.fixed)
+            largest = max(fixed, key=fixed.__getitem__)
             raise UserError(
                 f"target_r={self.config.target_r}: matrices of adapter {self.adapter_name!r} that "
-                f"are frozen, such as {max(fixed, key=fixed.__getitem__)}, have {spent} "
+                f"are frozen, such as {name_in_config(largest)}, have {spent} "
                 f"{self.plan.unit_in_words}, and {self.plan.target} are to be left: set "
                 "requires_grad of lora2_lambda, raise target_r, or name frozen modules in "
                 "exclude_modules."
