@@ -8,7 +8,7 @@ merged weight of its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora2.tuners.base.layers.finding import modules_of_type
-from lora2.tuners.base.model.weight_owners import memory_of
+from lora2.tuners.base.model.weight_owners import overlap
 
 
 @contextmanager
@@ -54,18 +54,20 @@ def _ties(model: nn.Module) -> Iterator[tuple[tuple[nn.Module, str], tuple[nn.Mo
 def _is_broken(target: tuple[nn.Module, str], source: tuple[nn.Module, str]) -> bool:
     first, second = _tensor(*target), _tensor(*source)
     # Of weights that are not in memory it is not known.
-    return not (first.is_meta or second.is_meta) and memory_of(first) != memory_of(second)
+    return not (first.is_meta or second.is_meta or overlap(first, second))
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _untie(holders: list[tuple[nn.Module, str]]) -> None:
     """Leave a shared tensor to the first module that holds it, and give copies to the others."""
-    first: dict[Hashable, tuple[nn.Module, str]] = {}
-    for module, name in holders:
-        tensor = _tensor(module, name)
-        if first.setdefault(memory_of(tensor), (module, name)) != (module, name):
-            setattr(module, name, copy.deepcopy(tensor))
+    kept: list[tuple[nn.Module, str]] = []
+    for holder in holders:
+        tensor = _tensor(*holder)
+        if holder not in kept and any(overlap(tensor, _tensor(*each)) for each in kept):
+            setattr(*holder, copy.deepcopy(tensor))
+        elif holder not in kept:
+            kept.append(holder)
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

@@ -6,7 +6,7 @@ the other.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Iterator
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -21,15 +21,20 @@ def count_weight_owners(model: nn.Module) -> None:
 
     It stays 0, which means unknown, for a weight that is not in memory (offloaded or not loaded).
     """
-    owners = Counter(
-        memory_of(tensor) for module in model.modules() for tensor in _tensors_of(module)
-    )
+    held: dict[Hashable, list[Tensor]] = defaultdict(list)
+    for module in model.modules():
+        for tensor in _tensors_of(module):
+            held[memory_of(tensor)].append(tensor)
+
+    def owners_of(weight: Tensor) -> int:
+        return sum(overlap(weight, tensor) for tensor in held[memory_of(weight)])
+
     for layer in model.modules():
         if isinstance(layer, AdaptedLayer):
             base = layer.get_base_layer()
             weights = [getattr(base, name) for name in layer.weight_names()]
             is_unknown = any(weight.is_meta for weight in weights)
-            layer.weight_owners = 0 if is_unknown else max(owners[memory_of(w)] for w in weights)
+            layer.weight_owners = 0 if is_unknown else max(map(owners_of, weights))
 
 
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -39,8 +44,21 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from module.shared_weights.values()
 
 
+def overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether a write to one of two tensors may change the other."""
+    if first is second:
+        return True
+    if memory_of(first) != memory_of(second):
+        return False
+    if not (first.is_contiguous() and second.is_contiguous()):
+        return True
+    # Parts of one storage may be apart: transformers loads q, k and v of a fused weight so.
+    start, other = int(first.storage_offset()), int(second.storage_offset())
+    return start < other + second.numel() and other < start + first.numel()
+
+
 def memory_of(tensor: Tensor) -> Hashable:
-    """What two tensors have in common if a write to one may change the other."""
+    """What two tensors have in common that `overlap`."""
     if type(tensor) in (nn.Parameter, Tensor) and not tensor.is_meta:
         start = tensor.untyped_storage().data_ptr()
         if start:
