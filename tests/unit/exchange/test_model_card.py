@@ -270,7 +270,7 @@ def test_code_for_images_has_as_many_classes(labels: int, tmp_path: Path) -> Non
         num_attention_heads=2, intermediate_size=32, num_labels=labels,
     )  # fmt: skip
     base = ViTForImageClassification(config)
-    get_peft_model(base, Lora2Config(target_modules=["query"], k=2)).save_pretrained(tmp_path)
+    get_peft_model(base, Lora2Config(target_modules="all-linear", k=2)).save_pretrained(tmp_path)
     card = card_of(tmp_path)
     assert f"num_labels={labels})" in card.text
     assert card.data.pipeline_tag == "image-classification"

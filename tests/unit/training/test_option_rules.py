@@ -173,7 +173,7 @@ BAD_VALUES = [
     "--init_r=99999999999", "--target_modules=(", "--exclude_modules=*x",
     "--layers_pattern=( --layers_to_transform=0", '--k_pattern={"(":4}', '--rank_pattern={"[":4}',
     '--alpha_pattern={"(":4}', '--alpha_pattern={"query":0}', '--alpha_pattern={"query":1e40}',
-    '--rank_pattern={"query":99999999999}', "--save_strategy=best", "--torch_compile_mode=x",
+    '--rank_pattern={"query":99999999999}', "--torch_compile_mode=x",
     "--torch_compile_mode=", "--include_num_input_tokens_seen=", "--adam_epsilon=0",
     "--adam_epsilon=1e-40", "--target_modules=[[",
     "--use_liger_kernel=True", '--deepspeed={"a":1}', "--virtual_tokens=0 --method=prompt",
