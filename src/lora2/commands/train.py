@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from lora2.support.files import write_json_atomically
 from lora2.support.heap import keep_freed_memory
 from lora2.training.checks.default_task import check_default_task
 from lora2.training.checks.option_effects import check_effects
-from lora2.training.methods.registry import METHODS, method_of
+from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_commands import command_to_start_over
@@ -36,7 +36,7 @@ from lora2.training.resolution import (
     over_defaults,
     over_saved,
 )
-from lora2.training.resuming import newest_checkpoint
+from lora2.training.resuming import newest_checkpoint, why_not_resumed
 from lora2.training.run import (
     check_same_data,
     run,
@@ -46,10 +46,6 @@ from lora2.training.run import (
 )
 from lora2.training.trainer.joint_batch import with_joint_batch
 from lora2.training.trainer.processes import in_first_process, is_first_process, processes_launched
-
-_SAMPLING = "train_sampling_strategy"
-# Their order is drawn from the generator of the whole training at the start of each epoch.
-_DRAWN_AGAIN = ("group_by_length",)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -161,32 +157,11 @@ def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunS
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
-    method = method_of(settings)
     if newest_complete(folder.checkpoints)[0] is None:
         return
-    option = _losing_order(settings.training)
-    if option is not None:
-        raise UserError(
-            f"{option}: the order of its rows cannot be drawn again, so the run cannot go on; "
-            f"start over with `{command_to_start_over(folder)}`."
-        )
-    if not method.resumes(settings.adapter):
-        raise UserError(
-            f"resume: the checkpoints of {method.label} lack what it needs to go on; start over "
-            f"with `{command_to_start_over(folder)}`."
-        )
-
-
-def _losing_order(training: Mapping[str, Any]) -> str | None:
-    """Return the option by which the order of rows is not known from the seed and the epoch."""
-    strategy = training.get(_SAMPLING)
-    if strategy in _DRAWN_AGAIN:
-        return f"{_SAMPLING}={strategy}"
-    of_accelerate = training.get("accelerator_config") or {}
-    if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):
-        # Each epoch goes on with a generator that is in no checkpoint.
-        return "accelerator_config: use_seedable_sampler=false"
-    return None
+    reason = why_not_resumed(settings)
+    if reason is not None:
+        raise UserError(f"{reason}; start over with `{command_to_start_over(folder)}`.")
 
 
 def _check_place(settings: RunSettings, folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from: the newest that is complete and of its adapter."""
+"""Whether a run can resume, and from which checkpoint: the newest complete one of its adapter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,38 @@ from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
 
+from lora2.training.methods.registry import method_of
 from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun
 from lora2.tuners.base.distributed.zero import is_partitioned
+
+_SAMPLING = "train_sampling_strategy"
+# Their order is drawn from the generator of the whole training at the start of each epoch.
+_DRAWN_AGAIN = ("group_by_length",)
+
+
+def why_not_resumed(settings: RunSettings) -> str | None:
+    """Return why a run that was cut short cannot go on from a checkpoint; None where it can."""
+    option = _losing_order(settings.training)
+    if option is not None:
+        return f"{option}: the order of its rows cannot be drawn again, so the run cannot go on"
+    method = method_of(settings)
+    if not method.resumes(settings.adapter):
+        return f"resume: the checkpoints of {method.label} lack what it needs to go on"
+    return None
+
+
+def _losing_order(training: Mapping[str, Any]) -> str | None:
+    """Return the option by which the order of rows is not known from the seed and the epoch."""
+    strategy = training.get(_SAMPLING)
+    if strategy in _DRAWN_AGAIN:
+        return f"{_SAMPLING}={strategy}"
+    of_accelerate = training.get("accelerator_config") or {}
+    if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):
+        # Each epoch goes on with a generator that is in no checkpoint.
+        return "accelerator_config: use_seedable_sampler=false"
+    return None
 
 
 def newest_checkpoint(prepared: PreparedRun) -> tuple[Path | None, list[str]]:

@@ -34,7 +34,7 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.run_arguments import HEAD_ALONE
 from lora2.training.parameter_counts import count_final_parameters
 from lora2.training.prepare import PreparedRun, prepare
-from lora2.training.resuming import newest_checkpoint
+from lora2.training.resuming import newest_checkpoint, why_not_resumed
 from lora2.training.run_card import run_facts
 from lora2.training.trainer.processes import in_first_process
 from lora2.training.trainer.run_callbacks import Recorder, SaveAfterEvaluation
@@ -144,7 +144,7 @@ def run(
     """
     trainer, folder = prepared.trainer, prepared.folder
     settings = prepared.settings
-    resumes = method_of(settings).resumes(settings.adapter)
+    resumes = why_not_resumed(settings) is None
     checkpoint, _ = newest_checkpoint(prepared)
     in_first_process(lambda: clear_unwritten(folder))
     trainer.add_callback(SaveAfterEvaluation())

@@ -281,5 +281,7 @@ def test_an_order_that_cannot_be_drawn_again_is_refused(
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)
         assert train(tiny_model, folder, **SAVES, **{option: value}) == 130
+    # What is advised must not be refused.
+    assert "start over with" in capsys.readouterr().err
     said = refused(capsys, "train", "--output_dir", folder, "--resume")
     assert f"{named}: the order of its rows" in said

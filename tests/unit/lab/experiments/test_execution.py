@@ -146,8 +146,12 @@ def test_a_run_without_a_checkpoint_starts_anew(tiny_model, place, whole):
     assert computed(record) == computed(whole)
 
 
-def test_a_method_that_cannot_resume_starts_anew(tiny_model, place, tmp_path):
-    run = tiny_run(tiny_model, "adalora")
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("adalora", {}), ("lora2", {"train_sampling_strategy": "group_by_length"})],
+)
+def test_a_run_that_cannot_resume_starts_anew(method, options, tiny_model, place, tmp_path):
+    run = tiny_run(tiny_model, method, **options)
     with pytest.raises(Killed):
         execute_run(run, place, kill_at(5))
     assert (place.work / run.name / "checkpoints" / "checkpoint-4").is_dir()

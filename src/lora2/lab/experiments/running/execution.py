@@ -25,7 +25,6 @@ from lora2.lab.experiments.running.forgetting import ability, lost
 from lora2.reports.kept_values import initial_ranks
 from lora2.support.error_text import one_line
 from lora2.support.heap import keep_freed_memory
-from lora2.training.methods.registry import METHODS
 from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.environment import describe_environment
 from lora2.training.on_disk.records import evaluation_records
@@ -35,6 +34,7 @@ from lora2.training.on_disk.summary import RunSummary
 from lora2.training.options.arguments import RunSettings
 from lora2.training.options.recipes import GENERAL
 from lora2.training.prepare import PreparedRun, prepare
+from lora2.training.resuming import why_not_resumed
 from lora2.training.run import run, start_folder
 
 Tick = Callable[[int, int], object]
@@ -70,8 +70,9 @@ class Place:
 def execute_run(description: RunDescription, place: Place, tick: Tick | None = None) -> RunRecord:
     """Train to the end and return the record; a mistake or fault becomes a record too.
 
-    A run that was cut short resumes from its newest complete checkpoint, where its method can; one
-    that another process is making is left to it. Its folder stays, until the record is safe.
+    A run that was cut short resumes from its newest complete checkpoint, where it then ends as it
+    would have, and else begins again; one that another process is making is left to it. Its folder
+    stays, until the record is safe.
     """
     place.prepare_process()
     try:
@@ -107,7 +108,7 @@ def settings_of(description: RunDescription, place: Place) -> RunSettings:
 def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunRecord:
     settings = settings_of(description, place)
     folder = RunFolder(settings.folder)
-    resumes = METHODS[description.method].resumes(settings.adapter)
+    resumes = why_not_resumed(settings) is None
     try:
         prepared = prepare(settings)
     except NumericalError as error:
