@@ -159,7 +159,7 @@ class _ReproduceParser(OptionParser, HfArgumentParser):
             dataclass_types=[ReproduceArguments, PlaceArguments],
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             description="Make the runs of a table that have no record yet, and print the table. "
-            "A run that was cut short is resumed.",
+            "A run that was cut short is resumed, or begins again where it would end elsewhere.",
         )
         names = dict.fromkeys(name for preset in PRESETS.values() for name in tables_of(preset))
         self.add_argument("table", metavar="TABLE", help=f"one of {', '.join(names)}")
