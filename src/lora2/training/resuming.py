@@ -33,7 +33,8 @@ def why_not_resumed(settings: RunSettings) -> str | None:
 def _losing_order(training: Mapping[str, Any]) -> str | None:
     """Return the option by which the order of rows is not known from the seed and the epoch."""
     strategy = training.get(_SAMPLING)
-    if strategy in _DRAWN_AGAIN:
+    # At the end of an epoch the checkpoint has the state from which the next order is drawn.
+    if strategy in _DRAWN_AGAIN and training.get("save_strategy") != "epoch":
         return f"{_SAMPLING}={strategy}"
     of_accelerate = training.get("accelerator_config") or {}
     if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):

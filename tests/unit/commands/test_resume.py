@@ -189,11 +189,18 @@ def test_resume_of_a_finished_run_shows_it(finished_run, capsys):
 SAVES = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch"}
 
 
+SORTED = {
+    "train_sampling_strategy": "group_by_length",
+    "save_strategy": "epoch",
+    "save_steps": None,
+}
 LOGS_EPOCHS = {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 2}
 
 
 @pytest.mark.parametrize(
-    ("step", "more"), [(4, {}), (3, {"eval_on_start": True}), (4, LOGS_EPOCHS)], ids=str
+    ("step", "more"),
+    [(4, {}), (3, {"eval_on_start": True}), (4, LOGS_EPOCHS), (4, SORTED), (6, SORTED)],
+    ids=str,
 )
 def test_evaluations_and_log_of_a_resumed_run_are_those_of_the_whole_one(
     step: int,
@@ -203,7 +210,7 @@ def test_evaluations_and_log_of_a_resumed_run_are_those_of_the_whole_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    options = {**SAVES, **more}
+    options = {name: each for name, each in {**SAVES, **more}.items() if each is not None}
     assert train(tiny_model, whole, **options) == 0
     with monkeypatch.context() as patch:
         # At an epoch's end, whose checkpoint must hold its evaluation and its log.
