@@ -21,7 +21,6 @@ from lora2.training.checks.default_task import check_default_task
 from lora2.training.checks.option_effects import check_effects
 from lora2.training.methods.registry import METHODS
 from lora2.training.objectives.registry import objective_of
-from lora2.training.on_disk.checkpoints import newest_complete
 from lora2.training.on_disk.run_commands import command_to_start_over
 from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.on_disk.run_lock import held, left_as_found
@@ -157,8 +156,6 @@ def _check_effects(parser: TrainParser, arguments: Sequence[str], settings: RunS
 
 
 def _check_resumes(settings: RunSettings, folder: RunFolder) -> None:
-    if newest_complete(folder.checkpoints)[0] is None:
-        return
     reason = why_not_resumed(settings)
     if reason is not None:
         raise UserError(f"{reason}; start over with `{command_to_start_over(folder)}`.")

@@ -9,7 +9,8 @@ from typing import Any
 from peft import PeftModel, get_peft_model_state_dict
 
 from lora2.training.methods.registry import method_of
-from lora2.training.on_disk.checkpoints import newest_complete
+from lora2.training.on_disk.checkpoints import ends_an_epoch, newest_complete
+from lora2.training.on_disk.run_folder import RunFolder
 from lora2.training.options.arguments import RunSettings
 from lora2.training.prepare import PreparedRun
 from lora2.tuners.base.distributed.zero import is_partitioned
@@ -21,7 +22,11 @@ _DRAWN_AGAIN = ("group_by_length",)
 
 def why_not_resumed(settings: RunSettings) -> str | None:
     """Return why a run that was cut short cannot go on from a checkpoint; None where it can."""
-    option = _losing_order(settings.training)
+    checkpoint, _ = newest_complete(RunFolder(settings.folder).checkpoints)
+    if checkpoint is None:
+        # It then begins again by itself.
+        return None
+    option = _losing_order(settings.training, ends_an_epoch(checkpoint))
     if option is not None:
         return f"{option}: the order of its rows cannot be drawn again, so the run cannot go on"
     method = method_of(settings)
@@ -30,11 +35,13 @@ def why_not_resumed(settings: RunSettings) -> str | None:
     return None
 
 
-def _losing_order(training: Mapping[str, Any]) -> str | None:
-    """Return the option by which the order of rows is not known from the seed and the epoch."""
+def _losing_order(training: Mapping[str, Any], between_epochs: bool) -> str | None:
+    """Return the option by which the order of rows is not known from the seed and the epoch.
+
+    between_epochs: whether the checkpoint has the state from which the next order is drawn.
+    """
     strategy = training.get(_SAMPLING)
-    # At the end of an epoch the checkpoint has the state from which the next order is drawn.
-    if strategy in _DRAWN_AGAIN and training.get("save_strategy") != "epoch":
+    if strategy in _DRAWN_AGAIN and not between_epochs:
         return f"{_SAMPLING}={strategy}"
     of_accelerate = training.get("accelerator_config") or {}
     if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):

@@ -77,7 +77,7 @@ def train_head_alone(settings: RunSettings, watch: Watch = no_watch) -> dict[str
         try:
             prepared.trainer.train()
         except KeyboardInterrupt as error:
-            raise _interrupted("while training the head alone", prepared.folder) from error
+            raise _interrupted("while training the head alone", settings) from error
     return {
         "parameters": sum(prepared.parameters.values()),
         **_reached(prepared, prepared.trainer.state.log_history),
@@ -144,7 +144,6 @@ def run(
     """
     trainer, folder = prepared.trainer, prepared.folder
     settings = prepared.settings
-    resumes = why_not_resumed(settings) is None
     checkpoint, _ = newest_checkpoint(prepared)
     in_first_process(lambda: clear_unwritten(folder))
     trainer.add_callback(SaveAfterEvaluation())
@@ -163,7 +162,7 @@ def run(
         except KeyboardInterrupt as error:
             step = trainer.state.global_step
             when = f"at step {step} of {prepared.steps}"
-            raise _interrupted(when, folder, resumes) from error
+            raise _interrupted(when, settings) from error
         except NumericalError as error:
             if trainer.is_world_process_zero():
                 write_json_atomically(folder.divergence_file, {"error": str(error)})
@@ -172,7 +171,7 @@ def run(
     try:
         return _finish(prepared, _summary(prepared, seconds, checkpoint, baseline))
     except KeyboardInterrupt as error:
-        raise _interrupted("while the adapter was saved", folder, resumes) from error
+        raise _interrupted("while the adapter was saved", settings) from error
 
 
 def _finish(prepared: PreparedRun, summary: RunSummary) -> RunSummary:
@@ -190,8 +189,9 @@ def _finish(prepared: PreparedRun, summary: RunSummary) -> RunSummary:
     return in_first_process(finish) or summary
 
 
-def _interrupted(when: str, folder: RunFolder, resumes: bool = True) -> RunInterrupted:
-    if resumes:
+def _interrupted(when: str, settings: RunSettings) -> RunInterrupted:
+    folder = RunFolder(settings.folder)
+    if why_not_resumed(settings) is None:
         return RunInterrupted(f"Interrupted {when}; resume with `{command_to_resume(folder)}`.")
     return RunInterrupted(f"Interrupted {when}; start over with `{command_to_start_over(folder)}`.")
 

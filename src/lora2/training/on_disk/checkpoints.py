@@ -73,6 +73,12 @@ def newest_complete(
     return None, faults
 
 
+def ends_an_epoch(checkpoint: Path) -> bool:
+    """Whether a complete checkpoint is of the last step of an epoch."""
+    epoch = read_json(checkpoint / _STATE, "", nan_as_null=True).get("epoch")
+    return isinstance(epoch, int | float) and float(epoch).is_integer()
+
+
 def _misfit(checkpoint: Path, shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Return how the weights of a complete checkpoint differ from what they must be."""
     path = _weights(checkpoint)

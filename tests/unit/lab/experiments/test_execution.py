@@ -148,16 +148,29 @@ def test_a_run_without_a_checkpoint_starts_anew(tiny_model, place, whole):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("adalora", {}), ("lora2", {"train_sampling_strategy": "group_by_length"})],
+    [
+        ("adalora", {}),
+        # An epoch has four steps.
+        ("lora2", {"train_sampling_strategy": "group_by_length", "eval_steps": 1}),
+    ],
 )
 def test_a_run_that_cannot_resume_starts_anew(method, options, tiny_model, place, tmp_path):
     run = tiny_run(tiny_model, method, **options)
     with pytest.raises(Killed):
-        execute_run(run, place, kill_at(5))
-    assert (place.work / run.name / "checkpoints" / "checkpoint-4").is_dir()
+        execute_run(run, place, kill_at(6))
+    assert list((place.work / run.name / "checkpoints").glob("checkpoint-[45]"))
     record, steps = ticks(run, place)
     assert len(steps) == STEPS
     assert record.resumed_from_step is None
+    assert computed(record) == computed(execute_run(run, Place(tmp_path / "other")))
+
+
+def test_a_run_of_sorted_rows_resumes_from_the_end_of_an_epoch(tiny_model, place, tmp_path):
+    run = tiny_run(tiny_model, train_sampling_strategy="group_by_length", eval_steps=4)
+    with pytest.raises(Killed):
+        execute_run(run, place, kill_at(6))
+    record = execute_run(run, place)
+    assert record.resumed_from_step == 4
     assert computed(record) == computed(execute_run(run, Place(tmp_path / "other")))
 
 
