@@ -6,6 +6,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from lora2 import Lora2Config
+from lora2.tuners.base.model.weight_owners import overlap
 from unit.models import disturb, layers_of
 
 
@@ -37,3 +38,26 @@ def test_parts_of_one_storage_count_as_shared_where_they_overlap(
     # In place where no other module has it.
     assert (layer.get_base_layer().weight is weight) == (owners == 1)
     assert torch.equal(base.second.weight, other)
+
+
+FUSED = torch.zeros(12, 6)
+HALVES = FUSED.view(-1).view(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (FUSED[:6].T, FUSED[6:].T, False),
+        (FUSED[:6].T, FUSED[5:].T, True),
+        # Each row has columns of both.
+        (FUSED[:, :3], FUSED[:, 3:], True),
+        # A number of the second has half as many bytes.
+        (FUSED[6:], HALVES[72:], True),
+        (FUSED[6:], HALVES[36:72], False),
+    ],
+    ids=["transposed", "transposed, one row", "columns", "other type", "other type, apart"],
+)
+def test_tensors_overlap_where_their_bytes_do(
+    first: Tensor, second: Tensor, expected: bool
+) -> None:
+    assert overlap(first, second) == overlap(second, first) == expected

@@ -50,11 +50,17 @@ def overlap(first: Tensor, second: Tensor) -> bool:
         return True
     if memory_of(first) != memory_of(second):
         return False
-    if not (first.is_contiguous() and second.is_contiguous()):
-        return True
     # Parts of one storage may be apart: transformers loads q, k and v of a fused weight so.
-    start, other = int(first.storage_offset()), int(second.storage_offset())
-    return start < other + second.numel() and other < start + first.numel()
+    (start, end), (other, other_end) = _reach(first), _reach(second)
+    return start < other_end and other < end
+
+
+def _reach(tensor: Tensor) -> tuple[int, int]:
+    """Return the bytes of its storage, from the first to after the last, that a tensor spans."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    first = int(tensor.storage_offset())
+    last = first + sum((size - 1) * stride for size, stride in steps)
+    return first * tensor.itemsize, (last + 1) * tensor.itemsize
 
 
 def memory_of(tensor: Tensor) -> Hashable:
