@@ -1,5 +1,6 @@
 """The share of the optimizer's batch that a loss counts is the one that the penalty gets."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,9 +99,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, torch.Tensor]]] = {
 }
 
 
+# transformers 5.9 counts otherwise for the first, and does not take the config of the second.
+OF_LATER = ("llama", "masked")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_penalty_enters_an_optimizer_step_once(name: str, tmp_path: Path) -> None:
     """By the Trainer's own number; where the loss does not use it, each micro-batch has a mean."""
+    if name in OF_LATER and "_loss_shifts_labels" not in inspect.getsource(Trainer.__init__):
+        pytest.skip(
+            "this transformers counts the first labels of a row, too, or builds no such model"
+        )
     torch.manual_seed(0)
     make, batch = CASES[name]
     model = make().eval()
