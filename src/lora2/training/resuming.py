@@ -45,7 +45,7 @@ def _losing_order(training: Mapping[str, Any], between_epochs: bool) -> str | No
         return f"{_SAMPLING}={strategy}"
     of_accelerate = training.get("accelerator_config") or {}
     if strategy != "sequential" and not of_accelerate.get("use_seedable_sampler", True):
-        # Each epoch goes on with a generator that is in no checkpoint.
+        # Checkpoints do not hold the generator that draws this order.
         return "accelerator_config: use_seedable_sampler=false"
     return None
 
