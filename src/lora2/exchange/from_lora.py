@@ -18,23 +18,22 @@ from torch import Tensor, nn
 
 from lora2.errors import UserError
 from lora2.exchange.expert_form import factors_by_matrix
-from lora2.exchange.lora_units import check_none_is_in_a_module_of_parameters, target_of
+from lora2.exchange.lora_units import check_none_is_in_a_module_of_parameters
 from lora2.exchange.verification import copy_sharing_weights
 from lora2.mathematics.low_rank import rank, singular_value_form
 from lora2.support.files import as_path
 from lora2.tuners.base.checked_model import check_is_module
-from lora2.tuners.base.config.targets import exact_targets
 from lora2.tuners.base.finite_checks import check_finite_factors
 from lora2.tuners.base.layers.dispatch import layer_type_of
-from lora2.tuners.base.layers.experts import parameter_of, split_targets
+from lora2.tuners.base.layers.experts import parameter_of
 from lora2.tuners.base.loading import load_adapter, read_adapter_config
 from lora2.tuners.base.modules_to_save import modules_trained_whole
 from lora2.tuners.base.names.adapter_names import check_adapter_name
-from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import copy_rows
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.fields_of_sizes import fields_of_sizes
 from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
-from lora2.tuners.lora2.matrix_size import size_fields
 
 # Fields of PEFT's LoRA and AdaLoRA that leave it W + B A, whatever they are.
 _HARMLESS = frozenset({
@@ -96,10 +95,7 @@ def import_lora(
         if sizes[name]:
             layer.set_change(adapter_name, *forms[name])
     _take_over_whole_modules(taught, result, adapter_name)
-    for name, wrapper in trained_rows(result.get_base_model(), adapter_name):
-        rows_of(wrapper, adapter_name).copy_(
-            rows_of(taught.get_base_model().get_submodule(name), "default")
-        )
+    copy_rows(taught.get_base_model(), "default", result.get_base_model(), adapter_name)
     return result
 
 
@@ -127,11 +123,8 @@ def _decided(config: PeftConfig, sizes: dict[str, int], model: nn.Module) -> dic
 
     sizes: the rank of each matrix, by its name.
     """
-    targets, parameters = split_targets({target_of(name) for name in sizes})
     return {
-        **size_fields(sizes),
-        "target_modules": exact_targets(targets, [n for n, _ in model.named_modules()]),
-        "target_parameters": parameters,
+        **fields_of_sizes(sizes, model),
         "modules_to_save": config.modules_to_save,
         "trainable_token_indices": getattr(config, "trainable_token_indices", None),
         "task_type": config.task_type,

@@ -20,7 +20,6 @@ from lora2.errors import UserError
 from lora2.exchange.engines import ENGINES, objections
 from lora2.exchange.export_arguments import check_batch, check_is_in_memory, check_tokenizer
 from lora2.exchange.lora_form import LoraForm, lora_form
-from lora2.exchange.lora_units import target_of
 from lora2.exchange.model_card.file import write_lora_card
 from lora2.exchange.verification import (
     TOLERANCES,
@@ -36,6 +35,7 @@ from lora2.support.files import as_path, check_is_new, new_folder
 from lora2.tuners.base.layers.attention import AttentionLayer
 from lora2.tuners.base.layers.convolution import ConvolutionLayer
 from lora2.tuners.base.layers.finding import adapted_layers
+from lora2.tuners.base.names.peft_names import target_of
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lora2.errors import UserError
 from lora2.tuners.base.layers.experts import parameter_of
+from lora2.tuners.base.names.peft_names import target_of
 
 
 def units_of(layers: Iterable[str]) -> dict[str, list[str]]:
@@ -14,11 +15,6 @@ def units_of(layers: Iterable[str]) -> dict[str, list[str]]:
     for name in layers:
         units.setdefault(parameter_of(name) or target_of(name), []).append(name)
     return units
-
-
-def target_of(name: str) -> str:
-    """Return the target module of a layer, which may be inside of it: attn.base_layer.out_proj."""
-    return name.partition(".base_layer.")[0]
 
 
 def check_none_is_in_a_module_of_parameters(layers: Iterable[str], advice: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora2.tuners.base.model.placement import PlacedAdapter
-from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import copy_rows
 from lora2.tuners.lora2.config import Lora2Config
 from lora2.tuners.lora2.layer import lora2_layers
 from lora2.tuners.lora2.precise_parameters import make_precise
@@ -45,8 +45,7 @@ def fill_reference(adapter: PlacedAdapter[Lora2Config]) -> None:
         layer.resize_adapter(_REFERENCE, *layer.sizes_of(adapter.name))
         for symbol, parameter in layer.parameters_of(_REFERENCE).items():
             parameter.copy_(trained[symbol])
-    for _, wrapper in trained_rows(adapter.module, _REFERENCE):
-        rows_of(wrapper, _REFERENCE).copy_(rows_of(wrapper, adapter.name))
+    copy_rows(adapter.module, adapter.name, adapter.module, _REFERENCE)
 
 
 def _changes_something(factors: Mapping[str, Tensor]) -> bool:

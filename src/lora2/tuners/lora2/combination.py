@@ -15,12 +15,9 @@ from lora2.errors import NumericalError, UserError
 from lora2.mathematics.low_rank import singular_value_form
 from lora2.support.field_types import fits, is_finite_number, is_sequence, shortened
 from lora2.support.shown_values import as_shown
-from lora2.tuners.base.config.targets import exact_targets
-from lora2.tuners.base.layers.experts import split_targets
 from lora2.tuners.base.model.adapted_model import AdaptedModel
 from lora2.tuners.base.names.adapter_names import check_adapter_name
-from lora2.tuners.base.names.compiled_names import name_in_state_dict
-from lora2.tuners.base.token_rows.finding import rows_of, trained_rows
+from lora2.tuners.base.token_rows.finding import copy_rows
 from lora2.tuners.lora2.combined_heads import (
     Heads,
     head_states,
@@ -29,8 +26,8 @@ from lora2.tuners.lora2.combined_heads import (
     owner_of_rows,
 )
 from lora2.tuners.lora2.config import Lora2Config
+from lora2.tuners.lora2.fields_of_sizes import fields_of_sizes
 from lora2.tuners.lora2.layer import lora2_layers
-from lora2.tuners.lora2.matrix_size import size_fields
 
 COMBINATION_TYPES = ("cat", "svd", "linear")
 # A sum has rounding errors of 1e-16 of what is added up, in float64: what is left of changes that
@@ -76,8 +73,7 @@ def add_weighted_adapter(
     tuner._cast_adapter_dtype(adapter_name)
     for wrapper, state in states.items():
         wrapper.modules_to_save[adapter_name].load_state_dict(state)
-    for _, rows in trained_rows(tuner.model, adapter_name):
-        rows_of(rows, adapter_name).copy_(rows_of(rows, str(rows_from)))
+    copy_rows(tuner.model, str(rows_from), tuner.model, adapter_name)
     return _fill(tuner, adapter_name, sizes, forms)
 
 
@@ -85,11 +81,9 @@ def _joint_config(
     tuner: AdaptedModel, adapters: list[str], sizes: dict[str, int], rows_from: str | None
 ) -> Lora2Config:
     """Return the config of the sum, which names every module that it changes."""
-    targets, parameters = split_targets(sizes)
-    names = [name_in_state_dict(name) for name, _ in tuner.model.named_modules()]
     config: Lora2Config = replace(
         tuner.peft_config[adapters[0]],
-        **size_fields(sizes),
+        **fields_of_sizes(sizes, tuner.model),
         target_r=None,
         alpha_pattern={},
         orthogonality="none",
@@ -97,9 +91,7 @@ def _joint_config(
         lora_dropout=0.0,
         modules_to_save=names_of_heads(tuner, adapters),
         trainable_token_indices=indices_of(tuner, rows_from),
-        # Full names: fields such as layers_to_transform need no merging.
-        target_modules=exact_targets(targets, names),
-        target_parameters=parameters,
+        # The targets are full names, so fields that choose some of them have nothing to say.
         exclude_modules=None,
         layers_to_transform=None,
         layers_pattern=None,

@@ -1,12 +1,8 @@
-"""The sizes that an adapted matrix and its change have, and the fields of a config for them."""
+"""The sizes that an adapted matrix and its change have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from lora2.tuners.base.config.patterns import pattern_for
 
 
 @dataclass(frozen=True)
@@ -48,19 +44,3 @@ class MatrixSize:
 def largest_rank(shape: tuple[int, int], k: int) -> int:
     """Return k cut to the smaller side of a matrix, above which no change of it has a rank."""
     return min(k, *shape)
-
-
-def size_fields(sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Return the fields k, init_r and their patterns that give each matrix, by name, its rank.
-
-    A rank of 0 leaves nothing of the matrix's adapter.
-    """
-    largest = max([1, *sizes.values()])
-    # k says nothing where the rank is 0.
-    widths = {name: size or largest for name, size in sizes.items()}
-    return {
-        "k": largest,
-        "init_r": largest,
-        "k_pattern": pattern_for(widths, {}, largest),
-        "rank_pattern": pattern_for(sizes, {}, largest),
-    }

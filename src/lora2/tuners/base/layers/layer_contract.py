@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lora2.mathematics.precision import has_autocast
 from lora2.tuners.base.distributed.tensor_parallel import Split
 from lora2.tuners.base.layers.base_attributes import BaseAttributes
-from lora2.tuners.base.layers.scaling import ScaledLayer
 
 
-class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
+class LayerContract(nn.Module, BaseAttributes, BaseTunerLayer):
     """The state of an adapted layer, and what its subclasses define.
 
     What kind of layer is adapted (`lora2.tuners.base.layers.linear`, ...) is one subclass, and how
     an adapter makes its two factors (`lora2.tuners.lora2.layer`, ...) another; a layer is both.
+
+    Attributes:
+        scaling: factor of the change by adapter name, as PEFT's LoRA layers have it. It may be
+            altered; it is not saved.
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
@@ -29,6 +33,29 @@ class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
         self._active_adapter = adapter_name
         # How tensor parallelism has split the base weight over processes.
         self.split: Split | None = None
+
+    # What PEFT calls to alter the scaling
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Make the factor of one adapter `scale` times the one that its config gives."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = scale * self.initial_scaling(adapter)
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the factor of every active adapter."""
+        for name in self._scaled_adapters():
+            self.scaling[name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the factor of every active adapter; None gives the config's again."""
+        for name in self._scaled_adapters():
+            if scale is None:
+                self.scaling[name] = self.initial_scaling(name)
+            else:
+                self.scaling[name] /= scale
+
+    def _scaled_adapters(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.scaling]
 
     # What the kind of base layer defines
 
@@ -106,6 +133,10 @@ class LayerContract(nn.Module, BaseAttributes, ScaledLayer):
     def has_effect(self, adapter_name: str) -> bool:
         """Whether this layer carries the adapter, and it is not an empty one."""
         return self.has_adapter(adapter_name)
+
+    def initial_scaling(self, adapter_name: str) -> float:
+        """Return the factor that the adapter's config gives."""
+        raise NotImplementedError
 
     def factors(self, adapter_name: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return (B [d_out, k], A [k, d_in]): the adapter changes the weight by B A.

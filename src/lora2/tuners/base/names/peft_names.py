@@ -14,3 +14,8 @@ Indices = list[int] | dict[str, list[int]]
 def prefix_of(module_name: str) -> str:
     """Return the prefix of the names of the modules inside a module."""
     return f"{module_name}." if module_name else ""
+
+
+def target_of(layer_name: str) -> str:
+    """Return the target module of a layer, which may be inside of it: attn.base_layer.out_proj."""
+    return layer_name.partition(".base_layer.")[0]

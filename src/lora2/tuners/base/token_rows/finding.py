@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils import TrainableTokensWrapper
 from torch import Tensor, nn
@@ -67,6 +68,16 @@ def rows_of(wrapper: Any, adapter_name: str) -> Tensor:
     """Return the trained rows [tokens, width] of an adapter."""
     rows: Tensor = wrapper.token_adapter.trainable_tokens_delta[adapter_name]
     return rows
+
+
+@torch.no_grad()
+def copy_rows(
+    source: nn.Module, source_adapter: str, target: nn.Module, target_adapter: str
+) -> None:
+    """Give the trained rows of one adapter to another, of this model or of one of its kind."""
+    for name, wrapper in trained_rows(target, target_adapter):
+        rows = rows_of(source.get_submodule(name), source_adapter)
+        rows_of(wrapper, target_adapter).copy_(rows)
 
 
 def _embedding_name(model: nn.Module, names: list[str]) -> str:
