@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from lora2_cli.commands import COMMANDS, unknown, usage
 from lora2_cli.launched import Ending, say, speaks
@@ -78,9 +79,33 @@ def _execute(name: str, words: Sequence[str]) -> int:
     hide_warnings_for_developers()
     if not speaks():
         warnings.simplefilter("ignore")
-    # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
-    code: int = import_command(name).execute(words)
+    with showing_warnings_as_sentences():
+        # Only the subcommand's own imports: matplotlib, the trainer and others cost seconds.
+        code: int = import_command(name).execute(words)
     return code
+
+
+@contextmanager
+def showing_warnings_as_sentences() -> Iterator[None]:
+    """Show what a warning says, without the line of Python code that it came from."""
+    usual = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, UserWarning):
+            return f"Warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def hide_warnings_for_developers() -> None:

@@ -64,6 +64,7 @@ class PreparedRun:
         shown: the metrics to show while training, by what is known at the same time.
         left_out: rows of each set of which `max_length` leaves nothing to learn, none where rows
             are packed, which are no longer counted.
+        base_digest: that of the base model's weights, see `weight_digest`.
     """
 
     settings: RunSettings
@@ -77,6 +78,7 @@ class PreparedRun:
     parameters: dict[str, int]
     shown: tuple[tuple[str, ...], ...]
     left_out: dict[str, int] = field(default_factory=dict)
+    base_digest: str | None = None
 
     @property
     def main_metric(self) -> str:
@@ -112,6 +114,7 @@ def prepare(settings: RunSettings, method: MethodName | None = None) -> Prepared
         parameters=parameters,
         shown=objective.shown(inputs.task),
         left_out=_left_out(settings, inputs.task, inputs.sets),
+        base_digest=inputs.base.digest,
     )
 
 

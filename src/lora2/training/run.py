@@ -20,6 +20,7 @@ from lora2.exchange.model_card.file import write_run_card
 from lora2.support.files import new_folder, write_json_atomically
 from lora2.trainers.lora2_callback import Lora2Callback
 from lora2.training.base_models.router_logits import without_router_logits
+from lora2.training.base_models.weight_digest import BASE, is_of_other_weights
 from lora2.training.methods.registry import method_of
 from lora2.training.objectives.registry import objective_of
 from lora2.training.on_disk.environment import describe_environment, versions
@@ -93,17 +94,18 @@ def start_folder(prepared: PreparedRun) -> None:
         prepared.settings.to_options(),
         prepared.task.describe()
         | {"main_metric": prepared.main_metric, DIGESTS: digests_of(prepared.task)}
-        | start_digest(prepared.settings),
+        | start_digest(prepared.settings)
+        | ({} if prepared.base_digest is None else {BASE: prepared.base_digest}),
     )
     objective_of(prepared.settings).write_base(prepared.folder, prepared.settings)
     write_environment(prepared)
 
 
 def check_same_data(prepared: PreparedRun) -> None:
-    """Check that a run that is resumed reads the rows, and the adapter, that it started with.
+    """Check that a run that is resumed reads the rows, and the weights, that it started with.
 
     Raises:
-        UserError: naming the set, or the adapter, that has changed.
+        UserError: naming the set, the base model or the adapter that has changed.
     """
     try:
         stored = prepared.folder.read_task()
@@ -115,6 +117,11 @@ def check_same_data(prepared: PreparedRun) -> None:
     if changed is not None:
         raise UserError(
             f"resume: the {rows_in_words(changed)} are not those that the run in "
+            f"{prepared.folder.path} was started with; bring them back, or {start_over}."
+        )
+    if is_of_other_weights(prepared.base_digest, stored):
+        raise UserError(
+            f"resume: the weights of {prepared.settings.model.model} are not those that the run in "
             f"{prepared.folder.path} was started with; bring them back, or {start_over}."
         )
     check_same_start(stored, prepared.settings, start_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lora2.support.checked_files import read_json
 from lora2.support.error_text import in_one_sentence, reason_of
 from lora2.training.base_models.models import load_config
 from lora2.training.base_models.preprocessors import Preprocessor
+from lora2.training.base_models.weight_digest import is_of_other_weights
 from lora2.training.finished_run.loaded_run import LoadedRun
 from lora2.training.methods.registry import method_of
 from lora2.training.methods.whole_modules import keep_precise
@@ -72,6 +74,13 @@ def load_saved_run(path: Path, model: str | None = None, output: Output | None =
     else:
         keep_precise(base.model, read_adapter_config(folder.adapter))
         adapted = load_adapter(base.model, folder.adapter)
+        if is_of_other_weights(base.digest, task):
+            warnings.warn(
+                f"model: the weights of {name} are not those that the adapter in {folder.adapter} "
+                "was trained on, so it gives other results than it did; give the model that it was "
+                "trained on with --model.",
+                stacklevel=2,
+            )
     adapted.eval()
     if torch.cuda.is_available():
         adapted.cuda()

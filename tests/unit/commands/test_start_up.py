@@ -4,12 +4,13 @@ import os
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import lora2
-from lora2_cli.main import INTERRUPTED
+from lora2_cli.main import INTERRUPTED, showing_warnings_as_sentences
 
 # As the script does that pip installs.
 SCRIPT = "import sys; from lora2_cli.main import main; code = main()"
@@ -100,3 +101,17 @@ def test_python_runs_the_package_as_the_command_line(monkeypatch, capsys):
         runpy.run_module("lora2", run_name="__main__")
     assert left.value.code == 0
     assert capsys.readouterr().out == f"lora2 {lora2.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("category", "shown"),
+    [
+        (UserWarning, "Warning: a sentence.\n"),
+        (RuntimeWarning, "file.py:3: RuntimeWarning: a sentence.\n"),
+    ],
+)
+def test_warning_for_users_is_shown_without_code(category, shown):
+    usual = warnings.formatwarning
+    with showing_warnings_as_sentences():
+        assert warnings.formatwarning("a sentence.", category, "file.py", 3, "") == shown
+    assert warnings.formatwarning is usual

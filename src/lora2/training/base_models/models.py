@@ -26,6 +26,7 @@ from lora2.training.base_models.sources import (
     check_is_whole_model,
     find_model,
 )
+from lora2.training.base_models.weight_digest import weight_digest
 from lora2.training.quiet import quiet_loading
 from lora2.tuners.base.finite_checks import check_weights
 
@@ -45,11 +46,13 @@ class BaseModel:
     Attributes:
         new_modules: names of the modules that the checkpoint has no weights for.
         task_type: what PEFT calls the task.
+        digest: what `weight_digest` returned when the model was loaded.
     """
 
     model: PreTrainedModel
     new_modules: tuple[str, ...]
     task_type: TaskType | None = TaskType.SEQ_CLS
+    digest: str | None = None
 
 
 class HeadKind(NamedTuple):
@@ -145,7 +148,7 @@ def load_base_model(
         )
     _check_finite(model, name)
     new_modules = tuple(sorted({key.rpartition(".")[0] for key in missing}))
-    return BaseModel(model, new_modules, kind.task_type)
+    return BaseModel(model, new_modules, kind.task_type, weight_digest(model, new_modules))
 
 
 def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
@@ -176,7 +179,7 @@ def load_language_model(name: str, dtype: str, **more: Any) -> BaseModel:
             "one that was trained to write."
         )
     _check_finite(model, name)
-    return BaseModel(model, (), TaskType.CAUSAL_LM)
+    return BaseModel(model, (), TaskType.CAUSAL_LM, weight_digest(model, ()))
 
 
 def _loaded(
