@@ -54,6 +54,14 @@ def card_of(folder: Path) -> ModelCard:
     return ModelCard.load(folder / "README.md")
 
 
+def code_of(folder: Path) -> list[str]:
+    """The code that the card in `folder`/adapter shows, for that adapter on `folder`/base."""
+    text = card_of(folder / "adapter").text
+    for shown, name in (("path/to/base", "base"), ("path/to/this/folder", "adapter")):
+        text = text.replace(shown, str(folder / name))
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_first_lines_say_what_the_adapter_needs(name: str, tmp_path: Path) -> None:
     model = get_peft_model(saved_base(tmp_path / "tiny-llama"), config_of(name))
@@ -165,10 +173,7 @@ def test_code_of_the_card_loads_merges_and_exports(name: str, tmp_path: Path) ->
     model = get_peft_model(saved_base(tmp_path / "base"), config_of(name)).eval()
     disturb_any(model)
     model.save_pretrained(tmp_path / "adapter")
-    load, leave = re.findall(r"```python\n(.*?)```", card_of(tmp_path / "adapter").text, re.S)
-    paths = {"path/to/base": tmp_path / "base", "path/to/this/folder": tmp_path / "adapter"}
-    for shown, path in paths.items():
-        load = load.replace(shown, str(path))
+    load, leave = code_of(tmp_path)
     scope: dict[str, Any] = {}
     exec(load, scope)
     with torch.no_grad():
@@ -264,13 +269,25 @@ def test_error_without_lora2_is_the_one_that_the_card_names(
 
 
 @pytest.mark.parametrize("labels", [2, 3])
-def test_code_for_images_has_as_many_classes(labels: int, tmp_path: Path) -> None:
+def test_code_for_images_replaces_the_head_of_the_base_model(labels: int, tmp_path: Path) -> None:
     config = ViTConfig(
         image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=32, num_labels=labels,
+        num_attention_heads=2, intermediate_size=32, num_labels=5,
     )  # fmt: skip
-    base = ViTForImageClassification(config)
-    get_peft_model(base, Lora2Config(target_modules="all-linear", k=2)).save_pretrained(tmp_path)
-    card = card_of(tmp_path)
-    assert f"num_labels={labels})" in card.text
+    ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    base = ViTForImageClassification.from_pretrained(
+        tmp_path / "base", num_labels=labels, ignore_mismatched_sizes=True
+    )
+    adapter = Lora2Config(target_modules=["q_proj"], modules_to_save=["classifier"], k=2)
+    model = get_peft_model(base, adapter).eval()
+    disturb_any(model)
+    model.save_pretrained(tmp_path / "adapter")
+    card = card_of(tmp_path / "adapter")
+    scope: dict[str, Any] = {}
+    exec(code_of(tmp_path)[0], scope)
+    pixels = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        found = scope["model"].eval()(pixels).logits
+        torch.testing.assert_close(found, model(pixels).logits)
+    assert found.shape == (2, labels)
     assert card.data.pipeline_tag == "image-classification"

@@ -118,7 +118,9 @@ def _load_lines(facts: AdapterFacts, first: Sequence[str]) -> list[str]:
             f"base = ...  # the base model, a {facts.base.shown}",
             f'model = PeftModel.from_pretrained(base, "{FOLDER}")',
         ]
-    labels = "" if facts.labels is None else f", num_labels={facts.labels}"
+    # The base model may have a head for other labels; the adapter brings its own.
+    fields = f", ignore_mismatched_sizes=True, num_labels={facts.labels}"
+    labels = "" if facts.labels is None else fields
     rows = f"base.resize_token_embeddings({facts.vocabulary})  # with those of added tokens"
     return [
         *lines,
