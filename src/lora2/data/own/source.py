@@ -34,7 +34,9 @@ def file_name(path: Path | str) -> str:
     if not path.name.strip("."):
         # `.` and `..` are no names.
         path = path.resolve()
-    return path.name if path.is_dir() else path.stem
+    if path.is_dir():
+        return path.name
+    return path.stem.strip(".") or path.suffix.strip(".")
 
 
 def dataset_name(dataset: str) -> str:
