@@ -20,7 +20,8 @@ def grid(name="language"):
 
 
 def test_score_and_loss_are_of_the_same_runs():
-    assert tables_of(PRESETS["language"]) == ("language", "language-loss", "rates", "times")
+    tables = ("language", "language-loss", "rates", "raised", "times")
+    assert tables_of(PRESETS["language"]) == tables
     assert list(grid().descriptions()) == list(grid("language-loss").descriptions())
     assert len(list(grid().descriptions())) == 5 * 2 * 3
 
@@ -34,6 +35,18 @@ def test_pruned_rows_take_the_rate_of_the_unpruned_one():
         assert pruned.options["budget_unit"] == "parameters"
     assert {run.options["train_rows"] for run in rows.values()} == {2000}
     assert {run.options["exact_match_rows"] for run in rows.values()} == {300}
+
+
+def test_raised_rows_have_three_times_the_usual_rate_on_snips():
+    usual, raised = (
+        {row.name: row.runs for row in grid(name).rows} for name in ("language", "raised")
+    )
+    assert usual.keys() == raised.keys()
+    for name, runs in raised.items():
+        assert list(runs) == ["snips"]
+        for run, at_usual in zip(runs["snips"], usual[name]["snips"], strict=True):
+            rate = pytest.approx(3 * at_usual.options["learning_rate"])
+            assert run.options == at_usual.options | {"learning_rate": rate}
 
 
 def test_matches_are_percentages_and_losses_are_not():

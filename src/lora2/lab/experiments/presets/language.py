@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from lora2.data.tasks.metric_names import EXACT_MATCH
-from lora2.lab.experiments.presets.measures import FILE, MEMORY, MORE_LOSS
-from lora2.lab.experiments.presets.other_rates import at_other_rates
+from lora2.lab.experiments.presets.measures import FILE, LOSS, MEMORY, MORE_LOSS
+from lora2.lab.experiments.presets.other_rates import at_multiple, at_other_rates
 from lora2.lab.experiments.presets.small_settings import LORA_SEARCH
 from lora2.lab.experiments.presets.small_sizes import pruned_to
 from lora2.lab.experiments.presets.task_suite import SettingsTable, TaskSuite
@@ -99,6 +99,12 @@ TABLES: Mapping[str, SettingsTable] = {
         "three times of it",
         tuple(at_other_rates(TUNED_SETTINGS)),
         measures=(MORE_LOSS,),
+    ),
+    "raised": SettingsTable(
+        "answers that equal the right one exactly, %, at three times the usual learning rate",
+        tuple(at_multiple(setting, 3) for setting in _ROWS),
+        tasks=("snips",),
+        measures=(FILE, LOSS, MORE_LOSS),
     ),
 }
 

@@ -19,6 +19,11 @@ def at_other_rates(settings: Iterable[Setting]) -> Iterator[Setting]:
     """
     for setting in settings:
         for words, factor in _FACTORS.items():
-            rate = float(f"{factor * setting.search.first:.{_DIGITS}g}")
             cuts = setting.cuts if factor == 1 else ()
-            yield replace(setting, text=f"{setting.text}, {words}", rate=rate, cuts=cuts)
+            text = f"{setting.text}, {words}"
+            yield replace(at_multiple(setting, factor), text=text, cuts=cuts)
+
+
+def at_multiple(setting: Setting, factor: float) -> Setting:
+    """Return a setting at a multiple of its usual learning rate, whatever was tuned."""
+    return replace(setting, rate=float(f"{factor * setting.search.first:.{_DIGITS}g}"))
