@@ -25,8 +25,8 @@ LABELS = [
 OTHER_SIZES = {"AdaLoRA": 498_096, "VeRA": 29_952}
 
 
-def grid(seeds=(0,), choices=None):
-    wanted = TableRequest("leaderboard", MINILM.model, seeds, choices or {})
+def grid(seeds=(0,), choices=None, table="leaderboard"):
+    wanted = TableRequest(table, MINILM.model, seeds, choices or {})
     return PRESETS["leaderboard"].grid(wanted)
 
 
@@ -72,10 +72,34 @@ def test_runs_that_the_table_of_sizes_has_too_are_made_once(label, in_sizes):
     assert folders == {Path("records/small")}
 
 
-def test_every_row_has_a_search_of_three_rates_and_takes_what_was_chosen():
+def all_chosen():
     names = {each.name for each in MINILM.experiments(leaderboard.TUNED_SETTINGS)}
-    choices = {name: Choice(name, 0.123, ()) for name in names}
-    rates = {run.options["learning_rate"] for run in grid(choices=choices).descriptions()}
+    return {name: Choice(name, 0.123, ()) for name in names}
+
+
+def identities(a_grid):
+    return [run.identity for run in a_grid.descriptions()]
+
+
+def test_the_usual_rates_have_a_table_that_no_search_changes():
+    usual = grid(table="usual", choices=all_chosen())
+    assert identities(usual) == identities(grid())
+    assert [row.label for row in usual.rows] == LABELS
+    assert not any("tuned" in note for note in usual.notes)
+
+
+def test_what_is_chosen_here_changes_no_table_of_small():
+    small = PRESETS["small"]
+    for table in small.tables:
+        plain, chosen = (
+            small.grid(TableRequest(table, MINILM.model, (0,), choices))
+            for choices in ({}, all_chosen())
+        )
+        assert identities(plain) == identities(chosen), table
+
+
+def test_every_row_has_a_search_of_three_rates_and_takes_what_was_chosen():
+    rates = {run.options["learning_rate"] for run in grid(choices=all_chosen()).descriptions()}
     assert rates == {0.123}
     for setting in leaderboard.TUNED_SETTINGS:
         search = setting.search

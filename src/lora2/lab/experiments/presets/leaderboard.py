@@ -12,6 +12,7 @@ from typing import Any
 
 from lora2.lab.experiments.presets.measures import DISTANCE, FILE, MEMORY
 from lora2.lab.experiments.presets.minilm import MINILM
+from lora2.lab.experiments.presets.other_rates import at_multiple
 from lora2.lab.experiments.presets.small import NAME as SMALL
 from lora2.lab.experiments.presets.small_settings import (
     HEAD_RATE,
@@ -30,6 +31,17 @@ from lora2.lab.experiments.setting import Search, Setting
 NAME = "leaderboard"
 
 _SHARED = {setting.key.removesuffix(SAME_HEAD): setting for setting in SAME_HEAD_SETTINGS}
+
+
+def _searched_here(setting: Setting, key: str) -> Setting:
+    """Return a row of `small` with a key of its own: `small` does not take over what is chosen."""
+    return replace(setting, key=key, tuned_as=None)
+
+
+_LORA = _searched_here(TO_CUT["lora-r8-same-head"], "lora-at-rank-8")
+_ADALORA = _searched_here(_SHARED["adalora-r8"], "adalora-to-rank-8")
+_SORA = _searched_here(_SHARED["sora-r8"], "sora-at-rank-8")
+_LORA2 = replace(_searched_here(TO_CUT["lora2-unpruned"], "lora2-unpruned-k8"), text="k=8")
 # PEFT's own comparison trains with one rate, LoRA's, but for methods that are named below.
 _AS_LORA = LORA_SEARCH
 # MiSS has a third of LoRA's rate. At LoRA's it predicts one class of CoLA and does not learn STS-B,
@@ -73,25 +85,19 @@ _OF_PEFT = (
     _of_peft("vera", "VeRA", "r=256", _VERA, {"r": 256}),
 )  # fmt: skip
 
-TUNED_SETTINGS = (
-    *(_SHARED[key] for key in ("lora-r8", "adalora-r8", "sora-r8", "lora2-k8")),
-    *_OF_PEFT,
-)
+TUNED_SETTINGS = (_LORA, *_OF_PEFT, _ADALORA, _SORA, _LORA2)
 """The settings of the preset that have a learning rate of their own."""
 
 
 def _rows() -> Iterator[Setting]:
-    yield TO_CUT["lora-r8-same-head"]
-    yield from _OF_PEFT
-    yield _SHARED["adalora-r8"]
-    yield _SHARED["sora-r8"]
-    yield replace(TO_CUT["lora2-unpruned"], text="k=8")
+    yield from TUNED_SETTINGS
     pruned = variant("lora2-quarter", "LoRA² → 1/4", "lora2-k8-same-head", **pruned_to(2))
-    yield replace(pruned, text="k=8 to 2")
+    yield replace(pruned, text="k=8 to 2", tuned_as=_LORA2.key)
 
 
+_TITLE = "methods at the size of LoRA of rank 8, the head's learning rate the same for all"
 _TABLE = SettingsTable(
-    "methods at the size of LoRA of rank 8, the head's learning rate the same for all",
+    _TITLE,
     tuple(_rows()),
     note="Trained parameters without the head: 331,776 of LoRA, and as near to it as a method "
     "allows; VeRA, whose size no rank changes much, has a tenth of it. AdaLoRA starts with half as "
@@ -99,12 +105,19 @@ _TABLE = SettingsTable(
     "(1 − cosine) of the encoder's mean last hidden states from those before training.",
     measures=(FILE, MEMORY, DISTANCE),
 )
+_TABLES = {
+    NAME: _TABLE,
+    "usual": _TABLE._replace(
+        title=f"{_TITLE}, each method at its usual learning rate",
+        settings=tuple(at_multiple(setting, 1) for setting in _rows()),
+    ),
+}
 
 PRESET = tuned_preset(
     NAME,
     "MiniLM on the same three tasks, LoRA² next to PEFT's methods at LoRA's size",
     MINILM,
-    {NAME: _TABLE},
+    _TABLES,
     TUNED_SETTINGS,
     step_times=NAME,
     # Model and tasks are those of `small`, and four rows are rows of its table of sizes, too.
