@@ -87,7 +87,12 @@ def _grids_of_page(name: str, options: ReproduceArguments, folder: Path) -> Iter
 
 def _grid(options: ReproduceArguments, name: str, folder: Path) -> Grid:
     grid = options.chosen.grid(options.request(name, folder))
-    if name != options.chosen.step_times:
+    measured = options.chosen.step_times
+    if measured is None:
+        return grid
+    rows = options.chosen.grid(options.request(measured, folder)).rows
+    # A step takes as long at another learning rate.
+    if [row.name for row in grid.rows] != [row.name for row in rows]:
         return grid
     return with_steps(grid, MEASURED_TABLES[STEP_TIMES].measured(options, folder))
 

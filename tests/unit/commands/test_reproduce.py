@@ -202,6 +202,24 @@ def test_measured_steps_are_a_table_and_a_column_of_the_table_they_are_of(
     assert 'id="times"' in page
 
 
+def test_tables_of_the_measured_rows_have_the_column_and_others_do_not(
+    folders, runs, capsys, monkeypatch
+):
+    tiny = PRESETS["small"]
+
+    def grid(request):
+        whole = replace(tiny.grid(replace(request, table="table1")), name=request.table)
+        return replace(whole, rows=whole.rows[:1]) if request.table == "table4" else whole
+
+    preset = replace(tiny, tables=("table1", "table3", "table4"), grid=grid)
+    monkeypatch.setitem(PRESETS, "small", preset)
+    assert lora2("reproduce", "times", "--rounds=2", *folders) == 0
+    capsys.readouterr()
+    for table, has in (("table3", True), ("table4", False)):
+        assert lora2("reproduce", table, *folders) == 0
+        assert ("step, of LoRA² k=2's" in capsys.readouterr().out) is has, table
+
+
 # --- tune ---
 
 

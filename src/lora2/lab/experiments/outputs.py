@@ -58,7 +58,7 @@ def figures(grid: Grid, find: Find) -> list[PageFigure]:
 _FIGURES: dict[str, tuple[str, str, Callable[[Grid, Find], bytes | None]]] = {
     **{
         name: (f"{name}-costs", "Score against size, memory and what is lost", pareto_figure)
-        for name in ("leaderboard", "language")
+        for name in ("leaderboard", "usual", "language")
     },
     "sizes": ("sizes", "Score against final size", size_figure),
     _KEPT_TABLE: (_KEPT_TABLE, "Figure 3: kept singular values by layer and matrix", kept_figure),

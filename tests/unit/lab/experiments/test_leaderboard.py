@@ -86,6 +86,8 @@ def test_the_usual_rates_have_a_table_that_no_search_changes():
     assert identities(usual) == identities(grid())
     assert [row.label for row in usual.rows] == LABELS
     assert not any("tuned" in note for note in usual.notes)
+    # So times that were measured once stay the times of these rows.
+    assert PRESETS["leaderboard"].step_times == usual.name
 
 
 def test_what_is_chosen_here_changes_no_table_of_small():
