@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as of_all_modules
 from transformers.pytorch_utils import Conv1D
 
 from lora2.mathematics.precision import has_autocast
@@ -11,6 +12,14 @@ from lora2.mathematics.transforms import is_traced, is_transformed
 from lora2.tuners.base.layers.linear import LinearLayer
 from lora2.tuners.lora2.joint_product import joint_product
 from lora2.tuners.lora2.layer import Lora2Layer
+
+# torch keeps these for the life of the process.
+_HOOKS_OF_ALL_MODULES = (
+    of_all_modules._global_forward_hooks,
+    of_all_modules._global_forward_pre_hooks,
+    of_all_modules._global_backward_hooks,
+    of_all_modules._global_backward_pre_hooks,
+)
 
 
 class Lora2Linear(LinearLayer, Lora2Layer):
@@ -63,4 +72,11 @@ def _has_frozen_weight(base: Any) -> bool:
 
 def _is_intercepted(base: Any) -> bool:
     """Whether a hook, or a forward that another library has put in its place, must be run."""
-    return bool(base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
+    return bool(
+        base._forward_hooks
+        or base._forward_pre_hooks
+        or base._backward_hooks
+        or base._backward_pre_hooks
+        or any(_HOOKS_OF_ALL_MODULES)
+        or "forward" in base.__dict__
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 import oracle
@@ -265,3 +266,29 @@ def test_trained_bias_gets_its_gradient() -> None:
     output = model(x)
     output.sum().backward()
     oracle.assert_agrees(layer.base_layer.bias.grad, (1 - output**2).sum(0))
+
+
+OF_ALL = nn.modules.module
+HOOKS: dict[str, Callable[..., RemovableHandle]] = {
+    "forward": nn.Module.register_forward_hook,
+    "forward_pre": nn.Module.register_forward_pre_hook,
+    "backward": nn.Module.register_full_backward_hook,
+    "backward_pre": nn.Module.register_full_backward_pre_hook,
+    "forward_of_all": lambda base, hook: OF_ALL.register_module_forward_hook(hook),
+    "forward_pre_of_all": lambda base, hook: OF_ALL.register_module_forward_pre_hook(hook),
+    "backward_of_all": lambda base, hook: OF_ALL.register_module_full_backward_hook(hook),
+    "backward_pre_of_all": lambda base, hook: OF_ALL.register_module_full_backward_pre_hook(hook),
+}
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+def test_hooks_of_a_base_layer_are_run(register: Callable[..., RemovableHandle]) -> None:
+    model = adapted(PATHS[0], "exact")
+    base = next(iter(layers_of(model).values())).base_layer
+    seen = []
+    handle = register(base, lambda module, *_: seen.append(module))
+    try:
+        model(torch.randn(2, 6, dtype=torch.float64).requires_grad_()).sum().backward()
+    finally:
+        handle.remove()
+    assert any(module is base for module in seen)

@@ -1,12 +1,16 @@
 """Every kind of layer in the table answers what its adapted layer is asked."""
 
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from torch import nn
 
-from lora2 import RankAllocator
+from lora2 import Lora2Config, RankAllocator, SoraConfig
+from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
 from lora2.tuners.lora2.layer_types import LAYER_TYPES
 from unit.models import KIND_IDS, KINDS, Kind, adapter_state, layers_of
@@ -69,3 +73,40 @@ def test_it_trains_is_pruned_and_reloads(kind: Kind, tmp_path: Path) -> None:
         torch.testing.assert_close(
             reloaded(kind.inputs()), model.eval()(kind.inputs()), atol=1e-6, rtol=1e-6
         )
+
+
+@pytest.mark.parametrize("config", [Lora2Config, SoraConfig])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: nn.LazyLinear(3),
+            "is a LazyLinear that has no weight before its first call: call the",
+        ),
+        (
+            lambda: nn.Linear(3, 0),
+            "has an empty weight of 0 × 3, which no adapter can change: add it to",
+        ),
+        (
+            lambda: nn.Linear(0, 3),
+            "has an empty weight of 3 × 0, which no adapter can change: add it to",
+        ),
+    ],
+    ids=["lazy", "no_outputs", "no_inputs"],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_layer_without_a_weight_is_refused(
+    config: type[Lora2Config] | type[SoraConfig], make: Callable[[], nn.Module], said: str
+) -> None:
+    model = nn.Sequential(OrderedDict(first=make()))
+    with pytest.raises(UserError, match=f"Module 'first' {said}"):
+        get_peft_model(model, config(target_modules=["first"]))
+
+
+def test_a_lazy_convolution_is_refused_and_one_that_was_called_is_adapted() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(UserError, match="LazyConv2d that has no weight"):
+        get_peft_model(model, Lora2Config(target_modules=["0"]))
+    model(torch.randn(1, 2, 5, 5))
+    assert len(layers_of(get_peft_model(model, Lora2Config(target_modules=["0"])))) == 1

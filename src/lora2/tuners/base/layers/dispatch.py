@@ -7,6 +7,7 @@ A linear layer that is quantized is still an nn.Linear, with a weight that only
 from collections.abc import Mapping
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lora2.errors import UserError
 from lora2.tuners.base.layers.adapted_layer import AdaptedLayer
@@ -22,10 +23,23 @@ def wrap_layer(
     """Return an adapted layer around `target`, without an adapter yet.
 
     Raises:
-        UserError: as `layer_type_of`.
+        UserError: as `layer_type_of`, or the layer has no weight yet or an empty one.
     """
     base = base_of(target)
-    return layer_type_of(base, module_name, layer_types)(target, adapter_name)
+    layer_type = layer_type_of(base, module_name, layer_types)
+    if any(map(is_lazy, base.parameters(recurse=False))):
+        raise UserError(
+            f"Module {module_name!r} is a {type(base).__name__} that has no weight before its "
+            "first call: call the model once before you adapt it."
+        )
+    layer = layer_type(target, adapter_name)
+    if 0 in layer.matrix_shape():
+        d_out, d_in = layer.matrix_shape()
+        raise UserError(
+            f"Module {module_name!r} has an empty weight of {d_out} × {d_in}, which no adapter can "
+            "change: add it to exclude_modules."
+        )
+    return layer
 
 
 def layer_type_of(base: nn.Module, module_name: str, layer_types: LayerTypes) -> type[AdaptedLayer]:
