@@ -20,6 +20,7 @@ from lora2.lab.experiments.presets.small_settings import (
     LORA_SEARCH,
     SAME_HEAD,
     SAME_HEAD_SETTINGS,
+    SEEDS_OF_A_TRIAL,
     variant,
 )
 from lora2.lab.experiments.presets.small_sizes import TO_CUT, pruned_to
@@ -35,8 +36,7 @@ _SHARED = {setting.key.removesuffix(SAME_HEAD): setting for setting in SAME_HEAD
 
 def _searched_here(setting: Setting, key: str) -> Setting:
     """Return a row of `small` with a key of its own: `small` does not take over what is chosen."""
-    # One seed a trial, as in table 1 of `small`: with two this search has 252 runs.
-    return replace(setting, key=key, search=replace(setting.search, seeds=1), tuned_as=None)
+    return replace(setting, key=key, tuned_as=None)
 
 
 _LORA = _searched_here(TO_CUT["lora-r8-same-head"], "lora-at-rank-8")
@@ -65,7 +65,8 @@ def _of_peft(
     method: str, label: str, text: str, search: Search, peft_config: dict[str, Any], **options: Any
 ) -> Setting:
     own = {"peft_config": peft_config, **options, **HEAD_RATE}
-    return Setting(f"{method}-peft", label, method, text, own, search, by_task=LONGER_WARMUP)
+    tried = replace(search, seeds=SEEDS_OF_A_TRIAL)
+    return Setting(f"{method}-peft", label, method, text, own, tried, by_task=LONGER_WARMUP)
 
 
 _OF_PEFT = (
