@@ -37,7 +37,7 @@ from lora2.training.resolution import (
 )
 from lora2.training.resuming import newest_checkpoint, why_not_resumed
 from lora2.training.run import (
-    check_same_data,
+    check_same_inputs,
     run,
     start_folder,
     train_head_alone,
@@ -83,7 +83,7 @@ def _train(settings: RunSettings, folder: RunFolder) -> int:
         stack.enter_context(held(folder))
         _check_as_before(settings, folder)
         if settings.run.resume:
-            check_same_data(prepared)
+            check_same_inputs(prepared)
             _tell_where_it_resumes(console, prepared)
             _tell_of_processes(console, prepared, started_with)
             write_environment(prepared, started_with)

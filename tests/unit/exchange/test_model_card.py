@@ -111,6 +111,15 @@ def test_sizes_are_those_that_the_method_reads(config: Any, size: str) -> None:
     assert f"{facts.method}: {facts.size}".removesuffix(": ") == size
 
 
+def test_the_reason_against_a_merge_is_the_methods_own() -> None:
+    model = get_peft_model(tiny_llama(), LoHaConfig(r=3, target_modules=["q_proj"]))
+    assert facts_of(model).merge_refusal is None
+    next(each for each in model.parameters() if each.requires_grad).data.fill_(torch.nan)
+    assert facts_of(model).merge_refusal.startswith("PEFT does not merge it (ValueError: NaNs")
+    bottleneck = get_peft_model(tiny_llama(), BottleneckConfig(target_modules=["q_proj"]))
+    assert facts_of(bottleneck).merge_refusal == "it is not a change of them"
+
+
 def test_card_has_no_local_path(tmp_path: Path) -> None:
     model = get_peft_model(saved_base(tmp_path / "tiny-llama"), config_of("LORA2"))
     for folder in ("adapter", "again"):

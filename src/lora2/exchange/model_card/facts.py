@@ -25,7 +25,7 @@ class AdapterFacts:
     Attributes:
         method: the method's name.
         needs_lora2: whether PEFT alone does not know the method.
-        merges: whether its change can be put into the weights.
+        merge_refusal: why it cannot be put into the weights; None if it can.
         type_name: PEFT's name of the method, which its error shows.
         size: the sizes that its config gives, in Markdown.
         ranks: by module, how many of `pruned_parts` it has kept; empty if that is not known, as of
@@ -40,7 +40,7 @@ class AdapterFacts:
 
     method: str
     needs_lora2: bool
-    merges: bool
+    merge_refusal: str | None
     type_name: str
     size: str
     ranks: dict[str, int]
@@ -92,7 +92,7 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     return AdapterFacts(
         method=_word(config.peft_type) if ours is None else ours.label,
         needs_lora2=ours is not None,
-        merges=_merges(model, config),
+        merge_refusal=_merge_refusal(model, config),
         type_name=_word(config.peft_type),
         size=_size_of(config, base) if ours is None else ours.sizes_in_words(),
         ranks=_ranks_of(base, name),
@@ -105,9 +105,12 @@ def facts_of(model: PeftModel, adapter_name: str | None = None) -> AdapterFacts:
     )
 
 
-def _merges(model: PeftModel, config: Any) -> bool:
+def _merge_refusal(model: PeftModel, config: Any) -> str | None:
     is_change = config.merges if isinstance(config, TargetConfig) else not config.is_prompt_learning
-    return is_change and reason_against_merging(model) is None
+    if not is_change:
+        return "it is not a change of them"
+    reason = reason_against_merging(model)
+    return None if reason is None else f"PEFT does not merge it ({reason})"
 
 
 def _word(member: Any) -> str:

@@ -133,8 +133,8 @@ def _load_lines(facts: AdapterFacts, first: Sequence[str]) -> list[str]:
 
 
 def _leaving(facts: AdapterFacts) -> str:
-    if not facts.merges:
-        return "It cannot be merged into the weights, because it is not a change of them."
+    if facts.merge_refusal is not None:
+        return f"It cannot be merged into the weights, because {facts.merge_refusal}."
     lines = ["model.merge_and_unload()  # the base model with the change in its weights"]
     if facts.needs_lora2:
         lines = [

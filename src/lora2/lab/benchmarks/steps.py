@@ -7,6 +7,8 @@ from dataclasses import asdict
 from itertools import repeat
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+
 from lora2.lab.benchmarks.bench_arguments import BenchArguments
 from lora2.lab.benchmarks.kernels import launches_per_step
 from lora2.lab.benchmarks.methods import prepare_all
@@ -15,7 +17,7 @@ from lora2.lab.benchmarks.ratios import Seconds, overhead, ratio, spread
 from lora2.lab.benchmarks.timing import interleaved, training_step
 from lora2.lab.benchmarks.trained_model import TrainedModel
 from lora2.lab.benchmarks.workloads import Workload
-from lora2.tuners.lora2.layer import Lora2Layer
+from lora2.tuners.base.layers.experts import ExpertsLayer
 
 MODELS = ("minilm", "deberta", "llama")
 
@@ -71,4 +73,8 @@ def _parameters(prepared: TrainedModel) -> int:
 
 
 def _adapted_matrices(prepared: TrainedModel) -> int:
-    return sum(isinstance(module, Lora2Layer) for module in prepared.model.modules())
+    # An ExpertsLayer is around the layers of its matrices.
+    return sum(
+        isinstance(module, BaseTunerLayer) and not isinstance(module, ExpertsLayer)
+        for module in prepared.model.modules()
+    )

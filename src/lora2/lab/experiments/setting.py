@@ -9,6 +9,11 @@ from typing import Any
 from lora2.lab.experiments.description import RunDescription
 
 
+def as_tried(learning_rate: float) -> float:
+    """Return a learning rate with the digits that runs have, since it is part of their identity."""
+    return float(f"{learning_rate:.2e}")
+
+
 @dataclass(frozen=True)
 class Search:
     """The learning rates that are searched, on a logarithmic scale, from `first` on.

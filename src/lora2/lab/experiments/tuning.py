@@ -12,11 +12,10 @@ from typing import Any
 
 from lora2.lab.experiments.description import RunDescription
 from lora2.lab.experiments.record import RunRecord
-from lora2.lab.experiments.setting import Experiment
+from lora2.lab.experiments.setting import Experiment, as_tried
 from lora2.support.extras import require
 
 _SAMPLER_SEED = 0
-_DIGITS = 3
 # The usual learning rate, then one on each side of it; what follows is the sampler's choice.
 _FIRST_FACTORS = (1.0, 1 / 3, 3.0)
 
@@ -65,7 +64,7 @@ def tune(
     for _ in range(trials):
         trial: Any = study.ask()
         asked = trial.suggest_float("learning_rate", search.low, search.high, log=True)
-        rate = float(f"{asked:.{_DIGITS - 1}e}")
+        rate = as_tried(asked)
         records = [run(experiment.run(rate, seed + more)) for more in range(search.seeds)]
         value = _mean([best_value(record) for record in records])
         is_complete = is_complete and all(record.is_result for record in records)

@@ -63,15 +63,13 @@ def adapted_parameters(model: PreTrainedModel, config: Lora2Config) -> dict[str,
     }
 
 
-def module_shapes(
-    model: PreTrainedModel, config: PeftConfig, kinds: tuple[type[nn.Module], ...] = LINEAR
-) -> dict[str, Shape]:
-    """Return the shape of each module's matrix that a config adapts, by the module's name.
+def linear_shapes(model: PreTrainedModel, config: PeftConfig) -> dict[str, Shape]:
+    """Return the shape of each linear layer's matrix that a config adapts, by the layer's name.
 
     Raises:
         UserError: there is none.
     """
-    return _checked(_shapes_of_modules(model, config, kinds), model, config)
+    return _checked(_shapes_of_modules(model, config, LINEAR), model, config)
 
 
 def matrix_shapes(model: PreTrainedModel, config: Lora2Config) -> dict[str, Shape]:

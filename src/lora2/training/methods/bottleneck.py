@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora2.training.base_models.models import BaseModel
-from lora2.training.methods.adapted_parts import module_shapes
+from lora2.training.methods.adapted_parts import linear_shapes
 from lora2.training.methods.method import AS_THEY_ARE, PLACE, Method, Options
 from lora2.training.methods.wrapping import is_of_head, place, wrap_with_head
 from lora2.training.options.arguments import option_names
@@ -50,7 +50,7 @@ def _build(base: BaseModel, options: Options, steps: int) -> nn.Module:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     m = options["bottleneck_size"]
-    shapes = module_shapes(model, config(model, options)).values()
+    shapes = linear_shapes(model, config(model, options)).values()
     adapters = sum(2 * m * d + m + d for d, _ in shapes)
     return (
         adapters

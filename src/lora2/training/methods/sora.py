@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from lora2.trainers.sora_callback import SoraCallback
-from lora2.training.methods.adapted_parts import module_shapes
+from lora2.training.methods.adapted_parts import linear_shapes
 from lora2.training.methods.checked_options import shared_config
 from lora2.training.methods.method import LOW_RANK, Method, Options
 from lora2.training.methods.wrapping import built_with, place
@@ -37,7 +37,7 @@ def config(model: PreTrainedModel, options: Options) -> SoraConfig:
 
 def _count(model: PreTrainedModel, options: Options) -> int:
     k = options["k"]
-    shapes = module_shapes(model, config(model, options)).values()
+    shapes = linear_shapes(model, config(model, options)).values()
     rows = count_numbers(model, options.get(ROWS))
     return sum(k * (d_in + d_out) + k for d_out, d_in in shapes) + rows
 

@@ -38,8 +38,8 @@ def register(name: str, config_cls: type, model_cls: type) -> None:
         register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
 
 
-def wrap_once(owner: Any, name: str, wrapped: Callable[[Callable[..., Any]], Any]) -> None:
-    """Replace a function of PEFT by what `wrapped` makes of it.
+def wrap_once(owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]) -> None:
+    """Replace a function of PEFT by what `make` makes of it.
 
     owner: the module or class that holds it.
     A second call, or a PEFT that has no such function, is no error.
@@ -47,6 +47,6 @@ def wrap_once(owner: Any, name: str, wrapped: Callable[[Callable[..., Any]], Any
     original = getattr(owner, name, None)
     if original is None or getattr(original, "knows_lora2", False):
         return
-    replacement: Any = wraps(original)(wrapped(original))
+    replacement: Any = wraps(original)(make(original))
     replacement.knows_lora2 = True
     setattr(owner, name, replacement)

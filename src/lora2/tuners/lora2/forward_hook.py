@@ -152,7 +152,7 @@ class _Sharding:
         if self.is_found or not layers or not is_fully_sharding():
             return self.is_found
         # FSDP2 puts tensors of its own in the place of parameters, for good.
-        first = next(iter(layers[0].tensors_by_adapter().values()), None)
+        first = next(iter(layers[0].first_tensors().values()), None)
         if first is None or first is not self._unsharded:
             self.is_found, self._unsharded = is_fully_sharded(model), first
         return self.is_found

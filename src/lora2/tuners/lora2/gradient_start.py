@@ -64,9 +64,10 @@ def start_from_gradients(
         loss: takes model and batch and returns the loss; `model(**batch).loss` unless given.
 
     Raises:
-        UserError: there is no such adapter, it is trained already or split over processes, the
-            model returns no loss, `loss` cannot be called, `batches` are fewer than two or cannot
-            be iterated over, or the gradients of fewer than two of them reach a linear layer.
+        UserError: there is no such adapter, it is trained already, merged or split over processes,
+            torch is in inference mode, the model returns no loss, `loss` cannot be called,
+            `batches` are fewer than two or cannot be iterated over, or the gradients of fewer than
+            two of them reach a linear layer.
         NumericalError: a loss or gradient is NaN or infinite.
     """
     started = time.perf_counter()
@@ -74,6 +75,11 @@ def start_from_gradients(
         raise UserError(
             f"loss={as_shown(loss)} cannot be called; give a function of model and batch that "
             "returns the loss, or leave it out."
+        )
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "start_from_gradients was called within torch.inference_mode(), in which there are no "
+            "gradients: call it outside."
         )
     layers = _layers(model, adapter_name)
     first = _first(batches)
@@ -138,6 +144,11 @@ def _layers(model: nn.Module, adapter_name: str) -> dict[str, Lora2Layer]:
         raise UserError(
             f"The model calls no linear layer with a LoRA² adapter {adapter_name!r}, so there is "
             "nothing to start from gradients; leave init_weights at its default."
+        )
+    if any(adapter_name in layer.merged_adapters for layer in layers.values()):
+        raise UserError(
+            f"The adapter {adapter_name!r} is merged into the weights, so no gradient reaches it: "
+            "call model.unmerge_adapter() before start_from_gradients."
         )
     if not any(layer.trains(adapter_name) for layer in layers.values()):
         raise UserError(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from lora2.data.tasks.digests import DIGESTS
 from lora2.errors import UserError
 from lora2.lab.experiments.record import RunRecord
 from lora2.lab.experiments.running.execution import Place, execute_run
@@ -172,6 +173,20 @@ def test_a_run_of_sorted_rows_resumes_from_the_end_of_an_epoch(tiny_model, place
     record = execute_run(run, place)
     assert record.resumed_from_step == 4
     assert computed(record) == computed(execute_run(run, Place(tmp_path / "other")))
+
+
+def test_a_run_whose_rows_have_changed_starts_anew(tiny_model, place, whole):
+    run = tiny_run(tiny_model)
+    with pytest.raises(Killed):
+        execute_run(run, place, kill_at(5))
+    task_file = place.work / run.name / "task.json"
+    task = json.loads(task_file.read_text())
+    task[DIGESTS] = dict.fromkeys(task[DIGESTS], "0" * 16)
+    task_file.write_text(json.dumps(task))
+    record, steps = ticks(run, place)
+    assert len(steps) == STEPS
+    assert record.resumed_from_step is None
+    assert computed(record) == computed(whole)
 
 
 def test_other_runs_in_the_work_folder_are_left_alone(tiny_model, place):

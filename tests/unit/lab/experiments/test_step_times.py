@@ -79,6 +79,18 @@ def test_without_measured_steps_a_table_stays_as_it_is():
     assert with_steps(GRID, []) is GRID
 
 
+def test_the_column_is_of_the_tables_own_tasks():
+    of_cola = replace(GRID, columns=GRID.columns[:1])
+    assert [column.task for column in of_cola.columns] == ["cola"]
+    table = summarize(with_steps(of_cola, TIMES), FIND)
+    assert {row.row.name: row.measures[0].mean for row in table.rows} == {
+        "LoRA² k=1": pytest.approx(0.8),
+        "LoRA r=2": pytest.approx(1),
+    }
+    of_stsb = replace(GRID, columns=(replace(GRID.columns[0], task="stsb"),))
+    assert with_steps(of_stsb, TIMES) is of_stsb
+
+
 def test_rows_that_show_a_cut_are_not_measured():
     cut = Row("LoRA, cut", "lora", "r=2 to 1", LORA.runs, cut=10)
     grid = type(GRID)("sizes", "Sizes", GRID.columns, (LORA, LORA2, cut))
@@ -94,6 +106,15 @@ def test_times_of_fewer_rows_or_rounds_are_measured_again(tmp_path):
     assert read_step_times(tmp_path, runs, rounds=3) == TIMES[0]
     assert read_step_times(tmp_path, runs, rounds=4) is None
     assert read_step_times(tmp_path, {**runs, "MiSS": runs["LoRA r=2"]}) is None
+
+
+def test_times_of_more_rows_are_those_of_the_rows_asked_for(tmp_path):
+    more = {"Old r=8": [9.0, 9.0, 9.0], **dict(reversed(TIMES[0].seconds.items()))}
+    replace(TIMES[0], seconds=more).write(tmp_path)
+    runs = {row.name: row.runs["cola"][0] for row in (LORA, LORA2)}
+    found = read_step_times(tmp_path, runs)
+    assert found == TIMES[0]
+    assert list(found.seconds) == ["LoRA r=2", "LoRA² k=1"]
 
 
 def test_times_of_rows_and_those_of_table_2_lie_side_by_side(tmp_path: Path) -> None:

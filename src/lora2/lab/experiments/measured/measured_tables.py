@@ -28,8 +28,9 @@ class MeasuredTable:
     """A table of times, one task measured after the other.
 
     Attributes:
-        tasks: what is measured of each task, for the options and the folder of records.
-        methods: how many methods take turns on a task.
+        tasks: takes the options and the folder of records, and returns one part for each task:
+            what `methods`, `read` and `measure` take.
+        methods: takes a task's part, and returns how many methods take turns on it.
         read: takes the folder, a task's part and rounds; None if not so many were measured.
         measure: takes a task's part, the place, rounds, and what is called after every step.
         table: the table of what was measured.

@@ -43,8 +43,10 @@ def _texts(times: MeasuredTimes, name: str) -> tuple[str, str, str]:
 
 
 def with_steps(grid: Grid, times: Sequence[MeasuredTimes]) -> Grid:
-    """Return a table with a column of measured steps, if there are any."""
-    return replace(grid, measures=(*grid.measures, _measure(times))) if times else grid
+    """Return a table with a column of the steps that were measured on its tasks, if any were."""
+    tasks = {column.task for column in grid.columns}
+    own = [each for each in times if each.task in tasks]
+    return replace(grid, measures=(*grid.measures, _measure(own))) if own else grid
 
 
 def _measure(times: Sequence[MeasuredTimes]) -> Measure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -100,7 +100,7 @@ def read_times(
         folder: of the records.
         description: its model and task are read.
         rounds: so many at least.
-        methods: all of these; more may be there.
+        methods: their times are returned, in this order; more may have been measured.
         measured: what the file's name begins with.
 
     Raises:
@@ -121,5 +121,8 @@ def read_times(
         raise UserError(
             f"{path}: seconds must be as many numbers above 0 of each method; remove the file."
         )
-    is_whole = found >= rounds and times.seconds.keys() >= set(methods)
-    return times if times.model == description.model and is_whole else None
+    wanted = list(methods)
+    is_whole = found >= rounds and times.seconds.keys() >= set(wanted)
+    if times.model != description.model or not is_whole:
+        return None
+    return replace(times, seconds={name: times.seconds[name] for name in wanted})

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from lora2.lab.experiments.setting import Setting
+from lora2.lab.experiments.setting import Setting, as_tried
 
-# The rates that are searched have as many significant digits.
-_DIGITS = 3
 _FACTORS = {"a third of the usual rate": 1 / 3, "the usual rate": 1, "three times": 3}
 
 
@@ -26,4 +24,4 @@ def at_other_rates(settings: Iterable[Setting]) -> Iterator[Setting]:
 
 def at_multiple(setting: Setting, factor: float) -> Setting:
     """Return a setting at a multiple of its usual learning rate, whatever was tuned."""
-    return replace(setting, rate=float(f"{factor * setting.search.first:.{_DIGITS}g}"))
+    return replace(setting, rate=as_tried(factor * setting.search.first))

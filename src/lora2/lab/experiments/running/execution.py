@@ -35,7 +35,7 @@ from lora2.training.options.arguments import RunSettings
 from lora2.training.options.recipes import GENERAL
 from lora2.training.prepare import PreparedRun, prepare
 from lora2.training.resuming import why_not_resumed
-from lora2.training.run import run, start_folder
+from lora2.training.run import check_same_inputs, run, start_folder
 
 Tick = Callable[[int, int], object]
 """Called after each optimizer step with steps done and steps in all."""
@@ -115,7 +115,7 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
         # What was loaded is at fault: the run has not diverged, and is made again once it is right.
         raise UserError(str(error)) from error
     with held(folder):
-        if not (resumes and folder.is_run and newest_complete(folder.checkpoints)[0]):
+        if not (resumes and _can_go_on(folder, prepared)):
             start_folder(prepared)
         before = ability(prepared)
         clock = _StepClock(prepared.steps, tick)
@@ -126,6 +126,17 @@ def _train(description: RunDescription, place: Place, tick: Tick | None) -> RunR
         cuts = list(score_cuts(folder.path, description.cuts, validation, batch_size))
         forgotten = lost(prepared, before, ability(prepared))
         return replace(record, cuts=cuts, forgotten=forgotten)
+
+
+def _can_go_on(folder: RunFolder, prepared: PreparedRun) -> bool:
+    """Whether a run has a checkpoint, of a training on the data and the weights of now."""
+    if not folder.is_run or newest_complete(folder.checkpoints)[0] is None:
+        return False
+    try:
+        check_same_inputs(prepared)
+    except UserError:
+        return False
+    return True
 
 
 def _record(

@@ -35,8 +35,8 @@ class AdaptedLayer(MergingLayer):
         held: Any = (getattr(self, name) for name in self.adapter_layer_names)
         return [tensors[adapter_name] for tensors in held]
 
-    def tensors_by_adapter(self) -> Any:
-        """Return tensors of this layer by the name of their adapter, one of each."""
+    def first_tensors(self) -> Any:
+        """Return the first tensor of each adapter in this layer, by the adapter's name."""
         return getattr(self, self.adapter_layer_names[0])
 
     def identity_of(self, adapter_name: str) -> object:

@@ -30,5 +30,5 @@ def take_out(model: nn.Module, adapter_name: str) -> None:
 
 def _has_adapters(layer: AdaptedLayer | ExpertsLayer) -> bool:
     if isinstance(layer, AdaptedLayer):
-        return bool(layer.tensors_by_adapter())
+        return bool(layer.first_tensors())
     return any(_has_adapters(each) for each in layer.modules() if isinstance(each, AdaptedLayer))
