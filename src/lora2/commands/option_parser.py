@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 from lora2.commands.meant_option import advice_on
 from lora2.commands.option_values import READERS
 from lora2.errors import UserError
+from lora2.support.nearest_name import nearest
 
 _NOT_GIVEN = object()
 # argparse of Python 3.11 takes -5e-1 and -inf for options.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
+_CHOICE = re.compile(r"(invalid choice: '(.*)') \(choose from (.*)\)$")
 _MORE_NAMES = re.compile(r"^(argument --\w+)(/--[\w-]+)+(?=:)")
 
 
@@ -37,6 +39,7 @@ class OptionParser(argparse.ArgumentParser):
         """Raise the message as one sentence."""
         # An option of several words has more than one name.
         message = _MORE_NAMES.sub(r"\1", message)
+        message = _CHOICE.sub(_with_nearest, message)
         message = message.replace("ignored explicit argument", "takes no value, and was given")
         raise UserError(f"{message}; `{self.prog} --help` lists the options.")
 
@@ -66,6 +69,16 @@ class OptionParser(argparse.ArgumentParser):
             f"{shown} is not an {kind} of `{self.prog}`; "
             f"{advice or f'`{self.prog} --help` lists all.'}"
         )
+
+
+def _with_nearest(choice: re.Match[str]) -> str:
+    """Return argparse's words about a choice, with the name that may be meant before the others."""
+    near = nearest(choice[2].lower(), (name.strip("'") for name in choice[3].split(", ")))
+    return (
+        choice[0]
+        if near is None
+        else f"{choice[1]}, did you mean {near!r} (choose from {choice[3]})"
+    )
 
 
 def _check_texts(words: Sequence[str]) -> None:

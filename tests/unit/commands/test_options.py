@@ -214,6 +214,16 @@ def test_help_lists_no_choice_that_is_refused(capsys):
     assert "--save_strategy: invalid choice" in refused(capsys, "train", "--save_strategy=best")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("MISS", "miss"), ("LoRA", "lora"), ("lora-2", "lora2"), ("full-ft", "full"), ("xyz", None)],
+)
+def test_a_choice_that_is_nearly_right_is_answered_with_the_right_one(given, meant, capsys):
+    said = refused(capsys, "train", f"--method={given}")
+    hint = "" if meant is None else f", did you mean {meant!r}"
+    assert f"argument --method: invalid choice: {given!r}{hint} (choose from 'head', " in said
+
+
 @pytest.mark.parametrize("option", ["--objective=image-classification --train_file", "--dataset"])
 def test_a_run_in_the_folder_that_it_reads_is_refused(option, tmp_path, monkeypatch, capsys):
     (tmp_path / "photos").mkdir()
