@@ -74,11 +74,9 @@ class OptionParser(argparse.ArgumentParser):
 def _with_nearest(choice: re.Match[str]) -> str:
     """Return argparse's words about a choice, with the name that may be meant before the others."""
     near = nearest(choice[2].lower(), (name.strip("'") for name in choice[3].split(", ")))
-    return (
-        choice[0]
-        if near is None
-        else f"{choice[1]}, did you mean {near!r} (choose from {choice[3]})"
-    )
+    if near is None:
+        return choice[0]
+    return f"{choice[1]}, did you mean {near!r} (choose from {choice[3]})"
 
 
 def _check_texts(words: Sequence[str]) -> None:
